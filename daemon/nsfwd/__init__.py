@@ -1,0 +1,1 @@
+"""nsfwd: a scanning daemon for images."""

@@ -1,0 +1,169 @@
+"""Every way in which nsfwd can say no: one table of codes and one tree of exceptions.
+
+The table is the contract of ``protocol.md`` (a test compares the two); the exceptions carry its codes through the
+program. Foreign exceptions (OSError, Pillow's, Keras's, sqlite3's) are translated into these at exactly one border
+each. This module knows no room of the house and imports nothing but the standard library, so that a client may use it.
+
+    NsfwdError
+    +-- CodedError        becomes the reply of one request or one image: carries a code of the table
+    +-- SettingsError     a setting is unknown or wrong: the operator mends it; no retry helps
+    +-- BundleError       a bundle is missing, altered or wrong: the operator mends it; no retry helps
+    +-- EngineError       an engine cannot be built or warmed on this machine; the message says what to set
+    +-- ListenError       an address cannot be listened on
+    +-- DaemonUnreachable a client found no daemon; the message names every address tried
+    +-- ConnectionLost    the daemon went away before replying: not done, so a retry is safe
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How a request or an image ended. Scores and verdicts exist only with ``OK``."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    ERROR = "error"
+    REFUSED = "refused"
+    DONE = "done"
+
+
+class Fault(StrEnum):
+    """Whose doing a code is, and therefore who can mend it."""
+
+    CLIENT = "client"
+    FILE = "file"
+    OPERATOR = "operator"
+    DAEMON = "daemon"
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of the closed table of codes."""
+
+    name: str
+    status: Status
+    fault: Fault
+    retry: bool
+    meaning: str
+    remedy: str
+
+
+def _rows(status: Status, fault: Fault, *rows: tuple[str, bool, str, str]) -> list[Code]:
+    return [Code(name, status, fault, retry, meaning, remedy) for name, retry, meaning, remedy in rows]
+
+
+_TABLE: list[Code] = [
+    *_rows(
+        Status.ERROR,
+        Fault.CLIENT,
+        ("bad_json", False, "the line is not one JSON object", "send one JSON object a line"),
+        ("bad_utf8", False, "the JSON line is not UTF-8", "encode the line as UTF-8; use path_bytes for other names"),
+        ("bad_request", False, "a key is missing, of the wrong type, or contradicts another", "mend the request"),
+        ("unknown_key", False, "the request has a key that no version knows", "remove or correct the key"),
+        ("unknown_op", False, "there is no such operation", "see the operations in the reply of version"),
+        ("unsupported", False, "the key or operation is known but not built into this daemon", "leave it out"),
+        ("not_permitted", False, "an admin operation from a peer that may not", "use the Unix socket as the daemon's user"),
+        ("line_too_long", False, "the line is longer than the limit", "use path, or bytes after the line"),
+        ("relative_path", False, "the path does not start with /", "send an absolute path of the server"),
+        ("bad_path", False, "the path is empty, too long, or holds a NUL byte", "mend the path"),
+        ("short_body", False, "the connection ended inside the announced bytes", "send all the bytes announced"),
+        ("http", False, "the peer speaks HTTP; this is not an HTTP server", "use the line protocol, or nsfwd http"),
+        ("no_target", False, "no request with this id is in flight", "nothing to cancel"),
+        ("no_descriptor", False, "no descriptor was passed for this request", "pass one with SCM_RIGHTS first"),
+        ("cancelled", True, "the request was cancelled by its client", "send it again if it is wanted"),
+        ("deadline", True, "the deadline passed before the result", "try later or allow more time"),
+    ),
+    *_rows(
+        Status.ERROR,
+        Fault.FILE,
+        ("not_found", False, "no such file", "check the path"),
+        ("permission", False, "the daemon may not open the file", "let the daemon's user read it, or pass the bytes"),
+        ("forbidden", False, "the path leads outside the allowed roots", "add the directory to the roots"),
+        ("fifo", False, "the path is a FIFO", "name a regular file"),
+        ("device", False, "the path is a device", "name a regular file"),
+        ("socket", False, "the path is a socket", "name a regular file"),
+        ("empty", False, "the file has no bytes", "look at how it was written"),
+        ("corrupt", False, "an allowed format that cannot be decoded, or is cut short", "look at how it was written"),
+        ("unreadable", True, "reading the file failed", "look at the disk or the mount"),
+        ("decode_timeout", True, "decoding took longer than the limit", "raise decode_timeout, or hold the file back"),
+        ("decoder_died", False, "the file ended the decoder process twice", "hold the file back and report it"),
+        ("too_deep", False, "the directory is nested deeper than the limit", "raise max_depth or name a part of it"),
+        ("too_many_entries", False, "the directory holds more entries than the limit", "raise max_entries or name a part"),
+    ),
+    *_rows(
+        Status.SKIPPED,
+        Fault.FILE,
+        ("not_an_image", False, "the content is of no allowed format", "nothing to do"),
+        ("too_large", False, "more encoded bytes than the limit", "raise max_bytes"),
+        ("too_many_pixels", False, "more pixels than the limit", "raise max_pixels"),
+        ("too_many_frames", False, "more frames than the limit", "raise max_frames"),
+        ("too_small", False, "a side is shorter than the limit", "lower min_side"),
+        ("decoder_memory", False, "decoding needs more memory than a decoder may have", "raise decoder_memory"),
+        ("excluded", False, "the path matches an exclusion", "change the exclusion"),
+    ),
+    *_rows(
+        Status.REFUSED,
+        Fault.DAEMON,
+        ("busy", True, "the queue is full", "try again after retry_after seconds"),
+        ("draining", True, "the daemon is stopping", "try again after retry_after seconds, or another daemon"),
+    ),
+    *_rows(
+        Status.ERROR,
+        Fault.DAEMON,
+        ("engine_died", True, "the engine process ended while it held only this image", "report it with the image"),
+        ("engine_failed", True, "the engine cannot score at present", "see the daemon's log"),
+        ("bad_scores", False, "the model's output is not a probability", "verify the bundle; never trust this image"),
+        ("listing_failed", True, "the process that lists directories ended", "try again"),
+        ("internal", True, "a defect of the daemon", "report it with the daemon's log"),
+    ),
+]
+
+CODES: dict[str, Code] = {code.name: code for code in _TABLE}
+
+
+class NsfwdError(Exception):
+    """Root of everything nsfwd raises on purpose."""
+
+
+class CodedError(NsfwdError):
+    """The reason why one request or image has no scores.
+
+    Args:
+        code: a name in ``CODES``; it decides the status, whose fault it is and whether a retry helps.
+        message: one sentence for a person; the table's meaning when left out. Never a stack trace.
+        retry_after: seconds after which a refused request may be sent again.
+    """
+
+    def __init__(self, code: str, message: str = "", *, retry_after: float | None = None) -> None:
+        self.row = CODES[code]
+        self.code = code
+        self.message = message or self.row.meaning
+        self.retry_after = retry_after
+        super().__init__(f"{code}: {self.message}")
+
+
+class SettingsError(NsfwdError):
+    """A setting is unknown or wrong. The operator's fault; a retry does not help."""
+
+
+class BundleError(NsfwdError):
+    """A bundle is missing, altered or wrong. The operator's fault; a retry does not help."""
+
+
+class EngineError(NsfwdError):
+    """An engine cannot be built or warmed here. The message names the cause and what to set."""
+
+
+class ListenError(NsfwdError):
+    """An address cannot be listened on (in use, not permitted, malformed)."""
+
+
+class DaemonUnreachable(NsfwdError):
+    """No daemon answered. The message names every address tried; a retry helps once one runs."""
+
+
+class ConnectionLost(NsfwdError):
+    """The daemon went away before it replied. Not done: a retry is safe."""

@@ -1,0 +1,201 @@
+"""What crosses the links between the server process and its children: msgpack arrays, one message a packet.
+
+Every struct names its direction. A child is never trusted: the server decodes with these types, and a message that
+does not fit ends the child. Pixels never travel here; they lie in the arena's slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+
+class Wire(msgspec.Struct, array_like=True, tag=True, frozen=True, gc=False):
+    """Base of all messages: a tagged msgpack array."""
+
+
+class DecoderSetup(Wire):
+    """Server -> decoder, once: how to decode and what may be opened.
+
+    Attributes:
+        worker: which note of the arena is this decoder's.
+        slot_bytes: size of one slot; slots lie one after the other behind the notes.
+        recipe: the bundle's preprocessing as plain data (``bundles.manifest.Recipe``, ``msgspec.to_builtins``).
+        roots: absolute directories below which files may be opened.
+        limits: see ``ImageLimits``.
+    """
+
+    worker: int
+    slot_bytes: int
+    recipe: dict[str, Any]
+    roots: tuple[bytes, ...]
+    limits: ImageLimits
+
+
+class ImageLimits(msgspec.Struct, array_like=True, frozen=True):
+    """Limits applied before work: bytes, pixels, shortest side, frames, and a decoder's address space in bytes."""
+
+    max_bytes: int
+    max_pixels: int
+    min_side: int
+    max_frames: int
+    memory: int
+
+
+class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One image to decode into ``slot``. ``path`` is empty when a descriptor travels with the packet instead.
+
+    Attributes:
+        number: the server's word for this job, echoed.
+        generation: the slot's lease generation, echoed; the server drops stale answers.
+        identity: hash the content as well (``Decoded.identity``).
+    """
+
+    number: int
+    slot: int
+    generation: int
+    path: bytes
+    descriptor: bool
+    identity: bool
+
+
+class Decode(Wire):
+    """Server -> decoder: a group of jobs. Descriptors of the packet belong to the jobs with ``descriptor``, in order."""
+
+    jobs: list[Job]
+
+
+class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The end of one job. The decoder no longer touches its slot.
+
+    Attributes:
+        code: empty when pixels are in the slot, ``is_directory`` for a directory, else a code of ``errors.CODES``.
+        seconds: time spent on it.
+        width, height, format: of the encoded image, once known.
+        identity: (dev, ino, size, mtime_ns, ctime_ns, sha256 hex) of the opened descriptor when it was asked for.
+    """
+
+    number: int
+    slot: int
+    generation: int
+    code: str
+    message: str
+    seconds: float
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    identity: tuple[int, int, int, int, int, str] | None = None
+
+
+class DecodedGroup(Wire):
+    """Decoder -> server: jobs that ended, in any order; sent at the latest after 5 ms of work."""
+
+    results: list[Decoded]
+
+
+class Hello(Wire):
+    """Child -> server, once: ready for work. ``applied`` and ``missing`` name sandbox measures, for log and stats."""
+
+    applied: list[str]
+    missing: list[str]
+
+
+class List(Wire):
+    """Server -> lister: start listing ``path`` under ``number``, leaving out the first ``skip`` files (a resumed list)."""
+
+    number: int
+    path: bytes
+    recursive: bool
+    skip: int
+
+
+class More(Wire):
+    """Server -> lister: the next chunk of ``number``, please."""
+
+    number: int
+
+
+class Forget(Wire):
+    """Server -> lister: nobody wants the rest of ``number``."""
+
+    number: int
+
+
+class Entries(Wire):
+    """Lister -> server: the next regular files of a directory, as paths.
+
+    Attributes:
+        end: no more will follow.
+        code: why the list was cut short (``errors.CODES``), else empty.
+    """
+
+    number: int
+    paths: list[bytes]
+    end: bool
+    code: str
+    message: str
+
+
+class ListerSetup(Wire):
+    """Server -> lister, once."""
+
+    roots: tuple[bytes, ...]
+    max_depth: int
+    max_entries: int
+    chunk: int
+
+
+class EngineSetup(Wire):
+    """Server -> engine, once: what to load and how. ``slot_bytes`` as for decoders; ``cache`` may be written to."""
+
+    bundle: str
+    engine: str
+    device: str
+    backend: str
+    precision: str
+    max_batch: int
+    slot_bytes: int
+    cache: str
+
+
+class EngineReady(Wire):
+    """Engine -> server, once: warmed. ``buckets`` are the warmed sizes in rising order."""
+
+    engine: str
+    device: str
+    precision: str
+    buckets: list[int]
+    load_seconds: float
+    warm_seconds: float
+
+
+class EngineFailed(Wire):
+    """Engine -> server: it cannot be built here; one sentence with the cause and what to set. The process then ends."""
+
+    message: str
+
+
+class Batch(Wire):
+    """Server -> engine: score these slots. At most ``max_batch``."""
+
+    number: int
+    slots: list[int]
+
+
+class Scores(Wire):
+    """Engine -> server: float32 (len(slots), labels), C order, native bytes; empty with a ``message`` if it failed."""
+
+    number: int
+    scores: bytes
+    seconds: float
+    message: str
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def encode(message: Wire) -> bytes:
+    """Spell one message as one packet."""
+    return _ENCODER.encode(message)

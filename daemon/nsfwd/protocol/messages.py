@@ -1,0 +1,191 @@
+"""The nouns of the protocol: what a client can ask and what comes back, as plain values.
+
+Pure data: no socket, no clock, no task, no JSON. ``wire`` spells these, ``session`` decides when. Standard library only,
+because clients import it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from nsfwd.errors import CODES, CodedError, Status
+
+RequestId = str | int | None
+
+
+class Lane(StrEnum):
+    """Priority classes, served by weight and not strictly, best first."""
+
+    INTERACTIVE = "interactive"
+    NORMAL = "normal"
+    BACKGROUND = "background"
+
+
+class Style(StrEnum):
+    """How a listener speaks to those who send text lines."""
+
+    SESSION = "session"
+    PLAIN = "plain"
+    ONESHOT = "oneshot"
+
+
+class Dialect(StrEnum):
+    """How one request was spelled, and so how its reply is."""
+
+    TEXT = "text"
+    NDJSON = "ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What is to be scored: a path of the server, or encoded bytes held by an open descriptor.
+
+    Attributes:
+        path: the path as the client gave it (bytes, as file names are); None when the image came as bytes.
+        descriptor: an open file descriptor with the encoded bytes; whoever takes the image closes it. None for a path.
+    """
+
+    path: bytes | None = None
+    descriptor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One request to score.
+
+    Attributes:
+        id: the client's own word for it, returned verbatim; None when it gave none.
+        dialect: how the reply is spelled.
+        images: the paths or bytes to score, in the client's order.
+        many: True when the reply is a series ended by a ``done`` line whatever ``images`` holds (``paths``, ``recursive``).
+        recursive: walk below directories.
+        lane: the lane asked for; None is the connection's own.
+        deadline: seconds allowed from now; None is the lane's default.
+        identity: add the identity of the opened file to each reply.
+    """
+
+    id: RequestId
+    dialect: Dialect
+    images: tuple[Image, ...]
+    many: bool = False
+    recursive: bool = False
+    lane: Lane | None = None
+    deadline: float | None = None
+    identity: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A request that is not a scan: ``ping``, ``ready``, ``version``, ``models``, ``stats``, ``reload``, ``cancel``."""
+
+    id: RequestId
+    dialect: Dialect
+    op: str
+    target: RequestId = None
+
+
+@dataclass(frozen=True, slots=True)
+class Because:
+    """What decided a verdict."""
+
+    model: str
+    group: str
+    score: float
+    threshold: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Scores and what the policy makes of them. Exists only for an image that was really scored.
+
+    Attributes:
+        scores: model name -> label -> probability, in the bundle's label order.
+        groups: model name -> group -> summed probability.
+        verdicts: model name -> tier.
+        verdict: the tier over all models; ``alarm`` says whether it is one that wants a person's attention.
+        label: top label of the first model; ``score`` its probability.
+        model: model name -> identity (``name@digest/precision``); ``policy`` the policy's identity.
+    """
+
+    scores: dict[str, dict[str, float]]
+    groups: dict[str, dict[str, float]]
+    verdicts: dict[str, str]
+    verdict: str
+    alarm: bool
+    label: str
+    score: float
+    because: Because
+    model: dict[str, str]
+    policy: str
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds an image spent in each stage; ``total`` from admission to outcome."""
+
+    queue: float = 0.0
+    decode: float = 0.0
+    wait: float = 0.0
+    infer: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The very file that was opened, so that a later step can act on this one and no other."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one image came to. ``judgement`` is there exactly when ``status`` is ok, ``code`` exactly when it is not."""
+
+    path: bytes | None
+    status: Status
+    time: Timing
+    judgement: Judgement | None = None
+    code: str = ""
+    message: str = ""
+    retry_after: float | None = None
+    identity: Identity | None = None
+
+    @classmethod
+    def failed(
+        cls, path: bytes | None, error: CodedError, time: Timing, identity: Identity | None = None
+    ) -> Outcome:
+        """Spell a ``CodedError`` as the outcome of the image at ``path``."""
+        status = CODES[error.code].status
+        return cls(path, status, time, None, error.code, error.message, error.retry_after, identity)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running totals of a request over many images, for its ``done`` line. Constant size whatever the directory's."""
+
+    files: int = 0
+    ok: int = 0
+    errors: int = 0
+    skipped: int = 0
+    refused: int = 0
+    verdicts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.files += 1
+        if outcome.judgement is not None:
+            self.ok += 1
+            verdict = outcome.judgement.verdict
+            self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
+        elif outcome.status is Status.SKIPPED:
+            self.skipped += 1
+        elif outcome.status is Status.REFUSED:
+            self.refused += 1
+        else:
+            self.errors += 1
