@@ -1,0 +1,119 @@
+"""The log: one line an event on stderr, safe to read on a terminal and to parse.
+
+Built on the standard library's logging, so that a library user keeps control of it. Names of files come from strangers:
+control characters are escaped, a line break can never forge a second event, and paths may be shown in full, as a digest
+or not at all. Results never go here and logs never go to stdout.
+
+This module knows no room of the house.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import sys
+import time
+from enum import StrEnum
+from typing import TextIO
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+_ROOT = "nsfwd"
+
+_JOURNAL = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""Syslog priorities, which journald reads from a ``<N>`` before the line (sd-daemon(3))."""
+
+_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Overrides of the writing direction: they show a line in another order than it is written."""
+
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDI, *range(0xD800, 0xE000))
+} | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"} | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+"""The last part: bytes that are not UTF-8, which Python carries as surrogates."""
+
+
+class PathStyle(StrEnum):
+    """How the paths of images appear in the log."""
+
+    FULL = "full"
+    HASHED = "hashed"
+    HIDDEN = "hidden"
+
+
+def escape(text: str) -> str:
+    """Spell control characters, direction overrides and lone surrogates visibly, so that one event stays one line."""
+    return text.translate(_ESCAPES)
+
+
+class PathFilter:
+    """Spells paths for the log in one style.
+
+    Digests are keyed with a secret of this process: equal paths look equal within one run, and a list of guessed names
+    does not tell which were scanned.
+    """
+
+    def __init__(self, style: PathStyle = PathStyle.FULL) -> None:
+        self.style = style
+        self._key = secrets.token_bytes(16)
+
+    def show(self, path: bytes | None) -> str:
+        """Return what the log may say about ``path``; None is an image that came as bytes."""
+        if path is None:
+            return "(bytes)"
+        if self.style is PathStyle.HIDDEN:
+            return "(hidden)"
+        if self.style is PathStyle.HASHED:
+            return "path:" + hashlib.blake2b(path, digest_size=8, key=self._key).hexdigest()
+        return escape(path.decode("utf-8", "surrogateescape"))
+
+
+paths = PathFilter()
+"""The process's own filter; ``setup`` sets its style."""
+
+
+class LineFormatter(logging.Formatter):
+    """Spells one record as one line: time, level, room, message; a traceback is folded into the same line."""
+
+    def __init__(self, *, journal: bool = False) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its line end."""
+        message = record.getMessage()
+        if record.exc_info:
+            message += " | " + self.formatException(record.exc_info)
+        line = f"{record.levelname.lower()} {record.name.removeprefix(_ROOT + '.')}: {escape(message)}"
+        if self._journal:
+            return f"<{_JOURNAL.get(record.levelno, 6)}>{line}"
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return f"{stamp}.{int(record.msecs):03d}Z {line}"
+
+
+def setup(level: str = "info", style: str = "full", stream: TextIO | None = None) -> None:
+    """Send the events of ``nsfwd`` to stderr. May be called again: the last call counts.
+
+    Args:
+        level: a name in ``LEVELS``.
+        style: a value of ``PathStyle``.
+        stream: where to instead of stderr.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(LineFormatter(journal=stream is None and _is_journal(sys.stderr)))
+    root = logging.getLogger(_ROOT)
+    root.handlers = [handler]
+    root.propagate = False
+    root.setLevel(LEVELS[level])
+    paths.style = PathStyle(style)
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Tell whether ``stream`` is the journal: it is when its inode is the one in JOURNAL_STREAM (systemd.exec(5))."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
