@@ -1,0 +1,87 @@
+# The two commands: `make run` and `make test`. Both need Python 3.11 to 3.13 with venv, and make; `make setup` does the
+# rest once and is instant afterwards. Variables: PYTHON, VENV, PORT, SOCKET, MODELS, BUNDLE, SERVE (more flags of `nsfwd serve`).
+
+VENV   ?= .venv
+PORT   ?= 1235
+SOCKET ?= .run/nsfwd.sock
+MODELS ?= models
+BUNDLE ?= nsfw-mobilenet-v2-140
+SERVE  ?=
+
+# The parity tests need every bundle of the catalogue, not only the one that is served.
+TEST_BUNDLES = nsfw-mobilenet-v2-100 nsfw-inception-v3
+
+# `command -v` is not enough: a pyenv shim exists for interpreters that do not run.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && exit; \
+	done; echo python3)
+
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# An npm that had to come from PyPI lives in the virtual environment.
+NPM     = $(shell npm --version >/dev/null 2>&1 || echo ,node)
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DELETE_ON_ERROR:
+.PHONY: setup run test check clean lock help
+
+help:
+	@echo "make run    set up, then serve on 127.0.0.1:$(PORT) and unix:$(SOCKET)"
+	@echo "make test   set up, then style, types, layers and all tests"
+	@echo "make setup  preflight, virtual environment in $(VENV), pinned install, the bundle $(BUNDLE)"
+	@echo "make check  style, types and layers alone"
+	@echo "make lock   write requirements.lock anew"
+	@echo "make clean  remove what the build made; pulled bundles stay"
+
+setup: $(STAMP) $(MODELS)/$(BUNDLE)/bundle.toml
+
+$(STAMP): setup.cfg pyproject.toml requirements.lock daemon/nsfwd/cli/preflight.py
+	@$(PYTHON) daemon/nsfwd/cli/preflight.py --venv $(VENV)
+	@echo "installing into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c requirements.lock setuptools
+	@$(PIP) install -c requirements.lock --no-build-isolation -e '.[dev$(NPM)]'
+	@touch $@
+
+$(MODELS)/%/bundle.toml: models/%.toml | $(STAMP)
+	@$(BIN)/nsfwd models pull $* --models-dir $(MODELS)
+	@touch $@
+
+# The loop in the background ends with the daemon, whose process id is this shell's ($$$$), and speaks once.
+run: setup
+	@mkdir -p $(dir $(SOCKET))
+	@if $(BIN)/nsfwd ping --connect tcp:127.0.0.1:$(PORT) >/dev/null 2>&1; then \
+		echo "a daemon answers on 127.0.0.1:$(PORT) already: stop it, or choose another: make run PORT=1236 SOCKET=.run/other.sock" >&2; \
+		exit 1; \
+	fi; \
+	( while kill -0 $$$$ 2>/dev/null; do \
+		if $(BIN)/nsfwd ready --connect tcp:127.0.0.1:$(PORT) >/dev/null 2>&1; then \
+			printf '\nready. Try in another terminal:\n  telnet 127.0.0.1 %s\n  echo /path/of/a/photo.jpg | nc -N 127.0.0.1 %s\n  %s scan /path/of/a/directory\n' \
+				$(PORT) $(PORT) $(BIN)/nsfwd; \
+			break; \
+		fi; \
+		sleep 0.5; \
+	done ) & \
+	exec $(BIN)/nsfwd serve --listen tcp:127.0.0.1:$(PORT) --listen unix:$(SOCKET) --models-dir $(MODELS) --model $(BUNDLE) $(SERVE)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup $(TEST_BUNDLES:%=$(MODELS)/%/bundle.toml) check
+	$(BIN)/pytest tests/unit tests/integration
+
+# One file for every extra and every Python allowed: constraints, so that an install takes only what it asks for.
+lock: $(STAMP)
+	@$(PIP) install -c requirements.lock -e '.[lock]' --no-build-isolation
+	@{ echo "# Exact versions of all that any extra may bring, for every Python allowed. Written by: make lock"; \
+	   $(BIN)/uv pip compile --quiet --no-config --universal --fork-strategy fewest --python-version 3.11 --all-extras \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links setup.cfg; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf $(VENV) .run build dist daemon/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find daemon tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,156 @@
+"""Look before anything is installed: can this machine run nsfwd, and which one command mends what is missing?
+
+Run by path with the system's own Python (``python3 daemon/nsfwd/cli/preflight.py``), so it knows nothing but the
+standard library, imports no other module of the package, and avoids syntax that an older Python could not even parse.
+It changes nothing on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+OLDEST = (3, 11)
+NEWEST = (3, 13)
+"""First and last Python that TensorFlow has wheels for, and ``python_requires`` allows."""
+
+GIB = 1024**3
+
+DISK_FRESH = 4 * GIB
+"""Free bytes wanted before a first install. Source: ``du`` after ``make setup`` (2.3 GB of packages, 0.02 GB of bundle)
+plus what pip holds in its cache and in temporary files meanwhile (0.8 GB)."""
+
+DISK_AGAIN = 1 * GIB
+"""Free bytes wanted where the virtual environment is there already: an upgrade holds one large package twice."""
+
+PACKAGES = {
+    "apt-get": "apt-get install -y {}",
+    "dnf": "dnf install -y {}",
+    "zypper": "zypper install -y {}",
+    "pacman": "pacman -S --noconfirm {}",
+}
+
+
+class Problem:
+    """One thing that is missing, and the command that mends it.
+
+    Args:
+        what: one sentence.
+        command: the one command that mends it.
+        fatal: set-up cannot go on without it.
+    """
+
+    def __init__(self, what: str, command: str, *, fatal: bool = True) -> None:
+        self.what = what
+        self.command = command
+        self.fatal = fatal
+
+    def __str__(self) -> str:
+        """Two lines for a person."""
+        return f"preflight: {self.what}\n    {self.command}"
+
+
+def install_command(package: str, which: Callable[[str], str | None] = shutil.which) -> str:
+    """The command by which this distribution installs ``package``; ``apt-get``'s where none is known."""
+    manager = next((name for name in PACKAGES if which(name)), "apt-get")
+    command = PACKAGES[manager].format(package)
+    return command if os.geteuid() == 0 else "sudo " + command
+
+
+def check_interpreter(version: tuple[int, int]) -> Problem | None:
+    """Python must be one for which every dependency has wheels."""
+    if OLDEST <= version <= NEWEST:
+        return None
+    allowed = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+    found = f"{version[0]}.{version[1]}"
+    package = "python3.13" if shutil.which("dnf") or shutil.which("zypper") else "python3 python3-venv"
+    return Problem(f"Python {allowed} is needed and {found} was found", install_command(package))
+
+
+def check_venv(version: tuple[int, int], has_module: Callable[[str], bool]) -> Problem | None:
+    """Debian splits ``venv`` and ``ensurepip`` off into a package of their own."""
+    missing = [name for name in ("venv", "ensurepip") if not has_module(name)]
+    if not missing:
+        return None
+    package = f"python{version[0]}.{version[1]}-venv" if shutil.which("apt-get") else "python3-pip"
+    return Problem(f"this Python has no {' and no '.join(missing)}", install_command(package))
+
+
+def check_processor(machine: str, cpuinfo: str) -> Problem | None:
+    """An x86 processor must have AVX2: without it TensorFlow ends with an illegal instruction, or crawls."""
+    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
+    if machine not in ("x86_64", "AMD64") or "avx2" in flags.split():
+        return None
+    return Problem(
+        "the processor has no AVX2 (on a virtual machine: it is not passed through)",
+        'virt-xml "$(hostname)" --edit --cpu host-passthrough    # on the host, then restart the machine',
+    )
+
+
+def check_disk(free: int, venv_exists: bool) -> Problem | None:
+    """TensorFlow, OpenVINO and the bundles are large."""
+    wanted = DISK_AGAIN if venv_exists else DISK_FRESH
+    if free >= wanted:
+        return None
+    return Problem(
+        f"{wanted / GIB:.1f} GiB of free disk are needed and {free / GIB:.1f} GiB are left here",
+        "make setup VENV=/path/on/a/larger/disk/nsfwd-venv",
+    )
+
+
+def check_npm(works: bool) -> Problem | None:
+    """Weights come from the npm registry; a virtual environment can bring its own npm, so this is never fatal."""
+    if works:
+        return None
+    return Problem(
+        "no working npm: the virtual environment gets one from PyPI (60 MB more; nothing to do). To use your own:",
+        install_command("npm"),
+        fatal=False,
+    )
+
+
+def npm_works() -> bool:
+    """True when an ``npm`` on the path answers at all; a broken one counts as none."""
+    try:
+        return subprocess.run(["npm", "--version"], capture_output=True, timeout=30, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def problems(venv: Path) -> list[Problem]:
+    """All that is wrong on this machine, in the order in which to mend it."""
+    version = (sys.version_info[0], sys.version_info[1])
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        cpuinfo = ""
+    parent = next(path for path in (venv.absolute(), *venv.absolute().parents) if path.exists())
+    found = [
+        check_interpreter(version),
+        check_venv(version, lambda name: importlib.util.find_spec(name) is not None),
+        check_processor(platform.machine(), cpuinfo),
+        check_disk(shutil.disk_usage(parent).free, (venv / "bin" / "python").exists()),
+        check_npm(npm_works()),
+    ]
+    return [problem for problem in found if problem is not None]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print each problem with its command on stderr; the exit status says whether set-up can go on."""
+    parser = argparse.ArgumentParser(description="Check that this machine can run nsfwd.")
+    parser.add_argument("--venv", type=Path, default=Path(".venv"), help="where the virtual environment will be")
+    found = problems(parser.parse_args(arguments).venv)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    return 1 if any(problem.fatal for problem in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
