@@ -1,0 +1,303 @@
+"""What a bundle says about itself: source, licence, preprocessing, labels, policy, goldens. Pure data, no framework.
+
+The catalogue and every bundle's ``bundle.toml`` are spelled with the same words; a bundle has ``files`` (digests) in
+addition. Unknown keys are refused, so that a misspelled one is never silently the default. This module opens no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from typing import Any, Literal
+
+import msgspec
+
+from nsfwd.bundles.policy import IDENTITY_DIGITS, Policy, check_policy
+from nsfwd.bundles.spelling import spell_toml
+from nsfwd.errors import BundleError
+
+WEIGHTS = "model.keras"
+"""Name of the Keras file inside a bundle's directory."""
+
+MANIFEST = "bundle.toml"
+"""Name of the manifest inside a bundle's directory."""
+
+GOLDENS = "goldens"
+"""Name of the folder of golden pictures inside a bundle's directory."""
+
+Precision = Literal["f32", "bf16", "f16", "int8"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_RGB = 3
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all parts of a manifest: immutable, and a key that is not known is an error."""
+
+
+class FramePolicy(_Part, frozen=True, kw_only=True):
+    """Which frames of an animation are scored.
+
+    Attributes:
+        sample: how many frames at most, spread evenly and beginning with the first.
+        quorum: how many of those must reach a tier before the image does.
+    """
+
+    sample: int = 1
+    quorum: int = 1
+
+
+class Recipe(_Part, frozen=True, kw_only=True):
+    """Preprocessing as data: how encoded bytes become the network's input.
+
+    The decoder makes uint8 RGB (height, width, 3) by ``rotate``, ``background``, ``fit`` and ``filter``; the engine
+    applies ``channels``, ``scale``, ``mean`` and ``std``.
+
+    Attributes:
+        width, height: of the network's input, in pixels.
+        fit: ``stretch`` ignores the aspect ratio, ``pad`` keeps it with bars, ``crop`` keeps it and cuts the centre.
+        filter: how pixels are resampled.
+        antialias: widen the filter when shrinking, as Pillow does.
+        align_corners: corner pixels keep their places, as TensorFlow 1 and nsfwjs resize; only without antialias.
+        channels: order of the channels the network was trained with.
+        scale: multiplied with the uint8 values.
+        mean, std: subtracted from and divided into the scaled values, per channel; empty for none.
+        background: what transparent pixels lie on; ``both`` scores the image on each, and the worse counts.
+        rotate: turn the image as its EXIF orientation says.
+        draft: smallest multiple of the target size a JPEG may be decoded at before ``filter`` is applied; 0 for never.
+        frames: which frames of an animation are scored.
+        reason: why it is so, for people; not part of the identity.
+    """
+
+    width: int
+    height: int
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    filter: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    antialias: bool = True
+    align_corners: bool = False
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    background: Literal["white", "black", "both"] = "white"
+    rotate: bool = True
+    draft: float = 2.0
+    frames: FramePolicy = FramePolicy()
+    reason: str = ""
+
+
+class Output(_Part, frozen=True, kw_only=True):
+    """What the network returns: one probability a label, in this order.
+
+    Attributes:
+        labels: in the order of the output units.
+        hidden: labels that are scored (a group may sum them) but neither shown nor ever the top label.
+        activation: ``softmax`` sums to 1; ``sigmoid`` is one probability a label, each for itself.
+    """
+
+    labels: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
+    activation: Literal["softmax", "sigmoid"]
+
+
+class Source(_Part, frozen=True, kw_only=True):
+    """Where the weights come from.
+
+    Attributes:
+        kind: ``npm`` for a package of that registry, ``local`` for weights made or brought by the operator.
+        package, version: of the package.
+        integrity: the registry's published digest of the package file (``sha512-`` and base64).
+        folder: of the network inside the package.
+        network: how the network is spelled there.
+        home: page of the project.
+        bytes: size of the package file, which is what a pull downloads.
+    """
+
+    kind: Literal["npm", "local"] = "local"
+    package: str = ""
+    version: str = ""
+    integrity: str = ""
+    folder: str = ""
+    network: Literal["", "tfjs-layers", "tfjs-graph"] = ""
+    home: str = ""
+    bytes: int = 0
+
+
+class Licence(_Part, frozen=True, kw_only=True):
+    """Under what terms the weights may be used: SPDX name and the notices that must travel with them."""
+
+    name: str
+    notices: tuple[str, ...] = ()
+
+
+class Golden(_Part, frozen=True, kw_only=True):
+    """A picture with known scores at full precision. ``file`` lies in the bundle's ``goldens`` folder."""
+
+    file: str
+    scores: dict[str, float]
+
+
+class Figures(_Part, frozen=True, kw_only=True):
+    """Numbers about quality, size and speed: what the makers published, and what was measured by us and on what."""
+
+    published: dict[str, float | str] = {}
+    measured: dict[str, float | str] = {}
+
+
+class Manifest(_Part, frozen=True, kw_only=True):
+    """All that is known of one bundle.
+
+    Attributes:
+        name: of the bundle; ``short`` is the model's name in replies (``name`` when empty).
+        summary: one line; ``description`` as long as needed.
+        precision: the default one.
+        policy: None gives one group per label.
+        goldens: pictures with pinned scores; ``tolerance`` is the allowed difference for each precision.
+        good_for, bad_for: what to use it for, and what not.
+        files: path inside the bundle -> sha256; empty in the catalogue, where no weights are.
+    """
+
+    name: str
+    version: str
+    short: str = ""
+    summary: str
+    description: str = ""
+    licence: Licence
+    source: Source = Source()
+    parameters: int = 0
+    precision: Precision = "f32"
+    recipe: Recipe
+    output: Output
+    policy: Policy | None = None
+    tolerance: dict[Precision, float] = {}
+    goldens: tuple[Golden, ...] = ()
+    good_for: tuple[str, ...] = ()
+    bad_for: tuple[str, ...] = ()
+    figures: Figures = Figures()
+    files: dict[str, str] = {}
+
+    @property
+    def weights_digest(self) -> str:
+        """Sha256 of the Keras file, as hex.
+
+        Raises:
+            BundleError: the manifest names none (it is of the catalogue, or incomplete).
+        """
+        try:
+            return self.files[WEIGHTS]
+        except KeyError:
+            raise BundleError(f"{self.name}: the manifest has no digest of {WEIGHTS}") from None
+
+    def tolerance_for(self, precision: str) -> float:
+        """How far a golden's scores may be off at ``precision``.
+
+        Raises:
+            BundleError: the bundle was never checked at that precision, so nothing vouches for it.
+        """
+        for known, allowed in self.tolerance.items():
+            if known == precision:
+                return allowed
+        raise BundleError(f"{self.name}: no tolerance for precision {precision}; known: {', '.join(self.tolerance)}")
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Read a manifest and check that it agrees with itself.
+
+    Args:
+        text: TOML.
+        where: what the error message begins with, for instance the file's path.
+
+    Raises:
+        BundleError: one line with the key that is unknown, missing or wrong; the operator's fault.
+    """
+    try:
+        manifest = msgspec.convert(tomllib.loads(text), Manifest)
+        _check(manifest)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, BundleError) as error:
+        raise BundleError(f"{where}: {error}") from None
+    return manifest
+
+
+def dump_manifest(manifest: Manifest) -> str:
+    """Spell a manifest as TOML, defaults included, so that a bundle means the same to every later version."""
+    return spell_toml(msgspec.to_builtins(manifest))
+
+
+def identity(manifest: Manifest, precision: str) -> str:
+    """The model's identity: ``name@digest/precision`` over weights, preprocessing, output and precision.
+
+    Values that equal their default are left out of the digest, so that a new key with a default changes no identity.
+    Therefore a default may never be changed.
+    """
+    recipe = _without_defaults(manifest.recipe)
+    recipe.pop("reason", None)
+    told = {
+        "weights": manifest.weights_digest,
+        "recipe": recipe,
+        "output": _without_defaults(manifest.output),
+        "precision": precision,
+    }
+    digest = hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
+    return f"{manifest.name}@{digest[:IDENTITY_DIGITS]}/{precision}"
+
+
+def _without_defaults(part: _Part) -> dict[str, Any]:
+    return {
+        field.name: _without_defaults(value) if isinstance(value, _Part) else value
+        for field in msgspec.structs.fields(part)
+        if (value := getattr(part, field.name)) != field.default
+    }
+
+
+def _check(manifest: Manifest) -> None:
+    if not _NAME.fullmatch(manifest.name):
+        raise BundleError(f"name {manifest.name!r} must be lower-case letters, digits, '.', '_' or '-'")
+    if manifest.short and not _NAME.fullmatch(manifest.short):
+        raise BundleError(f"short {manifest.short!r} must be lower-case letters, digits, '.', '_' or '-'")
+    _check_recipe(manifest.recipe)
+    _check_output(manifest.output)
+    if manifest.policy is not None:
+        check_policy(manifest.policy, manifest.output.labels)
+    for golden in manifest.goldens:
+        if not _FILE.fullmatch(golden.file) or "/" in golden.file:
+            raise BundleError(f"golden {golden.file!r} must be a plain file name")
+        if set(golden.scores) != set(manifest.output.labels):
+            raise BundleError(f"golden {golden.file!r} must have one score for each label")
+    for path, digest in manifest.files.items():
+        if not _FILE.fullmatch(path) or ".." in path:
+            raise BundleError(f"files: {path!r} is no safe path inside a bundle")
+        if not _DIGEST.fullmatch(digest):
+            raise BundleError(f"files: the digest of {path!r} is not 64 hex digits")
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    if not (0 < recipe.width <= 4096 and 0 < recipe.height <= 4096):
+        raise BundleError(f"recipe: width and height must be in 1..4096, not {recipe.width} and {recipe.height}")
+    if recipe.scale <= 0:
+        raise BundleError("recipe: scale must be above 0")
+    for name, values in (("mean", recipe.mean), ("std", recipe.std)):
+        if values and len(values) != _RGB:
+            raise BundleError(f"recipe: {name} must have three values or none")
+    if 0.0 in recipe.std:
+        raise BundleError("recipe: std may not be 0")
+    if recipe.align_corners and recipe.antialias:
+        raise BundleError("recipe: align_corners needs antialias = false")
+    if recipe.draft != 0 and recipe.draft < 1:
+        raise BundleError("recipe: draft must be 0 (never) or at least 1")
+    if not 1 <= recipe.frames.quorum <= recipe.frames.sample:
+        raise BundleError("recipe: frames need 1 <= quorum <= sample")
+
+
+def _check_output(output: Output) -> None:
+    labels = output.labels
+    if not labels or len(set(labels)) != len(labels) or not all(labels):
+        raise BundleError("output: labels must be one or more words, none twice")
+    if unknown := set(output.hidden) - set(labels):
+        raise BundleError(f"output: hidden names {', '.join(sorted(unknown))}, no label of this model")
+    if set(output.hidden) == set(labels):
+        raise BundleError("output: at least one label must be shown")
+    if output.activation == "softmax" and len(labels) == 1:
+        raise BundleError("output: a softmax over one label is always 1; use sigmoid")

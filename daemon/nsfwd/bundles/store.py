@@ -1,0 +1,202 @@
+"""Bundles on disk, and the catalogue of known ones. Reads only; writes are the workshop's.
+
+A bundle is a directory with ``bundle.toml``, ``model.keras`` and ``goldens/``; it may be read-only, shared, or reached
+through a link. Opening one costs a small file: the weights are hashed only by who is about to load them. No framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from nsfwd.bundles.manifest import GOLDENS, MANIFEST, WEIGHTS, Golden, Manifest, identity, parse_manifest
+from nsfwd.bundles.policy import Policy, check_policy
+from nsfwd.errors import BundleError
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was opened: what it says, and under what policy and precision it is served.
+
+    Attributes:
+        name: the model's short name in requests and replies.
+        directory: where its files are.
+        manifest: its ``bundle.toml``.
+        policy: the site's, else the bundle's, else one group per label.
+        precision: the one to be served.
+        model_identity: ``name@digest/precision``.
+        policy_identity: ``name@digest``.
+    """
+
+    name: str
+    directory: Path
+    manifest: Manifest
+    policy: Policy
+    precision: str
+    model_identity: str
+    policy_identity: str
+
+    @property
+    def weights(self) -> Path:
+        """The Keras file."""
+        return self.directory / WEIGHTS
+
+    @property
+    def tolerance(self) -> float:
+        """How far a golden's scores may be off at the precision served."""
+        return self.manifest.tolerance_for(self.precision)
+
+    def golden_files(self) -> Iterator[tuple[Golden, Path]]:
+        """The golden pictures and where they lie."""
+        for golden in self.manifest.goldens:
+            yield golden, self.directory / GOLDENS / golden.file
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """A known bundle: its manifest without weights, and the text it was read from."""
+
+    name: str
+    manifest: Manifest
+    text: str
+
+
+def find(models_dir: Path, name: str) -> Path:
+    """The directory of the bundle ``name``: below ``models_dir``, or a path when the name has a slash.
+
+    Raises:
+        BundleError: there is none; the message says how to get it.
+    """
+    directory = Path(name) if "/" in name else models_dir / name
+    if (directory / MANIFEST).is_file():
+        return directory
+    if name in catalogue():
+        raise BundleError(f"bundle {name} is not in {models_dir}; get it with: nsfwd models pull {name}")
+    there = ", ".join(installed(models_dir)) or "none"
+    raise BundleError(f"no bundle {name} in {models_dir} (there: {there}) nor in the catalogue")
+
+
+def installed(models_dir: Path) -> list[str]:
+    """Names of the bundles below ``models_dir``, sorted; empty when the directory does not exist."""
+    return sorted(path.parent.name for path in models_dir.glob(f"*/{MANIFEST}") if path.parent.name[0] != ".")
+
+
+def open_bundle(
+    directory: Path,
+    *,
+    short: str | None = None,
+    precision: str | None = None,
+    policy_override: Policy | None = None,
+) -> Bundle:
+    """Read a bundle's manifest and settle under what name, precision and policy it is served.
+
+    Args:
+        directory: of the bundle.
+        short: name in replies; the manifest's when None.
+        precision: the manifest's default when None.
+        policy_override: the site's policy, in place of the bundle's.
+
+    Raises:
+        BundleError: one line; a file is missing, unreadable or wrong. The operator's fault, no retry helps.
+    """
+    manifest = read_manifest(directory)
+    for path in (WEIGHTS, *(f"{GOLDENS}/{golden.file}" for golden in manifest.goldens)):
+        if not (directory / path).is_file():
+            raise BundleError(f"{directory}: {path} is missing; pull or import the bundle again")
+        if path not in manifest.files:
+            raise BundleError(f"{directory}: the manifest has no digest of {path}")
+    policy = policy_override or manifest.policy or default_policy(manifest)
+    check_policy(policy, manifest.output.labels)
+    precision = precision or manifest.precision
+    if precision not in ("f32", "bf16", "f16", "int8"):
+        raise BundleError(f"{manifest.name}: unknown precision {precision!r}; use f32, bf16, f16 or int8")
+    return Bundle(
+        name=short or manifest.short or manifest.name,
+        directory=directory,
+        manifest=manifest,
+        policy=policy,
+        precision=precision,
+        model_identity=identity(manifest, precision),
+        policy_identity=policy.identity,
+    )
+
+
+def default_policy(manifest: Manifest) -> Policy:
+    """The policy of a bundle that has none, over the labels it shows."""
+    return Policy.default_for([label for label in manifest.output.labels if label not in manifest.output.hidden])
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest in ``directory``.
+
+    Raises:
+        BundleError: it is missing, unreadable or wrong.
+    """
+    path = directory / MANIFEST
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise BundleError(f"{path}: {reason}") from None
+    return parse_manifest(text, str(path))
+
+
+def hash_file(path: Path) -> str:
+    """Sha256 of a file, as hex.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from None
+
+
+def verify_file(bundle: Bundle, path: str) -> None:
+    """Refuse a file of the bundle whose digest is not the manifest's.
+
+    Raises:
+        BundleError: it is missing or altered.
+    """
+    expected = bundle.manifest.files[path]
+    found = hash_file(bundle.directory / path)
+    if found != expected:
+        raise BundleError(
+            f"{bundle.directory / path}: digest {found[:12]}... is not the manifest's {expected[:12]}...; "
+            "the file was altered: pull or import the bundle again"
+        )
+
+
+def verify_weights(bundle: Bundle) -> None:
+    """Refuse weights that are not the ones the manifest names. Reads the whole file: for who is about to load it.
+
+    Raises:
+        BundleError: they are missing or altered.
+    """
+    verify_file(bundle, WEIGHTS)
+
+
+@cache
+def catalogue() -> dict[str, CatalogueEntry]:
+    """The known bundles by name, in alphabetical order.
+
+    Raises:
+        BundleError: an entry of the installed catalogue is wrong; a defect of the package.
+    """
+    entries = {}
+    shelf = resources.files("nsfwd_catalogue")
+    for file in sorted(shelf.iterdir(), key=lambda one: one.name):
+        if not file.name.endswith(".toml"):
+            continue
+        text = file.read_text("utf-8")
+        manifest = parse_manifest(text, file.name)
+        if file.name != f"{manifest.name}.toml":
+            raise BundleError(f"catalogue: {file.name} describes {manifest.name}")
+        entries[manifest.name] = CatalogueEntry(manifest.name, manifest, text)
+    return entries

@@ -1,0 +1,187 @@
+"""From a model's scores to groups and a verdict. Pure Python: no numpy, no file, no clock.
+
+It runs in the server process once for every image, so all that depends on the bundle alone (indexes, keys, tiers) is
+worked out beforehand in ``Judge``. Scores that are not probabilities never become a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from nsfwd.bundles.manifest import Manifest
+from nsfwd.bundles.store import Bundle
+from nsfwd.errors import CodedError
+from nsfwd.protocol.messages import Because, Judgement
+
+RANGE_TOLERANCE = 1e-3
+"""How far outside 0..1 a score may lie: what low precisions leave; such a score is then moved to 0 or 1."""
+
+SUM_TOLERANCE = 1e-2
+"""How far from 1 the sum of a softmax may lie: five labels rounded to bf16 (2^-8 relative) stay below it."""
+
+
+def check_scores(scores: Sequence[float], activation: Literal["softmax", "sigmoid"]) -> None:
+    """Refuse scores that are no probabilities.
+
+    Args:
+        scores: one per label.
+        activation: a softmax must sum to 1 as well.
+
+    Raises:
+        CodedError: ``bad_scores``. The model's or the device's fault; a retry does not help.
+    """
+    total = sum(scores)
+    if not math.isfinite(total):  # any NaN or infinity ends up in the sum, wherever it stands
+        raise CodedError("bad_scores", "the model's output has a score that is not finite")
+    if not scores or min(scores) < -RANGE_TOLERANCE or max(scores) > 1.0 + RANGE_TOLERANCE:
+        raise CodedError("bad_scores", "the model's output has a score outside 0..1")
+    if activation == "softmax" and abs(total - 1.0) > SUM_TOLERANCE:
+        raise CodedError("bad_scores", f"the model's output is a softmax that sums to {total:.4f}")
+
+
+class _Reached(NamedTuple):
+    """What one model's policy makes of its scores."""
+
+    tier: str
+    alarm: bool
+    rank: int
+    because: Because
+
+
+class _Model:
+    """One bundle's indexes, worked out once."""
+
+    __slots__ = ("_above", "_groups", "_shown", "activation", "floor", "labels", "name", "width")
+
+    def __init__(self, bundle: Bundle) -> None:
+        output, policy = bundle.manifest.output, bundle.policy
+        place = {label: index for index, label in enumerate(output.labels)}
+        self.name = bundle.name
+        self.width = len(output.labels)
+        self.activation = output.activation
+        self._shown = tuple((label, place[label]) for label in output.labels if label not in output.hidden)
+        self.labels = tuple(label for label, _ in self._shown)
+        self._groups = tuple((group, tuple(place[one] for one in names)) for group, names in policy.groups.items())
+        self.floor = policy.tiers[0].name if policy.tiers else ""
+        self._above = tuple(
+            (rank, tier.name, tier.group or "", tier.threshold or 0.0, tier.alarm)
+            for rank, tier in enumerate(policy.tiers)
+            if rank
+        )
+
+    def values(self, scores: Sequence[float]) -> Sequence[float]:
+        """The scores, checked, and inside 0..1."""
+        if len(scores) != self.width:
+            raise CodedError("bad_scores", f"the model returned {len(scores)} scores for {self.width} labels")
+        check_scores(scores, self.activation)
+        if min(scores) < 0.0 or max(scores) > 1.0:
+            return [min(1.0, max(0.0, score)) for score in scores]
+        return scores
+
+    def shown(self, values: Sequence[float]) -> dict[str, float]:
+        """Label -> score, without the hidden ones."""
+        if len(self._shown) == self.width:
+            return dict(zip(self.labels, values, strict=True))
+        return {label: values[index] for label, index in self._shown}
+
+    def grouped(self, values: Sequence[float]) -> dict[str, float]:
+        """Group -> summed score, at most 1."""
+        sums = {}
+        for group, members in self._groups:
+            total = 0.0
+            for index in members:
+                total += values[index]
+            sums[group] = total if total < 1.0 else 1.0
+        return sums
+
+    def reach(self, shown: dict[str, float], groups: dict[str, float]) -> _Reached:
+        """The highest tier whose threshold is reached, else the floor and the tier that came closest."""
+        if not self.floor:
+            top = max(shown, key=shown.__getitem__)
+            return _Reached(top, False, 0, Because(self.name, top, shown[top], None))
+        for rank, name, group, threshold, alarm in reversed(self._above):
+            if groups[group] >= threshold:
+                return _Reached(name, alarm, rank, Because(self.name, group, groups[group], threshold))
+        return _Reached(self.floor, False, 0, self._nearest(groups))
+
+    def _nearest(self, groups: dict[str, float]) -> Because:
+        if not self._above:
+            group = max(groups, key=groups.__getitem__)
+            return Because(self.name, group, groups[group], None)
+        best, distance = self._above[0], 2.0
+        for above in self._above:
+            missing = above[3] - groups[above[2]]
+            if missing < distance:
+                best, distance = above, missing
+        return Because(self.name, best[2], groups[best[2]], best[3])
+
+
+class Judge:
+    """Turns the scores of a fixed set of bundles into judgements.
+
+    Args:
+        bundles: model name -> bundle; the first one's top label is the image's label.
+    """
+
+    def __init__(self, bundles: Mapping[str, Bundle]) -> None:
+        self._models = tuple(_Model(bundle) for bundle in bundles.values())
+        self._identities = {bundle.name: bundle.model_identity for bundle in bundles.values()}
+        # Several bundles may share a policy: it is told once.
+        self._policy = ",".join(dict.fromkeys(bundle.policy_identity for bundle in bundles.values()))
+
+    def judge(self, results: Mapping[str, Sequence[float]]) -> Judgement:
+        """Judge one image.
+
+        Args:
+            results: model name -> its scores in the bundle's label order, Python floats, unrounded.
+
+        Returns:
+            The judgement. Over several models an alarm outranks none, then the higher tier, then the earlier model.
+
+        Raises:
+            CodedError: ``bad_scores`` when a model's output is not a probability for each label.
+        """
+        scores, groups, verdicts = {}, {}, {}
+        worst: _Reached | None = None
+        for model in self._models:
+            values = model.values(results[model.name])
+            shown = scores[model.name] = model.shown(values)
+            sums = groups[model.name] = model.grouped(values)
+            reached = model.reach(shown, sums)
+            verdicts[model.name] = reached.tier
+            if worst is None or (reached.alarm, reached.rank) > (worst.alarm, worst.rank):
+                worst = reached
+        assert worst is not None
+        first = scores[self._models[0].name]
+        label = max(first, key=first.__getitem__)
+        return Judgement(
+            scores,
+            groups,
+            verdicts,
+            worst.tier,
+            worst.alarm,
+            label,
+            first[label],
+            worst.because,
+            self._identities,
+            self._policy,
+        )
+
+
+def judge(results: Mapping[str, Sequence[float]], bundles: Mapping[str, Bundle]) -> Judgement:
+    """Judge a single image without keeping a ``Judge``; see there for arguments and errors."""
+    return Judge(bundles).judge(results)
+
+
+def golden_drift(manifest: Manifest, file: str, scores: Sequence[float]) -> float:
+    """The largest difference of any score of a golden picture from its pinned one.
+
+    Raises:
+        CodedError: ``bad_scores`` when the scores are no probabilities at all.
+        KeyError: there is no such golden; the caller's defect.
+    """
+    check_scores(scores, manifest.output.activation)
+    pinned = {golden.file: golden.scores for golden in manifest.goldens}[file]
+    return max(abs(pinned[label] - score) for label, score in zip(manifest.output.labels, scores, strict=True))
