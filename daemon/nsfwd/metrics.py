@@ -1,7 +1,7 @@
-"""The daemon's counters: plain integers, raised where something happens and read by ``stats``.
+"""What the server counts at its sockets: plain integers, raised where something happens and read by ``stats``.
 
 One dataclass is at once the storage and the table of names and help. No lock, because the server process counts in one
-thread only. This module knows no room of the house and never asks the time.
+thread only; the pipeline keeps its own numbers. This module knows no room of the house and never asks the time.
 """
 
 from __future__ import annotations
@@ -11,19 +11,15 @@ from typing import Any
 
 
 def _counter(text: str) -> int:
-    return _metric("counter", text, 0)  # type: ignore[no-any-return]
+    return _metric("counter", text)  # type: ignore[no-any-return]
 
 
 def _gauge(text: str) -> int:
-    return _metric("gauge", text, 0)  # type: ignore[no-any-return]
+    return _metric("gauge", text)  # type: ignore[no-any-return]
 
 
-def _seconds(text: str) -> float:
-    return _metric("counter", text, 0.0)  # type: ignore[no-any-return]
-
-
-def _metric(kind: str, text: str, start: float) -> Any:
-    return field(default=start, metadata={"kind": kind, "help": text})
+def _metric(kind: str, text: str) -> Any:
+    return field(default=0, metadata={"kind": kind, "help": text})
 
 
 @dataclass(slots=True)
@@ -43,20 +39,8 @@ class Metrics:
     bodies_total: int = _counter("images received as bytes")
     bytes_in_total: int = _counter("bytes received from clients")
     bytes_out_total: int = _counter("bytes sent to clients")
-    images_ok_total: int = _counter("images scored")
-    images_skipped_total: int = _counter("images over a limit or of no allowed format")
-    images_error_total: int = _counter("images that ended in an error")
-    images_refused_total: int = _counter("images refused because the queue was full or the daemon stops")
-    images_alarm_total: int = _counter("images whose verdict is an alarm")
-    decoder_deaths_total: int = _counter("decoder processes that ended unasked")
-    decoder_kills_total: int = _counter("decoder processes killed at decode_timeout")
-    engine_deaths_total: int = _counter("engine processes that ended unasked")
-    batches_total: int = _counter("batches scored")
-    batch_images_total: int = _counter("images in those batches")
-    decode_seconds_total: float = _seconds("seconds spent decoding, over all decoders")
-    infer_seconds_total: float = _seconds("seconds the engine spent scoring")
 
-    def snapshot(self) -> dict[str, int | float]:
+    def snapshot(self) -> dict[str, int]:
         """Return every value by name, in the table's order."""
         return {metric.name: getattr(self, metric.name) for metric in METRICS}
 

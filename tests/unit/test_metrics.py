@@ -13,7 +13,7 @@ def test_every_metric_is_explained_and_named_after_its_kind() -> None:
 
 def test_the_snapshot_has_every_metric() -> None:
     metrics = Metrics()
-    metrics.images_ok_total += 2
+    metrics.requests_total += 2
     snapshot = metrics.snapshot()
     assert list(snapshot) == [metric.name for metric in METRICS]
-    assert snapshot["images_ok_total"] == 2
+    assert snapshot["requests_total"] == 2
