@@ -25,7 +25,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from nsfwd.errors import SettingsError
-from nsfwd.listen import parse_listen
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -387,7 +386,7 @@ def _converted(row: Setting, value: Any, where: str) -> Any:
         result = msgspec.convert(value, row.kind, strict=not isinstance(value, str))
         if isinstance(result, float) and not math.isfinite(result):
             raise ValueError("must be finite")
-        for item in result if row.many else ():
+        for item in result if row.name in _ITEM_CHECKS else ():
             value = item
             _ITEM_CHECKS[row.name](item)
     except (msgspec.ValidationError, ValueError) as error:
@@ -433,8 +432,5 @@ def _check_root(text: str) -> None:
         raise ValueError("a root must be an absolute path")
 
 
-_ITEM_CHECKS: dict[str, Callable[[str], object]] = {
-    "listen": parse_listen,
-    "roots": _check_root,
-    "models": parse_model,
-}
+_ITEM_CHECKS: dict[str, Callable[[str], object]] = {"roots": _check_root, "models": parse_model}
+"""Checks of a list's parts. Addresses are read where they are opened (``server.addresses``)."""
