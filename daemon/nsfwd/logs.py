@@ -28,10 +28,14 @@ _JOURNAL = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """Overrides of the writing direction: they show a line in another order than it is written."""
 
-_ESCAPES = {
-    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDI, *range(0xD800, 0xE000))
-} | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"} | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+_ESCAPES = (
+    {
+        code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+        for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDI, *range(0xD800, 0xE000))
+    }
+    | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+    | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+)
 """The last part: bytes that are not UTF-8, which Python carries as surrogates."""
 
 

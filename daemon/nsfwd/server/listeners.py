@@ -164,9 +164,7 @@ class _NoSuchFamily(ListenError):
 
 def _resolve(address: Address) -> list[tuple[int, str]]:
     try:
-        found = socket.getaddrinfo(
-            address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ListenError(f"{address}: {error.strerror}") from None
     return list(dict.fromkeys((int(family), str(name[0])) for family, _, _, _, name in found))
