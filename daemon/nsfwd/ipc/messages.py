@@ -11,12 +11,11 @@ from typing import Any
 import msgspec
 
 
-
 class Wire(msgspec.Struct, array_like=True, tag=True, frozen=True, gc=False):
     """Base of all messages: a tagged msgpack array."""
 
 
-class DecoderSetup(Wire):
+class DecoderSetup(Wire, frozen=True):
     """Server -> decoder, once: how to decode and what may be opened.
 
     Attributes:
@@ -61,8 +60,8 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
     identity: bool
 
 
-class Decode(Wire):
-    """Server -> decoder: a group of jobs. Descriptors of the packet belong to the jobs with ``descriptor``, in order."""
+class Decode(Wire, frozen=True):
+    """Server -> decoder: a group of jobs. The packet's descriptors go to the jobs with ``descriptor``, in order."""
 
     jobs: list[Job]
 
@@ -89,21 +88,21 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
     identity: tuple[int, int, int, int, int, str] | None = None
 
 
-class DecodedGroup(Wire):
+class DecodedGroup(Wire, frozen=True):
     """Decoder -> server: jobs that ended, in any order; sent at the latest after 5 ms of work."""
 
     results: list[Decoded]
 
 
-class Hello(Wire):
+class Hello(Wire, frozen=True):
     """Child -> server, once: ready for work. ``applied`` and ``missing`` name sandbox measures, for log and stats."""
 
     applied: list[str]
     missing: list[str]
 
 
-class List(Wire):
-    """Server -> lister: start listing ``path`` under ``number``, leaving out the first ``skip`` files (a resumed list)."""
+class List(Wire, frozen=True):
+    """Server -> lister: start listing ``path`` as ``number`` without its first ``skip`` files (a resumed list)."""
 
     number: int
     path: bytes
@@ -111,19 +110,19 @@ class List(Wire):
     skip: int
 
 
-class More(Wire):
+class More(Wire, frozen=True):
     """Server -> lister: the next chunk of ``number``, please."""
 
     number: int
 
 
-class Forget(Wire):
+class Forget(Wire, frozen=True):
     """Server -> lister: nobody wants the rest of ``number``."""
 
     number: int
 
 
-class Entries(Wire):
+class Entries(Wire, frozen=True):
     """Lister -> server: the next regular files of a directory, as paths.
 
     Attributes:
@@ -138,7 +137,7 @@ class Entries(Wire):
     message: str
 
 
-class ListerSetup(Wire):
+class ListerSetup(Wire, frozen=True):
     """Server -> lister, once."""
 
     roots: tuple[bytes, ...]
@@ -147,7 +146,7 @@ class ListerSetup(Wire):
     chunk: int
 
 
-class EngineSetup(Wire):
+class EngineSetup(Wire, frozen=True):
     """Server -> engine, once: what to load and how. ``slot_bytes`` as for decoders; ``cache`` may be written to."""
 
     bundle: str
@@ -160,7 +159,7 @@ class EngineSetup(Wire):
     cache: str
 
 
-class EngineReady(Wire):
+class EngineReady(Wire, frozen=True):
     """Engine -> server, once: warmed. ``buckets`` are the warmed sizes in rising order."""
 
     engine: str
@@ -171,20 +170,20 @@ class EngineReady(Wire):
     warm_seconds: float
 
 
-class EngineFailed(Wire):
+class EngineFailed(Wire, frozen=True):
     """Engine -> server: it cannot be built here; one sentence with the cause and what to set. The process then ends."""
 
     message: str
 
 
-class Batch(Wire):
+class Batch(Wire, frozen=True):
     """Server -> engine: score these slots. At most ``max_batch``."""
 
     number: int
     slots: list[int]
 
 
-class Scores(Wire):
+class Scores(Wire, frozen=True):
     """Engine -> server: float32 (len(slots), labels), C order, native bytes; empty with a ``message`` if it failed."""
 
     number: int
