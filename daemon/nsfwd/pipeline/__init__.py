@@ -1,0 +1,1 @@
+"""From an image to an outcome: admission, lanes, decoding, batching. ``pipeline.Pipeline.scan`` is the page to read."""

@@ -1,0 +1,155 @@
+"""A generation: everything that a change of settings or bundles replaces together.
+
+Settings, bundles, arena, decoders and engine belong to each other: decoders write pixels for this recipe into slots of
+this size, which this engine reads. A ticket keeps the generation it was admitted with; a reload swaps one reference.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nsfwd.bundles.verdict import Judge
+from nsfwd.errors import BundleError, NsfwdError, SettingsError
+from nsfwd.ipc import messages
+from nsfwd.ipc.arena import Arena
+from nsfwd.pipeline.decoding import MOST_PENDING, DecodeStage
+from nsfwd.pipeline.scoring import BATCHES_IN_FLIGHT, ScoreStage
+from nsfwd.pipeline.slots import Slots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from nsfwd.bundles.manifest import Golden
+    from nsfwd.bundles.store import Bundle
+    from nsfwd.config import Settings
+    from nsfwd.protocol.messages import Judgement
+
+CHANNELS = 3
+"""Pixels are uint8 (height, width, 3), RGB."""
+
+DEFAULT_MAX_BATCH = {"cpu": 8, "gpu": 64}
+"""Largest batch where no setting names one. On a CPU a larger batch is no faster and only makes others wait."""
+
+
+class Generation:
+    """One set of settings, bundles and processes.
+
+    Args:
+        settings: what the operator wants.
+        bundles: the models, first the one whose label replies show.
+        workers: decoder processes.
+        on_warm: called each time an engine has loaded and warmed; the goldens come next.
+        on_broken: called once with the reason why this generation will never (again) score.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bundles: Sequence[Bundle],
+        *,
+        workers: int,
+        on_warm: Callable[[], None],
+        on_broken: Callable[[NsfwdError], None],
+    ) -> None:
+        if len(bundles) != 1:
+            raise SettingsError("models: this version serves exactly one bundle at a time")
+        self.settings = settings
+        self.bundles = tuple(bundles)
+        self.bundle = bundles[0]
+        self._judge = Judge({bundle.name: bundle for bundle in bundles})
+        recipe = self.bundle.manifest.recipe
+        slot_bytes = recipe.width * recipe.height * CHANNELS
+        self.max_batch = settings.max_batch or DEFAULT_MAX_BATCH["gpu" if settings.device == "gpu" else "cpu"]
+        count = (BATCHES_IN_FLIGHT + 1) * self.max_batch + workers * MOST_PENDING
+        self.arena = Arena.create(count, slot_bytes, workers)
+        self.slots = Slots(count, self._slot_freed)
+        self.decoding = DecodeStage(
+            self.arena,
+            self.slots,
+            self._decoder_setup(slot_bytes),
+            workers=workers,
+            decode_timeout=settings.decode_timeout,
+            on_broken=on_broken,
+        )
+        self.scoring = ScoreStage(
+            self.arena,
+            self.slots,
+            self._engine_setup(slot_bytes),
+            labels=len(self.bundle.manifest.output.labels),
+            on_warm=on_warm,
+            on_broken=on_broken,
+        )
+
+    def start(self) -> None:
+        """Start the processes; the engine loads while the decoders already work."""
+        self.decoding.start()
+        self.scoring.start()
+
+    async def stop(self, timeout: float) -> None:
+        """End the decoders, then the engine."""
+        await self.decoding.stop(timeout)
+        await self.scoring.stop(timeout)
+        self.arena.close()
+
+    def judge(self, scores: Sequence[float]) -> Judgement:
+        """Make a verdict of the scores of one image.
+
+        Raises:
+            CodedError: ``bad_scores``: they are no probabilities; the daemon's fault, no retry helps.
+        """
+        return self._judge.judge({self.bundle.name: scores})
+
+    def goldens(self) -> Iterator[tuple[bytes, Golden]]:
+        """The bundle's golden pictures (encoded, a few kilobytes each) with the scores they must have.
+
+        Raises:
+            BundleError: one cannot be read.
+        """
+        for golden, file in self.bundle.golden_files():
+            try:
+                yield file.read_bytes(), golden
+            except OSError as error:
+                raise BundleError(f"{file}: {error.strerror}") from error
+
+    def check_golden(self, golden: Golden, judgement: Judgement) -> None:
+        """Compare the scores of a golden with those it must have.
+
+        Raises:
+            BundleError: they differ by more than the bundle's tolerance for the precision served.
+        """
+        found = judgement.scores[self.bundle.name]
+        for label, score in found.items():
+            if not abs(golden.scores[label] - score) <= self.bundle.tolerance:
+                raise BundleError(
+                    f"{self.bundle.model_identity}: golden {golden.file} scored {score:.4f} for {label}, "
+                    f"not {golden.scores[label]:.4f} +- {self.bundle.tolerance:g}; "
+                    f"look with: nsfwd models verify {self.bundle.manifest.name}"
+                )
+
+    def _slot_freed(self) -> None:
+        if len(self.decoding.queue):
+            self.decoding.schedule()
+
+    def _decoder_setup(self, slot_bytes: int) -> messages.DecoderSetup:
+        settings = self.settings
+        limits = messages.ImageLimits(
+            settings.max_bytes, settings.max_pixels, settings.min_side, settings.max_frames, settings.decoder_memory
+        )
+        roots = tuple(root.encode("utf-8", "surrogateescape") for root in settings.roots)
+        recipe = msgspec.to_builtins(self.bundle.manifest.recipe)
+        return messages.DecoderSetup(0, slot_bytes, recipe, roots, limits)
+
+    def _engine_setup(self, slot_bytes: int) -> messages.EngineSetup:
+        settings = self.settings
+        return messages.EngineSetup(
+            str(self.bundle.directory),
+            settings.engine,
+            settings.device,
+            settings.backend,
+            self.bundle.precision,
+            self.max_batch,
+            slot_bytes,
+            settings.cache_dir,
+        )

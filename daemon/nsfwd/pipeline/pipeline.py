@@ -1,0 +1,243 @@
+"""THE story: how one image becomes an outcome. Read ``Pipeline.scan``; everything else is called from there.
+
+The pipeline lives in the server process's event loop. It knows nothing of sockets or dialects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from nsfwd.errors import BundleError, CodedError, NsfwdError, Status
+from nsfwd.ipc import messages
+from nsfwd.pipeline.admission import Admission
+from nsfwd.pipeline.generation import Generation
+from nsfwd.pipeline.listing import CHUNK, ListStage
+from nsfwd.pipeline.tickets import Claim, Ticket
+from nsfwd.protocol.messages import Identity, Image, Lane, Outcome, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Hashable, Sequence
+
+    from nsfwd.bundles.store import Bundle
+    from nsfwd.config import Settings
+
+STOP_TIMEOUT = 2.0
+"""Seconds a child may take to end once its link is closed; then it is killed."""
+
+
+class Pipeline:
+    """All images in flight, whoever asked for them.
+
+    Args:
+        settings: what the operator wants.
+        bundles: the opened bundles.
+
+    Attributes:
+        failed: ends with the error for which the daemon must stop; never with a result.
+        ready: an engine is warm and the goldens agree.
+    """
+
+    def __init__(self, settings: Settings, bundles: Sequence[Bundle]) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._settings = settings
+        self.failed: asyncio.Future[None] = loop.create_future()
+        self.ready = asyncio.Event()
+        self.admission = Admission(settings.queue, loop)
+        workers = settings.decoders or len(os.sched_getaffinity(0))
+        self.generation = Generation(settings, bundles, workers=workers, on_warm=self._prove, on_broken=self._broken)
+        roots = tuple(os.fsencode(root) for root in settings.roots)
+        lister = messages.ListerSetup(roots, settings.max_depth, settings.max_entries, CHUNK)
+        self.lister = ListStage(lister, patience=settings.decode_timeout)
+        self._golden = Claim("goldens", Lane.INTERACTIVE)
+        self._proof: asyncio.Task[None] | None = None
+        self._started = time.monotonic()
+        self.outcomes: dict[str, int] = {status.value: 0 for status in Status if status is not Status.DONE}
+        self.codes: dict[str, int] = {}
+
+    async def scan(self, image: Image, claim: Claim) -> Outcome:
+        """Score one image.
+
+        The way of every request: a ticket or a refusal; a decoder turns the file into pixels in a slot; the engine
+        scores them in a batch; the policy makes a verdict. Whatever goes wrong on the way is the outcome.
+
+        Args:
+            image: a path of the server or a descriptor with encoded bytes, which is closed here.
+            claim: on whose behalf.
+
+        Returns:
+            The one outcome. A directory comes back as an error with the code ``is_directory``.
+        """
+        timing, identity, ticket = Timing(), None, None
+        generation = self.generation
+        try:
+            ticket = self.admission.admit(claim)
+            timing = ticket.time
+            decoded = await generation.decoding.decode(image, ticket)
+            identity = Identity(*decoded.identity) if decoded.identity else None
+            if decoded.code:
+                return Outcome(image.path, Status.ERROR, timing, code=decoded.code)
+            scores = await generation.scoring.score(ticket, probe=claim is self._golden)
+            judgement = generation.judge(scores)
+            outcome = Outcome(image.path, Status.OK, timing, judgement, identity=identity)
+        except CodedError as error:
+            outcome = Outcome.failed(image.path, error, timing, identity)
+        finally:
+            self._leave(image, ticket, generation)
+        if claim is not self._golden:
+            self._count(outcome)
+        return outcome
+
+    def claim(
+        self,
+        *,
+        connection: Hashable,
+        lane: Lane = Lane.NORMAL,
+        deadline: float | None = None,
+        identity: bool = False,
+    ) -> Claim:
+        """On whose behalf the images of one request are scored.
+
+        Args:
+            connection: whose turn it is within the lane.
+            deadline: seconds for the whole request; None gives each image the default of its lane (none in background).
+        """
+        allowance = None if lane is Lane.BACKGROUND or deadline is not None else self._settings.deadline
+        until = None if deadline is None else self._loop.time() + deadline
+        return Claim(connection, lane, deadline=until, allowance=allowance, identity=identity)
+
+    def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncIterator[bytes]:
+        """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.
+
+        Raises:
+            CodedError: while iterating: the directory cannot be listed to its end.
+        """
+        return self.lister.files(path, claim, recursive=recursive)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start decoders, lister and engine; returns at once. ``ready`` or ``failed`` follows."""
+        self.generation.start()
+        self.lister.start()
+
+    def readiness(self) -> dict[str, Any]:
+        """Whether images are being scored, and if not, why."""
+        if self.admission.draining:
+            return {"ready": False, "why": "draining"}
+        if not self.ready.is_set() or not self.generation.scoring.trusted:
+            return {"ready": False, "why": "the engine is loading"}
+        return {"ready": True}
+
+    def drain(self) -> None:
+        """Refuse whatever comes from now on."""
+        self.admission.draining = True
+
+    async def drained(self) -> None:
+        """Wait until every admitted image has its outcome."""
+        await self.admission.empty()
+
+    def expire_all(self) -> None:
+        """Give every admitted image the outcome ``draining``: not scored, a retry is safe."""
+        self.admission.expire_all()
+
+    async def stop(self) -> None:
+        """End all child processes: decoders, engine, lister."""
+        if self._proof is not None:
+            self._proof.cancel()
+        await self.generation.stop(STOP_TIMEOUT)
+        await self.lister.stop(STOP_TIMEOUT)
+
+    # -- goldens -----------------------------------------------------------------------------------------------------
+
+    def _prove(self) -> None:
+        """An engine has warmed: send the goldens through decoders and engine before anybody trusts it."""
+        self._proof = self._loop.create_task(self._prove_goldens())
+
+    async def _prove_goldens(self) -> None:
+        generation = self.generation
+        try:
+            for picture, golden in generation.goldens():
+                outcome = await self.scan(Image(descriptor=_in_memory(picture)), self._golden)
+                if outcome.code in ("engine_died", "draining"):
+                    return  # the next engine is proved anew, or none follows
+                if outcome.judgement is None:
+                    raise BundleError(f"golden {golden.file} of {generation.bundle.name} failed: {outcome.message}")
+                generation.check_golden(golden, outcome.judgement)
+        except NsfwdError as error:
+            self._broken(error)
+        else:
+            generation.scoring.trust()
+            self.ready.set()
+
+    # -- accounts ----------------------------------------------------------------------------------------------------
+
+    def _leave(self, image: Image, ticket: Ticket | None, generation: Generation) -> None:
+        """Whatever the outcome: nothing is held any more on the image's behalf."""
+        if image.descriptor is not None:
+            os.close(image.descriptor)
+        if ticket is None:
+            return
+        if ticket.lease is not None:
+            generation.slots.release(ticket.lease)
+            ticket.lease = None
+        self.admission.leave(ticket)
+
+    def _count(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.status.value] += 1
+        if outcome.code:
+            self.codes[outcome.code] = self.codes.get(outcome.code, 0) + 1
+
+    def _broken(self, error: NsfwdError) -> None:
+        self.ready.clear()
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    def stats(self) -> dict[str, Any]:
+        """The pipeline's numbers, for ``stats``."""
+        generation, admission = self.generation, self.admission
+        decoding, scoring = generation.decoding, generation.scoring
+        return {
+            "uptime": round(time.monotonic() - self._started, 3),
+            "rate": round(admission.rate.value, 2),
+            "in_flight": len(admission.tickets),
+            "admitted": admission.admitted,
+            "refused": dict(admission.refused),
+            "images": dict(self.outcomes),
+            "codes": dict(self.codes),
+            "queues": {"decode": decoding.queue.depths(), "score": scoring.queue.depths()},
+            "slots": {"total": generation.slots.count, "free": generation.slots.free},
+            "decoders": {
+                "processes": decoding.processes(),
+                "restarts": decoding.restarts,
+                "decoded": decoding.decoded,
+                "applied": decoding.applied,
+                "missing": decoding.missing,
+            },
+            "lister": {"processes": self.lister.processes(), "restarts": self.lister.restarts},
+            "engine": {
+                "processes": scoring.processes(),
+                "restarts": scoring.restarts,
+                "name": scoring.engine.engine if scoring.engine else None,
+                "device": scoring.engine.device if scoring.engine else None,
+                "precision": scoring.engine.precision if scoring.engine else None,
+                "buckets": scoring.engine.buckets if scoring.engine else [],
+                "batches": scoring.batches,
+                "images": scoring.images,
+                "sizes": {str(size): count for size, count in sorted(scoring.sizes.items())},
+                "seconds": round(scoring.infer_seconds, 6),
+            },
+        }
+
+
+def _in_memory(encoded: bytes) -> int:
+    """A descriptor with these bytes and no name."""
+    descriptor = os.memfd_create("nsfwd-image", os.MFD_CLOEXEC)
+    view = memoryview(encoded)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

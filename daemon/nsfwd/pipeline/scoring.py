@@ -1,0 +1,301 @@
+"""The score stage: images with pixels wait in lanes, the engine process scores them in batches.
+
+Work-conserving: a free engine takes all that is ready up to its ceiling and never waits for more. Two batches are in
+flight, so that the device never waits for the host. It knows nothing of files or verdicts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nsfwd.errors import CodedError, EngineError
+from nsfwd.ipc import messages
+from nsfwd.ipc.child import Child, Exit
+from nsfwd.pipeline.lanes import LaneQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nsfwd.ipc.arena import Arena
+    from nsfwd.pipeline.slots import Lease, Slots
+    from nsfwd.pipeline.tickets import Ticket
+
+BATCHES_IN_FLIGHT = 2
+"""One that the device works on and one that is ready when it ends."""
+
+BACK_OFF = (0.0, 1.0, 2.0, 4.0)
+"""Seconds before the first, second, ... restart within ``DEATH_WINDOW``; the last one repeats."""
+
+MOST_DEATHS = 5
+DEATH_WINDOW = 60.0
+"""More than ``MOST_DEATHS`` in this many seconds: the engine is broken and the daemon gives up."""
+
+_ENGINE = "nsfwd.engines.body"
+_MESSAGES = msgspec.msgpack.Decoder(messages.EngineReady | messages.EngineFailed | messages.Scores)
+
+
+class Entry:
+    """One image with pixels that waits for scores, or is in the engine.
+
+    Attributes:
+        probe: a golden, scored before the engine is trusted with anything else.
+        suspect: it was in an engine that died; it is scored alone.
+        lease: the slot while the engine holds it; else it is the ticket's.
+    """
+
+    __slots__ = ("lease", "probe", "ready", "suspect", "ticket")
+
+    def __init__(self, ticket: Ticket, ready: float, *, probe: bool) -> None:
+        self.ticket = ticket
+        self.ready = ready
+        self.probe = probe
+        self.suspect = False
+        self.lease: Lease | None = None
+
+    def hand_over(self) -> Lease:
+        """The engine holds the slot from now on."""
+        lease, self.ticket.lease = self.ticket.lease, None
+        assert lease is not None
+        self.lease = lease
+        return lease
+
+    def take_back(self) -> Lease:
+        """The engine is done with the slot, or is no more."""
+        lease, self.lease = self.lease, None
+        assert lease is not None
+        return lease
+
+
+class ScoreStage:
+    """The engine and what waits for it.
+
+    Args:
+        arena: where the pixels lie.
+        slots: who holds which of its slots.
+        setup: what the engine is told first.
+        labels: how many scores an image has.
+        on_warm: called each time an engine has loaded and warmed; nothing but probes is scored until ``trust``.
+        on_broken: called once when the engine cannot be built, or dies too often.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        slots: Slots,
+        setup: messages.EngineSetup,
+        *,
+        labels: int,
+        on_warm: Callable[[], None],
+        on_broken: Callable[[EngineError], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._arena = arena
+        self._slots = slots
+        self._setup = setup
+        self._labels = labels
+        self._on_warm = on_warm
+        self._on_broken = on_broken
+        self.queue: LaneQueue[Entry] = LaneQueue()
+        self._probes: deque[Entry] = deque()
+        self._suspects: deque[Entry] = deque()
+        self._batches: dict[int, list[Entry]] = {}
+        self._number = 0
+        self._deaths: deque[float] = deque()
+        self._child: Child | None = None
+        self._restart: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self.engine: messages.EngineReady | None = None
+        self.trusted = False
+        self.restarts = 0
+        self.batches = 0
+        self.images = 0
+        self.sizes: dict[int, int] = {}
+        self.infer_seconds = 0.0
+
+    def start(self) -> None:
+        """Start the engine process; ``on_warm`` or ``on_broken`` follows."""
+        self._child = Child(
+            _ENGINE,
+            name="engine",
+            fds=[self._arena.fd],
+            on_message=self._receive,
+            on_exit=self._reaped,
+        )
+        self._child.start()
+        self._child.send(messages.encode(self._setup))
+
+    async def stop(self, timeout: float) -> None:
+        """End the engine. Tickets must have been settled before."""
+        self._stopping = True
+        if self._restart is not None:
+            self._restart.cancel()
+        if self._child is not None:
+            await self._child.stop(timeout)
+
+    def trust(self) -> None:
+        """The goldens agree: from now on everybody's images are scored."""
+        self.trusted = True
+        self.dispatch()
+
+    async def score(self, ticket: Ticket, *, probe: bool = False) -> Sequence[float]:
+        """Score the pixels in ``ticket.lease``.
+
+        Args:
+            probe: a golden: scored at once, also by an engine that is not trusted yet.
+
+        Returns:
+            float32 values, one a label, unchecked.
+
+        Raises:
+            CodedError: ``engine_died``, ``engine_failed``, or what settled the ticket.
+        """
+        entry = Entry(ticket, self._loop.time(), probe=probe)
+        claim = ticket.claim
+        if probe:
+            self._probes.append(entry)
+        else:
+            self.queue.push(entry, claim.lane, claim.connection)
+        self.dispatch()
+        try:
+            scores: Sequence[float] = await ticket.wait()
+        finally:
+            self.queue.discard(entry, claim.lane, claim.connection)
+        return scores
+
+    def processes(self) -> list[int]:
+        """Process id of the engine, if it lives."""
+        return [self._child.pid] if self._child is not None and self._child.alive else []
+
+    # -- batching ----------------------------------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Fill the engine with what is ready."""
+        while self.engine is not None and len(self._batches) < BATCHES_IN_FLIGHT:
+            batch = self._next_batch(self.engine.buckets[-1])
+            if not batch:
+                return
+            self._send(batch)
+
+    def _next_batch(self, ceiling: int) -> list[Entry]:
+        """What goes next: goldens; then a suspect, alone, so that a second death has one author; then the lanes."""
+        if not self.trusted:
+            return self._take(self._probes, ceiling)
+        if any(entry.suspect for batch in self._batches.values() for entry in batch):
+            return []
+        if self._suspects:
+            return [] if self._batches else self._take(self._suspects, 1)
+        batch: list[Entry] = []
+        while len(batch) < ceiling and (entry := self.queue.pop()) is not None:
+            if entry.ticket.settled is None:
+                batch.append(entry)
+        return batch
+
+    @staticmethod
+    def _take(waiting: deque[Entry], most: int) -> list[Entry]:
+        batch: list[Entry] = []
+        while waiting and len(batch) < most:
+            entry = waiting.popleft()
+            if entry.ticket.settled is None:
+                batch.append(entry)
+        return batch
+
+    def _send(self, batch: list[Entry]) -> None:
+        assert self._child is not None
+        self._number += 1
+        self._batches[self._number] = batch
+        now = self._loop.time()
+        slots: list[int] = []
+        for entry in batch:
+            entry.ticket.time.wait = now - entry.ready
+            slots.append(entry.hand_over().slot)
+        self._child.send(messages.encode(messages.Batch(self._number, slots)))
+
+    def _receive(self, packet: bytes) -> None:
+        assert self._child is not None
+        try:
+            message = _MESSAGES.decode(packet)
+        except msgspec.MsgspecError:
+            self._child.kill()
+            return
+        if isinstance(message, messages.Scores):
+            self._deliver(message)
+            self.dispatch()
+        elif isinstance(message, messages.EngineReady):
+            self.engine = message
+            self._on_warm()
+            self.dispatch()
+        else:
+            self._stopping = True
+            self._on_broken(EngineError(message.message))
+
+    def _deliver(self, message: messages.Scores) -> None:
+        batch = self._batches.pop(message.number, None)
+        if batch is None:
+            return
+        self.batches += 1
+        self.images += len(batch)
+        self.sizes[len(batch)] = self.sizes.get(len(batch), 0) + 1
+        self.infer_seconds += message.seconds
+        rows = array("f", message.scores)
+        complete = len(rows) == len(batch) * self._labels
+        for index, entry in enumerate(batch):
+            self._slots.release(entry.take_back())
+            ticket = entry.ticket
+            ticket.time.infer = message.seconds
+            if complete:
+                ticket.resolve(rows[index * self._labels : (index + 1) * self._labels])
+            else:
+                ticket.fail(CodedError("engine_failed", message.message or "the engine returned too few scores"))
+
+    # -- deaths ------------------------------------------------------------------------------------------------------
+
+    def _reaped(self, exit_: Exit) -> None:
+        self._child = None
+        self.engine, self.trusted = None, False
+        batches, self._batches = self._batches, {}
+        entries = [entry for batch in batches.values() for entry in batch]
+        for entry in entries:
+            self._return(entry, alone=len(entries) == 1)
+        self._abandon_probes()
+        if self._stopping:
+            return
+        self.restarts += 1
+        delay = self._back_off()
+        if delay is None:
+            words = exit_.last_words or str(exit_)
+            self._on_broken(EngineError(f"the engine died {len(self._deaths)} times in {DEATH_WINDOW:g} s: {words}"))
+            return
+        self._restart = self._loop.call_later(delay, self.start)
+
+    def _return(self, entry: Entry, *, alone: bool) -> None:
+        """What becomes of an image that was in an engine that died."""
+        lease, ticket = entry.take_back(), entry.ticket
+        if ticket.settled is not None:
+            self._slots.release(lease)
+            return
+        ticket.lease = lease
+        if entry.probe or (entry.suspect and alone):
+            ticket.fail(CodedError("engine_died"))
+        else:
+            entry.suspect = True
+            self._suspects.append(entry)
+
+    def _abandon_probes(self) -> None:
+        """Goldens that were to test this engine: the next one is tested anew."""
+        while self._probes:
+            self._probes.popleft().ticket.fail(CodedError("engine_died"))
+
+    def _back_off(self) -> float | None:
+        """Seconds until the restart; None when the engine has died too often."""
+        now = self._loop.time()
+        self._deaths.append(now)
+        while self._deaths[0] < now - DEATH_WINDOW:
+            self._deaths.popleft()
+        if len(self._deaths) > MOST_DEATHS:
+            return None
+        return BACK_OFF[min(len(self._deaths), len(BACK_OFF)) - 1]

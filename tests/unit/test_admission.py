@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from nsfwd.errors import CodedError
+from nsfwd.pipeline.admission import Admission
+from nsfwd.pipeline.tickets import Claim
+from nsfwd.protocol.messages import Lane
+from tests.unit.manual import ManualLoop, run, settle
+
+
+def claim(**options: float | None) -> Claim:
+    return Claim("client", Lane.NORMAL, **options)  # type: ignore[arg-type]  # floats only, whatever the key
+
+
+def test_beyond_the_queue_is_busy_with_a_time_to_retry() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(2, loop)
+        mine = claim()
+        first = admission.admit(mine)
+        admission.admit(mine)
+        with pytest.raises(CodedError) as refusal:
+            admission.admit(mine)
+        assert refusal.value.code == "busy"
+        assert refusal.value.retry_after is not None and refusal.value.retry_after > 0
+        admission.leave(first)
+        admission.admit(mine)
+        assert admission.refused == {"busy": 1, "draining": 0}
+
+    run(test)
+
+
+def test_draining_refuses_and_empty_waits_for_the_last() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(8, loop)
+        ticket = admission.admit(claim())
+        admission.draining = True
+        with pytest.raises(CodedError, match="draining"):
+            admission.admit(claim())
+        waiting = asyncio.ensure_future(admission.empty())
+        await settle()
+        assert not waiting.done()
+        admission.leave(ticket)
+        await settle()
+        assert waiting.done()
+
+    run(test)
+
+
+def test_the_allowance_ends_a_ticket_by_its_own_timer() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(8, loop)
+        ticket = admission.admit(claim(allowance=5.0))
+        waiting = asyncio.ensure_future(ticket.wait())
+        await loop.advance(4.9)
+        assert not waiting.done()
+        await loop.advance(0.2)
+        assert isinstance(waiting.exception(), CodedError)
+        assert ticket.settled is not None and ticket.settled.code == "deadline"
+
+    run(test)
+
+
+def test_the_deadline_of_a_claim_bounds_images_admitted_late() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(8, loop)
+        mine = claim(deadline=loop.time() + 5.0)
+        await loop.advance(4.0)
+        ticket = admission.admit(mine)
+        await loop.advance(1.1)
+        assert ticket.settled is not None and ticket.settled.code == "deadline"
+
+    run(test)
+
+
+def test_the_first_outcome_wins() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(8, loop)
+        ticket = admission.admit(claim(allowance=5.0))
+        waiting = asyncio.ensure_future(ticket.wait())
+        await settle()
+        ticket.resolve("pixels")
+        ticket.fail(CodedError("cancelled"))
+        assert await waiting == "pixels"
+        with pytest.raises(CodedError, match="cancelled"):
+            await ticket.wait()
+
+    run(test)
+
+
+def test_a_cancelled_claim_ends_what_is_under_way_and_what_comes_later() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(8, loop)
+        mine = claim()
+        early = admission.admit(mine)
+        mine.cancel("cancelled")
+        late = admission.admit(mine)
+        for ticket in (early, late):
+            with pytest.raises(CodedError, match="cancelled"):
+                await ticket.wait()
+
+    run(test)
+
+
+def test_retry_after_follows_the_measured_rate() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(1000, loop)
+        mine = claim()
+        for _ in range(10):
+            for _ in range(100):
+                admission.leave(admission.admit(mine))
+            await loop.advance(1.0)
+            admission.leave(admission.admit(mine))
+        assert admission.rate.value == pytest.approx(100, rel=0.05)
+        for _ in range(500):
+            admission.admit(mine)
+        assert admission.retry_after() == pytest.approx(5.0, rel=0.1)
+
+    run(test)

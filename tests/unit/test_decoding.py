@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from nsfwd.errors import CodedError, EngineError
+from nsfwd.ipc import messages
+from nsfwd.pipeline import decoding
+from nsfwd.pipeline.admission import Admission
+from nsfwd.pipeline.decoding import DecodeStage
+from nsfwd.pipeline.slots import Slots
+from nsfwd.pipeline.tickets import Claim, Ticket
+from nsfwd.protocol.messages import Image, Lane
+from tests.unit.fakes import FakeArena, FakeChild
+from tests.unit.manual import ManualLoop, run, settle
+
+SETUP = messages.DecoderSetup(0, 12, {}, (b"/",), messages.ImageLimits(1, 1, 1, 1, 1))
+
+
+@pytest.fixture(autouse=True)
+def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeChild.born = []
+    monkeypatch.setattr(decoding, "Child", FakeChild)
+
+
+class Bench:
+    """A decode stage with two fake decoders, and tickets to send through it."""
+
+    def __init__(self, loop: ManualLoop, *, slots: int = 8, workers: int = 2) -> None:
+        self.arena = FakeArena()
+        self.broken: list[EngineError] = []
+        self.slots = Slots(slots, lambda: self.stage.schedule())
+        self.stage = DecodeStage(
+            self.arena,  # type: ignore[arg-type]  # only notes are used
+            self.slots,
+            SETUP,
+            workers=workers,
+            decode_timeout=10.0,
+            on_broken=self.broken.append,
+        )
+        self.stage.start()
+        for child in FakeChild.born:
+            child.say(messages.Hello([], []))
+        self.admission = Admission(1000, loop)
+        self.claim = Claim("client", Lane.NORMAL)
+
+    def submit(self, path: str) -> tuple[Ticket, asyncio.Future[Any]]:
+        ticket = self.admission.admit(self.claim)
+        return ticket, asyncio.ensure_future(self.stage.decode(Image(path.encode()), ticket))
+
+
+def done(job: messages.Job, code: str = "") -> messages.DecodedGroup:
+    return messages.DecodedGroup([messages.Decoded(job.number, job.slot, job.generation, code, "", 0.01)])
+
+
+def test_pixels_arrive_with_the_slot_they_lie_in() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        ticket, waiting = bench.submit("/a")
+        await settle()
+        child = next(child for child in FakeChild.born if child.jobs())
+        (job,) = child.jobs()
+        assert job.path == b"/a"
+        child.say(done(job))
+        decoded = await waiting
+        assert decoded.number == ticket.number
+        assert ticket.lease == (job.slot, job.generation)
+
+    run(test)
+
+
+def test_two_images_go_to_two_decoders() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        bench.submit("/a")
+        bench.submit("/b")
+        await settle()
+        assert [len(child.jobs()) for child in FakeChild.born] == [1, 1]
+
+    run(test)
+
+
+def test_an_error_of_the_file_gives_the_slot_back() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        _, waiting = bench.submit("/a")
+        await settle()
+        child = next(child for child in FakeChild.born if child.jobs())
+        child.say(done(child.jobs()[0], "corrupt"))
+        with pytest.raises(CodedError, match="corrupt"):
+            await waiting
+        assert bench.slots.free == bench.slots.count
+
+    run(test)
+
+
+def test_a_settled_ticket_keeps_its_slot_until_the_decoder_reports() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        ticket, waiting = bench.submit("/a")
+        await settle()
+        ticket.expire()
+        with pytest.raises(CodedError, match="deadline"):
+            await waiting
+        assert bench.slots.free == bench.slots.count - 1
+        child = next(child for child in FakeChild.born if child.jobs())
+        child.say(done(child.jobs()[0]))
+        assert bench.slots.free == bench.slots.count
+        assert ticket.lease is None
+
+    run(test)
+
+
+def test_without_slots_images_wait_and_then_go_on() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, slots=1)
+        ticket, first = bench.submit("/a")
+        _, second = bench.submit("/b")
+        await settle()
+        child = next(child for child in FakeChild.born if child.jobs())
+        child.say(done(child.jobs()[0]))
+        await first
+        assert len(bench.stage.queue) == 1
+        assert ticket.lease is not None
+        bench.slots.release(ticket.lease)
+        await settle()
+        assert len(bench.stage.queue) == 0
+        assert not second.done()
+
+    run(test)
+
+
+def test_a_dead_decoder_is_replaced_and_only_the_noted_file_is_suspected() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        _, first = bench.submit("/a")
+        _, second = bench.submit("/b")
+        await settle()
+        old = FakeChild.born[0]
+        jobs = old.jobs()
+        bench.arena.notes[0] = (jobs[0].number, 0.0)
+        old.die()
+        assert bench.slots.free == bench.slots.count
+        await settle()
+        new = FakeChild.born[1]
+        assert [job.path for job in new.jobs()] == [b"/a"], "the suspect goes alone"
+        new.say(done(new.jobs()[0]))
+        await settle()
+        assert [job.path for job in new.jobs()] == [b"/a", b"/b"]
+        new.say(done(new.jobs()[1]))
+        await asyncio.gather(first, second)
+        assert bench.stage.restarts == 1
+
+    run(test)
+
+
+def test_a_file_that_ends_two_decoders_is_to_blame() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        _, waiting = bench.submit("/bad")
+        await settle()
+        for number in range(2):
+            child = FakeChild.born[number]
+            child.say(messages.Hello([], []))
+            bench.arena.notes[0] = (child.jobs()[-1].number, 0.0)
+            child.die(11)
+            await settle()
+        with pytest.raises(CodedError, match="decoder_died"):
+            await waiting
+        assert bench.slots.free == bench.slots.count
+
+    run(test)
+
+
+def test_a_decoder_that_died_between_two_jobs_blames_nobody() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        _, waiting = bench.submit("/a")
+        await settle()
+        for number in range(4):
+            child = FakeChild.born[number]
+            child.say(messages.Hello([], []))
+            child.die()
+            await settle()
+        last = FakeChild.born[-1]
+        last.say(done(last.jobs()[-1]))
+        await waiting
+
+    run(test)
+
+
+def test_a_stale_answer_changes_nothing() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        _, waiting = bench.submit("/a")
+        await settle()
+        old = FakeChild.born[0]
+        (job,) = old.jobs()
+        old.die()
+        await settle()
+        new = FakeChild.born[1]
+        old.say(done(job))
+        await settle()
+        assert not waiting.done()
+        new.say(done(new.jobs()[0]))
+        await waiting
+
+    run(test)
+
+
+def test_an_overdue_decoder_is_killed_and_the_file_told() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        _, waiting = bench.submit("/slow")
+        await settle()
+        child = FakeChild.born[0]
+        bench.arena.notes[0] = (child.jobs()[0].number, time.monotonic() - 11)
+        await loop.advance(0.3)
+        assert child.killed
+        child.die()
+        with pytest.raises(CodedError, match="decode_timeout"):
+            await waiting
+
+    run(test)
+
+
+def test_decoders_that_never_greet_break_the_stage() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        FakeChild.born[-1].die()
+        for _ in range(decoding.EARLY_DEATHS):
+            FakeChild.born[-1].die()
+        assert len(bench.broken) == 1
+        assert "gone" in str(bench.broken[0])
+
+    run(test)
+
+
+def test_a_decoder_that_speaks_nonsense_is_killed() -> None:
+    async def test(loop: ManualLoop) -> None:
+        Bench(loop, workers=1)
+        FakeChild.born[0].on_message(b"\xc1nonsense")
+        assert FakeChild.born[0].killed
+
+    run(test)
+
+
+def test_a_settled_ticket_in_the_queue_is_never_sent() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, slots=1)
+        bench.submit("/a")
+        ticket, waiting = bench.submit("/b")
+        await settle()
+        ticket.expire()
+        with pytest.raises(CodedError):
+            await waiting
+        assert len(bench.stage.queue) == 0
+
+    run(test)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections import Counter
+
+from nsfwd.pipeline.lanes import WEIGHTS, LaneQueue
+from nsfwd.protocol.messages import Lane
+
+
+def drain(queue: LaneQueue[str], most: int = 10_000) -> list[str]:
+    taken: list[str] = []
+    while len(taken) < most and (item := queue.pop()) is not None:
+        taken.append(item)
+    return taken
+
+
+def test_one_connection_keeps_its_order() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    for item in "abc":
+        queue.push(item, Lane.NORMAL, "one")
+    assert drain(queue) == ["a", "b", "c"]
+    assert len(queue) == 0
+    assert queue.pop() is None
+
+
+def test_connections_of_a_lane_take_turns() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    for number in range(1000):
+        queue.push(f"greedy{number}", Lane.NORMAL, "greedy")
+    queue.push("telnet", Lane.NORMAL, "person")
+    assert "telnet" in drain(queue, 2)
+
+
+def test_lanes_share_by_weight_and_none_starves() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    for lane in Lane:
+        for number in range(1000):
+            queue.push(f"{lane.value}:{number}", lane, "client")
+    taken = Counter(item.split(":")[0] for item in drain(queue, 21 * 20))
+    assert taken == {lane.value: weight * 20 for lane, weight in WEIGHTS.items()}
+
+
+def test_an_idle_lane_saves_nothing_up() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    for number in range(100):
+        queue.push(f"n{number}", Lane.NORMAL, "client")
+    drain(queue)
+    for number in range(100):
+        queue.push(f"i{number}", Lane.INTERACTIVE, "client")
+        queue.push(f"b{number}", Lane.BACKGROUND, "client")
+    first = drain(queue, 17)
+    assert sum(item.startswith("i") for item in first) == 16
+
+
+def test_push_front_goes_first_again() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    queue.push("b", Lane.NORMAL, "one")
+    queue.push("x", Lane.NORMAL, "two")
+    queue.push_front("a", Lane.NORMAL, "one")
+    assert drain(queue) == ["a", "x", "b"]
+
+
+def test_discard_takes_out_of_the_middle_and_twice_is_harmless() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    for item in "abc":
+        queue.push(item, Lane.NORMAL, "one")
+    queue.discard("b", Lane.NORMAL, "one")
+    queue.discard("b", Lane.NORMAL, "one")
+    queue.discard("b", Lane.NORMAL, "nobody")
+    assert len(queue) == 2
+    assert queue.depths() == {"interactive": 0, "normal": 2, "background": 0}
+    assert drain(queue) == ["a", "c"]

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from nsfwd.pipeline.slots import Slots
+
+
+def test_every_slot_is_leased_once_and_comes_back_with_a_new_generation() -> None:
+    freed: list[int] = []
+    slots = Slots(2, lambda: freed.append(slots.free))
+    first, second = slots.lease(), slots.lease()
+    assert first is not None and second is not None
+    assert {first.slot, second.slot} == {0, 1}
+    assert slots.lease() is None
+    slots.release(first)
+    assert freed == [1]
+    again = slots.lease()
+    assert again is not None
+    assert again.slot == first.slot
+    assert again.generation == first.generation + 1
+
+
+def test_a_slot_cannot_come_back_twice() -> None:
+    slots = Slots(1, lambda: None)
+    lease = slots.lease()
+    assert lease is not None
+    slots.release(lease)
+    with pytest.raises(ValueError, match="twice"):
+        slots.release(lease)
