@@ -17,7 +17,7 @@ from nsfwd.ipc import messages
 from nsfwd.ipc.child import LEAN, Child, Exit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from nsfwd.pipeline.tickets import Claim
 
@@ -80,7 +80,7 @@ class ListStage:
         if self._child is not None:
             await self._child.stop(timeout)
 
-    async def files(self, path: bytes, claim: Claim, *, recursive: bool) -> AsyncIterator[bytes]:
+    async def files(self, path: bytes, claim: Claim, *, recursive: bool) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory.
 
         Raises:

@@ -19,7 +19,7 @@ from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Identity, Image, Lane, Outcome, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Sequence
+    from collections.abc import AsyncGenerator, Hashable, Sequence
 
     from nsfwd.bundles.store import Bundle
     from nsfwd.config import Settings
@@ -109,7 +109,7 @@ class Pipeline:
         until = None if deadline is None else self._loop.time() + deadline
         return Claim(connection, lane, deadline=until, allowance=allowance, identity=identity)
 
-    def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncIterator[bytes]:
+    def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.
 
         Raises:

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from nsfwd.errors import CodedError
+from nsfwd.ipc import messages
+from nsfwd.pipeline import listing
+from nsfwd.pipeline.listing import ListStage
+from nsfwd.pipeline.tickets import Claim
+from nsfwd.protocol.messages import Lane
+from tests.unit.fakes import FakeChild
+from tests.unit.manual import ManualLoop, run, settle
+
+SETUP = messages.ListerSetup((b"/",), 10, 1000, 2)
+
+
+@pytest.fixture(autouse=True)
+def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeChild.born = []
+    monkeypatch.setattr(listing, "Child", FakeChild)
+
+
+class Bench:
+    """A list stage with a fake lister, and one directory asked for."""
+
+    def __init__(self, *, deadline: float | None = None) -> None:
+        self.stage = ListStage(SETUP, patience=10.0)
+        self.stage.start()
+        self.claim = Claim("client", Lane.NORMAL, deadline=deadline)
+        self.named: list[bytes] = []
+        self.task = asyncio.ensure_future(self._pull())
+
+    async def _pull(self) -> None:
+        async with aclosing(self.stage.files(b"/d", self.claim, recursive=False)) as files:
+            async for file in files:
+                self.named.append(file)
+
+    @property
+    def lister(self) -> FakeChild:
+        return FakeChild.born[-1]
+
+    def name(self, *paths: bytes, end: bool = False, code: str = "") -> None:
+        self.lister.say(messages.Entries(1, list(paths), end, code, ""))
+
+
+def test_chunks_are_asked_for_one_by_one() -> None:
+    async def test(_: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        bench.name(b"/d/a", b"/d/b")
+        await settle()
+        bench.name(b"/d/c", end=True)
+        await bench.task
+        assert bench.named == [b"/d/a", b"/d/b", b"/d/c"]
+        kinds = [type(message).__name__ for message in bench.lister.received]
+        assert kinds == ["ListerSetup", "List", "More", "Forget"]
+
+    run(test)
+
+
+def test_a_list_cut_short_names_what_it_has_and_says_why() -> None:
+    async def test(_: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        bench.name(b"/d/a", end=True, code="too_many_entries")
+        with pytest.raises(CodedError, match="too_many_entries"):
+            await bench.task
+        assert bench.named == [b"/d/a"]
+
+    run(test)
+
+
+def test_a_dead_lister_is_replaced_and_goes_on_behind_what_was_named() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        bench.name(b"/d/a", b"/d/b")
+        await settle()
+        bench.lister.die()
+        await loop.advance(0.2)
+        assert messages.List(1, b"/d", False, 2) in bench.lister.received
+        bench.name(b"/d/c", end=True)
+        await bench.task
+        assert bench.named == [b"/d/a", b"/d/b", b"/d/c"]
+
+    run(test)
+
+
+def test_a_directory_that_kills_listers_is_given_up() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        for _ in range(listing.DEATHS_WITHOUT_PROGRESS):
+            bench.lister.die()
+            await loop.advance(0.2)
+        with pytest.raises(CodedError, match="listing_failed"):
+            await bench.task
+
+    run(test)
+
+
+def test_a_stuck_lister_is_killed_and_the_directory_unreadable() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        await loop.advance(10.1)
+        with pytest.raises(CodedError, match="unreadable"):
+            await bench.task
+        assert bench.lister.killed
+
+    run(test)
+
+
+def test_the_deadline_of_the_request_ends_its_listing_without_a_kill() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(deadline=loop.time() + 3.0)
+        await settle()
+        await loop.advance(3.1)
+        with pytest.raises(CodedError, match="deadline"):
+            await bench.task
+        assert not bench.lister.killed
+
+    run(test)
+
+
+def test_a_cancel_ends_the_listing() -> None:
+    async def test(_: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        bench.claim.cancel("cancelled")
+        with pytest.raises(CodedError, match="cancelled"):
+            await bench.task
+
+    run(test)
