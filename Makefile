@@ -63,7 +63,7 @@ run: setup
 		fi; \
 		sleep 0.5; \
 	done ) & \
-	exec $(BIN)/nsfwd serve --listen tcp:127.0.0.1:$(PORT) --listen unix:$(SOCKET) --models-dir $(MODELS) --model $(BUNDLE) $(SERVE)
+	exec $(BIN)/nsfwd serve --listen tcp:127.0.0.1:$(PORT) --listen unix:$(SOCKET) --models-dir $(MODELS) --model $(BUNDLE)=nsfw $(SERVE)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

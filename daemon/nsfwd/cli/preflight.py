@@ -24,18 +24,19 @@ NEWEST = (3, 13)
 GIB = 1024**3
 
 DISK_FRESH = 4 * GIB
-"""Free bytes wanted before a first install. Source: ``du`` after ``make setup`` (2.3 GB of packages, 0.02 GB of bundle)
-plus what pip holds in its cache and in temporary files meanwhile (0.8 GB)."""
+"""Free bytes wanted before a first install. Source: ``du`` after ``make setup``: 2.5 GB of packages, 0.02 GB of bundle,
+and 0.7 GB of downloads in cache or temporary files meanwhile."""
 
 DISK_AGAIN = 1 * GIB
 """Free bytes wanted where the virtual environment is there already: an upgrade holds one large package twice."""
 
-PACKAGES = {
-    "apt-get": "apt-get install -y {}",
-    "dnf": "dnf install -y {}",
-    "zypper": "zypper install -y {}",
-    "pacman": "pacman -S --noconfirm {}",
+INSTALL = {
+    "apt-get": ("apt-get install -y", "python3.11 python3.11-venv"),
+    "dnf": ("dnf install -y", "python3.12"),
+    "zypper": ("zypper install -y", "python312"),
+    "pacman": ("pacman -S --noconfirm", "python"),
 }
+"""Package manager -> how it installs, and the packages that bring an interpreter nsfwd can use."""
 
 
 class Problem:
@@ -57,10 +58,14 @@ class Problem:
         return f"preflight: {self.what}\n    {self.command}"
 
 
-def install_command(package: str, which: Callable[[str], str | None] = shutil.which) -> str:
-    """The command by which this distribution installs ``package``; ``apt-get``'s where none is known."""
-    manager = next((name for name in PACKAGES if which(name)), "apt-get")
-    command = PACKAGES[manager].format(package)
+def package_manager() -> str:
+    """The one this distribution has; ``apt-get`` where none is known."""
+    return next((name for name in INSTALL if shutil.which(name)), "apt-get")
+
+
+def install_command(packages: str) -> str:
+    """The command by which this distribution installs ``packages``."""
+    command = f"{INSTALL[package_manager()][0]} {packages}"
     return command if os.geteuid() == 0 else "sudo " + command
 
 
@@ -70,8 +75,7 @@ def check_interpreter(version: tuple[int, int]) -> Problem | None:
         return None
     allowed = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
     found = f"{version[0]}.{version[1]}"
-    package = "python3.13" if shutil.which("dnf") or shutil.which("zypper") else "python3 python3-venv"
-    return Problem(f"Python {allowed} is needed and {found} was found", install_command(package))
+    return Problem(f"Python {allowed} is needed and {found} was found", install_command(INSTALL[package_manager()][1]))
 
 
 def check_venv(version: tuple[int, int], has_module: Callable[[str], bool]) -> Problem | None:
@@ -79,7 +83,7 @@ def check_venv(version: tuple[int, int], has_module: Callable[[str], bool]) -> P
     missing = [name for name in ("venv", "ensurepip") if not has_module(name)]
     if not missing:
         return None
-    package = f"python{version[0]}.{version[1]}-venv" if shutil.which("apt-get") else "python3-pip"
+    package = f"python{version[0]}.{version[1]}-venv" if package_manager() == "apt-get" else "python3-pip"
     return Problem(f"this Python has no {' and no '.join(missing)}", install_command(package))
 
 
