@@ -1,0 +1,1 @@
+"""From encoded bytes to pixels, in processes that may be killed at any moment; and the listing of directories."""

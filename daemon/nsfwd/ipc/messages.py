@@ -160,7 +160,13 @@ class EngineSetup(Wire, frozen=True):
 
 
 class EngineReady(Wire, frozen=True):
-    """Engine -> server, once: warmed. ``buckets`` are the warmed sizes in rising order."""
+    """Engine -> server, once: warmed.
+
+    Attributes:
+        buckets: the warmed sizes in rising order; the last is the most that is worth sending at once.
+        note: what the operator should know about the choice of device (an NVIDIA GPU that no library sees), for the
+            log and stats; empty if nothing.
+    """
 
     engine: str
     device: str
@@ -168,6 +174,7 @@ class EngineReady(Wire, frozen=True):
     buckets: list[int]
     load_seconds: float
     warm_seconds: float
+    note: str = ""
 
 
 class EngineFailed(Wire, frozen=True):

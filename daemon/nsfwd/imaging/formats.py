@@ -1,0 +1,123 @@
+"""Which formats are read, and how each is told by its first bytes: one table, never a file's name.
+
+Only the plug-ins named here are ever imported or handed a byte; what no row recognises is not an image to this daemon.
+EPS, for one, is a program and not on the list. This module decodes nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+HEAD = 64
+"""Bytes looked at to tell a format; all signatures lie within the brands of an ISO media file's first box."""
+
+
+def _jpeg(head: bytes) -> bool:
+    return head.startswith(b"\xff\xd8\xff")
+
+
+def _png(head: bytes) -> bool:
+    return head.startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def _gif(head: bytes) -> bool:
+    return head.startswith((b"GIF87a", b"GIF89a"))
+
+
+def _webp(head: bytes) -> bool:
+    return head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+
+
+def _tiff(head: bytes) -> bool:
+    return head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+
+
+def _avif(head: bytes) -> bool:
+    """One of the brands of the ``ftyp`` box, the major or a compatible one, is AVIF's."""
+    if head[4:8] != b"ftyp":
+        return False
+    size = min(struct.unpack(">I", head[:4])[0], len(head))
+    brands = [head[8:12], *(head[at : at + 4] for at in range(16, size, 4))]
+    return b"avif" in brands or b"avis" in brands
+
+
+def _bmp(head: bytes) -> bool:
+    """``BM`` alone begins many a text: the header behind it must be of a known size too."""
+    return head.startswith(b"BM") and len(head) >= 18 and struct.unpack_from("<I", head, 14)[0] in _BMP_HEADERS
+
+
+_BMP_HEADERS = frozenset((12, 16, 40, 52, 56, 64, 108, 124))
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One allowed format.
+
+    Attributes:
+        name: as it is reported.
+        matches: whether a file that begins so is of this format.
+        plugin: the one class of Pillow that may read it. A MPO is a JPEG with more behind it, and is read as one.
+    """
+
+    name: str
+    matches: Callable[[bytes], bool]
+    plugin: Callable[[BinaryIO], ImageFile]
+
+
+FORMATS = (
+    Format("jpeg", _jpeg, JpegImageFile),
+    Format("png", _png, PngImageFile),
+    Format("webp", _webp, WebPImageFile),
+    Format("gif", _gif, GifImageFile),
+    Format("avif", _avif, AvifImageFile),
+    Format("bmp", _bmp, BmpImageFile),
+    Format("tiff", _tiff, TiffImageFile),
+)
+
+
+def recognise(head: bytes) -> Format | None:
+    """Tell the format of a file by its first ``HEAD`` bytes; None for content of no allowed format."""
+    for form in FORMATS:
+        if form.matches(head):
+            return form
+    return None
+
+
+def announced_size(form: Format, head: bytes) -> tuple[int, int] | None:
+    """Tell (width, height) from the first bytes where opening a format already takes memory for its pixels.
+
+    That is WebP: its canvas is allocated when its decoder is made, before Pillow can be asked for the size.
+
+    Source: https://developers.google.com/speed/webp/docs/riff_container and RFC 6386, section 9.1.
+    """
+    if form.name != "webp" or len(head) < 30:
+        return None
+    chunk = head[12:16]
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if chunk == b"VP8L" and head[20] == 0x2F:
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 " and head[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", head, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def announced_bytes(form: Format, head: bytes) -> int | None:
+    """Tell the length of the whole file where its first bytes say so exactly (WebP), to recognise a truncated one."""
+    if form.name != "webp" or len(head) < 12:
+        return None
+    return 8 + int(struct.unpack_from("<I", head, 4)[0])

@@ -1,0 +1,95 @@
+"""Every mode an image may come in, to RGB as a person would see it.
+
+Knows Pillow's modes and nothing of files, recipes or sizes.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
+
+_DEEP = 65535
+"""Largest value of 16 bits."""
+
+
+def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Give the image as RGB, transparency laid on ``background``.
+
+    Values of more than 8 bits are scaled, not clipped. Pixels that are opaque are not altered by the compositing.
+
+    Args:
+        image: loaded, of any mode.
+        background: colour seen through transparent pixels.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in _SCALED:
+        image = _SCALED[image.mode](image)
+    if image.has_transparency_data:
+        return _on(image, background)
+    return image.convert("RGB")
+
+
+def _on(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    layered = image if image.mode == "RGBA" else image.convert("RGBA")
+    alpha = layered.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return layered.convert("RGB")
+    below = Image.new("RGB", layered.size, background)
+    below.paste(layered, mask=alpha)
+    return below
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8: the high byte, which is what an 8-bit file made from the same picture holds."""
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        grey = image.convert("I")
+        seen = grey.point([0 if value == key else 255 for value in range(_DEEP + 1)], "L")
+        return Image.merge("LA", (_take_high(image), seen))
+    return _take_high(image)
+
+
+def _take_high(image: Image.Image) -> Image.Image:
+    high = 0 if image.mode == "I;16B" else 1
+    return Image.frombytes("L", image.size, image.tobytes()[high::2])
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """32-bit integers: 16-bit values where they fit (how many a file stores them), else spread from least to most."""
+    low, high = image.getextrema()
+    assert isinstance(low, int | float)
+    assert isinstance(high, int | float)
+    if low >= 0 and high <= _DEEP:
+        return _take_high(image.convert("I;16"))
+    return _spread(image.convert("F"), float(low), float(high))
+
+
+def _from_floats(image: Image.Image) -> Image.Image:
+    """Floats: 0 to 1 and 0 to 255 are taken for what they are, any other range is spread from least to most."""
+    low, high = image.getextrema()
+    assert isinstance(low, int | float)
+    assert isinstance(high, int | float)
+    if low >= 0.0 and high <= 1.0:
+        return _spread(image, 0.0, 1.0)
+    if low >= 0.0 and high <= 255.0:
+        return _spread(image, 0.0, 255.0)
+    return _spread(image, float(low), float(high))
+
+
+def _spread(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Map low..high to 0..255, rounded. One value all over is black; what is not a number comes out as Pillow does."""
+    factor = 255.0 / (high - low) if high > low else 0.0
+    return image.point(lambda value: value * factor + (0.5 - low * factor)).convert("L")
+
+
+_SCALED = {
+    "I;16": _high_bytes,
+    "I;16L": _high_bytes,
+    "I;16N": _high_bytes,
+    "I;16B": _high_bytes,
+    "I": _from_integers,
+    "F": _from_floats,
+}
