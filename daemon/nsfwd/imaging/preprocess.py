@@ -1,0 +1,190 @@
+"""Encoded bytes to pixels by a recipe: limits first, then decode, turn upright, RGB, fit.
+
+The one border at which Pillow's exceptions become codes. It opens no path, knows no process and no slot; the decoder
+process and library users call it alike.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from PIL import AvifImagePlugin, Image, ImageFile
+
+from nsfwd.bundles.manifest import Recipe
+from nsfwd.errors import CodedError
+from nsfwd.imaging import formats, modes, resizing
+from nsfwd.ipc.messages import ImageLimits
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # a part of a picture must never get a whole picture's verdict
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # decoders are one a core already
+warnings.filterwarnings("ignore", module=r"PIL\.")  # a broken file is told by its code
+
+_ORIENTATION = 0x0112
+"""EXIF tag. Source: Exif 2.32, section 4.6.4."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_LYING = frozenset((5, 6, 7, 8))
+"""Orientations that exchange width and height."""
+
+_BACKGROUNDS = {"white": modes.WHITE, "black": modes.BLACK, "both": modes.WHITE}
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """One preprocessed image.
+
+    Attributes:
+        data: uint8 (recipe.height, recipe.width, 3), RGB, 0-255, C order.
+        width, height: of the encoded image, before its EXIF orientation.
+        format: as ``formats.FORMATS`` names it.
+    """
+
+    data: bytes
+    width: int
+    height: int
+    format: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was found out about an image so far, also when it ends in an error."""
+
+    width: int = 0
+    height: int = 0
+    format: str = ""
+
+
+def decode(source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen | None = None) -> Pixels:
+    """Turn one encoded image into the recipe's pixels.
+
+    Args:
+        source: seekable, at its beginning.
+        recipe: width to ``draft`` are carried out here; scale, mean, std and channels are the engine's.
+        limits: applied before the work they limit.
+        seen: filled in with size and format as soon as they are known.
+
+    Returns:
+        Pixels of the first frame.
+
+    Raises:
+        CodedError: ``empty``, ``too_large``, ``not_an_image``, ``too_many_pixels``, ``too_small``, ``corrupt`` (also
+            truncated) are the file's and no retry helps; ``unreadable`` is the disk's and one may;
+            ``decoder_memory`` says that this process may not have the memory it takes.
+    """
+    seen = seen if seen is not None else Seen()
+    head = _look(source, limits)
+    form = formats.recognise(head)
+    if form is None:
+        raise CodedError("not_an_image")
+    seen.format = form.name
+    announced = formats.announced_size(form, head)
+    if announced is not None:
+        _check_size(announced, limits, seen)
+    try:
+        return _decode(form, source, recipe, limits, seen)
+    except CodedError:
+        raise
+    except MemoryError:
+        raise CodedError("decoder_memory") from None
+    except Exception as error:  # plug-ins raise nearly anything for a broken file
+        raise _translated(error, form, head, source) from error
+
+
+def _look(source: BinaryIO, limits: ImageLimits) -> bytes:
+    """Check the encoded size and read the first bytes."""
+    try:
+        size = source.seek(0, os.SEEK_END)
+        if size > limits.max_bytes:
+            raise CodedError("too_large", f"{size} bytes; the limit is {limits.max_bytes}")
+        source.seek(0)
+        head = source.read(formats.HEAD)
+        source.seek(0)
+    except OSError as error:
+        raise CodedError("unreadable", _reason(error)) from error
+    if not head:
+        raise CodedError("empty")
+    return head
+
+
+def _decode(form: formats.Format, source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen) -> Pixels:
+    image: Image.Image = form.plugin(source)
+    _check_size(image.size, limits, seen)
+    background = _BACKGROUNDS[recipe.background]
+    if form.name == "jpeg":
+        _draft(image, recipe, _orientation(image, recipe))
+    image.load()
+    orientation = _orientation(image, recipe)  # a PNG may carry it behind the pixels
+    image = modes.to_rgb(image, background)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    data = resizing.fitted(image, recipe, background).tobytes()
+    return Pixels(data, seen.width, seen.height, form.name)
+
+
+def _check_size(size: tuple[int, int], limits: ImageLimits, seen: Seen) -> None:
+    seen.width, seen.height = width, height = size
+    if width * height > limits.max_pixels:
+        raise CodedError("too_many_pixels", f"{width} x {height} pixels; the limit is {limits.max_pixels}")
+    if min(width, height) < limits.min_side:
+        raise CodedError("too_small", f"{width} x {height} pixels; the shortest side allowed is {limits.min_side}")
+
+
+def _draft(image: Image.Image, recipe: Recipe, orientation: int) -> None:
+    """Let the JPEG decoder leave out detail that the filter would average away."""
+    width, height = image.size
+    lying = orientation in _LYING
+    size = resizing.draft_size(recipe, (height, width) if lying else (width, height))
+    if size is not None:
+        image.draft(None, (size[1], size[0]) if lying else size)
+
+
+def _orientation(image: Image.Image, recipe: Recipe) -> int:
+    """Tell the EXIF orientation to undo; a broken EXIF block is as good as none and does not cost the picture."""
+    if not recipe.rotate:
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _translated(error: Exception, form: formats.Format, head: bytes, source: BinaryIO) -> CodedError:
+    """Find the code for what Pillow raised."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return CodedError("unreadable", _reason(error))
+    if _is_truncated(error, form, head, source):
+        return CodedError("corrupt", f"the {form.name} file is truncated")
+    return CodedError("corrupt", f"the {form.name} file cannot be decoded")
+
+
+_WORDS_FOR_TRUNCATED = ("truncated", "unexpected end", "end of file", "not enough", "eof")
+
+
+def _is_truncated(error: Exception, form: formats.Format, head: bytes, source: BinaryIO) -> bool:
+    wanted = formats.announced_bytes(form, head)
+    if wanted is not None:
+        return source.seek(0, os.SEEK_END) < wanted
+    return isinstance(error, EOFError | struct.error) or any(
+        word in str(error).lower() for word in _WORDS_FOR_TRUNCATED
+    )
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno is not None else "reading failed"
