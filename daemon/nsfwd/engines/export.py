@@ -1,0 +1,119 @@
+"""Makes a bundle's OpenVINO form from its Keras model: ``python -m nsfwd.engines.export BUNDLE_DIR [--into DIR]``.
+
+A program of its own, because it loads TensorFlow. It writes the network as it is, in full precision and for any batch
+size; preprocessing and precision are applied when it is loaded, so that a changed recipe needs no new export.
+
+Source: Keras's own ``model.export(format="openvino")`` does the same two steps, but imports SciPy for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from nsfwd.bundles.store import Bundle, hash_file, open_bundle, verify_weights
+from nsfwd.engines import ir, machine, quiet
+from nsfwd.errors import BundleError, EngineError, NsfwdError
+
+
+def export(bundle: Bundle, place: Path) -> Path:
+    """Write the exported network of a bundle, at once or not at all.
+
+    Args:
+        bundle: its weights are verified first.
+        place: the directory to make; one that is there is replaced.
+
+    Returns:
+        ``place``.
+
+    Raises:
+        BundleError: the weights are not the manifest's, or cannot be loaded.
+        EngineError: an operator has no counterpart, or the place cannot be written to.
+    """
+    machine.require_instructions()
+    verify_weights(bundle)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".export-", dir=place.parent))
+    except OSError as error:
+        raise EngineError(f"{place.parent} cannot be written to: {error.strerror}") from None
+    try:
+        _convert(bundle, draft)
+        record = ir.Record(
+            source=bundle.manifest.weights_digest,
+            version=metadata.version("openvino"),
+            files={name: hash_file(draft / name) for name in (ir.NETWORK, ir.WEIGHTS)},
+        )
+        (draft / ir.RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+        draft.chmod(0o755)
+        _replace(draft, place)
+    except OSError as error:
+        raise EngineError(f"{place} cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return place
+
+
+def _convert(bundle: Bundle, draft: Path) -> None:
+    """Keras file -> tf.function -> OpenVINO."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing here needs a GPU, and grabbing one could starve an engine
+    quiet.silence()
+    import keras
+    import openvino
+    import tensorflow
+
+    recipe = bundle.manifest.recipe
+    try:
+        model = keras.models.load_model(bundle.weights, compile=False)
+    except Exception as error:
+        raise BundleError(f"{bundle.weights}: Keras cannot load it: {_line(error)}") from error
+    try:
+        signature = [tensorflow.TensorSpec((None, recipe.height, recipe.width, 3), tensorflow.float32)]
+        function = tensorflow.function(lambda pixels: model(pixels, training=False), input_signature=signature)
+        network = openvino.convert_model(function.get_concrete_function())
+        openvino.save_model(network, draft / ir.NETWORK, compress_to_fp16=False)
+    except Exception as error:
+        raise EngineError(f"{bundle.weights}: OpenVINO cannot take it over: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _replace(draft: Path, place: Path) -> None:
+    """Put the draft in its place. Another process may have done the same meanwhile; either result is good."""
+    if place.exists():
+        shutil.rmtree(place)
+    try:
+        draft.rename(place)
+    except OSError:
+        if not (place / ir.RECORD).is_file():
+            raise
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program. One line on stderr and exit code 1 when it fails."""
+    parser = argparse.ArgumentParser(prog="python -m nsfwd.engines.export", description="Export a bundle for OpenVINO.")
+    parser.add_argument("bundle", type=Path, help="directory of the bundle")
+    parser.add_argument("--into", type=Path, help="directory to make (default: openvino/ inside the bundle)")
+    chosen = parser.parse_args(arguments)
+    try:
+        bundle = open_bundle(chosen.bundle)
+        export(bundle, chosen.into or ir.beside(bundle))
+    except NsfwdError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

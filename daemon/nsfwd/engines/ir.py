@@ -1,0 +1,113 @@
+"""Where a bundle's OpenVINO form lies, whether it is really that bundle's, and how one comes to be. No framework.
+
+It lies beside the model (``BUNDLE/openvino/``), put there when the bundle was pulled or imported; where it does not,
+it is made once into the cache directory, by another process, so that the one that serves never loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from nsfwd.bundles.store import Bundle, hash_file
+from nsfwd.engines import machine
+from nsfwd.errors import BundleError, EngineError
+
+FOLDER = "openvino"
+NETWORK = "model.xml"
+WEIGHTS = "model.bin"
+RECORD = "source.json"
+
+MOST_SECONDS = 300.0
+"""An export takes 5 to 15 seconds; one that takes this long is stuck."""
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an exported network was made from, written beside it.
+
+    Attributes:
+        source: sha256 of the Keras file.
+        version: of OpenVINO.
+        files: name -> sha256 of what was written.
+    """
+
+    source: str
+    version: str
+    files: dict[str, str]
+
+
+def beside(bundle: Bundle) -> Path:
+    """Where the exported network lies inside a bundle."""
+    return bundle.directory / FOLDER
+
+
+def cached(bundle: Bundle, cache: Path) -> Path:
+    """Where it lies in the cache: by the weights' digest, the library's version and the processor."""
+    version = metadata.version("openvino")
+    return cache / FOLDER / f"{bundle.manifest.weights_digest[:16]}-{version}-{machine.cpu_key()}"
+
+
+def obtain(bundle: Bundle, cache: Path | None) -> Path:
+    """Find the exported network of a bundle, or have it made in the cache.
+
+    Returns:
+        The directory with ``NETWORK`` and ``WEIGHTS``, checked against the record.
+
+    Raises:
+        BundleError: what lies beside the model was made from other weights, or was altered.
+        EngineError: there is none and none can be made; the message says what to do.
+    """
+    if (beside(bundle) / RECORD).is_file():
+        check(bundle, beside(bundle))
+        return beside(bundle)
+    if cache is None:
+        raise EngineError(
+            f"{bundle.directory} has no exported network and there is no cache directory to make one in; "
+            f"run: {sys.executable} -m nsfwd.engines.export {bundle.directory}"
+        )
+    place = cached(bundle, cache)
+    if (place / RECORD).is_file():
+        try:
+            check(bundle, place)
+            return place
+        except BundleError:
+            pass  # a cache may be made again
+    _export_elsewhere(bundle, place)
+    check(bundle, place)
+    return place
+
+
+def check(bundle: Bundle, place: Path) -> None:
+    """Refuse a network that was not made from this bundle's weights, or was altered since.
+
+    Raises:
+        BundleError: so it is; the operator's fault, no retry helps.
+    """
+    mend = f"remove {place} and run: {sys.executable} -m nsfwd.engines.export {bundle.directory}"
+    try:
+        record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
+    except (OSError, msgspec.MsgspecError):
+        raise BundleError(f"{place / RECORD} cannot be read; {mend}") from None
+    if record.source != bundle.manifest.weights_digest:
+        raise BundleError(f"{place} was made from other weights than the bundle's; {mend}")
+    for name in (NETWORK, WEIGHTS):
+        if hash_file(place / name) != record.files.get(name):
+            raise BundleError(f"{place / name} was altered; {mend}")
+
+
+def _export_elsewhere(bundle: Bundle, place: Path) -> None:
+    """Make it in a process of its own: TensorFlow and its 700 MB are gone with it."""
+    command = [sys.executable, "-m", "nsfwd.engines.export", str(bundle.directory), "--into", str(place)]
+    try:
+        ended = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=MOST_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"exporting {bundle.directory} for OpenVINO took over {MOST_SECONDS:.0f} s") from None
+    if ended.returncode != 0:
+        lines = ended.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {ended.returncode}"]
+        raise EngineError(f"cannot export {bundle.directory} for OpenVINO: {lines[-1]}; or set engine = keras")

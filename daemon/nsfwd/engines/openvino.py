@@ -1,0 +1,167 @@
+"""The OpenVINO engine: the fastest way to score on a CPU.
+
+Pixels go in as they lie in shared memory, without a copy; scaling is part of the compiled network. It is compiled
+twice, because one setting cannot serve both: one image alone is done soonest by all cores together, many images by one
+core each. A batch is therefore never run as a batch: on a CPU that gains nothing and costs memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nsfwd.bundles.manifest import Recipe
+from nsfwd.engines import ir, machine, quiet
+from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
+from nsfwd.errors import BundleError, EngineError
+
+PRECISIONS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
+"""Our word -> OpenVINO's hint. Always told: left to itself OpenVINO decides by the processor."""
+
+_CAPABILITY = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+
+IMAGES_A_STREAM = 4
+"""Batches worth sending at once: enough that no stream waits for the server, little enough that nobody waits long."""
+
+
+class OpenVinoEngine:
+    """See the module; keeps the contract of ``Engine``. Built means compiled.
+
+    Raises:
+        BundleError: the exported network is not this bundle's, or does not fit its manifest.
+        EngineError: it cannot be compiled here; the message names the cause and what to set.
+    """
+
+    name = "openvino"
+    device = "cpu"
+    lanes = 2
+    note = ""
+
+    def __init__(self, options: EngineOptions) -> None:
+        bundle = options.bundle
+        self.precision = bundle.precision
+        self._labels = len(bundle.manifest.output.labels)
+        self._shape = (1, bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)
+        threads = options.threads or machine.cores()
+        ceiling = min(options.max_batch, IMAGES_A_STREAM * threads)
+        self.buckets: tuple[int, ...] = (1, ceiling) if ceiling > 1 else (1,)
+        place = ir.obtain(bundle, options.cache)
+        quiet.silence()
+        try:
+            import openvino
+        except ImportError as error:
+            raise EngineError(f"OpenVINO cannot be imported ({error}); install it, or set engine = keras") from None
+        self._tensor = openvino.Tensor
+        core = openvino.Core()
+        self._refuse_precision(core)
+        try:
+            network = _fuse(openvino, core.read_model(place / ir.NETWORK), bundle.manifest.recipe)
+            self._check_output(network)
+            alone = core.compile_model(network, "CPU", self._settings(streams=1, threads=threads))
+            self._crowd = core.compile_model(network, "CPU", self._settings(streams=threads, threads=threads))
+            self._alone = alone.create_infer_request()
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile {bundle.directory}: {_line(error)}") from error
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._idle = [self._crowd.create_infer_request() for _ in range(ceiling)]
+
+    def warm(self) -> None:
+        """Run both compilations once, on every stream."""
+        picture = np.zeros(self._shape, np.uint8)
+        for images in sorted(self.buckets, reverse=True):
+            self.score(np.repeat(picture, images, axis=0))
+
+    def score(self, images: Sequence[Pixels] | Pixels) -> Probabilities:
+        """Score each image by itself: one alone on all cores, several on one core each."""
+        scores = np.empty((len(images), self._labels), np.float32)
+        with self._lock:
+            self._calls += 1
+            requests = [self._alone] if len(images) == 1 and self._calls == 1 else self._take(len(images))
+        try:
+            for first in range(0, len(images), len(requests)):
+                some = images[first : first + len(requests)]
+                self._run(requests, some, scores[first : first + len(requests)])
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed: {_line(error)}") from error
+        finally:
+            with self._lock:
+                self._calls -= 1
+                if requests[0] is not self._alone:
+                    self._idle.extend(requests)
+        return scores
+
+    def _take(self, wanted: int) -> list[Any]:
+        """Infer requests for one call; the streams behind them serve all calls in the order they were started."""
+        wanted = max(1, min(wanted, self.buckets[-1]))
+        while len(self._idle) < wanted:
+            self._idle.append(self._crowd.create_infer_request())
+        taken, self._idle = self._idle[:wanted], self._idle[wanted:]
+        return taken
+
+    def _run(self, requests: list[Any], images: Sequence[Pixels] | Pixels, scores: Probabilities) -> None:
+        """Start all, then wait for each; a request is never left running, so that its pixels may be let go."""
+        started = []
+        try:
+            for request, pixels in zip(requests, images, strict=False):
+                request.set_input_tensor(self._tensor(pixels.reshape(self._shape), shared_memory=True))
+                request.start_async()
+                started.append(request)
+        finally:
+            for row, request in enumerate(started):
+                request.wait()
+                scores[row] = request.get_output_tensor().data.reshape(-1)
+
+    def _settings(self, *, streams: int, threads: int) -> dict[str, Any]:
+        return {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision],
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": threads,
+            # Decoders share the cores: a pinned thread waits for its own core while another one is idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+
+    def _refuse_precision(self, core: Any) -> None:
+        if self.precision not in PRECISIONS:
+            raise EngineError(f"the openvino engine cannot run {self.precision} here; set precision = f32")
+        if _CAPABILITY[self.precision] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise EngineError(f"this processor has no {self.precision} instructions; set precision = f32")
+
+    def _check_output(self, network: Any) -> None:
+        width = network.output().get_partial_shape()[-1]
+        if width.is_static and width.get_length() != self._labels:
+            raise BundleError(f"the network has {width.get_length()} outputs, the manifest {self._labels} labels")
+
+
+def _fuse(openvino: Any, network: Any, recipe: Recipe) -> Any:
+    """Make the network take uint8 RGB of one image, with the recipe's arithmetic inside."""
+    from openvino.preprocess import ColorFormat, PrePostProcessor
+
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise BundleError(f"the network has {len(network.inputs)} inputs and {len(network.outputs)} outputs, not one")
+    network.reshape([1, recipe.height, recipe.width, 3])
+    fusion = PrePostProcessor(network)
+    tensor = fusion.input().tensor()
+    tensor.set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps = fusion.input().preprocess()
+    fusion.input().model().set_layout(openvino.Layout("NHWC"))
+    if recipe.channels == "bgr":
+        tensor.set_color_format(ColorFormat.RGB)
+        steps.convert_color(ColorFormat.BGR)
+    steps.convert_element_type(openvino.Type.f32)
+    if recipe.scale != 1:
+        steps.scale(1 / recipe.scale)
+    if recipe.mean:
+        steps.mean(list(recipe.mean))
+    if recipe.std:
+        steps.scale(list(recipe.std))
+    return fusion.build()
+
+
+def _line(error: Exception) -> str:
+    """The last line of OpenVINO's message: the ones before it name its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,30 @@
+"""Keeps frameworks quiet: no chatter on any stream, and nobody is told that they are used.
+
+Must run before any framework is imported. ``import openvino`` alone reports to its makers where the package
+``openvino_telemetry`` can be imported; where it cannot, OpenVINO uses a stub of its own. A daemon that looks at
+people's pictures calls nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_CPP_MAX_VLOG_LEVEL": "0",
+    "GRPC_VERBOSITY": "ERROR",
+    "GLOG_minloglevel": "3",
+    "ABSL_MIN_LOG_LEVEL": "3",
+}
+
+
+def silence() -> None:
+    """Silence TensorFlow, absl, Keras and OpenVINO in this process and its children. Idempotent."""
+    os.environ.update(ENVIRONMENT)
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: its import fails
+    for name in ("tensorflow", "absl", "jax", "keras"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
