@@ -50,7 +50,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def echo_bundle(models_dir: Path, name: str = "echo", *, side: int = 32) -> Path:
+def echo_bundle(models_dir: Path, name: str = "echo", *, side: int = 64) -> Path:
     """Write a bundle with no network in it, for the echo engine: the five labels, three tiers, no goldens."""
     directory = models_dir / name
     directory.mkdir(parents=True)
