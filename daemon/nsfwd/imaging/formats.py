@@ -6,6 +6,7 @@ EPS, for one, is a program and not on the list. This module decodes nothing.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,8 +117,30 @@ def announced_size(form: Format, head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def announced_bytes(form: Format, head: bytes) -> int | None:
-    """Tell the length of the whole file where its first bytes say so exactly (WebP), to recognise a truncated one."""
-    if form.name != "webp" or len(head) < 12:
-        return None
-    return 8 + int(struct.unpack_from("<I", head, 4)[0])
+def cut_short(form: Format, source: BinaryIO) -> bool:
+    """Tell whether a file is shorter than it says itself, for the formats whose decoders cannot tell (WebP, AVIF).
+
+    Source: RIFF container as above; ISO/IEC 14496-12, section 4.2 (boxes).
+    """
+    size = source.seek(0, os.SEEK_END)
+    if form.name == "webp":
+        source.seek(4)
+        return 8 + int.from_bytes(source.read(4), "little") > size
+    return form.name == "avif" and _boxes_end(source, size) > size
+
+
+def _boxes_end(source: BinaryIO, size: int) -> int:
+    """Follow the outermost boxes and tell where the last one ends."""
+    at = 0
+    while at < size:
+        source.seek(at)
+        head = source.read(16)
+        if len(head) < 8:
+            return size + 1
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8:  # 0 is "to the end of the file"; anything else is broken rather than short
+            return size
+        at += length
+    return at

@@ -101,7 +101,7 @@ def decode(source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen | N
     except MemoryError:
         raise CodedError("decoder_memory") from None
     except Exception as error:  # plug-ins raise nearly anything for a broken file
-        raise _translated(error, form, head, source) from error
+        raise _translated(error, form, source) from error
 
 
 def _look(source: BinaryIO, limits: ImageLimits) -> bytes:
@@ -165,11 +165,11 @@ def _orientation(image: Image.Image, recipe: Recipe) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _translated(error: Exception, form: formats.Format, head: bytes, source: BinaryIO) -> CodedError:
+def _translated(error: Exception, form: formats.Format, source: BinaryIO) -> CodedError:
     """Find the code for what Pillow raised."""
     if isinstance(error, OSError) and error.errno is not None:
         return CodedError("unreadable", _reason(error))
-    if _is_truncated(error, form, head, source):
+    if _is_truncated(error, form, source):
         return CodedError("corrupt", f"the {form.name} file is truncated")
     return CodedError("corrupt", f"the {form.name} file cannot be decoded")
 
@@ -177,13 +177,11 @@ def _translated(error: Exception, form: formats.Format, head: bytes, source: Bin
 _WORDS_FOR_TRUNCATED = ("truncated", "unexpected end", "end of file", "not enough", "eof")
 
 
-def _is_truncated(error: Exception, form: formats.Format, head: bytes, source: BinaryIO) -> bool:
-    wanted = formats.announced_bytes(form, head)
-    if wanted is not None:
-        return source.seek(0, os.SEEK_END) < wanted
-    return isinstance(error, EOFError | struct.error) or any(
-        word in str(error).lower() for word in _WORDS_FOR_TRUNCATED
-    )
+def _is_truncated(error: Exception, form: formats.Format, source: BinaryIO) -> bool:
+    if isinstance(error, EOFError | struct.error):
+        return True
+    words = str(error).lower()
+    return any(word in words for word in _WORDS_FOR_TRUNCATED) or formats.cut_short(form, source)
 
 
 def _reason(error: OSError) -> str:

@@ -1,0 +1,207 @@
+"""Open what a client named: a regular file below the roots, looked at before it is touched.
+
+A path is first opened with O_PATH, which neither reads nor waits (a FIFO, a device); what it really is and where it
+really lies, links resolved, is then asked of that descriptor, and only this very file is opened for reading. So nobody
+can exchange the file between the check and the use. The one border at which OSErrors of opening become codes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from nsfwd.errors import CodedError, NsfwdError
+from nsfwd.protocol.limits import PATH_BYTES
+
+KERNEL = (b"/proc", b"/sys", b"/dev")
+"""Never opened, whatever the roots: what lies there is no one's picture, and reading it may act."""
+
+_DELETED = b" (deleted)"
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+_KINDS = {
+    stat.S_IFIFO: "fifo",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFSOCK: "socket",
+}
+
+_ERRORS = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "not_found",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.ELOOP: "bad_path",
+    errno.ENAMETOOLONG: "bad_path",
+    errno.EINVAL: "bad_path",
+}
+
+
+class IsDirectory(NsfwdError):
+    """The path names a directory below the roots: to be listed, not decoded."""
+
+
+class Roots:
+    """The directories below which files may be opened, with their links resolved.
+
+    Args:
+        paths: absolute.
+    """
+
+    def __init__(self, paths: Sequence[bytes]) -> None:
+        self._paths = tuple(paths)
+        self._resolved = self._resolve()
+
+    def hold(self, target: bytes) -> bool:
+        """Tell whether ``target``, absolute and without links, is a root or lies below one.
+
+        A root that is itself a link may lead elsewhere by now; this is looked up again before a path is refused.
+        """
+        if _below_any(target, self._resolved):
+            return True
+        self._resolved = self._resolve()
+        return _below_any(target, self._resolved)
+
+    def _resolve(self) -> tuple[bytes, ...]:
+        return tuple(os.path.realpath(path) for path in self._paths)
+
+
+def open_image(path: bytes, roots: Roots) -> int:
+    """Open a regular file below the roots for reading.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        IsDirectory: it is one.
+        CodedError: ``forbidden`` for whatever lies outside the roots, there or not; else ``not_found``,
+            ``permission``, ``fifo``, ``device``, ``socket``, ``bad_path``, ``relative_path``: the path's fault, no
+            retry helps; ``unreadable``: the disk's, one may.
+    """
+    place = _locate(path, roots)
+    try:
+        mode = os.fstat(place).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsDirectory
+        check_kind(mode)
+        return _reopen(place, _READ)
+    finally:
+        os.close(place)
+
+
+def open_directory(path: bytes, roots: Roots) -> int:
+    """Open a directory below the roots for listing.
+
+    Raises:
+        CodedError: as ``open_image``; ``not_found`` when it is no directory.
+    """
+    place = _locate(path, roots)
+    try:
+        if not stat.S_ISDIR(os.fstat(place).st_mode):
+            raise CodedError("not_found", "there is no such directory")
+        return _reopen(place, _READ | os.O_DIRECTORY)
+    finally:
+        os.close(place)
+
+
+def real_path(descriptor: int) -> bytes:
+    """Tell where an open file or directory lies, links resolved; the kernel's word for it if it lies nowhere."""
+    return os.readlink(b"/proc/self/fd/%d" % descriptor)  # noqa: PTH115 - names are bytes, which Path is not
+
+
+def is_worth_naming(link: bytes, roots: Roots) -> bool:
+    """Tell whether a symbolic link met in a directory is to be named among its files.
+
+    It is if it leads to a regular file below the roots; and if it leads outside them, whatever is or is not there: who
+    can make links must not learn from a list what scanning would not tell.
+    """
+    try:
+        place = _locate(link, roots)
+    except CodedError as error:
+        return error.code == "forbidden"
+    try:
+        return stat.S_ISREG(os.fstat(place).st_mode)
+    finally:
+        os.close(place)
+
+
+def code_of(error: OSError) -> str:
+    """Find the code for an OSError met below the roots."""
+    return _ERRORS.get(error.errno or 0, "unreadable")
+
+
+def check_kind(mode: int) -> None:
+    """Refuse what is not a regular file, also when it came as an open descriptor.
+
+    Raises:
+        CodedError: ``fifo``, ``device``, ``socket``, or ``bad_path`` for a directory: the client's fault.
+    """
+    if not stat.S_ISREG(mode):
+        raise CodedError(_KINDS.get(stat.S_IFMT(mode), "bad_path"))
+
+
+def _locate(path: bytes, roots: Roots) -> int:
+    """Find the file without opening it for anything (O_PATH), and make sure that it may be opened."""
+    _check_spelling(path)
+    try:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refusal(path, roots, error) from error
+    try:
+        _check_target(place, roots)
+    except BaseException:
+        os.close(place)
+        raise
+    return place
+
+
+def _check_spelling(path: bytes) -> None:
+    if not path or b"\0" in path or len(path) >= PATH_BYTES:
+        raise CodedError("bad_path")
+    if not path.startswith(b"/"):
+        raise CodedError("relative_path")
+
+
+def _check_target(place: int, roots: Roots) -> None:
+    """Look where the opened file really lies."""
+    target = real_path(place)
+    found = os.fstat(place)
+    deleted = found.st_nlink == 0 and target.endswith(_DELETED)
+    if deleted:
+        target = target.removesuffix(_DELETED)
+    if not target.startswith(b"/") or not roots.hold(target):
+        raise CodedError("forbidden")
+    if deleted:
+        raise CodedError("not_found", "it was deleted meanwhile")
+    is_file = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    if is_file and _below_any(target, KERNEL):
+        raise CodedError("forbidden")
+
+
+def _refusal(path: bytes, roots: Roots, error: OSError) -> CodedError:
+    """Find the code for a path that cannot be opened, without telling anything of what lies outside the roots.
+
+    Links and parents are followed as far as they can be; what is missing or closed to us counts as spelled.
+    """
+    target = os.path.realpath(path)
+    if not roots.hold(target) or _below_any(target, KERNEL):
+        return CodedError("forbidden")
+    code = code_of(error)
+    return CodedError(code, os.strerror(error.errno) if code in ("unreadable", "bad_path") and error.errno else "")
+
+
+def _reopen(place: int, flags: int) -> int:
+    try:
+        return os.open(b"/proc/self/fd/%d" % place, flags)
+    except OSError as error:
+        raise CodedError(code_of(error)) from error
+
+
+def _below_any(target: bytes, directories: Sequence[bytes]) -> bool:
+    return any(
+        target == directory or target.startswith(directory if directory.endswith(b"/") else directory + b"/")
+        for directory in directories
+    )
