@@ -1,0 +1,188 @@
+"""``nsfwd models``: what bundles are known and here, and how to get, check, pack and install them.
+
+Results on standard output, progress on standard error. The workshop, and with it numpy and Keras, is imported only by
+the verbs that need it; ``list``, ``info``, ``pack`` and ``import`` never load a framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nsfwd.bundles.manifest import Manifest, dump_manifest
+from nsfwd.bundles.store import CatalogueEntry, catalogue, find, installed, open_bundle, read_manifest
+from nsfwd.config import find_file, load_settings
+from nsfwd.errors import BundleError, NsfwdError
+
+_MB = 1e6
+
+
+def _models_dir(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says where bundles are; the setting ``models_dir`` otherwise."""
+    return click.option(
+        "--models-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        callback=_settled,
+        help="Directory of bundles.  [default: the setting models_dir]",
+    )(command)
+
+
+def _settled(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+    if value is not None:
+        return value
+    with _one_line():
+        return Path(load_settings(find_file(None, os.environ)).models_dir)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn an error that was raised on purpose into one line and exit code 1."""
+    try:
+        yield
+    except NsfwdError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.group("models")
+def models() -> None:
+    """Bundles: the networks that nsfwd can serve.
+
+    Example: nsfwd models pull nsfw-mobilenet-v2-140
+    """
+
+
+@models.command("list")
+@_models_dir
+def list_models(models_dir: Path) -> None:
+    """List known bundles, and which of them are here.
+
+    Example: nsfwd models list
+    """
+    with _one_line():
+        rows = [("NAME", "HERE", "SIZE", "LICENCE", "WHAT")]
+        here = installed(models_dir)
+        names = sorted({*catalogue(), *here})
+        rows += [_row(name, models_dir / name if name in here else None) for name in names]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
+        click.echo("  ".join([*cells, row[4]]))
+
+
+def _row(name: str, directory: Path | None) -> tuple[str, str, str, str, str]:
+    if directory is None:
+        manifest = catalogue()[name].manifest
+        return (name, "no", f"{manifest.source.bytes / _MB:.0f} MB to get", manifest.licence.name, manifest.summary)
+    try:
+        manifest = open_bundle(directory).manifest
+    except BundleError as error:
+        return (name, "broken", "-", "-", str(error))
+    return (name, "yes", f"{_size(directory, manifest) / _MB:.0f} MB", manifest.licence.name, manifest.summary)
+
+
+def _size(directory: Path, manifest: Manifest) -> int:
+    return sum((directory / path).stat().st_size for path in manifest.files)
+
+
+@models.command("info")
+@click.argument("name")
+@_models_dir
+def info(name: str, models_dir: Path) -> None:
+    """Print everything known of one bundle, as TOML: the one that is here, else the catalogue's.
+
+    Example: nsfwd models info nsfw-inception-v3
+    """
+    with _one_line():
+        known: CatalogueEntry | None = catalogue().get(name)
+        if known is not None and name not in installed(models_dir):
+            click.echo(f"# not in {models_dir}; get it with: nsfwd models pull {name}\n{known.text}", nl=False)
+            return
+        directory = find(models_dir, name)
+        bundle = open_bundle(directory)
+        click.echo(f"# directory: {directory}\n# model: {bundle.model_identity}\n# policy: {bundle.policy_identity}")
+        click.echo(dump_manifest(read_manifest(directory)), nl=False)
+
+
+@models.command("pull")
+@click.argument("name")
+@click.option(
+    "--from",
+    "package_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The package's file, already here: no network; the pinned digest is the same.",
+)
+@_models_dir
+def pull(name: str, package_file: Path | None, models_dir: Path) -> None:
+    """Get a known bundle: download with npm, verify, rebuild as a Keras model, test, put in place.
+
+    Example: nsfwd models pull nsfw-mobilenet-v2-140 --from nsfwjs-4.4.0.tgz
+    """
+    from nsfwd.workshop.pull import pull as pull_bundle
+
+    with _one_line():
+        pull_bundle(name, models_dir, package_file=package_file, say=_say)
+
+
+@models.command("pack")
+@click.argument("name")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: NAME.bundle]"
+)
+@_models_dir
+def pack(name: str, output: Path | None, models_dir: Path) -> None:
+    """Write a bundle into one file, for a machine without npm, network or TensorFlow; print its sha256.
+
+    Example: nsfwd models pack nsfw-mobilenet-v2-140 -o nsfw.bundle
+    """
+    from nsfwd.workshop.pack import pack as pack_bundle
+
+    with _one_line():
+        bundle = open_bundle(find(models_dir, name))
+        file = output or Path(f"{bundle.manifest.name}.bundle")
+        click.echo(f"{pack_bundle(bundle, file)}  {file}")
+
+
+@models.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--sha256", help="The digest that pack printed: any other file is refused.")
+@_models_dir
+def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
+    """Install a packed bundle: check every path and digest, then put it in place.
+
+    Example: nsfwd models import nsfw.bundle
+    """
+    from nsfwd.workshop.pack import import_packed
+
+    with _one_line():
+        bundle = import_packed(file, models_dir, sha256=sha256)
+    _say(f"{bundle.model_identity} is in {bundle.directory}")
+
+
+@models.command("verify")
+@click.argument("name")
+@_models_dir
+def verify(name: str, models_dir: Path) -> None:
+    """Hash a bundle's files, load its model, score its golden pictures, and print how far they are off.
+
+    Example: nsfwd models verify nsfw-mobilenet-v2-140
+    """
+    from nsfwd.workshop.goldens import require
+    from nsfwd.workshop.verify import verify as verify_bundle
+
+    with _one_line():
+        bundle = open_bundle(find(models_dir, name))
+        drifts = verify_bundle(bundle, _say)
+        for drift in drifts:
+            click.echo(f"{drift.file:<16} drift {drift.largest:.6f}  allowed {drift.allowed}")
+        require(bundle.manifest, drifts)
+    click.echo(f"{bundle.model_identity}  ok")

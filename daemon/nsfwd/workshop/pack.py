@@ -1,0 +1,124 @@
+"""Pack a bundle into one file, and install it from there: for a machine without npm, network or TensorFlow.
+
+The file is a plain tar with fixed metadata, so equal bundles give equal files. Nothing in it is trusted: a member that
+the manifest does not name, or whose digest differs, refuses the whole. Standard library only, beside ``bundles``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from pathlib import Path
+from typing import IO
+
+from nsfwd.bundles.manifest import MANIFEST, WEIGHTS, Manifest, parse_manifest
+from nsfwd.bundles.store import Bundle, hash_file, open_bundle, verify_file
+from nsfwd.errors import BundleError
+from nsfwd.workshop.staging import flush, installing, staged
+
+_MANIFEST_BYTES = 1024 * 1024
+"""Largest manifest read from a packed bundle; real ones have a few kilobytes."""
+
+_CHUNK = 1024 * 1024
+
+
+def pack(bundle: Bundle, file: Path) -> str:
+    """Write a verified bundle into one file, in one step.
+
+    Returns:
+        Sha256 of the file: what to tell whoever imports it.
+
+    Raises:
+        BundleError: the bundle was altered, or the file cannot be written.
+    """
+    manifest = bundle.manifest
+    for path in manifest.files:
+        verify_file(bundle, path)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for path in (MANIFEST, *sorted(manifest.files)):
+                _add(tar, bundle.directory / path, f"{manifest.name}/{path}")
+        unfinished.replace(file)
+    except OSError as error:
+        raise BundleError(f"{file}: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return hash_file(file)
+
+
+def _add(tar: tarfile.TarFile, source: Path, name: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.mode, entry.size = 0o644, source.stat().st_size  # time, owner and group stay at zero
+    with source.open("rb") as opened:
+        tar.addfile(entry, opened)
+
+
+def import_packed(file: Path, models_dir: Path, *, sha256: str | None = None) -> Bundle:
+    """Install a packed bundle under the name its manifest gives.
+
+    Args:
+        file: written by ``pack``.
+        models_dir: made when it does not exist.
+        sha256: the digest that ``pack`` printed, when it is known from a better source than the file.
+
+    Raises:
+        BundleError: another digest, an unsafe or unknown member, a missing or altered file. Nothing is changed.
+    """
+    if sha256 is not None and hash_file(file) != sha256.lower():
+        raise BundleError(f"{file}: its sha256 is not {sha256}; nothing was read")
+    try:
+        with tarfile.open(file, "r:") as tar:
+            manifest, text = _read_manifest(tar, file)
+            with installing(models_dir), staged(models_dir, manifest.name) as directory:
+                (directory / MANIFEST).write_bytes(text)
+                _unpack(tar, manifest, directory, file)
+                flush(directory)
+    except (tarfile.TarError, EOFError) as error:
+        raise BundleError(f"{file}: no packed bundle ({error})") from None
+    except OSError as error:
+        raise BundleError(f"{error.filename or file}: {error.strerror}") from None
+    return open_bundle(models_dir / manifest.name)
+
+
+def _read_manifest(tar: tarfile.TarFile, file: Path) -> tuple[Manifest, bytes]:
+    """The first member, which must be ``NAME/bundle.toml`` and name itself so."""
+    first = tar.next()
+    if first is None or not first.isfile() or first.size > _MANIFEST_BYTES:
+        raise BundleError(f"{file}: the first member must be a bundle's {MANIFEST}")
+    opened = tar.extractfile(first)
+    text = opened.read() if opened else b""
+    try:
+        manifest = parse_manifest(text.decode("utf-8"), f"{file}: {MANIFEST}")
+    except UnicodeDecodeError:
+        raise BundleError(f"{file}: {MANIFEST} is not UTF-8") from None
+    if first.name != f"{manifest.name}/{MANIFEST}":
+        raise BundleError(f"{file}: member {first.name!r} is not {manifest.name}/{MANIFEST}")
+    return manifest, text
+
+
+def _unpack(tar: tarfile.TarFile, manifest: Manifest, directory: Path, file: Path) -> None:
+    """Write the members that the manifest names, under the manifest's paths, which are known to be safe."""
+    missing = {f"{manifest.name}/{path}": path for path in manifest.files}
+    if WEIGHTS not in manifest.files:
+        raise BundleError(f"{file}: the manifest has no digest of {WEIGHTS}")
+    while (member := tar.next()) is not None:
+        path = missing.pop(member.name, None)
+        if path is None or not member.isfile():
+            raise BundleError(f"{file}: member {member.name!r} is not of the manifest, twice there, or no plain file")
+        target = directory / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _copy(tar.extractfile(member), target) != manifest.files[path]:
+            raise BundleError(f"{file}: {path} was altered: its digest is not the manifest's")
+    if missing:
+        raise BundleError(f"{file}: {', '.join(sorted(missing.values()))} is missing")
+
+
+def _copy(source: IO[bytes] | None, target: Path) -> str:
+    digest = hashlib.sha256()
+    with target.open("wb") as opened:
+        while source is not None and (chunk := source.read(_CHUNK)):
+            digest.update(chunk)
+            opened.write(chunk)
+    return digest.hexdigest()

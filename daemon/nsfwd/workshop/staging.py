@@ -1,0 +1,106 @@
+"""Put a bundle under its name in one step, or not at all; one installation at a time in a directory of bundles.
+
+Knows files only: not where a bundle comes from, and no framework.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+import msgspec
+
+from nsfwd.bundles.manifest import MANIFEST, Manifest, dump_manifest
+from nsfwd.bundles.store import hash_file
+from nsfwd.errors import BundleError
+
+_STAGE = ".stage-"
+"""What names of unfinished directories begin with; such a one is never taken for a bundle."""
+
+
+@contextmanager
+def installing(models_dir: Path) -> Iterator[None]:
+    """Hold the directory of bundles for one installation, and clear away what a killed one left.
+
+    Raises:
+        BundleError: the directory cannot be made or read.
+    """
+    try:
+        models_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(models_dir, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise BundleError(f"{models_dir}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for leftover in models_dir.glob(f"{_STAGE}*"):
+            _discard(leftover)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def staged(models_dir: Path, name: str) -> Iterator[Path]:
+    """A directory to build a bundle in, which becomes ``models_dir/name`` when the block ends well, else vanishes.
+
+    Only inside ``installing``.
+
+    Raises:
+        BundleError: the directory cannot be written.
+    """
+    try:
+        directory = Path(mkdtemp(prefix=_STAGE, dir=models_dir))
+    except OSError as error:
+        raise BundleError(f"{models_dir}: {error.strerror}") from None
+    try:
+        yield directory
+        directory.chmod(0o755)
+        _put_in_place(directory, models_dir / name)
+    except OSError as error:
+        raise BundleError(f"{error.filename or models_dir}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _put_in_place(directory: Path, final: Path) -> None:
+    """Rename, moving an older bundle aside for the moment: a directory that is not empty cannot be renamed over."""
+    aside = directory.with_name(f"{directory.name}.old")
+    if final.exists() or final.is_symlink():
+        final.rename(aside)
+    try:
+        directory.rename(final)
+    except OSError:
+        if aside.exists():
+            aside.rename(final)
+        raise
+    _discard(aside)
+
+
+def _discard(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def complete(directory: Path, manifest: Manifest) -> None:
+    """Write ``bundle.toml`` over the files that are there, as the last step."""
+    files = {
+        str(path.relative_to(directory)): hash_file(path) for path in sorted(directory.rglob("*")) if path.is_file()
+    }
+    text = dump_manifest(msgspec.structs.replace(manifest, files=files))
+    (directory / MANIFEST).write_text(text, "utf-8")
+    flush(directory)
+
+
+def flush(directory: Path) -> None:
+    """Bring all files below ``directory`` to the disk, so that the rename that follows never outlives them."""
+    for path in directory.rglob("*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
