@@ -37,3 +37,6 @@ WINDOW = 64
 
 DESCRIPTORS = 64
 """Descriptors passed over a Unix socket and not yet taken by a request."""
+
+MAX_DEADLINE = 86400.0
+"""Longest deadline a request may ask for: a day, so that a slip of the pen does not hold resources for ever."""

@@ -1,7 +1,7 @@
 """The nouns of the protocol: what a client can ask and what comes back, as plain values.
 
-Pure data: no socket, no clock, no task, no JSON. ``wire`` spells these, ``session`` decides when. Standard library only,
-because clients import it.
+Pure data: no socket, no clock, no task, no JSON. ``wire`` spells these, ``session`` decides when. Standard library
+only, because clients import it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Scan:
         id: the client's own word for it, returned verbatim; None when it gave none.
         dialect: how the reply is spelled.
         images: the paths or bytes to score, in the client's order.
-        many: True when the reply is a series ended by a ``done`` line whatever ``images`` holds (``paths``, ``recursive``).
+        many: True when the reply is a series ended by ``done`` whatever ``images`` holds (``paths``, ``recursive``).
         recursive: walk below directories.
         lane: the lane asked for; None is the connection's own.
         deadline: seconds allowed from now; None is the lane's default.
@@ -157,9 +157,7 @@ class Outcome:
     identity: Identity | None = None
 
     @classmethod
-    def failed(
-        cls, path: bytes | None, error: CodedError, time: Timing, identity: Identity | None = None
-    ) -> Outcome:
+    def failed(cls, path: bytes | None, error: CodedError, time: Timing, identity: Identity | None = None) -> Outcome:
         """Spell a ``CodedError`` as the outcome of the image at ``path``."""
         status = CODES[error.code].status
         return cls(path, status, time, None, error.code, error.message, error.retry_after, identity)

@@ -1,0 +1,413 @@
+r"""One conversation as a state machine: bytes in, events out; outcomes in, bytes out.
+
+Pure: no socket, no clock, no task. The connection feeds bytes, tells of silence and of the end, pulls events while its
+window has room, answers each ``Turn`` once, and writes ``data_to_send``. Nothing a peer sends makes a method raise.
+
+    bytes --> LineReader --> JSON line --> wire.parse --+--> events --> the connection --> entry, done, fail, operation
+                        \--> text line --> command/path +                                      |
+    data_to_send <-- JSON replies at once, text replies in the order of their requests <-------+
+
+Text is ordered and JSON is not: while a text request is being answered JSON replies wait for the end of its block.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nsfwd.errors import CodedError
+from nsfwd.protocol import text, wire
+from nsfwd.protocol.events import (
+    BodyData,
+    BodyEnd,
+    BodyStart,
+    Event,
+    OperationRequest,
+    Quit,
+    Rejected,
+    ScanRequest,
+    Turn,
+)
+from nsfwd.protocol.http_guard import ANSWER, looks_like_http
+from nsfwd.protocol.jsonio import dumps, dumps_indented
+from nsfwd.protocol.lines import Line, LineReader
+from nsfwd.protocol.messages import Dialect, Image, Operation, Outcome, RequestId, Scan, Style
+from nsfwd.protocol.outbox import Outbox
+
+
+@dataclass(slots=True)
+class _Body:
+    """Raw bytes that belong to the request read last; with an ``error`` they are dropped."""
+
+    turn: Turn
+    left: int
+    scan: Scan | None
+    error: CodedError | None
+
+
+class Session:
+    """What was said and what is owed on one connection.
+
+    Args:
+        style: how the listener speaks to those who send text.
+        max_bytes: longest encoded image taken by ``bytes`` or ``data``; a longer one is dropped, then ``too_large``.
+        colour: whether text replies are painted at the start.
+        operations: operations open to this peer.
+    """
+
+    def __init__(
+        self,
+        *,
+        style: Style,
+        max_bytes: int,
+        colour: bool = False,
+        operations: frozenset[str] = wire.OPEN_OPERATIONS,
+    ) -> None:
+        self._style = style
+        self._max_bytes = max_bytes
+        self._operations = operations
+        self._colour = colour
+        self._labels = False
+        # input
+        self._reader = LineReader(telnet=style is not Style.PLAIN)
+        self._events: deque[Event] = deque()
+        self._body: _Body | None = None
+        self._eof = False
+        self._silent = False
+        self._first = True
+        self._ending = False  # no further request is read
+        # output
+        self._outbox = Outbox()
+        self._number = 0
+        self._in_flight = 0
+        self._greeting_held = style is Style.SESSION
+        self._prompting = style is Style.SESSION
+
+    # What the peer does
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the peer. What comes after the end of the conversation is forgotten."""
+        if not self._ending or self._body is not None:
+            self._reader.receive(data)
+
+    def receive_eof(self) -> None:
+        """Learn that the peer sends nothing more; it may still read."""
+        self._eof = True
+
+    def receive_silence(self) -> None:
+        """Learn that ``limits.SILENCE`` seconds passed without a byte. Call it only while ``silence_wanted``."""
+        if self._greeting_held:
+            self._greet()
+        self._silent = self._style is Style.ONESHOT and self._reader.partial
+
+    def close(self) -> None:
+        """Read no further request; the session is finished once those in flight are answered."""
+        self._ending = True
+        body, self._body = self._body, None
+        if body is not None:
+            self._events.append(self._reject(body.turn, body.error or CodedError("draining")))
+        self._reader.discard()
+
+    @property
+    def silence_wanted(self) -> bool:
+        """True while ``receive_silence`` would mean something: look after each pull, re-arm at each byte."""
+        if self._eof or self._ending:
+            return False
+        return self._greeting_held or (self._style is Style.ONESHOT and self._reader.partial)
+
+    @property
+    def in_flight(self) -> int:
+        """Turns that are not ended yet."""
+        return self._in_flight
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing will be sent beyond what ``data_to_send`` returns now."""
+        return self._ending and self._body is None and not self._events and not self._in_flight
+
+    # What the connection pulls
+
+    def next_event(self) -> Event | None:
+        """Return the next thing to act on, or None when that needs more input. Nothing is read ahead of it."""
+        while not self._events:
+            if self._body is not None:
+                event = self._read_body(self._body)
+                if event is None:
+                    return None
+            elif self._ending:
+                self._reader.discard()
+                return None
+            else:
+                line = self._read_line()
+                if line is None:
+                    return None
+                event = self._take_line(line)
+            if event is not None:
+                return event
+        return self._events.popleft()
+
+    def _read_line(self) -> Line | None:
+        line = self._reader.next_line(ended=self._eof or self._silent)
+        self._silent = False
+        self._outbox.send(self._reader.telnet.take_answers())
+        opening = self._reader.opening if line is None else line.data[:1]
+        if self._greeting_held and opening == b"{":
+            self._greeting_held = self._prompting = False
+        if line is None:
+            self._ending = self._eof
+        return line
+
+    def _take_line(self, line: Line) -> Event | None:
+        first, self._first = self._first, False
+        self._ending = self._style is Style.ONESHOT
+        if line.data.startswith(b"{"):
+            return self._take_json(line)
+        if first and not line.too_long and looks_like_http(line.data):
+            return self._take_http()
+        if not line.data and not (self._style is Style.ONESHOT or self._prompting):
+            return None
+        if self._greeting_held:
+            self._greet()
+        self._prompting = self._style is Style.SESSION
+        if not line.data and self._prompting:
+            self._say(b"")
+            return None
+        word = line.data.strip().lower().decode(errors="replace")
+        if word in text.COMMANDS and not line.too_long:
+            return self._take_command(word)
+        return self._take_path(line)
+
+    def _take_json(self, line: Line) -> Event | None:
+        if line.too_long:
+            return self._reject(self._turn(None, Dialect.NDJSON), CodedError("line_too_long"))
+        parsed = wire.parse(line.data)
+        turn = self._turn(parsed.id, Dialect.NDJSON, parsed.path, parsed.op)
+        error = parsed.error
+        scan = parsed.ask if isinstance(parsed.ask, Scan) else None
+        size = parsed.body if parsed.data is None else len(parsed.data)
+        if error is None and size is not None and size > self._max_bytes:
+            error = CodedError("too_large", f"more than {self._max_bytes} bytes")
+        if parsed.body is not None:
+            self._body = _Body(turn, parsed.body, scan, error)
+            return BodyStart(turn, parsed.body) if error is None else None
+        if error is not None:
+            return self._reject(turn, error)
+        if isinstance(parsed.ask, Operation):
+            return self._request_operation(turn, parsed.ask)
+        assert scan is not None
+        turn.many = scan.many
+        request = ScanRequest(turn, scan)
+        if parsed.data is None:
+            return request
+        if parsed.data:
+            self._events.append(BodyData(turn, parsed.data))
+        self._events.extend((BodyEnd(turn), request))
+        return BodyStart(turn, len(parsed.data))
+
+    def _read_body(self, body: _Body) -> Event | None:
+        while body.left:
+            piece = self._reader.take(body.left)
+            if not piece:
+                if not self._eof:
+                    return None
+                self._body = None
+                return self._reject(body.turn, body.error or CodedError("short_body"))
+            body.left -= len(piece)
+            if body.error is None:
+                return BodyData(body.turn, piece)
+        self._body = None
+        if body.error is not None:
+            return self._reject(body.turn, body.error)
+        assert body.scan is not None
+        self._events.append(ScanRequest(body.turn, body.scan))
+        return BodyEnd(body.turn)
+
+    def _take_http(self) -> Event:
+        turn = self._turn(None, Dialect.NDJSON)
+        self._greeting_held = False
+        self._ending = True
+        self._outbox.send(ANSWER)
+        self._end(turn)
+        return Rejected(turn, CodedError("http"))
+
+    def _take_path(self, line: Line) -> Event:
+        dialect = Dialect.NDJSON if self._style is Style.PLAIN else Dialect.TEXT
+        path = line.data + b"..." if line.too_long else line.data
+        turn = self._turn(None, dialect, path)
+        if dialect is Dialect.TEXT:
+            compact = self._style is Style.ONESHOT
+            turn.block = text.Block(path, labels=self._labels, compact=compact, colour=self._colour)
+            self._outbox.write(turn, turn.block.scanning())
+        try:
+            if line.too_long:
+                raise CodedError("line_too_long")
+            return ScanRequest(turn, Scan(None, dialect, (Image(wire.check_path(path)),)))
+        except CodedError as error:
+            return self._reject(turn, error)
+
+    def _take_command(self, word: str) -> Event | None:
+        if word in wire.OPERATIONS:
+            dialect = Dialect.NDJSON if self._style is Style.PLAIN else Dialect.TEXT
+            return self._request_operation(self._turn(None, dialect, op=word), Operation(None, dialect, word))
+        if self._style is not Style.SESSION:
+            return self._take_bare_command(word)
+        if word == "quit":
+            self._ending = True
+            return Quit()
+        self._say(self._do(word))
+        return None
+
+    def _do(self, word: str) -> bytes:
+        """Carry out a word that needs nobody else; return what to say."""
+        if word == "help":
+            return text.help_text() + b"\n"
+        if word == "colour":
+            self._colour = not self._colour
+            return b"Colours are %s.\n\n" % (b"on" if self._colour else b"off")
+        self._labels = word == "labels"
+        return b"Scores are shown by %s.\n\n" % (b"label" if self._labels else b"group")
+
+    def _take_bare_command(self, word: str) -> Event | None:
+        """Answer a word that is no operation where replies are JSON; ``labels`` and the like mean nothing there."""
+        turn = self._turn(None, Dialect.NDJSON, op=word)
+        if word == "quit":
+            self._ending = True
+            self.operation(turn, {})
+            return Quit()
+        if word != "help":
+            return self._reject(turn, CodedError("unsupported"))
+        self.operation(turn, {"commands": text.COMMANDS})
+        return None
+
+    def _request_operation(self, turn: Turn, operation: Operation) -> Event:
+        try:
+            wire.check_operation(operation.op, self._operations)
+        except CodedError as error:
+            return self._reject(turn, error)
+        return OperationRequest(turn, operation)
+
+    # What the connection answers
+
+    def entry(self, turn: Turn, outcome: Outcome) -> None:
+        """Give the outcome of one image: the whole reply of a single turn, one line of a series.
+
+        Raises:
+            ValueError: the turn has ended; a defect of the caller.
+        """
+        self._check(turn)
+        if turn.many:
+            turn.tally.add(outcome)
+        if turn.block is not None:
+            self._outbox.write(turn, turn.block.entry(outcome))
+            if not turn.many:
+                self._outbox.write(turn, turn.block.close(outcome.time.total))
+        else:
+            self._outbox.write(turn, wire.spell_outcome(turn.id, outcome))
+        if not turn.many:
+            self._end(turn)
+
+    def become_many(self, turn: Turn) -> None:
+        """Make a series of a turn whose path is a directory, before its first entry.
+
+        Raises:
+            ValueError: the turn has ended; a defect of the caller.
+        """
+        self._check(turn)
+        turn.many = True
+
+    def done(self, turn: Turn, seconds: float, *, error: CodedError | None = None) -> None:
+        """End a series; ``seconds`` since it was admitted, ``error`` when it was cut short.
+
+        Raises:
+            ValueError: the turn has ended or is no series; a defect of the caller.
+        """
+        self._check(turn)
+        if not turn.many:
+            raise ValueError(f"turn {turn.number} is no series")
+        if turn.block is not None:
+            self._outbox.write(turn, turn.block.close(seconds, error.code if error else ""))
+        else:
+            self._outbox.write(turn, wire.spell_done(turn.id, turn.path, turn.tally, seconds, error))
+        self._end(turn)
+
+    def fail(self, turn: Turn, error: CodedError, seconds: float) -> None:
+        """Refuse a request as a whole; of a series, cut it short.
+
+        Raises:
+            ValueError: the turn has ended; a defect of the caller.
+        """
+        if turn.many:
+            self.done(turn, seconds, error=error)
+            return
+        self._check(turn)
+        if turn.block is not None:
+            self._outbox.write(turn, turn.block.close(seconds, error.code))
+        elif turn.op is not None:
+            self._write_operation(turn, wire.operation_error(turn.id, turn.op, error))
+        else:
+            self._outbox.write(turn, wire.spell_error(turn.id, turn.path, error, seconds))
+        self._end(turn)
+
+    def operation(self, turn: Turn, payload: Mapping[str, object]) -> None:
+        """Give the result of an operation, without ``id``, ``op`` and ``status``.
+
+        Raises:
+            ValueError: the turn has ended or is no operation; a defect of the caller.
+        """
+        self._check(turn)
+        if turn.op is None:
+            raise ValueError(f"turn {turn.number} is no operation")
+        self._write_operation(turn, wire.operation_reply(turn.id, turn.op, payload))
+        self._end(turn)
+
+    # What goes out
+
+    def data_to_send(self) -> bytes:
+        """Return what is to be written to the peer now, once."""
+        return self._outbox.take()
+
+    @property
+    def held(self) -> int:
+        """Bytes spelled and held back until earlier text requests are answered."""
+        return self._outbox.held
+
+    def flows(self, turn: Turn) -> bool:
+        """Tell whether an entry of this turn would go out at once. Where not, listing on would only fill memory."""
+        return self._outbox.flows(turn)
+
+    def _turn(self, request: RequestId, dialect: Dialect, path: bytes | None = None, op: str | None = None) -> Turn:
+        self._number += 1
+        self._in_flight += 1
+        turn = Turn(self._number, request, dialect, path, op)
+        self._outbox.open(turn)
+        return turn
+
+    def _check(self, turn: Turn) -> None:
+        if turn.ended:
+            raise ValueError(f"turn {turn.number} has ended")
+
+    def _end(self, turn: Turn) -> None:
+        turn.ended = True
+        self._in_flight -= 1
+        self._outbox.close(turn, text.prompt(colour=self._colour) if self._style is Style.SESSION else b"")
+
+    def _reject(self, turn: Turn, error: CodedError) -> Rejected:
+        self.fail(turn, error, 0.0)
+        return Rejected(turn, error)
+
+    def _greet(self) -> None:
+        self._greeting_held = False
+        self._outbox.greet(text.greeting(colour=self._colour))
+
+    def _say(self, words: bytes) -> None:
+        """Answer a text line at once, in its place."""
+        turn = self._turn(None, Dialect.TEXT)
+        self._outbox.write(turn, words)
+        self._end(turn)
+
+    def _write_operation(self, turn: Turn, reply: Mapping[str, object]) -> None:
+        if turn.dialect is Dialect.TEXT and self._style is Style.SESSION:
+            self._outbox.write(turn, dumps_indented(reply) + b"\n\n")
+        else:
+            self._outbox.write(turn, dumps(reply) + b"\n")

@@ -1,0 +1,388 @@
+"""NDJSON: one line into one request, one outcome into one line.
+
+The request keys are a table (``KEYS``) that the documents and tests read. Nothing here raises for what a peer sends: a
+bad line becomes a ``Parsed`` with its error. Knows no order and no state; ``session`` does.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nsfwd.errors import CODES, CodedError
+from nsfwd.protocol.jsonio import dumps, loads
+from nsfwd.protocol.limits import ID_BYTES, MAX_DEADLINE, MAX_INTEGER_ID, PATH_BYTES
+from nsfwd.protocol.messages import Dialect, Image, Lane, Operation, Outcome, RequestId, Scan, Tally, Timing
+from nsfwd.protocol.text import shown
+
+OPERATIONS: dict[str, str] = {
+    "ping": "the daemon is there",
+    "ready": "whether the models are warmed and their goldens agree",
+    "version": "protocol, limits, operations open to this peer, models",
+    "models": "the models that score and their policies",
+    "stats": "what was counted so far",
+    "cancel": "drop an earlier request of this connection",
+    "reload": "take up changed settings and bundles",
+}
+
+OPEN_OPERATIONS = frozenset(OPERATIONS) - {"reload"}
+"""Operations open to every peer."""
+
+_UNBUILT_OPERATIONS = frozenset({"reload"})
+
+Check = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One row of the table of request keys. ``check`` returns the value as the program wants it; None: not built."""
+
+    kind: str
+    check: Check | None
+    meaning: str
+
+
+def _bad(message: str) -> CodedError:
+    return CodedError("bad_request", message)
+
+
+def _check_id(value: Any) -> RequestId:
+    if type(value) is int:
+        if -MAX_INTEGER_ID <= value <= MAX_INTEGER_ID:
+            return value
+    elif type(value) is str and len(value) <= ID_BYTES and len(value.encode()) <= ID_BYTES:
+        return value
+    raise _bad(f"id must be a string of at most {ID_BYTES} bytes or an integer of at most 53 bits")
+
+
+def check_path(path: bytes) -> bytes:
+    """Return ``path`` if it may name a file.
+
+    Raises:
+        CodedError: ``bad_path`` or ``relative_path``; the sender's fault, a retry does not help.
+    """
+    if not path or len(path) >= PATH_BYTES or b"\0" in path:
+        raise CodedError("bad_path")
+    if path[:1] != b"/":
+        raise CodedError("relative_path")
+    return path
+
+
+def _check_text_path(value: Any) -> bytes:
+    if type(value) is not str:
+        raise _bad("path must be a string")
+    return check_path(value.encode())
+
+
+def _check_paths(value: Any) -> list[bytes]:
+    if type(value) is not list or not value or not all(type(path) is str for path in value):
+        raise _bad("paths must be an array of at least one string")
+    return [check_path(path.encode()) for path in value]
+
+
+def _base64(name: str) -> Check:
+    def check(value: Any) -> bytes:
+        try:
+            if type(value) is str:
+                return binascii.a2b_base64(value.encode("ascii"), strict_mode=True)
+        except ValueError:
+            pass
+        raise _bad(f"{name} must be a string of base64")
+
+    return check
+
+
+_decode_path = _base64("path_bytes")
+
+
+def _check_path_bytes(value: Any) -> bytes:
+    path: bytes = _decode_path(value)
+    return check_path(path)
+
+
+def _check_size(value: Any) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    raise _bad("bytes must be an integer of 0 or more")
+
+
+def _flag(name: str) -> Check:
+    def check(value: Any) -> bool:
+        if type(value) is bool:
+            return value
+        raise _bad(f"{name} must be true or false")
+
+    return check
+
+
+def _check_lane(value: Any) -> Lane:
+    try:
+        return Lane(value)
+    except ValueError:
+        raise _bad("lane must be interactive, normal or background") from None
+
+
+def _check_deadline(value: Any) -> float:
+    if type(value) in (int, float) and 0 < value <= MAX_DEADLINE and math.isfinite(value):
+        return float(value)
+    raise _bad(f"deadline must be a number of seconds above 0 and at most {MAX_DEADLINE:.0f}")
+
+
+def _check_op(value: Any) -> str:
+    if type(value) is not str:
+        raise _bad("op must be a string")
+    if value not in OPERATIONS:
+        raise CodedError("unknown_op")
+    return value
+
+
+KEYS: dict[str, Key] = {
+    "id": Key("string or integer", _check_id, "returned verbatim in every reply"),
+    "path": Key("string", _check_text_path, "an absolute path of the server: a file or a directory"),
+    "paths": Key("array of strings", _check_paths, "several paths; the reply is a series"),
+    "path_bytes": Key("base64", _check_path_bytes, "a path that is not UTF-8"),
+    "data": Key("base64", _base64("data"), "the encoded image itself"),
+    "bytes": Key("integer", _check_size, "exactly so many raw bytes, the encoded image, follow the line's LF"),
+    "recursive": Key("boolean", _flag("recursive"), "walk below directories; the reply is a series"),
+    "lane": Key("string", _check_lane, "interactive, normal or background; a request may lower its lane, not raise it"),
+    "deadline": Key("number", _check_deadline, "seconds allowed for the whole request"),
+    "identity": Key("boolean", _flag("identity"), "add the identity of the opened file to the reply"),
+    "op": Key("string", _check_op, "an operation instead of a scan"),
+    "target": Key("string or integer", _check_id, "the id of the request to cancel"),
+    "fd": Key("boolean", None, "take the next descriptor passed over the Unix socket"),
+    "name": Key("string", None, "a name for what came without a path"),
+    "models": Key("array of strings", None, "score with these models only"),
+    "frames": Key("string", None, "which frames of an animation"),
+    "boxes": Key("boolean", None, "where in the picture"),
+}
+"""Every request key. One with no check answers ``unsupported``; one not here answers ``unknown_key``."""
+
+_SOURCES = ("path", "paths", "path_bytes", "data", "bytes")
+_OPERATION_KEYS = frozenset({"id", "op", "target"})
+_STORED: tuple[Image, ...] = (Image(None, None),)
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What one JSON line came to: a request (``ask``) or an error, and how much raw body follows either.
+
+    Attributes:
+        body: raw bytes that follow the line, whether the request is good or bad; None when none were announced.
+        data: the image that came inside the line.
+        path: what an error reply may show as the path, when that cannot be taken for an image of a series.
+    """
+
+    ask: Scan | Operation | None = None
+    error: CodedError | None = None
+    id: RequestId = None
+    op: str | None = None
+    path: bytes | None = None
+    body: int | None = None
+    data: bytes | None = None
+
+
+def parse(line: bytes) -> Parsed:
+    """Read one JSON line. Never raises."""
+    parsed = Parsed()
+    try:
+        message = loads(line)
+        if type(message) is not dict:
+            raise CodedError("bad_json")
+        parsed.ask = _read(message, parsed)
+    except CodedError as error:
+        parsed.error = error
+    return parsed
+
+
+def _read(message: dict[str, Any], parsed: Parsed) -> Scan | Operation:
+    size = message.get("bytes")
+    if type(size) is int and size >= 0:
+        parsed.body = size  # before anything may be wrong: the body comes in any case
+    if "id" in message:
+        parsed.id = _check_id(message["id"])
+    _note_names(message, parsed)
+    values: dict[str, Any] = {}
+    for name, value in message.items():
+        key = KEYS.get(name)
+        if key is None:
+            raise CodedError("unknown_key", f"unknown key {shown(name[:64].encode())}")
+        if key.check is None:
+            raise CodedError("unsupported", f"{name} is not built into this daemon")
+        values[name] = key.check(value)
+    if "op" in values:
+        return _operation(values, parsed)
+    return _scan(values, parsed)
+
+
+def _note_names(message: dict[str, Any], parsed: Parsed) -> None:
+    """Remember what the reply to a bad request may name."""
+    path, op = message.get("path"), message.get("op")
+    if type(path) is str and "paths" not in message and "recursive" not in message:
+        encoded = path.encode()
+        parsed.path = encoded if len(encoded) < PATH_BYTES else None
+    if type(op) is str and len(op.encode()) <= ID_BYTES:
+        parsed.op = op
+
+
+def _operation(values: dict[str, Any], parsed: Parsed) -> Operation:
+    op = values["op"]
+    if not values.keys() <= _OPERATION_KEYS:
+        raise _bad("an operation has no keys but id, op and target")
+    if (op == "cancel") != ("target" in values):
+        raise _bad("cancel needs a target, and nothing else has one")
+    return Operation(parsed.id, Dialect.NDJSON, op, values.get("target"))
+
+
+def _scan(values: dict[str, Any], parsed: Parsed) -> Scan:
+    sources = [name for name in _SOURCES if name in values]
+    if len(sources) != 1:
+        raise _bad("a request has exactly one of path, paths, path_bytes, data and bytes, or op")
+    if "target" in values:
+        raise _bad("target belongs to the operation cancel")
+    source = sources[0]
+    many = source == "paths"
+    recursive = values.get("recursive", False)
+    if source in ("data", "bytes"):
+        if recursive:
+            raise _bad("recursive needs a path")
+        parsed.data = values.get("data")
+        images = _STORED
+    elif many:
+        images = tuple(Image(path) for path in values["paths"])
+    else:
+        parsed.path = values[source]
+        images = (Image(parsed.path),)
+    return Scan(
+        parsed.id,
+        Dialect.NDJSON,
+        images,
+        many or recursive,
+        recursive,
+        values.get("lane"),
+        values.get("deadline"),
+        values.get("identity", False),
+    )
+
+
+def check_operation(op: str, allowed: frozenset[str]) -> None:
+    """Refuse an operation that this peer may not use.
+
+    Raises:
+        CodedError: ``unsupported`` when this daemon has no such operation, ``not_permitted`` when others may use it.
+    """
+    if op not in allowed:
+        raise CodedError("unsupported" if op in _UNBUILT_OPERATIONS else "not_permitted")
+
+
+def _head(request: RequestId, path: bytes | None) -> dict[str, object]:
+    reply: dict[str, object] = {}
+    if request is not None:
+        reply["id"] = request
+    if path is not None:
+        try:
+            reply["path"] = path.decode()
+        except UnicodeDecodeError:
+            reply["path"] = shown(path)
+            reply["path_bytes"] = binascii.b2a_base64(path, newline=False).decode()
+    return reply
+
+
+def _time(time: Timing) -> dict[str, float]:
+    return {
+        "queue": round(time.queue, 6),
+        "decode": round(time.decode, 6),
+        "wait": round(time.wait, 6),
+        "infer": round(time.infer, 6),
+        "total": round(time.total, 6),
+    }
+
+
+def _put_error(reply: dict[str, object], code: str, message: str, retry_after: float | None) -> None:
+    row = CODES[code]
+    reply["error"] = {"code": code, "message": message or row.meaning, "retry": row.retry}
+    if retry_after is not None:
+        reply["retry_after"] = round(retry_after, 3)
+
+
+def _finish(reply: dict[str, object], time: Timing) -> bytes:
+    reply["time"] = _time(time)
+    return dumps(reply) + b"\n"
+
+
+def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
+    """Return the line that tells what one image came to."""
+    reply = _head(request, outcome.path)
+    reply["status"] = outcome.status.value
+    judgement = outcome.judgement
+    if judgement is None:
+        _put_error(reply, outcome.code, outcome.message, outcome.retry_after)
+    else:
+        because = judgement.because
+        reply["verdict"] = judgement.verdict
+        reply["alarm"] = judgement.alarm
+        reply["label"] = judgement.label
+        reply["score"] = judgement.score
+        reply["scores"] = judgement.scores
+        reply["groups"] = judgement.groups
+        reply["verdicts"] = judgement.verdicts
+        reply["because"] = {
+            "model": because.model,
+            "group": because.group,
+            "score": because.score,
+            "threshold": because.threshold,
+        }
+        reply["model"] = judgement.model
+        reply["policy"] = judgement.policy
+    if outcome.identity is not None:
+        reply["file"] = {name: getattr(outcome.identity, name) for name in _IDENTITY}
+    return _finish(reply, outcome.time)
+
+
+_IDENTITY = ("dev", "ino", "size", "mtime_ns", "ctime_ns", "sha256")
+
+
+def spell_error(request: RequestId, path: bytes | None, error: CodedError, seconds: float) -> bytes:
+    """Return the line that refuses a scan as a whole."""
+    reply = _head(request, path)
+    reply["status"] = error.row.status.value
+    _put_error(reply, error.code, error.message, error.retry_after)
+    return _finish(reply, Timing(total=seconds))
+
+
+def spell_done(
+    request: RequestId, path: bytes | None, tally: Tally, seconds: float, error: CodedError | None = None
+) -> bytes:
+    """Return the line that ends a series; with ``error`` it was cut short and its status is not ``done``."""
+    reply = _head(request, path)
+    reply["status"] = "done" if error is None else error.row.status.value
+    reply["done"] = True
+    reply["files"] = tally.files
+    reply["ok"] = tally.ok
+    reply["errors"] = tally.errors
+    reply["skipped"] = tally.skipped
+    reply["refused"] = tally.refused
+    reply["verdicts"] = tally.verdicts
+    if error is not None:
+        _put_error(reply, error.code, error.message, error.retry_after)
+    return _finish(reply, Timing(total=seconds))
+
+
+def operation_reply(request: RequestId, op: str, payload: Mapping[str, object]) -> dict[str, object]:
+    """Return the reply of an operation that went well."""
+    reply = _head(request, None)
+    reply["op"] = op
+    reply["status"] = "ok"
+    reply.update(payload)
+    return reply
+
+
+def operation_error(request: RequestId, op: str, error: CodedError) -> dict[str, object]:
+    """Return the reply of an operation that did not."""
+    reply = _head(request, None)
+    reply["op"] = op
+    reply["status"] = error.row.status.value
+    _put_error(reply, error.code, error.message, error.retry_after)
+    return reply
