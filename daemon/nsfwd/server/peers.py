@@ -12,12 +12,10 @@ import struct
 from dataclasses import dataclass
 
 from nsfwd.protocol.messages import Lane
+from nsfwd.protocol.wire import OPEN_OPERATIONS
 
 _UCRED = struct.Struct("3i")
 """``struct ucred`` of Linux: pid, uid, gid (unix(7))."""
-
-OPEN_OPERATIONS = frozenset({"ping", "ready", "version", "models", "stats", "cancel"})
-"""What any peer may ask."""
 
 ADMIN_OPERATIONS: frozenset[str] = frozenset()
 """What only an admin may ask, of the operations that this daemon has."""

@@ -1,0 +1,62 @@
+"""The bytes of an image that a client sends, kept outside the server process's own memory until a decoder has them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from nsfwd.errors import CodedError
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+"""Whoever holds the descriptor from then on can neither change nor resize what is scored."""
+
+
+class Body:
+    """A nameless file in memory (memfd) that grows as the bytes arrive. Its descriptor is given away or closed, once.
+
+    A body for which there is no memory or descriptor swallows its bytes; ``take`` then tells why.
+    """
+
+    __slots__ = ("_descriptor", "_error")
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._error: OSError | None = None
+        try:
+            self._descriptor = os.memfd_create("nsfwd-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            self._error = error
+
+    def write(self, data: bytes) -> None:
+        """Append the next bytes."""
+        if self._descriptor is None:
+            return
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError as error:
+            self._error = error
+            self.discard()
+
+    def take(self) -> int:
+        """Seal it and give the descriptor away, at its first byte; whoever takes it closes it.
+
+        Raises:
+            CodedError: ``busy``: the bytes could not be kept; the daemon's fault, a retry helps.
+        """
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            raise CodedError("busy", f"no room for the image's bytes: {self._reason()}", retry_after=1.0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        return descriptor
+
+    def discard(self) -> None:
+        """Close it unless it was given away. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _reason(self) -> str:
+        return self._error.strerror if self._error is not None and self._error.strerror else "it was discarded"

@@ -1,0 +1,192 @@
+"""The daemon's life: start, ready, drain, stop, in that order and each step bounded in time.
+
+Listeners are open from the first moment; what is asked before the engine is warm waits under its deadline. A stop
+answers everything that was admitted. Knows no request and no image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nsfwd.errors import NsfwdError
+from nsfwd.pipeline.pipeline import Pipeline
+from nsfwd.server.acceptor import Acceptor
+from nsfwd.server.listeners import Listener
+from nsfwd.server.notify import Notifier
+from nsfwd.server.operations import VERSION
+from nsfwd.server.service import Service
+
+if TYPE_CHECKING:
+    from nsfwd.bundles.store import Bundle
+    from nsfwd.config import Settings
+
+TICK = 1.0
+"""Seconds between looks at idle and stalled connections, at most; a quarter of the shortest limit if less."""
+
+FLUSH_TIMEOUT = 2.0
+"""Seconds that peers have, at a stop, to take the replies that are already spelled."""
+
+_log = logging.getLogger("nsfwd.server")
+
+
+class Daemon:
+    """One run of the server.
+
+    Args:
+        settings: what the operator wants.
+        bundles: the opened bundles.
+        listeners: open sockets; closed here.
+        notifier: the line to the service manager.
+
+    Raises:
+        NsfwdError: the pipeline cannot be built from these settings and bundles.
+    """
+
+    def __init__(
+        self, settings: Settings, bundles: Sequence[Bundle], listeners: Sequence[Listener], notifier: Notifier
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._listeners = listeners
+        self._notifier = notifier
+        self._pipeline = Pipeline(settings, bundles)
+        self._service = Service(self._loop, settings, self._pipeline, bundles)
+        self._acceptor = Acceptor(listeners, self._service)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._ticker: asyncio.TimerHandle | None = None
+
+    async def run(self) -> int:
+        """Serve until a signal or a failure; return the exit code."""
+        self._loop.set_exception_handler(self._defect)
+        self._watch_signals()
+        self._start()
+        code = await self._serve()
+        await self._shut_down()
+        return code
+
+    # -- start and serve ---------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        for bundle in self._service.bundles:
+            _log.info("nsfwd %s, model %s, policy %s", VERSION, bundle.model_identity, bundle.policy_identity)
+        self._pipeline.start()
+        self._acceptor.start()
+        for listener in self._listeners:
+            _log.info("listening on %s", listener)
+        self._notifier.status("loading the engine")
+        self._tick()
+
+    async def _serve(self) -> int:
+        """Wait for readiness, then for the end: 0 after a signal, 1 after a failure."""
+        started = self._loop.time()
+        stop: asyncio.Future[Any] = self._loop.create_task(self._stop.wait())
+        ready: asyncio.Future[Any] = self._loop.create_task(self._pipeline.ready.wait())
+        failed: asyncio.Future[Any] = self._pipeline.failed
+        try:
+            await asyncio.wait({stop, ready, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done() and not failed.done():
+                self._announce(self._loop.time() - started)
+                await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            ready.cancel()
+        if failed.done():
+            _log.error("%s", failed.exception())
+            return 1
+        return 0
+
+    def _announce(self, seconds: float) -> None:
+        engine = self._pipeline.stats()["engine"]
+        what = f"engine {engine['name']} on {engine['device']}, {engine['precision']}"
+        _log.info("ready after %.1f s: %s", seconds, what)
+        self._notifier.ready(what)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for connection in tuple(self._acceptor.connections):
+            connection.check(now)
+        limits = [limit for limit in (self._settings.write_stall, self._settings.idle_timeout) if limit]
+        self._ticker = self._loop.call_later(min(TICK, *(limit / 4 for limit in limits)), self._tick)
+
+    # -- signals -----------------------------------------------------------------------------------------------------
+
+    def _watch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._asked_to_stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
+
+    def _asked_to_stop(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def _asked_to_reload(self) -> None:
+        _log.warning("SIGHUP: this version cannot reload; restart the daemon to apply changed settings")
+
+    # -- drain and stop ----------------------------------------------------------------------------------------------
+
+    async def _shut_down(self) -> None:
+        """Stop in the order that loses nothing: no reply means not done, and everything admitted gets one."""
+        _log.info("stopping: answering what was admitted (at most %g s)", self._settings.drain_timeout)
+        self._notifier.stopping()
+        self._acceptor.stop()
+        self._service.draining = True
+        self._pipeline.drain()
+        if not self._pipeline.failed.done():
+            await self._drain()
+        self._pipeline.expire_all()
+        await self._flush()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self._pipeline.stop()
+        _log.info("stopped")
+
+    async def _drain(self) -> None:
+        """Wait for the work in flight, for the drain timeout, or for a second signal."""
+        drained = self._loop.create_task(self._pipeline.drained())
+        hurry = self._loop.create_task(self._hurry.wait())
+        try:
+            await asyncio.wait(
+                {drained, hurry}, timeout=self._settings.drain_timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            drained.cancel()
+            hurry.cancel()
+
+    async def _flush(self) -> None:
+        """Let the peers take their replies; then close whoever is left."""
+        for connection in tuple(self._acceptor.connections):
+            connection.drain()
+        try:
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                await self._acceptor.empty.wait()
+        except TimeoutError:
+            for connection in tuple(self._acceptor.connections):
+                connection.close()
+
+    def _defect(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody caught is one line of the log, and the daemon lives on."""
+        _log.error("a defect: %s", context["message"], exc_info=context.get("exception"))
+
+
+async def serve(
+    settings: Settings, bundles: Sequence[Bundle], listeners: Sequence[Listener], notifier: Notifier
+) -> int:
+    """Run a daemon; return its exit code. An error of the operator's is one line of the log.
+
+    Args:
+        listeners: closed whatever happens.
+    """
+    try:
+        return await Daemon(settings, bundles, listeners, notifier).run()
+    except NsfwdError as error:
+        _log.error("%s", error)
+        return 1
+    finally:
+        for listener in listeners:
+            listener.close()

@@ -1,0 +1,91 @@
+"""The requests that are no scans: one function for each, from what all connections share to what the reply says.
+
+``cancel`` is not here: it is about the requests of one connection, which answers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from nsfwd.protocol import limits
+from nsfwd.server.peers import Peer
+from nsfwd.server.service import Service
+
+if TYPE_CHECKING:
+    from nsfwd.bundles.store import Bundle
+
+VERSION = version("nsfwd")
+
+_LIMIT_SETTINGS = (
+    "max_bytes",
+    "max_pixels",
+    "min_side",
+    "max_frames",
+    "max_depth",
+    "max_entries",
+    "max_connections",
+    "queue",
+    "deadline",
+    "decode_timeout",
+    "idle_timeout",
+    "write_stall",
+)
+
+
+def _ping(_service: Service, _peer: Peer) -> dict[str, Any]:
+    return {}
+
+
+def _ready(service: Service, _peer: Peer) -> dict[str, Any]:
+    return service.pipeline.readiness()
+
+
+def _version(service: Service, peer: Peer) -> dict[str, Any]:
+    return {
+        "protocol": limits.PROTOCOL,
+        "version": VERSION,
+        "operations": sorted(peer.operations),
+        "limits": {
+            "text_line": limits.TEXT_LINE,
+            "json_line": limits.JSON_LINE,
+            "id_bytes": limits.ID_BYTES,
+            "window": limits.WINDOW,
+            **{name: getattr(service.settings, name) for name in _LIMIT_SETTINGS},
+        },
+        "models": {bundle.name: bundle.model_identity for bundle in service.bundles},
+    }
+
+
+def _models(service: Service, _peer: Peer) -> dict[str, Any]:
+    return {"models": [_describe(bundle) for bundle in service.bundles]}
+
+
+def _describe(bundle: Bundle) -> dict[str, Any]:
+    output, policy = bundle.manifest.output, bundle.policy
+    return {
+        "name": bundle.name,
+        "model": bundle.model_identity,
+        "policy": bundle.policy_identity,
+        "description": bundle.manifest.description,
+        "labels": [label for label in output.labels if label not in output.hidden],
+        "groups": {group: list(labels) for group, labels in policy.groups.items()},
+        "tiers": [
+            {"name": tier.name, "group": tier.group, "threshold": tier.threshold, "alarm": tier.alarm}
+            for tier in policy.tiers
+        ],
+    }
+
+
+def _stats(service: Service, _peer: Peer) -> dict[str, Any]:
+    return {**service.pipeline.stats(), "server": service.metrics.snapshot()}
+
+
+OPERATIONS: dict[str, Callable[[Service, Peer], dict[str, Any]]] = {
+    "ping": _ping,
+    "ready": _ready,
+    "version": _version,
+    "models": _models,
+    "stats": _stats,
+}

@@ -1,0 +1,126 @@
+"""A request over many images: a directory, a tree, a list of paths. Entries go out as they finish.
+
+Holds a bounded number of images in flight and stops naming files while the peer does not read, so that memory does not
+grow with the directory. Knows no socket and no dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
+
+from nsfwd.errors import CodedError
+from nsfwd.logs import paths
+from nsfwd.protocol.limits import WINDOW
+from nsfwd.protocol.messages import Image, Outcome, Scan, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from nsfwd.server.service import Claim, Service
+
+IS_DIRECTORY = "is_directory"
+"""The code with which a path comes back from the pipeline when it is no file but may be listed."""
+
+
+_log = logging.getLogger("nsfwd.server")
+
+
+class Series:
+    """The images of one request, scored with a window.
+
+    Args:
+        service: whose pipeline scores.
+        scan: the request.
+        claim: on whose behalf.
+        send: takes each outcome, in the order in which they come.
+        clogged: whether the peer has too much to read already.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        scan: Scan,
+        claim: Claim,
+        *,
+        send: Callable[[Outcome], None],
+        clogged: Callable[[], bool],
+    ) -> None:
+        self._service = service
+        self._scan = scan
+        self._claim = claim
+        self._send = send
+        self._clogged = clogged
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._directories: deque[bytes] = deque()
+        self._change: asyncio.Future[None] | None = None
+
+    async def run(self, *, directory: bytes | None = None) -> None:
+        """Score everything.
+
+        Args:
+            directory: a path already known to be one, instead of the request's images.
+
+        Raises:
+            CodedError: the series was cut short; what was sent before stands.
+        """
+        if directory is not None:
+            self._directories.append(directory)
+        try:
+            if directory is None:
+                for image in self._scan.images:
+                    await self._start(image)
+                await self._until(lambda: not self._tasks)
+            while self._directories:
+                await self._walk(self._directories.popleft())
+        finally:
+            # Whatever was started is answered before the series ends.
+            await self._until(lambda: not self._tasks)
+
+    def wake(self) -> None:
+        """Something changed that the series may be waiting for."""
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
+
+    async def _walk(self, directory: bytes) -> None:
+        files = self._service.pipeline.listing(directory, self._claim, recursive=self._scan.recursive)
+        async with aclosing(cast("AsyncGenerator[bytes, None]", files)):
+            async for file in files:
+                await self._start(Image(file), listed=True)
+
+    async def _start(self, image: Image, *, listed: bool = False) -> None:
+        await self._until(lambda: len(self._tasks) < WINDOW and not self._clogged())
+        if self._claim.error is not None:
+            raise self._claim.error
+        if self._service.draining:
+            raise CodedError("draining", retry_after=1.0)
+        task = self._service.loop.create_task(self._score(image, listed))
+        self._tasks.add(task)
+
+    async def _score(self, image: Image, listed: bool) -> None:
+        try:
+            outcome = await self._service.pipeline.scan(image, self._claim)
+            if outcome.code != IS_DIRECTORY:
+                self._send(outcome)
+            elif listed or image.path is None:
+                # It was a file when it was listed.
+                error = CodedError("unreadable", "it was replaced by a directory")
+                self._send(Outcome.failed(image.path, error, outcome.time))
+            else:
+                self._directories.append(image.path)
+        except Exception:
+            _log.exception("a defect while scanning %s", paths.show(image.path))
+            self._send(Outcome.failed(image.path, CodedError("internal"), Timing()))
+        finally:
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self.wake()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._change = self._service.loop.create_future()
+            await self._change
+        self._change = None

@@ -1,0 +1,76 @@
+"""What all connections share: the pipeline, the settings, the counters, and who is connected.
+
+Knows no socket and no protocol; a test puts a pipeline of its own in here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nsfwd.errors import CodedError
+from nsfwd.metrics import Metrics
+from nsfwd.protocol.messages import Image, Lane, Outcome
+
+if TYPE_CHECKING:
+    from nsfwd.bundles.store import Bundle
+    from nsfwd.config import Settings
+
+COMPLAINTS = 1024
+"""Peers remembered as having been complained about, so that one that keeps on fills no log."""
+
+
+class Claim(Protocol):
+    """On whose behalf images are scored."""
+
+    error: CodedError | None
+
+    def cancel(self, code: str, message: str = "") -> None:
+        """End everything under way, and everything admitted later, with this code."""
+
+
+class Scanner(Protocol):
+    """What a connection wants of the pipeline."""
+
+    def claim(
+        self, *, connection: Hashable, lane: Lane = ..., deadline: float | None = None, identity: bool = False
+    ) -> Any:
+        """A claim for one request."""
+
+    async def scan(self, image: Image, claim: Any) -> Outcome:
+        """Score one image; its descriptor is closed there. Never raises for what is wrong with an image."""
+
+    def listing(self, path: bytes, claim: Any, *, recursive: bool = False) -> AsyncIterator[bytes]:
+        """Name the regular files of a directory."""
+
+    def readiness(self) -> dict[str, Any]:
+        """Whether images are being scored, and if not, why."""
+
+    def stats(self) -> dict[str, Any]:
+        """The pipeline's numbers."""
+
+
+@dataclass(slots=True, eq=False)
+class Service:
+    """The common ground of all connections.
+
+    Attributes:
+        draining: the daemon stops: what has not begun is refused.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    settings: Settings
+    pipeline: Scanner
+    bundles: Sequence[Bundle] = ()
+    metrics: Metrics = field(default_factory=Metrics)
+    draining: bool = False
+    _complained: set[str] = field(default_factory=set)
+
+    def complain_once(self, peer: str) -> bool:
+        """Tell whether this is the first complaint about ``peer``."""
+        if peer in self._complained or len(self._complained) >= COMPLAINTS:
+            return False
+        self._complained.add(peer)
+        return True
