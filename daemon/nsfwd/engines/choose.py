@@ -30,12 +30,12 @@ def build(engine: str, options: EngineOptions) -> Engine:
         raise EngineError(f"unknown engine {engine!r}; use {', '.join(ENGINES)}")
     if options.device not in ("auto", "cpu", "gpu"):
         raise EngineError(f"unknown device {options.device!r}; use auto, cpu or gpu")
+    verify_weights(options.bundle)
     if engine == "echo":
         from nsfwd.engines.echo import EchoEngine
 
         return EchoEngine(options)
     machine.require_instructions()
-    verify_weights(options.bundle)
     if engine == "openvino":
         if options.device == "gpu":
             raise EngineError("the openvino engine runs on the CPU; for a GPU set engine = keras, or auto")

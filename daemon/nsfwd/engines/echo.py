@@ -1,7 +1,7 @@
 """The echo engine: loads no model; its scores are a function of the pixels that anyone can compute.
 
 For tests and for measuring everything around an engine. A reply that belongs to another picture shows at once, because
-scores come from a checksum of the very pixels in the slot. Misbehaviour is asked for with ``NSFWD_ECHO`` (or the
+scores come from a digest of the very pixels in the slot. Misbehaviour is asked for with ``NSFWD_ECHO`` (or the
 ``backend`` of the engine's set-up): words joined by commas.
 
     nan, inf, zeros   a marked picture gets such scores
@@ -15,10 +15,11 @@ A picture is **marked** when it is (255, 0, 255) all over; so good and bad can b
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import struct
 import time
-import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -35,14 +36,13 @@ STRIDE = 16
 
 _BAD = {"nan": np.nan, "inf": np.inf, "zeros": 0.0}
 _PLAIN = (*_BAD, "raise", "die", "unbuildable")
-_MIX = 0x9E3779B1  # 2**32 divided by the golden ratio, odd: multiples of it scatter (Knuth's multiplicative hash)
 
 
 def echo_scores(pixels: Pixels, labels: int, *, softmax: bool = True) -> Probabilities:
     """Compute the scores of one picture.
 
-    With c the CRC-32 of the sampled bytes, label i has weight 1 + (top byte of c * mix * (i + 1) mod 2**32); a softmax
-    divides the weights by their sum, a sigmoid by 257.
+    Each label's weight is 1 plus its own 16 bits (big-endian) of the SHAKE-128 digest of the sampled bytes; a softmax
+    divides the weights by their sum, a sigmoid by 65537.
 
     Shape:
         pixels: uint8 (height, width, 3)
@@ -50,9 +50,9 @@ def echo_scores(pixels: Pixels, labels: int, *, softmax: bool = True) -> Probabi
     Returns:
         float32 (labels,)
     """
-    checksum = zlib.crc32(pixels[::STRIDE, ::STRIDE].tobytes())
-    weights = [1 + ((checksum * _MIX * (label + 1) & 0xFFFFFFFF) >> 24) for label in range(labels)]
-    whole = sum(weights) if softmax else 257
+    digest = hashlib.shake_128(pixels[::STRIDE, ::STRIDE].tobytes()).digest(2 * labels)
+    weights = [1 + number for (number,) in struct.iter_unpack(">H", digest)]
+    whole = sum(weights) if softmax else 2**16 + 1
     return np.array([weight / whole for weight in weights], np.float32)
 
 
@@ -91,7 +91,7 @@ class EchoEngine:
         """Nothing to do."""
 
     def score(self, images: Sequence[Pixels] | Pixels) -> Probabilities:
-        """Score by checksum, or misbehave as asked."""
+        """Score by digest, or misbehave as asked."""
         if self._seconds:
             self._sleep(self._seconds)
         scores = np.empty((len(images), self._labels), np.float32)

@@ -66,6 +66,12 @@ def _convert(bundle: Bundle, draft: Path) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing here needs a GPU, and grabbing one could starve an engine
     quiet.silence()
+    with quiet.muted():
+        _convert_loaded(bundle, draft)
+
+
+def _convert_loaded(bundle: Bundle, draft: Path) -> None:
+    """The part of ``_convert`` that loads and runs the frameworks."""
     import keras
     import openvino
     import tensorflow

@@ -49,8 +49,9 @@ class KerasEngine:
         self._compiled: dict[int, Compiled] = {}
         if self.precision not in POLICIES:
             raise EngineError(f"the keras engine cannot run {self.precision}; set precision = f32 or engine = openvino")
-        self.device = self._prepare(options)
-        self._model = self._load(options)
+        with quiet.muted():
+            self.device = self._prepare(options)
+            self._model = self._load(options)
 
     def _prepare(self, options: EngineOptions) -> str:
         quiet.silence()

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -28,3 +31,28 @@ def silence() -> None:
     for name in ("tensorflow", "absl", "jax", "keras"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Hold back what native code writes to standard error, and let it out only if the block fails.
+
+    For imports and loading: TensorFlow greets from C++ before any setting reaches it.
+    """
+    sys.stderr.flush()
+    held = os.memfd_create("nsfwd-chatter")
+    real = os.dup(2)
+    os.dup2(held, 2)
+    try:
+        yield
+    except BaseException:
+        sys.stderr.flush()
+        os.lseek(held, 0, os.SEEK_SET)
+        with open(held, "rb", closefd=False) as chatter, open(real, "wb", closefd=False) as stderr:
+            shutil.copyfileobj(chatter, stderr)
+        raise
+    finally:
+        sys.stderr.flush()
+        os.dup2(real, 2)
+        os.close(real)
+        os.close(held)
