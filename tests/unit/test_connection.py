@@ -1,0 +1,556 @@
+"""Conversations over a real socket pair and loop with a pipeline that answers when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from nsfwd.config import Settings
+from nsfwd.errors import CodedError, Status
+from nsfwd.protocol.limits import WINDOW
+from nsfwd.protocol.messages import Image, Lane, Outcome, Style, Timing
+from nsfwd.server.addresses import Address, Family, ListenSpec
+from nsfwd.server.connection import SERIES_MARK, Connection
+from nsfwd.server.peers import Peer
+from nsfwd.server.service import Service
+
+PATIENCE = 10.0
+"""Seconds after which a test that hangs fails."""
+
+
+def skipped(path: bytes | None) -> Outcome:
+    return Outcome.failed(path, CodedError("too_small"), Timing())
+
+
+class FakeClaim:
+    def __init__(self, lane: Lane, deadline: float | None, identity: bool) -> None:
+        self.lane, self.deadline, self.identity = lane, deadline, identity
+        self.error: CodedError | None = None
+        self.parts: set[asyncio.Future[Outcome]] = set()
+
+    def cancel(self, code: str, message: str = "") -> None:
+        self.error = CodedError(code, message)
+        for part in tuple(self.parts):
+            if not part.done():
+                part.set_exception(self.error)
+
+
+class FakePipeline:
+    """Answers at once, or holds every image until ``release``. A path that ends in / is a directory of ``files``."""
+
+    def __init__(self) -> None:
+        self.hold = False
+        self.files: list[bytes] = []
+        self.cut: CodedError | None = None
+        self.broken = False
+        self.named = 0
+        self.bodies: list[bytes] = []
+        self.claims: list[FakeClaim] = []
+        self.waiting: dict[asyncio.Future[Outcome], bytes | None] = {}
+        self.most_waiting = 0
+
+    def claim(
+        self, *, connection: Hashable, lane: Lane = Lane.NORMAL, deadline: float | None = None, identity: bool = False
+    ) -> FakeClaim:
+        self.claims.append(FakeClaim(lane, deadline, identity))
+        return self.claims[-1]
+
+    async def scan(self, image: Image, claim: FakeClaim) -> Outcome:
+        if self.broken:
+            raise RuntimeError("a defect")
+        if image.descriptor is not None:
+            with os.fdopen(image.descriptor, "rb") as file:
+                self.bodies.append(file.read())
+        if image.path is not None and image.path.endswith(b"/"):
+            return Outcome(image.path, Status.ERROR, Timing(), code="is_directory")
+        if not self.hold:
+            return skipped(image.path)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        claim.parts.add(future)
+        self.waiting[future] = image.path
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
+        try:
+            return await future
+        except CodedError as error:
+            return Outcome.failed(image.path, error, Timing())
+        finally:
+            self.waiting.pop(future, None)
+
+    async def listing(self, path: bytes, claim: FakeClaim, *, recursive: bool = False) -> AsyncIterator[bytes]:
+        for file in self.files:
+            if claim.error is not None:
+                raise claim.error
+            self.named += 1
+            yield path + file
+        if self.cut is not None:
+            raise self.cut
+
+    def release(self, count: int | None = None) -> None:
+        for future, path in list(self.waiting.items())[:count]:
+            if not future.done():
+                future.set_result(skipped(path))
+
+    def readiness(self) -> dict[str, Any]:
+        return {"ready": False, "why": "the engine is loading"}
+
+    def stats(self) -> dict[str, Any]:
+        return {"in_flight": len(self.waiting)}
+
+
+class Talk:
+    """Both ends of one connection."""
+
+    def __init__(self, style: Style, family: socket.AddressFamily, **settings: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self.pipeline = FakePipeline()
+        self.service = Service(loop, Settings(**settings), self.pipeline)
+        self.client, server = _pair(family)
+        self.client.setblocking(False)
+        self.closed = asyncio.Event()
+        spec = ListenSpec(Address(Family.UNIX, path="/x"), style, Lane.NORMAL)
+        self.connection = Connection(
+            server, spec, Peer("test", "test", False), self.service, on_closed=lambda _connection: self.closed.set()
+        )
+        self.connection.start()
+        self._loop = loop
+        self._unread = b""
+
+    async def send(self, *requests: dict[str, Any] | bytes) -> None:
+        spelled = (item if isinstance(item, bytes) else json.dumps(item).encode() + b"\n" for item in requests)
+        await self._loop.sock_sendall(self.client, b"".join(spelled))
+
+    async def reply(self) -> Any:
+        """The next line as JSON; None at the end of file."""
+        while b"\n" not in self._unread:
+            data = await self._loop.sock_recv(self.client, 1 << 16)
+            if not data:
+                assert not self._unread
+                return None
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return json.loads(line)
+
+    async def replies(self) -> list[Any]:
+        """Everything up to the end of file."""
+        found = []
+        while (reply := await self.reply()) is not None:
+            found.append(reply)
+        return found
+
+    async def text(self) -> bytes:
+        """Everything up to the end of file, as it came."""
+        while data := await self._loop.sock_recv(self.client, 1 << 16):
+            self._unread += data
+        return self._unread
+
+    def half_close(self) -> None:
+        self.client.shutdown(socket.SHUT_WR)
+
+
+def _pair(family: socket.AddressFamily) -> tuple[socket.socket, socket.socket]:
+    if family == socket.AF_UNIX:
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        return client, server.accept()[0]
+
+
+async def turns(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until ``condition`` holds."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+Conversation = Callable[[Talk], Coroutine[Any, Any, None]]
+
+
+def hold_conversation(
+    conversation: Conversation,
+    style: Style = Style.PLAIN,
+    family: socket.AddressFamily = socket.AF_UNIX,
+    **settings: Any,
+) -> None:
+    async def main() -> None:
+        talk = Talk(style, family, **settings)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await conversation(talk)
+        finally:
+            talk.client.close()
+            talk.connection.close()
+            await turns(lambda: not talk.connection.busy)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+BOTH = pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "tcp"])
+
+
+@BOTH
+def test_a_half_closed_client_gets_every_reply_then_the_end(family: socket.AddressFamily) -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        await talk.send({"id": 1, "path": "/a"}, {"id": 2, "path": "/b"})
+        talk.half_close()
+        await turns(lambda: len(talk.pipeline.waiting) == 2)
+        talk.pipeline.release()
+        replies = await talk.replies()
+        assert {(reply["id"], reply["path"], reply["status"]) for reply in replies} == {
+            (1, "/a", "skipped"),
+            (2, "/b", "skipped"),
+        }
+        await talk.closed.wait()
+
+    hold_conversation(conversation, family=family)
+
+
+@BOTH
+def test_a_thousand_requests_before_the_first_read(family: socket.AddressFamily) -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send(*({"id": number, "path": "/x" * 400} for number in range(1000)))
+        talk.half_close()
+        assert [reply["id"] for reply in await talk.replies()] == list(range(1000))
+
+    hold_conversation(conversation, family=family)
+
+
+def test_the_window_holds_back_the_socket() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        await talk.send(*({"id": number, "path": "/x"} for number in range(3 * WINDOW)))
+        talk.half_close()
+        await turns(lambda: len(talk.pipeline.waiting) == WINDOW)
+        while not talk.closed.is_set():
+            talk.pipeline.release()
+            await asyncio.sleep(0)
+        assert sorted(reply["id"] for reply in await talk.replies()) == list(range(3 * WINDOW))
+        assert talk.pipeline.most_waiting == WINDOW
+
+    hold_conversation(conversation)
+
+
+def test_requests_wait_while_the_peer_does_not_read() -> None:
+    async def conversation(talk: Talk) -> None:
+        line = json.dumps({"path": "/" + "x" * 4000}).encode() + b"\n"
+        sending = asyncio.get_running_loop().create_task(talk.send(line * 2000))
+        scanned = talk.service.metrics
+        await turns(lambda: talk.connection._stream.pending >= 64 * 1024 and not talk.connection._stream.reading)
+        assert scanned.requests_total < 500
+        talk.connection.check(talk.service.loop.time())
+        assert not talk.closed.is_set()
+        count = 0
+        while count < 2000:
+            assert (await talk.reply())["status"] == "skipped"
+            count += 1
+        await sending
+
+    hold_conversation(conversation, write_buffer=64 * 1024)
+
+
+def test_a_peer_that_takes_nothing_is_closed() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.files = [b"x" * 200] * 10_000
+        await talk.send({"id": 1, "path": "/d/"})
+        await turns(lambda: talk.connection._stream.pending >= SERIES_MARK)
+        talk.connection.check(talk.connection._stream.progress + 59.9)
+        assert not talk.closed.is_set()
+        talk.connection.check(talk.connection._stream.progress + 60.1)
+        assert talk.closed.is_set()
+        assert talk.service.metrics.connections_stalled_total == 1
+        assert talk.pipeline.claims[0].error is not None
+
+    hold_conversation(conversation, write_stall=60.0)
+
+
+def test_memory_does_not_grow_with_a_directory() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.files = [b"%d" % number for number in range(20_000)]
+        await talk.send({"id": 1, "path": "/d/"})
+        await turns(lambda: talk.connection._stream.pending >= SERIES_MARK)
+        named = talk.pipeline.named
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert talk.pipeline.named <= named + 1
+        assert talk.connection._stream.pending < SERIES_MARK + WINDOW * 1024
+        talk.half_close()
+        *entries, done = await talk.replies()
+        assert {entry["path"] for entry in entries} == {f"/d/{number}" for number in range(20_000)}
+        assert (done["status"], done["files"], done["skipped"]) == ("done", 20_000, 20_000)
+
+    hold_conversation(conversation)
+
+
+def test_a_series_keeps_to_its_window() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        talk.pipeline.files = [b"%d" % number for number in range(3 * WINDOW)]
+        await talk.send({"id": 1, "path": "/d/"}, {"id": 2, "op": "ping"})
+        assert (await talk.reply())["id"] == 2
+        await turns(lambda: len(talk.pipeline.waiting) == WINDOW)
+        talk.half_close()
+        while talk.connection.busy:
+            talk.pipeline.release()
+            await asyncio.sleep(0)
+        assert talk.pipeline.most_waiting == WINDOW
+        assert (await talk.replies())[-1]["files"] == 3 * WINDOW
+
+    hold_conversation(conversation)
+
+
+def test_paths_may_hold_directories() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.files = [b"1", b"2"]
+        await talk.send({"id": 1, "paths": ["/a", "/d/", "/b", "/e/"]})
+        talk.half_close()
+        *entries, done = await talk.replies()
+        assert sorted(entry["path"] for entry in entries) == ["/a", "/b", "/d/1", "/d/2", "/e/1", "/e/2"]
+        assert done["files"] == 6
+
+    hold_conversation(conversation)
+
+
+def test_a_directory_cut_short_says_so() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.files = [b"1"]
+        talk.pipeline.cut = CodedError("too_many_entries")
+        await talk.send({"id": 1, "path": "/d/"})
+        assert (await talk.reply())["path"] == "/d/1"
+        done = await talk.reply()
+        assert done["error"]["code"] == "too_many_entries"
+
+    hold_conversation(conversation)
+
+
+def test_raw_bytes_and_base64_reach_the_pipeline_as_a_descriptor() -> None:
+    async def conversation(talk: Talk) -> None:
+        picture = bytes(range(256)) * 2000
+        await talk.send({"id": 1, "bytes": len(picture)}, picture, {"id": 2, "data": "AAECAw=="}, {"id": 3, "bytes": 0})
+        talk.half_close()
+        assert [reply["id"] for reply in await talk.replies()] == [1, 2, 3]
+        assert talk.pipeline.bodies == [picture, bytes(range(4)), b""]
+
+    before = _descriptors()
+    hold_conversation(conversation)
+    assert _descriptors() == before
+
+
+def test_a_client_that_vanishes_inside_a_body_leaves_no_descriptor() -> None:
+    async def short(talk: Talk) -> None:
+        await talk.send({"id": 1, "bytes": 1000}, b"only this")
+        talk.half_close()
+        assert (await talk.reply())["error"]["code"] == "short_body"
+
+    async def gone(talk: Talk) -> None:
+        await talk.send({"id": 1, "bytes": 1000}, b"only this")
+        await turns(lambda: talk.service.metrics.bodies_total == 1)
+        talk.client.close()
+        await talk.closed.wait()
+
+    before = _descriptors()
+    hold_conversation(short)
+    hold_conversation(gone)
+    assert _descriptors() == before
+
+
+def test_work_of_a_vanished_client_is_dropped() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        await talk.send({"id": 1, "path": "/a"})
+        await turns(lambda: len(talk.pipeline.waiting) == 1)
+        talk.client.close()
+        await talk.closed.wait()
+        await turns(lambda: not talk.connection.busy)
+        assert talk.pipeline.waiting == {}
+        assert talk.service.metrics.connections_lost_total == 1
+        assert talk.service.metrics.connections == 0
+
+    hold_conversation(conversation)
+
+
+def test_a_reset_drops_the_work_too() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        await talk.send({"id": 1, "path": "/a"})
+        await turns(lambda: len(talk.pipeline.waiting) == 1)
+        talk.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        talk.client.close()
+        await talk.closed.wait()
+        assert talk.pipeline.claims[0].error is not None
+
+    hold_conversation(conversation, family=socket.AF_INET)
+
+
+def test_cancel_finds_a_request_by_its_id_and_type() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        await talk.send({"id": 7, "path": "/a"}, {"id": 8, "op": "cancel", "target": "7"})
+        reply = await talk.reply()
+        assert (reply["id"], reply["error"]["code"]) == (8, "no_target")
+        await talk.send({"id": 9, "op": "cancel", "target": 7})
+        replies = {reply["id"]: reply for reply in [await talk.reply(), await talk.reply()]}
+        assert replies[7]["error"]["code"] == "cancelled"
+        assert replies[9]["status"] == "ok"
+
+    hold_conversation(conversation)
+
+
+def test_cancel_ends_a_series() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        talk.pipeline.files = [b"%d" % number for number in range(1000)]
+        await talk.send({"id": 7, "path": "/d/"})
+        await turns(lambda: len(talk.pipeline.waiting) == WINDOW)
+        await talk.send({"op": "cancel", "target": 7})
+        talk.half_close()
+        replies = await talk.replies()
+        [done] = [reply for reply in replies if "done" in reply]
+        assert done["error"]["code"] == "cancelled"
+        assert len(replies) == WINDOW + 2
+
+    hold_conversation(conversation)
+
+
+def test_lane_deadline_and_identity_reach_the_claim() -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send({"path": "/a", "lane": "background", "deadline": 2.5, "identity": True})
+        await talk.send({"path": "/a", "lane": "interactive"})
+        talk.half_close()
+        await talk.replies()
+        one, other = talk.pipeline.claims
+        assert (one.lane, one.deadline, one.identity) == (Lane.BACKGROUND, 2.5, True)
+        assert (other.lane, other.deadline, other.identity) == (Lane.NORMAL, None, False)
+
+    hold_conversation(conversation)
+
+
+def test_operations() -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send(*({"op": op} for op in ("ping", "ready", "version", "models", "stats", "reload")))
+        talk.half_close()
+        ping, ready, version, models, stats, reload = await talk.replies()
+        assert ping["status"] == "ok"
+        assert ready["ready"] is False
+        assert version["protocol"] == 1
+        assert "reload" not in version["operations"]
+        assert models["models"] == []
+        assert stats["server"]["connections"] == 1
+        assert reload["error"]["code"] == "unsupported"
+
+    hold_conversation(conversation)
+
+
+def test_a_defect_is_an_answer_and_the_connection_lives_on() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.broken = True
+        await talk.send({"id": 1, "path": "/a"}, {"id": 2, "paths": ["/a", "/b"]})
+        talk.half_close()
+        replies = await talk.replies()
+        assert [reply["error"]["code"] for reply in replies if reply["status"] == "error"] == ["internal"] * 3
+        assert replies[-1]["errors"] == 2
+
+    hold_conversation(conversation)
+
+
+def test_a_session_greets_after_silence_and_answers_in_order() -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send(b"/a\r\n/b\r\nquit\r\n")
+        text = await talk.text()
+        assert text.startswith(b"\n\nWelcome! Enter image path to scan\n# Path: ")
+        assert text.index(b'"/a"') < text.index(b'"/b"')
+
+    async def silent(talk: Talk) -> None:
+        data = await asyncio.get_running_loop().sock_recv(talk.client, 1000)
+        assert data == b"\n\nWelcome! Enter image path to scan\n# Path: "
+
+    hold_conversation(conversation, Style.SESSION)
+    hold_conversation(silent, Style.SESSION)
+
+
+def test_oneshot_answers_an_unfinished_line_after_silence_and_closes() -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send(b"/a")
+        assert json.loads(await talk.text())["/a"] == {"skipped": "too_small"}
+
+    hold_conversation(conversation, Style.ONESHOT)
+
+
+def test_http_is_answered_once_counted_and_closed() -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await talk.text()).startswith(b"HTTP/1.1 400 ")
+        assert talk.service.metrics.http_total == 1
+        assert not talk.service.complain_once("test")
+
+    hold_conversation(conversation, Style.SESSION, socket.AF_INET)
+
+
+def test_the_last_reply_survives_unread_input() -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send({"op": "ping"}, b"quit\n", b"x" * 200_000)
+        assert (await talk.reply())["op"] == "ping"
+        assert (await talk.reply())["op"] == "quit"
+        assert await talk.reply() is None
+        talk.client.close()
+        await talk.closed.wait()
+
+    hold_conversation(conversation, family=socket.AF_INET)
+
+
+def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        await talk.send({"id": 1, "path": "/a"})
+        await turns(lambda: bool(talk.pipeline.waiting))
+        talk.connection.check(talk.service.loop.time() + 100.0)
+        talk.pipeline.release()
+        assert (await talk.reply())["id"] == 1
+        talk.connection.check(talk.service.loop.time() + 9.0)
+        talk.connection.check(talk.service.loop.time() + 10.1)
+        assert await talk.reply() is None
+        assert talk.service.metrics.connections_idle_total == 1
+
+    hold_conversation(conversation, idle_timeout=10.0)
+
+
+def test_a_drain_answers_what_is_under_way_and_cuts_a_series_short() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        talk.pipeline.files = [b"%d" % number for number in range(1000)]
+        await talk.send({"id": 1, "path": "/a"}, {"id": 2, "path": "/d/"})
+        await turns(lambda: len(talk.pipeline.waiting) == 1 + WINDOW)
+        talk.service.draining = True
+        talk.connection.drain()
+        assert not talk.closed.is_set()
+        talk.pipeline.release()
+        replies = await talk.replies()
+        assert [reply["status"] for reply in replies if reply["id"] == 1] == ["skipped"]
+        [done] = [reply for reply in replies if "done" in reply]
+        assert (done["files"], done["error"]["code"]) == (WINDOW, "draining")
+
+    hold_conversation(conversation)
+
+
+def test_passed_descriptors_are_closed() -> None:
+    async def conversation(talk: Talk) -> None:
+        one, other = os.pipe()
+        for _ in range(3):
+            socket.send_fds(talk.client, [b'{"op": "ping"}\n'], [other] * 60)
+            assert (await talk.reply())["op"] == "ping"
+        os.close(other)
+        assert os.read(one, 1) == b""  # the end of file shows that nobody holds the writing end
+        os.close(one)
+
+    hold_conversation(conversation)
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
