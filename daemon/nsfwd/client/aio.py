@@ -1,0 +1,328 @@
+"""``AsyncClient``: the daemon from asyncio. Many tasks may share one.
+
+Replies are read only while somebody waits for one, so a slow consumer of a directory slows the daemon down instead of
+filling memory; sending never keeps anybody from reading. Moves bytes for ``core``; knows nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from nsfwd.client.addresses import candidates, connect
+from nsfwd.client.core import ClientCore, Inbox, Options, Path
+from nsfwd.errors import ConnectionLost
+from nsfwd.protocol.limits import WINDOW
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from nsfwd.client.replies import Reply
+
+_CHUNK = 256 * 1024
+
+
+class _Inbox(Inbox):
+    """An inbox that wakes the task that sleeps on it, and gives back the window's places of what ended."""
+
+    def __init__(self, window: asyncio.Semaphore) -> None:
+        super().__init__()
+        self.woken = asyncio.Event()
+        self._window = window
+        self._held = 0
+
+    def hold(self) -> None:
+        """Note that one place of the window is taken by a request of this inbox."""
+        self._held += 1
+
+    def changed(self) -> None:
+        while self._held > self.pending:
+            self._held -= 1
+            self._window.release()
+        self.woken.set()
+
+
+class _Connection:
+    """One open connection and the tasks that wait on it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
+        self.core = ClientCore()
+        self.address = address
+        self.lost: ConnectionLost | None = None
+        self._window = asyncio.Semaphore(WINDOW)
+        self._reader, self._writer = reader, writer
+        self._waiting = 0
+        self._wanted = asyncio.Event()
+        self._inboxes: set[_Inbox] = set()
+        self._task = asyncio.create_task(self._read())
+
+    @property
+    def usable(self) -> bool:
+        """Whether a new request may go out on it."""
+        return self.lost is None and not self._reader.at_eof()
+
+    @contextmanager
+    def inbox(self) -> Iterator[_Inbox]:
+        """Lend an inbox for one call; what is still due for it afterwards is forgotten."""
+        inbox = _Inbox(self._window)
+        self._inboxes.add(inbox)
+        try:
+            yield inbox
+        finally:
+            self._inboxes.discard(inbox)
+            if inbox.pending and self.lost is None:
+                self.core.abandon(inbox)
+                self._flush()
+
+    async def room(self, inbox: _Inbox) -> None:
+        """Wait for a place in the window and take it for ``inbox``."""
+        with self._reading():
+            await self._window.acquire()
+        if self.lost is not None:
+            self._window.release()
+            raise self.lost
+        inbox.hold()
+
+    async def send(self) -> None:
+        """Write what the core has to say, waiting while the daemon takes no more."""
+        if self.lost is not None:
+            return
+        self._flush()
+        try:
+            with self._reading():
+                await self._writer.drain()
+        except OSError as error:
+            self._lose(f"the connection to {self.address} was lost: {error.strerror or error}")
+
+    async def change(self, inbox: _Inbox) -> None:
+        """Wait until something arrived for ``inbox``.
+
+        Raises:
+            ConnectionLost: nothing will.
+        """
+        if self.lost is None:
+            with self._reading():
+                await inbox.woken.wait()
+        inbox.woken.clear()
+        if self.lost is not None and not inbox.replies and inbox.pending:
+            raise self.lost
+
+    async def close(self) -> None:
+        """Close it; whoever still waits gets ``ConnectionLost``. Idempotent."""
+        self._lose("the connection was closed before the reply")
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await self._writer.wait_closed()
+        except OSError:
+            pass
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._waiting += 1
+        self._wanted.set()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._wanted.clear()
+
+    async def _read(self) -> None:
+        try:
+            while await self._wanted.wait():
+                data = await self._reader.read(_CHUNK)
+                if not data:
+                    reason = f": {self.core.complaint}" if self.core.complaint else ""
+                    self._lose(f"{self.address} closed the connection before it replied{reason}")
+                    return
+                self.core.receive_data(data)
+        except ConnectionLost as error:
+            self._lose(str(error))
+        except OSError as error:
+            self._lose(f"the connection to {self.address} was lost: {error.strerror or error}")
+        finally:
+            self._lose("the connection was closed before the reply")  # whatever ended this task, nobody waits for ever
+
+    def _flush(self) -> None:
+        if chunks := self.core.data_to_send():
+            self._writer.writelines(chunks)
+
+    def _lose(self, reason: str) -> None:
+        if self.lost is None:
+            self.lost = ConnectionLost(reason)
+            self._writer.close()
+            for inbox in self._inboxes:
+                inbox.woken.set()
+            for _ in range(WINDOW):
+                self._window.release()
+
+
+class AsyncClient:
+    """A connection to the daemon, opened at the first call and again after a loss. An async context manager.
+
+    Args:
+        address: ``tcp:HOST:PORT`` or ``unix:/path``; the usual places when left out (``addresses.candidates``).
+        options: lane, deadline and identity of every scan that names none of its own.
+
+    Every method raises ``DaemonUnreachable`` when no daemon answers and ``ConnectionLost`` when it goes away before it
+    replied; what had no reply is not done, so a retry is safe.
+    """
+
+    def __init__(self, address: str | None = None, *, options: Options | None = None) -> None:
+        self._address = address
+        self._options = options or Options()
+        self._connection: _Connection | None = None
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def address(self) -> str:
+        """The daemon that answered; empty before the first call."""
+        return self._connection.address if self._connection else ""
+
+    async def connect(self) -> None:
+        """Open the connection now; does nothing when it is open."""
+        await self._open()
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent; a later call opens a new one."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
+
+    async def scan(self, path: Path, *, options: Options | None = None) -> Reply:
+        """Score one file of the server. The reply tells when there is no score; it does not raise for a bad image.
+
+        Raises:
+            NsfwdError: the path is a directory; ``scan_dir`` is for those.
+        """
+        connection = await self._open()
+        with connection.inbox() as inbox:
+            await connection.room(inbox)
+            connection.core.scan_path(inbox, path, options or self._options)
+            await _finish(connection, inbox)
+            return inbox.only_reply()
+
+    async def scan_bytes(self, data: bytes, *, options: Options | None = None) -> Reply:
+        """Score an encoded image that the server has no file of."""
+        connection = await self._open()
+        with connection.inbox() as inbox:
+            await connection.room(inbox)
+            connection.core.scan_bytes(inbox, data, options or self._options)
+            await _finish(connection, inbox)
+            return inbox.only_reply()
+
+    async def scan_many(
+        self, paths: Iterable[Path] | AsyncIterable[Path], *, options: Options | None = None
+    ) -> AsyncGenerator[Reply, None]:
+        """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file."""
+        connection = await self._open()
+        with connection.inbox() as inbox:
+            async for path in _each(paths):
+                await connection.room(inbox)
+                connection.core.scan_path(inbox, path, options or self._options)
+                await connection.send()
+                while inbox.replies or inbox.pending >= WINDOW:
+                    if not inbox.replies:
+                        await connection.change(inbox)
+                    while inbox.replies:
+                        yield inbox.replies.popleft()
+            async for reply in _rest(connection, inbox):
+                yield reply
+
+    async def scan_dir(
+        self, path: Path, *, recursive: bool = False, options: Options | None = None
+    ) -> AsyncGenerator[Reply, None]:
+        """Score the files of a directory of the server as they finish; memory does not grow with the directory.
+
+        When the list was cut short, the last reply is the directory's own and says why.
+        """
+        connection = await self._open()
+        with connection.inbox() as inbox:
+            await connection.room(inbox)
+            connection.core.scan_path(inbox, path, options or self._options, recursive=recursive)
+            await connection.send()
+            async for reply in _rest(connection, inbox):
+                yield reply
+
+    async def ping(self) -> float:
+        """Return the seconds of one round trip."""
+        started = time.perf_counter()
+        await self._operation("ping")
+        return time.perf_counter() - started
+
+    async def ready(self) -> dict[str, Any]:
+        """Return ``ready`` (bool) and, while it is False, ``why``."""
+        return await self._operation("ready")
+
+    async def version(self) -> dict[str, Any]:
+        """Return protocol number, limits, operations open to this client, models."""
+        return await self._operation("version")
+
+    async def models(self) -> dict[str, Any]:
+        """Return what scores, and by which policies."""
+        return await self._operation("models")
+
+    async def stats(self) -> dict[str, Any]:
+        """Return the daemon's counters."""
+        return await self._operation("stats")
+
+    async def _operation(self, op: str) -> dict[str, Any]:
+        connection = await self._open()
+        with connection.inbox() as inbox:
+            connection.core.operation(inbox, op)
+            await _finish(connection, inbox)
+            return inbox.only_answer()
+
+    async def _open(self) -> _Connection:
+        async with self._opening:
+            if self._connection is not None and not self._connection.usable:
+                await self.close()
+            if self._connection is None:
+                sock, address = await asyncio.to_thread(connect, candidates(self._address))
+                self._connection = _Connection(*await _streams(sock), str(address))
+            return self._connection
+
+
+async def _streams(sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    sock.setblocking(False)
+    return await asyncio.open_connection(sock=sock)
+
+
+async def _finish(connection: _Connection, inbox: _Inbox) -> None:
+    await connection.send()
+    while inbox.pending:
+        await connection.change(inbox)
+        if connection.lost is not None and inbox.pending:
+            raise connection.lost
+
+
+async def _rest(connection: _Connection, inbox: _Inbox) -> AsyncIterator[Reply]:
+    while inbox.pending or inbox.replies:
+        if not inbox.replies:
+            await connection.change(inbox)
+        while inbox.replies:
+            yield inbox.replies.popleft()
+
+
+async def _each(paths: Iterable[Path] | AsyncIterable[Path]) -> AsyncIterator[Path]:
+    if isinstance(paths, AsyncIterable):
+        async for path in paths:
+            yield path
+    else:
+        for path in paths:
+            yield path

@@ -1,0 +1,229 @@
+"""``Client``: the daemon from plain, blocking code. One per thread.
+
+It reads while it sends and has at most a window of requests in flight, so neither side can block the other for good.
+Moves bytes for ``core``; knows nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Generator, Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from nsfwd.client.addresses import candidates, connect
+from nsfwd.client.core import ClientCore, Inbox, Options, Path
+from nsfwd.client.replies import Reply
+from nsfwd.errors import ConnectionLost
+
+_CHUNK = 256 * 1024
+_MANY_BUFFERS = 64
+
+
+class Client:
+    """A connection to the daemon, opened at the first call and again after a loss. A context manager.
+
+    Args:
+        address: ``tcp:HOST:PORT`` or ``unix:/path``; the usual places when left out (``addresses.candidates``).
+        options: lane, deadline and identity of every scan that names none of its own.
+        timeout: longest silence in seconds while replies are due. None waits: the daemon answers every deadline itself.
+
+    Every method raises ``DaemonUnreachable`` when no daemon answers and ``ConnectionLost`` when it goes away before it
+    replied; what had no reply is not done, so a retry is safe.
+    """
+
+    def __init__(
+        self, address: str | None = None, *, options: Options | None = None, timeout: float | None = None
+    ) -> None:
+        self._address = address
+        self._options = options or Options()
+        self._timeout = timeout
+        self._socket: socket.socket | None = None
+        self._core = ClientCore()
+        self._outgoing: deque[memoryview] = deque()
+        self.address = ""
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Open the connection now; does nothing when it is open. ``address`` tells which daemon answered."""
+        if self._socket is not None and not self._core.in_flight and _has_ended(self._socket):
+            self.close()  # an idle connection that the daemon closed meanwhile
+        if self._socket is None:
+            self._socket, address = connect(candidates(self._address))
+            self._socket.setblocking(False)
+            self.address = str(address)
+            self._core = ClientCore()
+            self._outgoing.clear()
+
+    def close(self) -> None:
+        """Close the connection. Idempotent; a later call opens a new one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def scan(self, path: Path, *, options: Options | None = None) -> Reply:
+        """Score one file of the server. The reply tells when there is no score; it does not raise for a bad image.
+
+        Raises:
+            NsfwdError: the path is a directory; ``scan_dir`` is for those.
+        """
+        inbox = Inbox()
+        self.connect()
+        self._core.scan_path(inbox, path, options or self._options)
+        self._finish(inbox)
+        return inbox.only_reply()
+
+    def scan_bytes(self, data: bytes, *, options: Options | None = None) -> Reply:
+        """Score an encoded image that the server has no file of."""
+        inbox = Inbox()
+        self.connect()
+        self._core.scan_bytes(inbox, data, options or self._options)
+        self._finish(inbox)
+        return inbox.only_reply()
+
+    def scan_many(self, paths: Iterable[Path], *, options: Options | None = None) -> Generator[Reply, None, None]:
+        """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file."""
+        inbox, source, more = Inbox(), iter(paths), True
+        self.connect()
+        core = self._core
+        try:
+            while more or inbox.pending or inbox.replies:
+                while more and not core.full and len(inbox.replies) < _MANY_BUFFERS:
+                    try:
+                        core.scan_path(inbox, next(source), options or self._options)
+                    except StopIteration:
+                        more = False
+                if not inbox.replies and (inbox.pending or more):
+                    self._pump(core)
+                while inbox.replies:
+                    yield inbox.replies.popleft()
+        finally:
+            self._leave(core, inbox)
+
+    def scan_dir(
+        self, path: Path, *, recursive: bool = False, options: Options | None = None
+    ) -> Generator[Reply, None, None]:
+        """Score the files of a directory of the server as they finish; memory does not grow with the directory.
+
+        When the list was cut short, the last reply is the directory's own and says why.
+        """
+        inbox = Inbox()
+        self.connect()
+        core = self._core
+        core.scan_path(inbox, path, options or self._options, recursive=recursive)
+        try:
+            while inbox.pending or inbox.replies:
+                if not inbox.replies:
+                    self._pump(core)
+                while inbox.replies:
+                    yield inbox.replies.popleft()
+        finally:
+            self._leave(core, inbox)
+
+    def ping(self) -> float:
+        """Return the seconds of one round trip."""
+        started = time.perf_counter()
+        self._operation("ping")
+        return time.perf_counter() - started
+
+    def ready(self) -> dict[str, Any]:
+        """Return ``ready`` (bool) and, while it is False, ``why``."""
+        return self._operation("ready")
+
+    def version(self) -> dict[str, Any]:
+        """Return protocol number, limits, operations open to this client, models."""
+        return self._operation("version")
+
+    def models(self) -> dict[str, Any]:
+        """Return what scores, and by which policies."""
+        return self._operation("models")
+
+    def stats(self) -> dict[str, Any]:
+        """Return the daemon's counters."""
+        return self._operation("stats")
+
+    def _operation(self, op: str) -> dict[str, Any]:
+        inbox = Inbox()
+        self.connect()
+        self._core.operation(inbox, op)
+        self._finish(inbox)
+        return inbox.only_answer()
+
+    def _finish(self, inbox: Inbox) -> None:
+        core = self._core
+        while inbox.pending:
+            self._pump(core)
+
+    def _leave(self, core: ClientCore, inbox: Inbox) -> None:
+        """The caller is done with this inbox, perhaps early: what is still due for it must not pile up."""
+        if inbox.pending and core is self._core and self._socket is not None:
+            core.abandon(inbox)
+            with suppress(ConnectionLost):
+                self._pump(core, wait=False)
+
+    def _pump(self, core: ClientCore, *, wait: bool = True) -> None:
+        """Move bytes in and out once, waiting until some can be moved."""
+        if self._socket is None or core is not self._core:
+            raise ConnectionLost("the connection was closed before the reply")
+        self._outgoing.extend(memoryview(chunk) for chunk in core.data_to_send())
+        try:
+            events = self._poll(self._socket, wait=wait)
+            self._move(self._socket, events)
+        except OSError as error:
+            self.close()
+            raise ConnectionLost(f"the connection to {self.address} was lost: {error.strerror or error}") from error
+        except BaseException:  # Ctrl-C as well: half of a request may have gone out
+            self.close()
+            raise
+
+    def _poll(self, sock: socket.socket, *, wait: bool) -> int:
+        poll = select.poll()
+        poll.register(sock, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+        if not wait:
+            return sum(events for _, events in poll.poll(0))
+        ready = poll.poll(None if self._timeout is None else max(1, int(self._timeout * 1000)))
+        if not ready:
+            raise ConnectionLost(f"{self.address} said nothing for {self._timeout:g} s")
+        return ready[0][1]
+
+    def _move(self, sock: socket.socket, events: int) -> None:
+        if events & ~select.POLLOUT:
+            data = sock.recv(_CHUNK)
+            if not data:
+                reason = f": {self._core.complaint}" if self._core.complaint else ""
+                raise ConnectionLost(f"{self.address} closed the connection before it replied{reason}")
+            self._core.receive_data(data)
+        if events & select.POLLOUT:
+            self._send(sock)
+
+    def _send(self, sock: socket.socket) -> None:
+        buffers = [self._outgoing[index] for index in range(min(_MANY_BUFFERS, len(self._outgoing)))]
+        try:
+            sent = sock.sendmsg(buffers)
+        except BlockingIOError:
+            return
+        while self._outgoing and sent >= len(self._outgoing[0]):
+            sent -= len(self._outgoing.popleft())
+        if sent:
+            self._outgoing[0] = self._outgoing[0][sent:]
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -1,0 +1,120 @@
+"""A daemon of a few lines for the tests of clients: a thread on a Unix socket that answers by what a name says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Request = dict[str, Any]
+Answer = Callable[[Request], "list[dict[str, Any]] | None"]
+
+SCORES = {"drawings": 0.02, "hentai": 0.0, "neutral": 0.93, "porn": 0.01, "sexy": 0.04}
+
+
+def scored(path: str, *, alarm: bool = False) -> dict[str, Any]:
+    """Return the body of a reply with scores."""
+    verdict, sensitive = ("sensitive", 0.95) if alarm else ("safe", 0.05)
+    return {
+        "path": path,
+        "status": "ok",
+        "verdict": verdict,
+        "alarm": alarm,
+        "label": "neutral",
+        "score": 0.93,
+        "scores": {"nsfw": SCORES},
+        "groups": {"nsfw": {"safe": 1 - sensitive, "sensitive": sensitive}},
+        "verdicts": {"nsfw": verdict},
+        "because": {"model": "nsfw", "group": "sensitive", "score": sensitive, "threshold": 0.5},
+        "model": {"nsfw": "echo@000000000000/f32"},
+        "policy": "default@000000000000",
+        "time": {"total": 0.01},
+    }
+
+
+def failed(path: str, status: str, code: str) -> dict[str, Any]:
+    """Return the body of a reply without scores."""
+    return {"path": path, "status": status, "error": {"code": code, "message": f"it is {code}", "retry": False}}
+
+
+def image(path: str) -> dict[str, Any]:
+    """Answer one file by its name."""
+    for word, status, code in (
+        ("corrupt", "error", "corrupt"),
+        ("missing", "error", "not_found"),
+        ("big", "skipped", "too_large"),
+        ("note", "skipped", "not_an_image"),
+        ("busy", "refused", "busy"),
+    ):
+        if word in path:
+            return failed(path, status, code)
+    return scored(path, alarm="alarm" in path)
+
+
+def answer(request: Request) -> list[dict[str, Any]]:
+    """Answer one request; ``/in/3`` is a directory of three files."""
+    if "op" in request:
+        return [{"op": request["op"], "status": "ok", "ready": True, "requests_total": 3}]
+    if "path_bytes" in request:
+        name = base64.b64decode(request["path_bytes"])
+        return [image(name.decode("utf-8", "replace")) | {"path_bytes": request["path_bytes"]}]
+    path = str(request.get("path", ""))
+    parent, _, count = path.rpartition("/")
+    if not count.isdigit() or not parent.endswith("/in"):
+        return [image(path)]
+    entries = [image(f"{path}/{number}.jpg") for number in range(int(count))]
+    tally = {"files": len(entries), "ok": len(entries), "errors": 0, "skipped": 0, "refused": 0}
+    return [*entries, {"path": path, "status": "done", "done": True, **tally, "verdicts": {}}]
+
+
+class FakeDaemon:
+    """Listens on ``path`` until closed. ``requests`` keeps what came in, ``bodies`` the raw bytes."""
+
+    def __init__(self, path: Path, respond: Answer = answer) -> None:
+        self.address = f"unix:{path}"
+        self.requests: list[Request] = []
+        self.bodies: list[bytes] = []
+        self._respond = respond
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(os.fspath(path))
+        self._listener.listen(16)
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> FakeDaemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as lines:
+            try:
+                connection.sendall(b"\n\nWelcome! Enter image path to scan\n# Path: \n")
+                for line in lines:
+                    request = json.loads(line)
+                    self.requests.append(request)
+                    if "bytes" in request:
+                        self.bodies.append(lines.read(request["bytes"]))
+                    replies = self._respond(request)
+                    if replies is None:
+                        return
+                    spelled = (json.dumps({"id": request["id"]} | reply).encode() + b"\n" for reply in replies)
+                    connection.sendall(b"".join(spelled))
+            except OSError:
+                return

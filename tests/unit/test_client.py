@@ -1,0 +1,220 @@
+"""Both clients against a daemon of a few lines."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nsfwd.client import AsyncClient, Client, Options
+from nsfwd.errors import ConnectionLost, DaemonUnreachable, NsfwdError
+from tests.unit.fakedaemon import FakeDaemon, Request, answer, scored
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    with FakeDaemon(tmp_path / "d.sock") as daemon:
+        yield daemon
+
+
+def test_one_file(daemon: FakeDaemon) -> None:
+    with Client(daemon.address, options=Options(deadline=3)) as client:
+        assert client.scan("/a.jpg").verdict == "safe"
+        assert client.scan("/alarm.jpg", options=Options()).alarm
+        assert client.scan(b"/\xe9corrupt.jpg").code == "corrupt"
+        assert client.address == daemon.address
+    assert [request.get("deadline") for request in daemon.requests] == [3, None, 3]
+
+
+def test_bytes_larger_than_every_buffer(daemon: FakeDaemon) -> None:
+    data = bytes(range(256)) * 40_000
+    with Client(daemon.address) as client:
+        assert client.scan_bytes(data).scored
+    assert daemon.bodies == [data]
+
+
+def test_many_files_more_than_the_window(daemon: FakeDaemon) -> None:
+    paths = [f"/{number}.jpg" for number in range(1000)]
+    with Client(daemon.address) as client:
+        assert sorted(reply.path for reply in client.scan_many(iter(paths))) == sorted(paths)
+        assert list(client.scan_many([])) == []
+
+
+def test_a_directory_and_other_calls_between_its_replies(daemon: FakeDaemon) -> None:
+    with Client(daemon.address) as client:
+        seen = 0
+        for reply in client.scan_dir("/in/300", recursive=True):
+            seen += 1
+            assert reply.path.startswith("/in/300/")
+            if seen % 100 == 0:
+                assert client.ping() > 0
+                assert len(list(client.scan_many(["/x", "/y"]))) == 2
+        assert seen == 300
+        with pytest.raises(NsfwdError, match="is a directory"):
+            client.scan("/in/3")
+
+
+def test_leaving_a_directory_early_cancels_it_and_disturbs_nothing(daemon: FakeDaemon) -> None:
+    with Client(daemon.address) as client:
+        replies = client.scan_dir("/in/500")
+        next(replies)
+        replies.close()
+        assert client.scan("/after.jpg").path == "/after.jpg"
+        assert client.ready() == {"ready": True, "requests_total": 3}
+
+
+def test_operations(daemon: FakeDaemon) -> None:
+    with Client(daemon.address) as client:
+        for call in (client.ready, client.version, client.models, client.stats):
+            call()
+    assert [request["op"] for request in daemon.requests] == ["ready", "version", "models", "stats"]
+
+
+def test_no_daemon_names_every_place_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NSFWD_CONNECT", raising=False)
+    with pytest.raises(DaemonUnreachable, match=r"tried unix:.*none\.sock \(No such file or directory\)"):
+        Client(f"unix:{tmp_path}/none.sock").ping()
+    with pytest.raises(DaemonUnreachable, match=r"none\.sock"):
+        asyncio.run(AsyncClient(f"unix:{tmp_path}/none.sock").ping())
+
+
+def _gone_at_third(request: Request) -> list[dict[str, object]] | None:
+    return None if "3" in str(request.get("path")) else answer(request)
+
+
+def test_a_daemon_that_goes_away_is_named_and_the_next_call_connects_again(tmp_path: Path) -> None:
+    with FakeDaemon(tmp_path / "d.sock", _gone_at_third) as daemon, Client(daemon.address) as client:
+        replies = client.scan_many(["/1", "/2", "/x3", "/4"])
+        with pytest.raises(ConnectionLost, match=r"closed the connection|lost"):
+            list(replies)
+        assert client.scan("/4.jpg").scored
+
+
+def test_an_idle_connection_that_was_closed_is_opened_again(tmp_path: Path) -> None:
+    closed = threading.Event()
+
+    def once(request: Request) -> list[dict[str, object]] | None:
+        if request.get("op") == "stats":
+            closed.set()
+            return None
+        return answer(request)
+
+    with FakeDaemon(tmp_path / "d.sock", once) as daemon, Client(daemon.address) as client:
+        with pytest.raises(ConnectionLost):
+            client.stats()
+        assert closed.is_set()
+        client.ping()
+
+
+def test_a_silent_daemon_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+    with (
+        FakeDaemon(tmp_path / "d.sock", lambda _: []) as daemon,
+        Client(daemon.address, timeout=0.05) as client,
+        pytest.raises(ConnectionLost, match=r"for 0\.05 s"),
+    ):
+        client.ping()
+
+
+def test_a_daemon_that_writes_before_it_reads_on_does_not_deadlock(tmp_path: Path) -> None:
+    """Each request is answered by more bytes than the sockets hold before the next one is read."""
+    padding = "x" * 300_000
+
+    def wordy(request: Request) -> list[dict[str, object]]:
+        return [scored(str(request["path"])) | {"padding": padding}]
+
+    paths = [f"/{'long' * 900}{number}" for number in range(100)]
+    with FakeDaemon(tmp_path / "d.sock", wordy) as daemon:
+        with Client(daemon.address) as client:
+            assert sum(reply.scored for reply in client.scan_many(paths)) == 100
+
+        async def together() -> int:
+            async with AsyncClient(daemon.address) as client:
+                return sum(reply.scored for reply in await asyncio.gather(*map(client.scan, paths)))
+
+        assert asyncio.run(together()) == 100
+
+
+def test_async_calls_share_one_connection(daemon: FakeDaemon) -> None:
+    async def main() -> None:
+        async with AsyncClient(daemon.address) as client:
+            replies = await asyncio.gather(*(client.scan(f"/{number}") for number in range(500)))
+            assert [reply.path for reply in replies] == [f"/{number}" for number in range(500)]
+            assert (await client.scan_bytes(b"abc")).scored
+            assert await client.ping() > 0
+            for call in (client.ready, client.version, client.models, client.stats):
+                assert (await call())["ready"]
+            assert client.address == daemon.address
+
+    asyncio.run(main())
+
+
+def test_async_calls_between_the_replies_of_a_series_do_not_deadlock(daemon: FakeDaemon) -> None:
+    async def main() -> None:
+        async with AsyncClient(daemon.address) as client:
+            seen = 0
+            async for reply in client.scan_many(f"/a{number}" for number in range(300)):
+                assert reply.scored
+                seen += 1
+                if seen % 50 == 1:
+                    assert (await client.scan("/between")).path == "/between"
+            async for _ in client.scan_dir("/in/200", recursive=True):
+                seen += 1
+                await client.ping()
+            assert seen == 500
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_async_leaving_early_gives_the_window_back(daemon: FakeDaemon) -> None:
+    async def main() -> None:
+        async with AsyncClient(daemon.address) as client:
+            for _ in range(5):
+                replies = client.scan_many(f"/a{number}" for number in range(200))
+                await anext(replies)
+                await replies.aclose()
+            assert len(await asyncio.gather(*(client.scan(f"/{number}") for number in range(200)))) == 200
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_async_everyone_who_waits_learns_of_a_loss(tmp_path: Path) -> None:
+    async def main(address: str) -> None:
+        client = AsyncClient(address)
+        calls = (client.scan(f"/{number}") for number in range(200))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(result, ConnectionLost) or result.scored for result in results)  # type: ignore[union-attr]
+        assert sum(isinstance(result, ConnectionLost) for result in results) >= 100
+        assert (await client.scan("/again")).scored
+        await client.close()
+        await client.close()
+
+    with FakeDaemon(tmp_path / "d.sock", _gone_at_third) as daemon:
+        asyncio.run(asyncio.wait_for(main(daemon.address), 30))
+
+
+def test_a_cancelled_call_is_cancelled_at_the_daemon(tmp_path: Path) -> None:
+    cancelled = threading.Event()
+
+    def slow(request: Request) -> list[dict[str, object]]:
+        if request.get("op") == "cancel":
+            cancelled.set()
+        return [] if request.get("path") == "/slow" else answer(request)
+
+    async def main(address: str) -> None:
+        async with AsyncClient(address) as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.scan("/slow"), 0.05)
+            assert (await client.scan("/quick")).scored
+
+    with FakeDaemon(tmp_path / "d.sock", slow) as daemon:
+        asyncio.run(main(daemon.address))
+        assert cancelled.is_set()
+
+
+def test_tcp_addresses(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with Client(f"tcp:127.0.0.1:{port}") as client:
+            assert client.address == f"tcp:127.0.0.1:{port}"
