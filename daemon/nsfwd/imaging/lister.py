@@ -1,8 +1,8 @@
 """The body of the lister process: names the regular files of directories, a chunk at a time, when asked.
 
 A directory is read as a stream: memory does not grow with it. The server asks for the next chunk when it has taken the
-last, and may begin again behind the files it has (``skip``) when a lister ended. Nothing is opened but directories; what the
-files are is the decoders' business.
+last, and may begin again behind the files it has (``skip``) when a lister ended. Only directories are opened; what the
+files are is for the decoders to find.
 """
 
 from __future__ import annotations
