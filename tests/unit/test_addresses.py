@@ -101,7 +101,7 @@ def test_a_socket_put_there_by_a_successor_is_left_alone(unix: str, live: Listen
 
 
 def test_a_live_daemon_is_not_replaced(unix: str, live: Listener) -> None:
-    with pytest.raises(ListenError, match="another daemon is listening"):
+    with pytest.raises(ListenError, match="in use by another daemon"):
         opened(unix)
     assert Path(unix.removeprefix("unix:")).exists()
 
@@ -127,7 +127,7 @@ def test_a_missing_directory(tmp_path: Path) -> None:
 
 def test_a_busy_port_closes_what_was_opened(unix: str) -> None:
     [first] = opened(NOWHERE)
-    with pytest.raises(ListenError, match="another program is listening"):
+    with pytest.raises(ListenError, match="in use by another program"):
         opened(unix, str(first.spec.address))
     assert not Path(unix.removeprefix("unix:")).exists()
     first.close()

@@ -72,12 +72,8 @@ class Daemon:
     # -- start and serve ---------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        for bundle in self._service.bundles:
-            _log.info("nsfwd %s, model %s, policy %s", VERSION, bundle.model_identity, bundle.policy_identity)
         self._pipeline.start()
         self._acceptor.start()
-        for listener in self._listeners:
-            _log.info("listening on %s", listener)
         self._notifier.status("loading the engine")
         self._tick()
 
@@ -101,9 +97,14 @@ class Daemon:
         return 0
 
     def _announce(self, seconds: float) -> None:
+        """Say what serves what and where: only now, so that a daemon that cannot serve says nothing but why."""
         engine = self._pipeline.stats()["engine"]
         what = f"engine {engine['name']} on {engine['device']}, {engine['precision']}"
-        _log.info("ready after %.1f s: %s", seconds, what)
+        _log.info("nsfwd %s is ready after %.1f s: %s", VERSION, seconds, what)
+        for bundle in self._service.bundles:
+            _log.info("model %s = %s, policy %s", bundle.name, bundle.model_identity, bundle.policy_identity)
+        for listener in self._listeners:
+            _log.info("listening on %s", listener)
         self._notifier.ready(what)
 
     def _tick(self) -> None:
@@ -132,19 +133,22 @@ class Daemon:
 
     async def _shut_down(self) -> None:
         """Stop in the order that loses nothing: no reply means not done, and everything admitted gets one."""
-        _log.info("stopping: answering what was admitted (at most %g s)", self._settings.drain_timeout)
+        failed = self._pipeline.failed.done()
+        if not failed:
+            _log.info("stopping: answering what was admitted, at most %g s", self._settings.drain_timeout)
         self._notifier.stopping()
         self._acceptor.stop()
         self._service.draining = True
         self._pipeline.drain()
-        if not self._pipeline.failed.done():
+        if not failed:
             await self._drain()
         self._pipeline.expire_all()
         await self._flush()
         if self._ticker is not None:
             self._ticker.cancel()
         await self._pipeline.stop()
-        _log.info("stopped")
+        if not failed:
+            _log.info("stopped")
 
     async def _drain(self) -> None:
         """Wait for the work in flight, for the drain timeout, or for a second signal."""

@@ -226,7 +226,7 @@ def _remove_stale(address: Address) -> None:
         probe.setblocking(False)
         answer = probe.connect_ex(address.path)
     if answer != errno.ECONNREFUSED:
-        raise ListenError(f"{address}: another daemon is listening there; stop it or choose another path")
+        raise ListenError(f"{address}: in use by another daemon; stop it or choose another path")
     if _inode(address.path) == (status.st_dev, status.st_ino):
         path.unlink()
 
@@ -240,7 +240,7 @@ def _inode(path: str) -> tuple[int, int] | None:
 
 
 _REASONS: Mapping[int, str] = {
-    errno.EADDRINUSE: "another program is listening there; stop it or choose another address with --listen",
+    errno.EADDRINUSE: "in use by another program; stop it or choose another address with --listen",
     errno.EADDRNOTAVAIL: "this machine does not have that address",
     errno.EACCES: "not permitted; choose a port above 1023, or a directory this user may write to",
     errno.EPERM: "not permitted",
