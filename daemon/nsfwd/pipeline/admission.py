@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 from nsfwd.errors import CodedError
 from nsfwd.pipeline.tickets import Claim, Ticket
@@ -64,7 +65,7 @@ class Admission:
         if len(self.tickets) >= self._queue:
             raise self._refusal("busy")
         ticket = Ticket(claim, next(self._numbers), self._loop)
-        until = claim.until(ticket.admitted)
+        until = claim.until(self._loop.time())
         if until is not None:
             ticket.timer = self._loop.call_at(until, ticket.expire)
         claim.parts.add(ticket)
@@ -77,9 +78,8 @@ class Admission:
         """The ticket has its outcome."""
         if ticket.timer is not None:
             ticket.timer.cancel()
-        now = self._loop.time()
-        ticket.time.total = now - ticket.admitted
-        self.rate.count(now)
+        ticket.time.total = time.monotonic() - ticket.admitted
+        self.rate.count(self._loop.time())
         ticket.claim.parts.discard(ticket)
         self.tickets.discard(ticket)
         if not self.tickets:

@@ -48,14 +48,13 @@ _RESULTS = msgspec.msgpack.Decoder(messages.Hello | messages.DecodedGroup)
 class DecodeJob:
     """One image on its way to pixels."""
 
-    __slots__ = ("deaths", "image", "lease", "sent", "ticket")
+    __slots__ = ("deaths", "image", "lease", "ticket")
 
     def __init__(self, image: Image, ticket: Ticket) -> None:
         self.image = image
         self.ticket = ticket
         self.lease: Lease | None = None
         self.deaths = 0
-        self.sent = 0.0
 
 
 class Worker:
@@ -208,13 +207,12 @@ class DecodeStage:
 
     def _send(self, worker: Worker, jobs: list[DecodeJob]) -> None:
         assert worker.child is not None
-        now = self._loop.time()
+        now = time.monotonic()
         wire: list[messages.Job] = []
         descriptors: list[int] = []
         for job in jobs:
             assert job.lease is not None
             ticket, image = job.ticket, job.image
-            job.sent = now
             ticket.time.queue = now - ticket.admitted
             if image.descriptor is not None:
                 descriptors.append(image.descriptor)

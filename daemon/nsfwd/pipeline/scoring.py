@@ -7,6 +7,7 @@ flight, so that the device never waits for the host. It knows nothing of files o
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections import deque
 from typing import TYPE_CHECKING
@@ -154,7 +155,7 @@ class ScoreStage:
         Raises:
             CodedError: ``engine_died``, ``engine_failed``, or what settled the ticket.
         """
-        entry = Entry(ticket, self._loop.time(), probe=probe)
+        entry = Entry(ticket, time.monotonic(), probe=probe)
         claim = ticket.claim
         if probe:
             self._probes.append(entry)
@@ -208,7 +209,7 @@ class ScoreStage:
         assert self._child is not None
         self._number += 1
         self._batches[self._number] = batch
-        now = self._loop.time()
+        now = time.monotonic()
         slots: list[int] = []
         for entry in batch:
             entry.ticket.time.wait = now - entry.ready

@@ -8,6 +8,7 @@ comes later finds the ticket settled and only gives its slot back.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Hashable
 from typing import Any, Protocol
 
@@ -73,6 +74,7 @@ class Ticket:
 
     Attributes:
         number: the daemon's word for the image, unique while it lives.
+        admitted: ``time.monotonic()`` at admission; a loop's clock may only tick in milliseconds.
         lease: the slot with its pixels while the server holds it; None while a child does.
         settled: the error that ended it early, or None.
     """
@@ -83,7 +85,7 @@ class Ticket:
         self.claim = claim
         self.number = number
         self.loop = loop
-        self.admitted = loop.time()
+        self.admitted = time.monotonic()
         self.time = Timing()
         self.lease: Lease | None = None
         self.settled: CodedError | None = claim.error
