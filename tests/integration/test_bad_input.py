@@ -58,7 +58,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "socket": (socket_file, "error", "socket"),
     "device": (device_file, "error", "device"),
     "link-out": (lambda path: path.symlink_to("/etc/hostname"), "error", "forbidden"),
-    "link-loop": (lambda path: path.symlink_to(path), "error", "not_found"),
+    "link-loop": (lambda path: path.symlink_to(path), "error", "bad_path"),
     **{name: (holding(content), "skipped", "not_an_image") for name, content in pictures.no_pictures().items()},
 }
 
@@ -114,8 +114,8 @@ BAD_REQUESTS: dict[str, tuple[bytes, str]] = {
     "negative length": (spell({"id": "bad", "bytes": -1}), "bad_request"),
     "no base64": (spell({"id": "bad", "data": "!!!"}), "bad_request"),
     "unknown operation": (spell({"id": "bad", "op": "shutdown"}), "unknown_op"),
-    "admin operation over TCP": (spell({"id": "bad", "op": "reload"}), "not_permitted"),
-    "not built yet": (spell({"id": "bad", "path": "/x", "boxes": True}), "unsupported"),
+    "key not built yet": (spell({"id": "bad", "path": "/x", "boxes": True}), "unsupported"),
+    "operation not built yet": (spell({"id": "bad", "op": "reload"}), "unsupported"),
     "nothing to cancel": (spell({"id": "bad", "op": "cancel", "target": "nobody"}), "no_target"),
     "no picture in data": (spell({"id": "bad", "data": base64.b64encode(b"x" * 999).decode()}), "not_an_image"),
     "no picture in bytes": (spell({"id": "bad", "bytes": 999}) + b"x" * 999, "not_an_image"),
@@ -126,7 +126,8 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "invalid JSON": (b'{"id": "bad", "path": \n', "bad_json"),
     "two values on a line": (b'{"id": 1} {"id": 2}\n', "bad_json"),
     "nested without end": (b'{"id": ' + b"[" * 100_000 + b"\n", "bad_json"),
-    "bytes that are not UTF-8": (b'{"id": "bad", "path": "/\xff\xfe"}\n', "bad_utf8"),
+    # No 0xFF here: on this listener it would begin a telnet command.
+    "bytes that are not UTF-8": (b'{"id": "bad", "path": "/\xc3("}\n', "bad_utf8"),
     "a line of 10 MB": (b'{"id": "bad", "path": "/' + b"a" * 10 * MIB + b'"}\n', "line_too_long"),
 }
 
