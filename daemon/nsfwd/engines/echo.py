@@ -57,7 +57,7 @@ def echo_scores(pixels: Pixels, labels: int, *, softmax: bool = True) -> Probabi
 
 
 def is_marked(pixels: Pixels) -> bool:
-    """Whether a picture asks for misbehaviour. Its corners and middle are looked at first: most pictures end there."""
+    """Whether a picture asks for misbehaviour. The middle is looked at first: most pictures end there."""
     height, width, _ = pixels.shape
     if tuple(pixels[height // 2, width // 2]) != MARK:
         return False
