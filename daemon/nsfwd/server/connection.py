@@ -55,14 +55,13 @@ _log = logging.getLogger("nsfwd.server")
 class Request:
     """A scan that has not been answered in full."""
 
-    __slots__ = ("claim", "scan", "series", "started", "task", "turn")
+    __slots__ = ("claim", "scan", "started", "task", "turn")
 
     def __init__(self, turn: Turn, scan: Scan, claim: Claim, started: float) -> None:
         self.turn = turn
         self.scan = scan
         self.claim = claim
         self.started = started
-        self.series: Series | None = None
         self.task: asyncio.Task[None] | None = None
 
 
@@ -84,6 +83,7 @@ class Connection:
         "_on_closed",
         "_requests",
         "_scheduled",
+        "_series",
         "_service",
         "_session",
         "_silence",
@@ -112,6 +112,7 @@ class Connection:
         )
         self._write_buffer = service.settings.write_buffer
         self._requests: dict[Turn, Request] = {}
+        self._series: set[Series] = set()
         self._body: Body | None = None
         self._ended = False
         self._scheduled = False
@@ -380,7 +381,7 @@ class Connection:
 
     async def _serve_series(self, request: Request, directory: bytes | None) -> None:
         turn = request.turn
-        request.series = Series(
+        series = Series(
             self._service,
             request.scan,
             request.claim,
@@ -388,10 +389,13 @@ class Connection:
             clogged=partial(self._clogged, turn),
         )
         error = None
+        self._series.add(series)
         try:
-            await request.series.run(directory=directory)
+            await series.run(directory=directory)
         except CodedError as cut:
             error = cut
+        finally:
+            self._series.discard(series)
         self._session.done(turn, self._since(request), error=error)
 
     def _send_entry(self, turn: Turn, outcome: Any) -> None:
@@ -406,9 +410,8 @@ class Connection:
         return self._session.held >= HELD_MARK and not self._session.flows(turn)
 
     def _wake_series(self) -> None:
-        for request in self._requests.values():
-            if request.series is not None:
-                request.series.wake()
+        for series in self._series:
+            series.wake()
 
     def _since(self, request: Request) -> float:
         return self._service.loop.time() - request.started
