@@ -1,7 +1,7 @@
 """Bytes into lines: LF or CRLF ends one, a limit bounds it, telnet commands are taken out, raw bodies are left alone.
 
-Every byte is looked at a constant number of times, however the stream was cut; memory is bounded by one line and by what
-was received and not yet pulled. Knows the first byte of a line (it decides the limit), and nothing else of it.
+Every byte is looked at a constant number of times, however the stream was cut; memory is bounded by one line and by
+what was received and not yet pulled. Knows the first byte of a line (it decides the limit), and nothing else of it.
 """
 
 from __future__ import annotations
