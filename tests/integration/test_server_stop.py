@@ -1,0 +1,133 @@
+"""Stopping has an order: nothing that was admitted stays unanswered, and the daemon always ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import pictures
+from tests.integration.harness import PATIENCE, Daemon, Json, ask, raw_connect, read_all, replies, spell
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.jpg"
+    path.write_bytes(pictures.encoded(pictures.photo(1), "JPEG"))
+    return path
+
+
+def children(daemon: Daemon, module: str) -> list[int]:
+    """Process ids of the children that run ``module``."""
+    return [pid for pid, command in daemon.processes().items() if module in command and pid != daemon.pid]
+
+
+@contextmanager
+def frozen_engine(daemon: Daemon) -> Iterator[None]:
+    """Work in flight that never ends: the engine stands still."""
+    engines = children(daemon, "nsfwd.engines.body")
+    assert engines
+    for pid in engines:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+
+
+def start_scans(daemon: Daemon, photo: Path, count: int) -> socket.socket:
+    connection = raw_connect(daemon.unix)
+    connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(count)))
+    wait_until(lambda: ask(daemon.unix, {"op": "stats"})["in_flight"] >= count)
+    return connection
+
+
+def wait_until(condition: object) -> None:
+    assert callable(condition)
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def codes(found: list[Json]) -> set[str]:
+    return {reply["error"]["code"] if "error" in reply else reply["status"] for reply in found}
+
+
+def test_a_stop_under_load_answers_everything_once(tmp_path: Path, photo: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        with raw_connect(daemon.unix) as connection:
+            connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(1000)))
+            first = connection.recv(1 << 16)
+            os.kill(daemon.pid, signal.SIGTERM)
+            found = replies(first + read_all(connection))
+        assert daemon.wait_exit() == 0
+    ids = [reply["id"] for reply in found]
+    assert len(set(ids)) == len(ids) > 0
+    assert codes(found) <= {"ok", "draining"}
+
+
+def test_new_work_is_refused_while_old_work_is_waited_for(tmp_path: Path, photo: Path) -> None:
+    with Daemon(tmp_path, flags=["--drain-timeout", "60"]) as daemon:
+        with frozen_engine(daemon), start_scans(daemon, photo, 3) as old, raw_connect(daemon.unix) as other:
+            other.sendall(spell({"op": "ping"}))
+            assert b"ping" in other.recv(1000)
+            os.kill(daemon.pid, signal.SIGTERM)
+            wait_until(lambda: not Path(str(daemon.unix)).exists())
+            with pytest.raises(OSError):
+                raw_connect(daemon.tcp)
+            other.sendall(spell({"id": "new", "path": str(photo)}))
+            refused = json.loads(other.recv(4000))
+            assert (refused["status"], refused["error"]["code"]) == ("refused", "draining")
+            assert refused["retry_after"] > 0
+            for pid in children(daemon, "nsfwd.engines.body"):
+                os.kill(pid, signal.SIGCONT)
+            assert codes(replies(read_all(old))) == {"ok"}
+        assert daemon.wait_exit() == 0
+
+
+def test_a_second_signal_ends_the_wait_with_replies(tmp_path: Path, photo: Path) -> None:
+    with Daemon(tmp_path, flags=["--drain-timeout", "600"]) as daemon:
+        with frozen_engine(daemon), start_scans(daemon, photo, 5) as connection:
+            os.kill(daemon.pid, signal.SIGTERM)
+            wait_until(lambda: not Path(str(daemon.unix)).exists())
+            os.kill(daemon.pid, signal.SIGINT)
+            found = replies(read_all(connection))
+        assert sorted(reply["id"] for reply in found) == list(range(5))
+        assert codes(found) == {"draining"}
+        assert daemon.wait_exit() == 0
+
+
+def test_the_drain_timeout_ends_the_wait_with_replies(tmp_path: Path, photo: Path) -> None:
+    with Daemon(tmp_path, flags=["--drain-timeout", "0.2"]) as daemon:
+        with frozen_engine(daemon), start_scans(daemon, photo, 5) as connection:
+            os.kill(daemon.pid, signal.SIGTERM)
+            assert codes(replies(read_all(connection))) == {"draining"}
+        assert daemon.wait_exit() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_it_is_ready(tmp_path: Path, number: signal.Signals) -> None:
+    daemon = Daemon(tmp_path)
+    daemon.start()
+    wait_until(lambda: Path(str(daemon.unix)).exists())
+    daemon.stop(number)
+
+
+def test_requests_before_it_is_ready_wait(tmp_path: Path, photo: Path) -> None:
+    daemon = Daemon(tmp_path)
+    daemon.start()
+    wait_until(lambda: Path(str(daemon.unix)).exists())
+    assert ask(daemon.unix, {"id": 1, "path": str(photo)})["status"] == "ok"
+    daemon.stop()
+
+
+def test_a_hangup_is_logged_and_changes_nothing(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        os.kill(daemon.pid, signal.SIGHUP)
+        assert ask(daemon.unix, {"op": "ping"})["status"] == "ok"
+        assert "SIGHUP" in daemon.stderr
