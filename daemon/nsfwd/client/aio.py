@@ -227,14 +227,18 @@ class AsyncClient:
             return inbox.only_reply()
 
     async def scan_many(
-        self, paths: Iterable[Path] | AsyncIterable[Path], *, options: Options | None = None
+        self,
+        paths: Iterable[Path] | AsyncIterable[Path],
+        *,
+        recursive: bool = False,
+        options: Options | None = None,
     ) -> AsyncGenerator[Reply, None]:
         """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file."""
         connection = await self._open()
         with connection.inbox() as inbox:
             async for path in _each(paths):
                 await connection.room(inbox)
-                connection.core.scan_path(inbox, path, options or self._options)
+                connection.core.scan_path(inbox, path, options or self._options, recursive=recursive)
                 await connection.send()
                 while inbox.replies or inbox.pending >= WINDOW:
                     if not inbox.replies:

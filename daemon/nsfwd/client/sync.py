@@ -93,8 +93,13 @@ class Client:
         self._finish(inbox)
         return inbox.only_reply()
 
-    def scan_many(self, paths: Iterable[Path], *, options: Options | None = None) -> Generator[Reply, None, None]:
-        """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file."""
+    def scan_many(
+        self, paths: Iterable[Path], *, recursive: bool = False, options: Options | None = None
+    ) -> Generator[Reply, None, None]:
+        """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file.
+
+        Each path is sent as soon as ``paths`` gives it, so that a slow source keeps the daemon busy all the same.
+        """
         inbox, source, more = Inbox(), iter(paths), True
         self.connect()
         core = self._core
@@ -102,7 +107,8 @@ class Client:
             while more or inbox.pending or inbox.replies:
                 while more and not core.full and len(inbox.replies) < _MANY_BUFFERS:
                     try:
-                        core.scan_path(inbox, next(source), options or self._options)
+                        core.scan_path(inbox, next(source), options or self._options, recursive=recursive)
+                        self._pump(core, wait=False)
                     except StopIteration:
                         more = False
                 if not inbox.replies and (inbox.pending or more):

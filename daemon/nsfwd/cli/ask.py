@@ -1,0 +1,74 @@
+"""``nsfwd ping``, ``ready`` and ``stats``: one question to the daemon, its answer on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nsfwd.cli import exits
+
+if TYPE_CHECKING:
+    from nsfwd.client import Client
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+TIMEOUT = 10.0
+"""Seconds of silence after which a daemon that only has to say how it is counts as gone."""
+
+
+def connect_option(command: _Command) -> _Command:
+    """Add ``--connect``, which every command that talks to the daemon has."""
+    return click.option(
+        "--connect",
+        metavar="ADDR",
+        help="The daemon: tcp:HOST:PORT or unix:/path.  [default: $NSFWD_CONNECT, else the system's socket, the user's"
+        " socket, then tcp:127.0.0.1:1235]",
+    )(command)
+
+
+def _client(connect: str | None) -> Client:
+    from nsfwd.client import Client
+
+    return Client(connect, timeout=TIMEOUT)
+
+
+@click.command()
+@connect_option
+def ping(connect: str | None) -> None:
+    """Ask whether a daemon is there; exit 69 when none is.
+
+    Example: nsfwd ping --connect unix:/run/nsfwd/nsfwd.sock
+    """
+    with _client(connect) as client:
+        seconds = client.ping()
+        click.echo(f"{client.address} answered in {seconds * 1000:.1f} ms")
+
+
+@click.command()
+@connect_option
+def ready(connect: str | None) -> int:
+    """Ask whether it can score: exit 0 when ready, 1 when not yet, 69 when no daemon answers.
+
+    Example: until nsfwd ready; do sleep 1; done
+    """
+    with _client(connect) as client:
+        state = client.ready()
+    if state.get("ready"):
+        click.echo("ready")
+        return exits.OK
+    click.echo(f"not ready: {state.get('why') or 'it does not say why'}")
+    return exits.FAILED
+
+
+@click.command()
+@connect_option
+def stats(connect: str | None) -> None:
+    """Show its counters as JSON.
+
+    Example: nsfwd stats | jq .server
+    """
+    with _client(connect) as client:
+        click.echo(json.dumps(client.stats(), indent=2, ensure_ascii=False))

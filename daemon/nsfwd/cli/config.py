@@ -1,0 +1,64 @@
+"""``nsfwd config``: what the settings are, where each comes from, and whether ``serve`` would take them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nsfwd.cli.serve import settings_from, settings_options
+from nsfwd.config import TABLE
+
+
+@click.group()
+def config() -> None:
+    """Show or check the settings.
+
+    Example: nsfwd config show --explain
+    """
+
+
+@config.command()
+@click.option("--explain", is_flag=True, help="Add what each setting is for and why its default is what it is.")
+@settings_options
+def show(explain: bool, config: Path | None, **flags: Any) -> None:
+    """Show every setting and where it was given. The output is a TOML file.
+
+    Example: nsfwd config show --config nsfwd.toml
+    """
+    settings = settings_from(config, flags)
+    for row in TABLE.values():
+        if explain:
+            unit = f" In {row.unit}." if row.unit else ""
+            reload = "" if row.reloadable else " A reload does not change it."
+            click.echo(f"# {row.help}{unit} Default: {row.reason}.{reload}")
+        where = settings.given.get(row.name, "default")
+        click.echo(f"{row.name} = {_toml(getattr(settings, row.name))}  # {where}")
+
+
+@config.command()
+@settings_options
+def check(config: Path | None, **flags: Any) -> None:
+    """Refuse what serve would refuse before it starts: settings, addresses, bundles, policies.
+
+    Example: nsfwd config check --config nsfwd.toml && systemctl restart nsfwd
+    """
+    settings = settings_from(config, flags)
+    from nsfwd.server.addresses import parse
+    from nsfwd.server.main import open_bundles
+
+    for text in settings.listen:
+        parse(text)
+    bundles = open_bundles(settings)
+    click.echo(f"good: {len(settings.given)} settings given, serving {', '.join(bundle.name for bundle in bundles)}")
+
+
+def _toml(value: Any) -> str:
+    """Spell a value of a setting as TOML on one line. JSON's strings, numbers and booleans are TOML's as well."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,33 @@
+"""Exit codes of the command line, and which error ends in which.
+
+``scan`` keeps 0, 1 and 2 for what it found; whatever kept a command from its work has a code of sysexits.h, so that no
+failure can be taken for a verdict.
+"""
+
+from __future__ import annotations
+
+from nsfwd.errors import ConnectionLost, DaemonUnreachable, NsfwdError, SettingsError
+
+OK = 0
+ALARM = 1
+UNSCORED = 2
+FAILED = 1
+"""A command other than ``scan`` could not do what it was asked."""
+USAGE = 64
+UNAVAILABLE = 69
+CONFIG = 78
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+TEXT = """\b
+Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored,
+64 wrong usage, 69 no daemon, 130 interrupted."""
+
+
+def code_of(error: NsfwdError) -> int:
+    """Return the exit code of an error that ended a command."""
+    if isinstance(error, DaemonUnreachable | ConnectionLost):
+        return UNAVAILABLE
+    if isinstance(error, SettingsError):
+        return CONFIG
+    return FAILED

@@ -1,0 +1,115 @@
+"""``nsfwd``: finds the verb, runs it, and makes one line and an exit code of whatever goes wrong.
+
+A verb's module is imported when that verb is used: help must come at once, and callers of the daemon never load what
+only the daemon needs. Knows nothing of what the verbs do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from nsfwd.cli import exits
+from nsfwd.errors import NsfwdError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "serve": ("nsfwd.cli.serve:serve", "Run the daemon."),
+    "scan": ("nsfwd.cli.scan:scan", "Scan files and directories."),
+    "ping": ("nsfwd.cli.ask:ping", "Ask whether a daemon is there."),
+    "ready": ("nsfwd.cli.ask:ready", "Ask whether it can score."),
+    "stats": ("nsfwd.cli.ask:stats", "Show its counters."),
+    "config": ("nsfwd.cli.config:config", "Show or check the settings."),
+    "models": ("nsfwd.cli.models:models", "Bundles: the networks that nsfwd can serve."),
+}
+"""Verb -> where its command is, and its one line of help."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of their table."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing one."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+@click.group(cls=LazyGroup, subcommand_metavar="VERB ...", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nsfwd", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Scan images for what is not safe for work: a daemon, and the commands around it.
+
+    \b
+    Example:
+      nsfwd serve &
+      nsfwd scan ~/Pictures
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; whatever goes wrong is one line on stderr."""
+    try:
+        with cli.make_context("nsfwd", list(arguments)) as context:
+            return _code(cli.invoke(context))
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return exits.USAGE
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "nsfwd"
+        return _complain(f"{_line(error.format_message()).rstrip('.')} (see {verb} --help)", exits.USAGE)
+    except click.ClickException as error:
+        return _complain(_line(error.format_message()), exits.FAILED)
+    except NsfwdError as error:
+        return _complain(_line(str(error)), exits.code_of(error))
+    except BrokenPipeError:
+        _forget_stdout()
+        return exits.BROKEN_PIPE
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", exits.INTERRUPTED)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _code(result: Any) -> int:
+    return result if isinstance(result, int) else exits.OK
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _complain(message: str, code: int) -> int:
+    from nsfwd.logs import escape
+
+    click.echo(f"nsfwd: {escape(message)}", err=True)
+    return code
+
+
+def _forget_stdout() -> None:
+    """Keep the interpreter from complaining at exit that nobody reads its output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+if __name__ == "__main__":
+    main()

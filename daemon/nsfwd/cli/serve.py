@@ -1,0 +1,74 @@
+"""``nsfwd serve``: the flags are made from the table of settings; the server is imported when all of them are good."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nsfwd.config import BYTES, SECONDS, TABLE, Setting, Settings, find_file, load_settings
+
+_METAVARS = {
+    "listen": "ADDR[,OPTION...]",
+    "roots": "DIR",
+    "models_dir": "DIR",
+    "cache_dir": "DIR",
+    "models": "NAME[=SHORT]",
+    "precision": "NAME",
+}
+_UNITS = {BYTES: "SIZE", SECONDS: "SECONDS"}
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--config`` and a flag for every setting that has one."""
+    for row in reversed([row for row in TABLE.values() if row.flag]):
+        command = _option(row)(command)
+    path = click.Path(path_type=Path, dir_okay=False)
+    text = "TOML file of settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if there is one]"
+    return click.option("--config", "config", metavar="FILE", type=path, help=text)(command)
+
+
+def _option(row: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    shown = " ".join(row.default) if row.many else str(row.default)
+    default = f"  [default: {shown}]" if shown else ""
+    return click.option(
+        f"--{row.flag}",
+        row.name,
+        multiple=row.many,
+        type=click.Choice(row.choices) if row.choices else str,
+        metavar=None if row.choices else _METAVARS.get(row.name) or _UNITS.get(row.unit, "NUMBER"),
+        help=row.help + default,
+    )
+
+
+def settings_from(config: Path | None, flags: dict[str, Any]) -> Settings:
+    """Load the settings as ``serve`` does: file, then environment, then these flags.
+
+    Raises:
+        SettingsError: one of them is wrong; the operator mends it.
+    """
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    if "roots" in given:
+        given["roots"] = tuple(str(Path.cwd() / root) for root in given["roots"])
+    return load_settings(find_file(config, os.environ), os.environ, given)
+
+
+@click.command()
+@settings_options
+def serve(config: Path | None, **flags: Any) -> int:
+    """Run the daemon.
+
+    Every flag is also a key of the TOML file (max_bytes) and an environment variable (NSFWD_MAX_BYTES); flags win over
+    variables, variables over the file. Sizes and times may have units: 64MiB, 1.5h.
+
+    \b
+    Example:
+      nsfwd serve --listen tcp:127.0.0.1:1235 --listen unix:/run/nsfwd/nsfwd.sock,mode=0660 --root /srv/pictures
+    """
+    settings = settings_from(config, flags)
+    from nsfwd.server.main import run
+
+    return run(settings)
