@@ -79,7 +79,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def _stats(service: Service, _peer: Peer) -> dict[str, Any]:
-    return {**service.pipeline.stats(), "server": service.metrics.snapshot()}
+    return {"server": service.metrics.snapshot(), "pipeline": service.pipeline.stats()}
 
 
 OPERATIONS: dict[str, Callable[[Service, Peer], dict[str, Any]]] = {
