@@ -32,8 +32,22 @@ def save(model: keras.Model, path: Path) -> None:
             data = source.read(entry)
             if entry.filename == "metadata.json":
                 data = json.dumps({**json.loads(data), "date_saved": _SAVED}).encode()
+            elif entry.filename == "config.json":
+                data = json.dumps(_renumber(json.loads(data), {})).encode()
             target.writestr(zipfile.ZipInfo(entry.filename, _EPOCH), data)
     rough.unlink()
+
+
+def _renumber(value: Any, seen: dict[int, int]) -> Any:
+    """Number shared objects in the order of their appearance: Keras names them by their addresses in memory."""
+    if isinstance(value, list):
+        return [_renumber(one, seen) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: seen.setdefault(one, len(seen)) if key == "shared_object_id" else _renumber(one, seen)
+        for key, one in value.items()
+    }
 
 
 def load(path: Path, manifest: Manifest) -> keras.Model:
