@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nsfwd import config
+from nsfwd.errors import CODES
+from nsfwd.metrics import METRICS
+from nsfwd.protocol import limits, text, wire
+from tests.unit.conversation import fenced, play
+
+DOCUMENT = (Path(__file__).parents[2] / "protocol.md").read_text()
+
+
+def table(first: str) -> list[list[str]]:
+    """The rows of the table whose head begins with ``first``, back-quotes of the first column taken off."""
+    lines = DOCUMENT.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first}"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        rows.append([cells[0].strip("`"), *cells[1:]])
+    return rows
+
+
+def quantity(value: float) -> str:
+    for unit, name in ((limits.KIB**3, "GiB"), (limits.MIB, "MiB"), (limits.KIB, "KiB")):
+        if value >= 64 * limits.KIB and value % unit == 0:
+            return f"{value // unit} {name}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_code_table_is_the_programs() -> None:
+    expected = [
+        [row.name, str(row.status), str(row.fault), "yes" if row.retry else "no", row.meaning, row.remedy]
+        for row in CODES.values()
+    ]
+    assert table("code | status") == expected
+
+
+def test_every_code_in_the_text_exists() -> None:
+    prose = DOCUMENT[DOCUMENT.index("## Failures") : DOCUMENT.index("## Codes")]
+    assert {"busy", "too_deep", "bad_path"} <= set(re.findall(r"`([a-z_0-9]+)`", prose)) & CODES.keys()
+    first_table = prose[: prose.index("A JSON line in error")]
+    named = set(re.findall(r"`([a-z_0-9]+)`", first_table))
+    assert named - {"http"} <= CODES.keys()
+
+
+def test_limits_are_the_programs() -> None:
+    units = {"KIB", "MIB", "PROTOCOL", "DEFAULT_PORT"}
+    constants = {name.lower(): getattr(limits, name) for name in vars(limits) if name.isupper() and name not in units}
+    assert {row[0]: row[1] for row in table("limit | value")} == {
+        name: quantity(value) for name, value in constants.items()
+    }
+
+
+def test_defaults_are_those_of_the_settings() -> None:
+    for name, value, _ in table("limit | default"):
+        row = config.TABLE[name]
+        assert value == (quantity(row.default) if row.unit == config.BYTES else f"{row.default:.0f}"), name
+
+
+def test_request_keys_are_the_programs() -> None:
+    unbuilt = " (not built: `unsupported`)"
+    assert table("key | type") == [
+        [name, key.kind, key.meaning + ("" if key.check else unbuilt)] for name, key in wire.KEYS.items()
+    ]
+
+
+def test_operations_and_words_are_the_programs() -> None:
+    assert table("operation | tells") == [[name, meaning] for name, meaning in wire.OPERATIONS.items()]
+    assert [row[0] for row in table("operation | reply")] == list(wire.OPERATIONS)
+    assert table("word") == [[word, meaning] for word, meaning in text.COMMANDS.items()]
+
+
+def test_counters_are_the_programs() -> None:
+    assert table("key of `server`") == [[row.name, row.kind, row.help] for row in METRICS]
+
+
+TRANSCRIPTS = list(fenced(DOCUMENT, "transcript"))
+
+
+def test_there_are_transcripts_of_every_style() -> None:
+    assert {block[0] for block in TRANSCRIPTS} == {"-- style session", "-- style plain", "-- style oneshot"}
+
+
+@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=lambda block: block[1][:40])
+def test_transcripts_come_true(transcript: list[str]) -> None:
+    play(transcript)
+
+
+def test_links_lead_somewhere() -> None:
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in DOCUMENT.splitlines()
+        if line.startswith("#")
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", DOCUMENT)) <= headings
