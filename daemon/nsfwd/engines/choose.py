@@ -60,7 +60,7 @@ def _on_best_device(engine: str, options: EngineOptions) -> Engine:
             obstacle = str(error)
     built = _on_cpu(engine, replace(options, device="cpu"))
     if machine.nvidia_device_exists():
-        built.note = f"running on the CPU: {obstacle}"
+        built.note = "; ".join(filter(None, (f"running on the CPU: {obstacle}", built.note)))
     return built
 
 
