@@ -25,8 +25,8 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in _SCALED:
-        image = _SCALED[image.mode](image)
+    if image.mode in _FIRST:
+        image = _FIRST[image.mode](image)
     if image.has_transparency_data:
         return _on(image, background)
     return image.convert("RGB")
@@ -85,7 +85,8 @@ def _spread(image: Image.Image, low: float, high: float) -> Image.Image:
     return image.point(lambda value: value * factor + (0.5 - low * factor)).convert("L")
 
 
-_SCALED = {
+_FIRST = {
+    "La": lambda image: image.convert("LA"),
     "I;16": _high_bytes,
     "I;16L": _high_bytes,
     "I;16N": _high_bytes,
@@ -93,3 +94,4 @@ _SCALED = {
     "I": _from_integers,
     "F": _from_floats,
 }
+"""Modes that Pillow would clip, or not convert at all, and what is done with them first."""
