@@ -285,6 +285,8 @@ def _check_recipe(recipe: Recipe) -> None:
         raise BundleError("recipe: std may not be 0")
     if recipe.align_corners and recipe.antialias:
         raise BundleError("recipe: align_corners needs antialias = false")
+    if recipe.filter == "lanczos" and not recipe.antialias:
+        raise BundleError("recipe: the filter lanczos exists only with antialias")
     if recipe.draft != 0 and recipe.draft < 1:
         raise BundleError("recipe: draft must be 0 (never) or at least 1")
     if not 1 <= recipe.frames.quorum <= recipe.frames.sample:

@@ -7,8 +7,7 @@ the verbs that need it; ``list``, ``info``, ``pack`` and ``import`` never load a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import click
 from nsfwd.bundles.manifest import Manifest, dump_manifest
 from nsfwd.bundles.store import CatalogueEntry, catalogue, find, installed, open_bundle, read_manifest
 from nsfwd.config import find_file, load_settings
-from nsfwd.errors import BundleError, NsfwdError
+from nsfwd.errors import BundleError
 
 _MB = 1e6
 
@@ -36,17 +35,7 @@ def _models_dir(command: Callable[..., Any]) -> Callable[..., Any]:
 def _settled(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
     if value is not None:
         return value
-    with _one_line():
-        return Path(load_settings(find_file(None, os.environ)).models_dir)
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Turn an error that was raised on purpose into one line and exit code 1."""
-    try:
-        yield
-    except NsfwdError as error:
-        raise click.ClickException(str(error)) from None
+    return Path(load_settings(find_file(None, os.environ)).models_dir)
 
 
 def _say(line: str) -> None:
@@ -68,11 +57,10 @@ def list_models(models_dir: Path) -> None:
 
     Example: nsfwd models list
     """
-    with _one_line():
-        rows = [("NAME", "HERE", "SIZE", "LICENCE", "WHAT")]
-        here = installed(models_dir)
-        names = sorted({*catalogue(), *here})
-        rows += [_row(name, models_dir / name if name in here else None) for name in names]
+    rows = [("NAME", "HERE", "SIZE", "LICENCE", "WHAT")]
+    here = installed(models_dir)
+    names = sorted({*catalogue(), *here})
+    rows += [_row(name, models_dir / name if name in here else None) for name in names]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
@@ -102,15 +90,14 @@ def info(name: str, models_dir: Path) -> None:
 
     Example: nsfwd models info nsfw-inception-v3
     """
-    with _one_line():
-        known: CatalogueEntry | None = catalogue().get(name)
-        if known is not None and name not in installed(models_dir):
-            click.echo(f"# not in {models_dir}; get it with: nsfwd models pull {name}\n{known.text}", nl=False)
-            return
-        directory = find(models_dir, name)
-        bundle = open_bundle(directory)
-        click.echo(f"# directory: {directory}\n# model: {bundle.model_identity}\n# policy: {bundle.policy_identity}")
-        click.echo(dump_manifest(read_manifest(directory)), nl=False)
+    known: CatalogueEntry | None = catalogue().get(name)
+    if known is not None and name not in installed(models_dir):
+        click.echo(f"# not in {models_dir}; get it with: nsfwd models pull {name}\n{known.text}", nl=False)
+        return
+    directory = find(models_dir, name)
+    bundle = open_bundle(directory)
+    click.echo(f"# directory: {directory}\n# model: {bundle.model_identity}\n# policy: {bundle.policy_identity}")
+    click.echo(dump_manifest(read_manifest(directory)), nl=False)
 
 
 @models.command("pull")
@@ -129,8 +116,7 @@ def pull(name: str, package_file: Path | None, models_dir: Path) -> None:
     """
     from nsfwd.workshop.pull import pull as pull_bundle
 
-    with _one_line():
-        pull_bundle(name, models_dir, package_file=package_file, say=_say)
+    pull_bundle(name, models_dir, package_file=package_file, say=_say)
 
 
 @models.command("pack")
@@ -146,10 +132,9 @@ def pack(name: str, output: Path | None, models_dir: Path) -> None:
     """
     from nsfwd.workshop.pack import pack as pack_bundle
 
-    with _one_line():
-        bundle = open_bundle(find(models_dir, name))
-        file = output or Path(f"{bundle.manifest.name}.bundle")
-        click.echo(f"{pack_bundle(bundle, file)}  {file}")
+    bundle = open_bundle(find(models_dir, name))
+    file = output or Path(f"{bundle.manifest.name}.bundle")
+    click.echo(f"{pack_bundle(bundle, file)}  {file}")
 
 
 @models.command("import")
@@ -163,8 +148,7 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
     """
     from nsfwd.workshop.pack import import_packed
 
-    with _one_line():
-        bundle = import_packed(file, models_dir, sha256=sha256)
+    bundle = import_packed(file, models_dir, sha256=sha256)
     _say(f"{bundle.model_identity} is in {bundle.directory}")
 
 
@@ -179,10 +163,9 @@ def verify(name: str, models_dir: Path) -> None:
     from nsfwd.workshop.goldens import require
     from nsfwd.workshop.verify import verify as verify_bundle
 
-    with _one_line():
-        bundle = open_bundle(find(models_dir, name))
-        drifts = verify_bundle(bundle, _say)
-        for drift in drifts:
-            click.echo(f"{drift.file:<16} drift {drift.largest:.6f}  allowed {drift.allowed}")
-        require(bundle.manifest, drifts)
+    bundle = open_bundle(find(models_dir, name))
+    drifts = verify_bundle(bundle, _say)
+    for drift in drifts:
+        click.echo(f"{drift.file:<16} drift {drift.largest:.6f}  allowed {drift.allowed}")
+    require(bundle.manifest, drifts)
     click.echo(f"{bundle.model_identity}  ok")

@@ -1,0 +1,162 @@
+"""Opening bundles, packing them into one file, and installing such a file without trusting it."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nsfwd.bundles.store import find, installed, open_bundle, verify_weights
+from nsfwd.errors import BundleError
+from nsfwd.workshop.pack import import_packed, pack
+from nsfwd.workshop.staging import installing, staged
+from tests.unit.shelf import FIVE_TIERS, make_bundle
+
+
+def test_bundle_opens_with_the_manifests_names(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path)
+    assert (made.name, made.precision, made.policy) == ("nsfw", "f32", FIVE_TIERS)
+    assert made.model_identity.startswith("tiny@")
+    assert find(tmp_path, "tiny") == tmp_path / "tiny"
+    assert installed(tmp_path) == ["tiny"]
+    other = open_bundle(tmp_path / "tiny", short="mine", precision="bf16")
+    assert (other.name, other.model_identity.split("/")[1]) == ("mine", "bf16")
+    verify_weights(made)
+
+
+def test_missing_bundle_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nsfwd models pull nsfw-inception-v3"):
+        find(tmp_path, "nsfw-inception-v3")
+    with pytest.raises(BundleError, match="nor in the catalogue"):
+        find(tmp_path, "other")
+
+
+@pytest.mark.parametrize("path", ["bundle.toml", "model.keras", "goldens/one.png"])
+def test_missing_file_is_named(tmp_path: Path, path: str) -> None:
+    made = make_bundle(tmp_path)
+    (made.directory / path).unlink()
+    with pytest.raises(BundleError, match=path):
+        open_bundle(made.directory)
+
+
+def test_altered_weights_are_refused(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path)
+    made.weights.write_bytes(b"other weights")
+    with pytest.raises(BundleError, match="altered"):
+        verify_weights(made)
+    with pytest.raises(BundleError, match="altered"):
+        pack(made, tmp_path / "packed")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_unknown_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="f64"):
+        open_bundle(make_bundle(tmp_path).directory, precision="f64")
+
+
+def test_packed_bundle_is_imported_whole(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path / "here")
+    digest = pack(made, tmp_path / "one")
+    assert pack(made, tmp_path / "two") == digest
+    there = import_packed(tmp_path / "one", tmp_path / "there", sha256=digest)
+    assert there.model_identity == made.model_identity
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["tiny"]
+    again = import_packed(tmp_path / "one", tmp_path / "there")
+    verify_weights(again)
+
+
+def test_import_with_another_digest_reads_nothing(tmp_path: Path) -> None:
+    pack(make_bundle(tmp_path / "here"), tmp_path / "one")
+    with pytest.raises(BundleError, match="nothing was read"):
+        import_packed(tmp_path / "one", tmp_path / "there", sha256="0" * 64)
+    assert not (tmp_path / "there").exists()
+
+
+Change = Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]
+
+
+def rename(old: str, new: str) -> Change:
+    def change(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        next(entry for entry, _ in members if entry.name == old).name = new
+
+    return change
+
+
+def link(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    entry = members[-1][0]
+    entry.type, entry.linkname, entry.size = tarfile.SYMTYPE, "/etc/passwd", 0
+
+
+def alter(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    entry, data = members[-1]
+    members[-1] = (entry, bytes(len(data)))
+
+
+def add(name: str) -> Change:
+    def change(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        members.append((tarfile.TarInfo(name), b""))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rename("tiny/model.keras", "../model.keras"),
+        rename("tiny/model.keras", "/tmp/model.keras"),
+        rename("tiny/model.keras", "tiny/../../model.keras"),
+        rename("tiny/bundle.toml", "other/bundle.toml"),
+        add("tiny/../../evil"),
+        add("tiny/extra"),
+        add("tiny/model.keras"),
+        lambda members: members.pop(),
+        lambda members: members.reverse(),
+        lambda members: members.clear(),
+        link,
+        alter,
+    ],
+)
+def test_unsafe_or_altered_file_changes_nothing(tmp_path: Path, change: Change) -> None:
+    pack(make_bundle(tmp_path / "here"), tmp_path / "good")
+    with tarfile.open(tmp_path / "good", "r:") as tar:
+        members = []
+        for entry in tar:
+            opened = tar.extractfile(entry)
+            members.append((entry, opened.read() if opened else b""))
+    change(members)
+    with tarfile.open(tmp_path / "bad", "w") as tar:
+        for entry, data in members:
+            entry.size = len(data) if entry.isfile() else 0
+            tar.addfile(entry, io.BytesIO(data))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(BundleError, match="bad: "):
+        import_packed(tmp_path / "bad", tmp_path / "there")
+    assert not list((tmp_path / "there").glob("*"))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "there") == before
+
+
+def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"nothing of the kind" * 100)
+    with pytest.raises(BundleError, match="no packed bundle"):
+        import_packed(tmp_path / "bad", tmp_path / "there")
+
+
+def test_killed_installation_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    (tmp_path / ".stage-left").mkdir()
+    (tmp_path / ".stage-left" / "model.keras").touch()
+    with installing(tmp_path):
+        assert installed(tmp_path) == ["tiny"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_failed_installation_leaves_the_old_bundle(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path)
+    with pytest.raises(RuntimeError), installing(tmp_path), staged(tmp_path, "tiny") as directory:
+        (directory / "model.keras").touch()
+        raise RuntimeError
+    verify_weights(open_bundle(made.directory))
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]

@@ -1,0 +1,133 @@
+"""Verdicts: tiers on unrounded scores, what decided, several models, and scores that are none."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from nsfwd.bundles.manifest import Output, identity
+from nsfwd.bundles.policy import Policy, Tier
+from nsfwd.bundles.store import Bundle, default_policy
+from nsfwd.bundles.verdict import Judge, check_scores, golden_drift, judge
+from nsfwd.errors import CodedError
+from tests.unit.shelf import FIVE_TIERS, LABELS, manifest
+
+
+def bundle(name: str = "nsfw", policy: Policy | None = FIVE_TIERS, **changes: Any) -> Bundle:
+    made = manifest(files={"model.keras": "0" * 64}, policy=policy, **changes)
+    used = policy or default_policy(made)
+    return Bundle(name, Path("/nowhere"), made, used, "f32", identity(made, "f32"), used.identity)
+
+
+def scores(sensitive: float) -> list[float]:
+    return [0.0, 0.0, 1.0 - sensitive, sensitive, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("sensitive", "verdict", "alarm", "threshold"),
+    [
+        (0.0, "safe", False, 0.5),
+        (math.nextafter(0.5, 0), "safe", False, 0.5),
+        (0.4999999, "safe", False, 0.5),
+        (0.5, "review", False, 0.5),
+        (0.7999999, "review", False, 0.5),
+        (0.8, "sensitive", True, 0.8),
+        (1.0, "sensitive", True, 0.8),
+    ],
+)
+def test_tiers_are_reached_on_unrounded_scores(sensitive: float, verdict: str, alarm: bool, threshold: float) -> None:
+    found = judge({"nsfw": scores(sensitive)}, {"nsfw": bundle()})
+    assert (found.verdict, found.alarm, found.verdicts) == (verdict, alarm, {"nsfw": verdict})
+    assert (found.because.group, found.because.score, found.because.threshold) == ("sensitive", sensitive, threshold)
+
+
+def test_judgement_tells_everything_in_label_order() -> None:
+    found = judge({"nsfw": [0.02, 0.0, 0.93, 0.01, 0.04]}, {"nsfw": bundle()})
+    assert list(found.scores["nsfw"].items()) == list(zip(LABELS, [0.02, 0.0, 0.93, 0.01, 0.04], strict=True))
+    assert found.groups["nsfw"] == {"safe": pytest.approx(0.95), "sensitive": pytest.approx(0.05)}
+    assert (found.label, found.score) == ("neutral", 0.93)
+    assert found.model == {"nsfw": bundle().model_identity}
+    assert found.policy == FIVE_TIERS.identity
+
+
+def test_without_policy_the_top_label_is_the_verdict_and_never_an_alarm() -> None:
+    found = judge({"nsfw": scores(0.99)}, {"nsfw": bundle(policy=None)})
+    assert (found.verdict, found.alarm) == ("porn", False)
+    assert list(found.groups["nsfw"]) == list(LABELS)
+    assert found.because.threshold is None
+
+
+def test_hidden_labels_are_summed_but_not_shown() -> None:
+    output = Output(labels=LABELS, hidden=("neutral",), activation="softmax")
+    found = judge({"nsfw": [0.1, 0.0, 0.8, 0.1, 0.0]}, {"nsfw": bundle(output=output)})
+    assert "neutral" not in found.scores["nsfw"]
+    assert found.label == "drawings"
+    assert found.groups["nsfw"]["safe"] == pytest.approx(0.9)
+
+
+def test_the_worst_of_several_models_decides() -> None:
+    alarm_low = Policy(
+        name="site",
+        groups={"g": ("porn",)},
+        tiers=(Tier(name="ok"), Tier(name="hit", group="g", threshold=0.1, alarm=True)),
+    )
+    bundles = {"first": bundle("first"), "second": bundle("second", policy=alarm_low)}
+    found = Judge(bundles).judge({"first": scores(0.6), "second": scores(0.2)})
+    assert found.verdicts == {"first": "review", "second": "hit"}
+    assert (found.verdict, found.alarm, found.because.model) == ("hit", True, "second")
+    assert found.policy == f"{FIVE_TIERS.identity},{alarm_low.identity}"
+    calm = Judge(bundles).judge({"first": scores(0.6), "second": scores(0.05)})
+    assert (calm.verdict, calm.because.model) == ("review", "first")
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -0.01, 1.01, 1e30])
+def test_what_is_no_probability_is_refused(activation: Any, place: int, bad: float) -> None:
+    values = [0.2] * 5
+    values[place] = bad
+    with pytest.raises(CodedError) as caught:
+        check_scores(values, activation)
+    assert caught.value.code == "bad_scores"
+
+
+@pytest.mark.parametrize("values", [[], [0.0] * 5, [1.0] * 5, [0.2, 0.2, 0.2, 0.2, 0.18], [0.2, 0.2, 0.2, 0.2, 0.22]])
+def test_softmax_must_sum_to_one(values: list[float]) -> None:
+    with pytest.raises(CodedError, match="bad_scores"):
+        check_scores(values, "softmax")
+
+
+@pytest.mark.parametrize("values", [[0.0] * 5, [1.0] * 5, [0.5]])
+def test_sigmoid_may_sum_to_anything(values: list[float]) -> None:
+    check_scores(values, "sigmoid")
+
+
+def test_rounding_of_low_precision_is_moved_into_range() -> None:
+    found = judge({"nsfw": [-0.0005, 0.0, 1.0005, 0.0, 0.0]}, {"nsfw": bundle()})
+    assert min(found.scores["nsfw"].values()) == 0.0
+    assert max(found.scores["nsfw"].values()) == 1.0
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.5], [1.0, 0, 0, 0, 0, 0], [math.nan] * 5])
+def test_no_verdict_from_bad_scores(values: list[float]) -> None:
+    with pytest.raises(CodedError, match="bad_scores"):
+        judge({"nsfw": values}, {"nsfw": bundle()})
+
+
+def test_policy_identity_depends_on_its_content_alone() -> None:
+    same = msgspec.structs.replace(FIVE_TIERS)
+    assert same.identity == FIVE_TIERS.identity
+    stricter = msgspec.structs.replace(FIVE_TIERS.tiers[1], threshold=0.4)
+    other = msgspec.structs.replace(FIVE_TIERS, tiers=(FIVE_TIERS.tiers[0], stricter, FIVE_TIERS.tiers[2]))
+    assert other.identity != FIVE_TIERS.identity
+    assert bundle(policy=other).model_identity == bundle().model_identity
+
+
+def test_golden_drift_is_the_largest_difference() -> None:
+    assert golden_drift(manifest(), "one.png", [0.2, 0.2, 0.2, 0.25, 0.15]) == pytest.approx(0.05)
+    with pytest.raises(CodedError, match="bad_scores"):
+        golden_drift(manifest(), "one.png", [math.nan] * 5)
