@@ -343,6 +343,20 @@ def test_raw_bytes_and_base64_reach_the_pipeline_as_a_descriptor() -> None:
     assert _descriptors() == before
 
 
+def test_bodies_in_flight_have_a_window_of_bytes() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        await talk.send(*([b'{"bytes": 600}\n' + bytes(600)] * 5))
+        talk.half_close()
+        while not talk.closed.is_set():
+            talk.pipeline.release()
+            await asyncio.sleep(0)
+        assert len(await talk.replies()) == 5
+        assert talk.pipeline.most_waiting == 2
+
+    hold_conversation(conversation, max_bytes=1000)
+
+
 def test_a_client_that_vanishes_inside_a_body_leaves_no_descriptor() -> None:
     async def short(talk: Talk) -> None:
         await talk.send({"id": 1, "bytes": 1000}, b"only this")
@@ -456,6 +470,25 @@ def test_a_defect_is_an_answer_and_the_connection_lives_on() -> None:
         replies = await talk.replies()
         assert [reply["error"]["code"] for reply in replies if reply["status"] == "error"] == ["internal"] * 3
         assert replies[-1]["errors"] == 2
+
+    hold_conversation(conversation)
+
+
+def test_a_defect_in_an_operation_is_an_answer_too() -> None:
+    async def conversation(talk: Talk) -> None:
+        del talk.service.pipeline
+        await talk.send({"op": "ready"}, {"op": "ping"})
+        assert (await talk.reply())["error"]["code"] == "internal"
+        assert (await talk.reply())["status"] == "ok"
+
+    hold_conversation(conversation)
+
+
+def test_many_cheap_requests_are_answered_in_bursts() -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send(b'{"op": "ping"}\n' * 3000)
+        talk.half_close()
+        assert len(await talk.replies()) == 3000
 
     hold_conversation(conversation)
 

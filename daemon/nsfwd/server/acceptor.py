@@ -50,7 +50,8 @@ class Acceptor:
     def __init__(self, listeners: Sequence[Listener], service: Service) -> None:
         self._listeners = list(listeners)
         self._service = service
-        self._limit = min(service.settings.max_connections, raise_descriptor_limit() - SPARE_DESCRIPTORS)
+        room = max(1, raise_descriptor_limit() - SPARE_DESCRIPTORS)
+        self._limit = min(service.settings.max_connections, room)
         self.connections: set[Connection] = set()
         self.empty = asyncio.Event()
         self.empty.set()
@@ -121,7 +122,10 @@ class Acceptor:
 
 def raise_descriptor_limit() -> int:
     """Raise this process's soft limit of open files to the hard one (systemd's default leaves 1024) and return it."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = hard if hard != resource.RLIM_INFINITY else 1 << 20
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft
+    return wanted

@@ -15,11 +15,15 @@ class Body:
     """A nameless file in memory (memfd) that grows as the bytes arrive. Its descriptor is given away or closed, once.
 
     A body for which there is no memory or descriptor swallows its bytes; ``take`` then tells why.
+
+    Args:
+        size: bytes announced.
     """
 
-    __slots__ = ("_descriptor", "_error")
+    __slots__ = ("_descriptor", "_error", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self._descriptor: int | None = None
         self._error: OSError | None = None
         try:

@@ -1,8 +1,8 @@
 """One connection: the edge around ``protocol.session``. It moves bytes, starts scans and keeps the limits of one peer.
 
-Requests are pulled from the session only while the window has room and the peer reads its replies; otherwise the socket
-is not read, which is the back-pressure. Replies of one turn of the event loop go out with one send. Knows no dialect,
-no file and no process.
+Requests are pulled from the session only while the window has room (of images, and of bytes sent as bodies) and the
+peer reads its replies; otherwise the socket is not read, which is the back-pressure. Replies of one turn of the event
+loop go out with one send. Knows no dialect, no file and no process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CodedError
@@ -27,17 +26,18 @@ from nsfwd.protocol.events import (
     Turn,
 )
 from nsfwd.protocol.limits import KIB, SILENCE, WINDOW
-from nsfwd.protocol.messages import Image, Scan
+from nsfwd.protocol.messages import Image
 from nsfwd.protocol.session import Session
 from nsfwd.server.addresses import ListenSpec
 from nsfwd.server.body import Body
 from nsfwd.server.operations import OPERATIONS
 from nsfwd.server.peers import Peer, lower_lane
-from nsfwd.server.series import IS_DIRECTORY, Series
+from nsfwd.server.requests import Request
+from nsfwd.server.series import Series
 from nsfwd.server.stream import Stream
 
 if TYPE_CHECKING:
-    from nsfwd.server.service import Claim, Service
+    from nsfwd.server.service import Service
 
 SERIES_MARK = 256 * KIB
 """Unread bytes above which a series starts no further image: enough to keep the peer busy while it catches up."""
@@ -45,24 +45,14 @@ SERIES_MARK = 256 * KIB
 HELD_MARK = 64 * KIB
 """The same for entries that wait behind the reply of an earlier text request."""
 
+BURST = 128
+"""Requests understood in one turn of the loop: a peer that sends many cheap ones must not keep the others waiting."""
+
 LINGER = 1.0
 """Seconds in which input is read and dropped after the last reply: closing with unread input would reset the
 connection, and a reset can take the reply with it."""
 
 _log = logging.getLogger("nsfwd.server")
-
-
-class Request:
-    """A scan that has not been answered in full."""
-
-    __slots__ = ("claim", "scan", "started", "task", "turn")
-
-    def __init__(self, turn: Turn, scan: Scan, claim: Claim, started: float) -> None:
-        self.turn = turn
-        self.scan = scan
-        self.claim = claim
-        self.started = started
-        self.task: asyncio.Task[None] | None = None
 
 
 class Connection:
@@ -78,19 +68,20 @@ class Connection:
     __slots__ = (
         "_active",
         "_body",
+        "_body_bytes",
         "_ended",
         "_lingering",
         "_on_closed",
         "_requests",
         "_scheduled",
-        "_series",
-        "_service",
-        "_session",
         "_silence",
         "_spec",
         "_stream",
         "_write_buffer",
         "peer",
+        "series",
+        "service",
+        "session",
     )
 
     def __init__(
@@ -104,16 +95,17 @@ class Connection:
     ) -> None:
         self.peer = peer
         self._spec = spec
-        self._service = service
+        self.service = service
         self._on_closed = on_closed
         self._stream = Stream(service.loop, sock, self)
-        self._session = Session(
+        self.session = Session(
             style=spec.style, max_bytes=service.settings.max_bytes, colour=spec.colour, operations=peer.operations
         )
         self._write_buffer = service.settings.write_buffer
         self._requests: dict[Turn, Request] = {}
-        self._series: set[Series] = set()
+        self.series: set[Series] = set()
         self._body: Body | None = None
+        self._body_bytes = 0
         self._ended = False
         self._scheduled = False
         self._lingering: asyncio.TimerHandle | None = None
@@ -130,11 +122,11 @@ class Connection:
 
     def received(self, data: bytes) -> None:
         """Bytes came: understand as many requests as there is room for."""
-        self._service.metrics.bytes_in_total += len(data)
+        self.service.metrics.bytes_in_total += len(data)
         if self._lingering is not None:
             return
-        self._active = self._service.loop.time()
-        self._session.receive_data(data)
+        self._active = self.service.loop.time()
+        self.session.receive_data(data)
         self._step()
 
     def ended(self) -> None:
@@ -145,18 +137,18 @@ class Connection:
             self.lost()
         else:
             self._ended = True
-            self._session.receive_eof()
+            self.session.receive_eof()
             self._step()
 
     def relieved(self) -> None:
         """The peer took bytes: there may be room for more requests and for more of a series."""
         self._wake_series()
-        self._schedule()
+        self.changed()
 
     def lost(self) -> None:
         """The peer is gone: nobody waits for what is under way."""
         if self._requests:
-            self._service.metrics.connections_lost_total += 1
+            self.service.metrics.connections_lost_total += 1
         self.close()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -172,20 +164,20 @@ class Connection:
         Args:
             now: loop time.
         """
-        settings = self._service.settings
+        settings = self.service.settings
         if self._stream.pending:
             if now - self._stream.progress >= settings.write_stall:
-                self._service.metrics.connections_stalled_total += 1
+                self.service.metrics.connections_stalled_total += 1
                 _log.info("%s: read none of its replies for %g seconds; closed", self.peer.name, settings.write_stall)
                 self.lost()
         elif settings.idle_timeout and not self._requests and now - self._active >= settings.idle_timeout:
             if self._lingering is None:
-                self._service.metrics.connections_idle_total += 1
+                self.service.metrics.connections_idle_total += 1
             self._end()
 
     def drain(self) -> None:
         """Take no more requests; close once those under way are answered."""
-        self._session.close()
+        self.session.close()
         self._wake_series()
         self._step()
 
@@ -201,21 +193,22 @@ class Connection:
         for request in tuple(self._requests.values()):
             request.claim.cancel("cancelled", "its client went away")
         self._wake_series()
-        self._service.metrics.connections -= 1
+        self.service.metrics.connections -= 1
         self._on_closed(self)
 
     # -- one step: requests in, replies out --------------------------------------------------------------------------
-
-    def _schedule(self) -> None:
-        """Take a step in this turn of the loop, once, however many replies it brings."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._service.loop.call_soon(self._step)
 
     def _step(self) -> None:
         self._scheduled = False
         if self._stream.closed or self._lingering is not None:
             return
+        try:
+            self._exchange()
+        except Exception:
+            _log.exception("a defect in the conversation with %s; closed", self.peer.name)
+            self.close()
+
+    def _exchange(self) -> None:
         starved = self._pull()
         if self._stream.closed:
             return
@@ -223,39 +216,37 @@ class Connection:
         if self._stream.closed or self._lingering is not None:
             return
         self._stream.read(starved and not self._ended)
-        if starved and self._session.silence_wanted and self._silence is None:
-            self._silence = self._service.loop.call_later(SILENCE, self._silent)
+        if starved and self.session.silence_wanted and self._silence is None:
+            self._silence = self.service.loop.call_later(SILENCE, self._silent)
 
     def _pull(self) -> bool:
         """Take requests while there is room; tell whether the session then wants more bytes."""
-        session = self._session
-        since_flush = 0
-        while self._has_room():
-            event = session.next_event()
+        for _ in range(BURST):
+            if not self._has_room():
+                return False
+            event = self.session.next_event()
             if event is None:
                 return True
             _HANDLERS[type(event)](self, event)
-            since_flush += 1
-            if since_flush >= WINDOW:
-                self._flush()
-                since_flush = 0
+        self.changed()
         return False
 
     def _has_room(self) -> bool:
         return (
             len(self._requests) < WINDOW
+            and self._body_bytes < self.service.settings.max_bytes
             and self._stream.pending < self._write_buffer
-            and self._session.held < self._write_buffer
+            and self.session.held < self._write_buffer
             and not self._stream.closed
         )
 
     def _flush(self) -> None:
-        data = self._session.data_to_send()
+        data = self.session.data_to_send()
         if data:
-            self._active = self._service.loop.time()
-            self._service.metrics.bytes_out_total += len(data)
+            self._active = self.service.loop.time()
+            self.service.metrics.bytes_out_total += len(data)
             self._stream.write(data)
-        if self._session.finished and not self._stream.pending:
+        if self.session.finished and not self._stream.pending:
             self._end()
 
     def _end(self) -> None:
@@ -266,32 +257,34 @@ class Connection:
         if self._ended:
             self.close()
             return
-        self._lingering = self._service.loop.call_later(LINGER, self.close)
+        self._lingering = self.service.loop.call_later(LINGER, self.close)
         self._stream.read(True)
 
     def _silent(self) -> None:
         self._silence = None
-        if self._stream.closed or self._lingering is not None or not self._session.silence_wanted:
+        if self._stream.closed or self._lingering is not None or not self.session.silence_wanted:
             return
-        loop = self._service.loop
+        loop = self.service.loop
         left = self._active + SILENCE - loop.time()
         if left > 0.001:
             self._silence = loop.call_later(left, self._silent)
             return
-        self._session.receive_silence()
+        self.session.receive_silence()
         self._step()
 
     # -- what the session tells --------------------------------------------------------------------------------------
 
     def _on_scan(self, event: ScanRequest) -> None:
-        service, turn, scan = self._service, event.turn, event.scan
+        service, turn, scan = self.service, event.turn, event.scan
         service.metrics.requests_total += 1
+        size = 0
         if self._body is not None:
             body, self._body = self._body, None
+            size = body.size
             try:
                 scan = replace(scan, images=(Image(None, body.take()),))
             except CodedError as error:
-                self._session.fail(turn, error, 0.0)
+                self.session.fail(turn, error, 0.0)
                 return
         claim = service.pipeline.claim(
             connection=self,
@@ -299,17 +292,22 @@ class Connection:
             deadline=scan.deadline,
             identity=scan.identity,
         )
-        request = Request(turn, scan, claim, service.loop.time())
-        self._requests[turn] = request
-        request.task = service.loop.create_task(self._serve(request))
+        self._requests[turn] = Request(self, turn, scan, claim, size=size)
+        self._body_bytes += size
 
     def _on_operation(self, event: OperationRequest) -> None:
-        self._service.metrics.operations_total += 1
+        self.service.metrics.operations_total += 1
         operation = event.operation
         if operation.op == "cancel":
             self._cancel(event.turn, operation.target)
+            return
+        try:
+            payload = OPERATIONS[operation.op](self.service, self.peer)
+        except Exception:
+            _log.exception("a defect in the operation %s", operation.op)
+            self.session.fail(event.turn, CodedError("internal"), 0.0)
         else:
-            self._session.operation(event.turn, OPERATIONS[operation.op](self._service, self.peer))
+            self.session.operation(event.turn, payload)
 
     def _cancel(self, turn: Turn, target: str | int | None) -> None:
         found = [
@@ -318,16 +316,16 @@ class Connection:
             if request.turn.id == target and type(request.turn.id) is type(target) and target is not None
         ]
         if not found:
-            self._session.fail(turn, CodedError("no_target"), 0.0)
+            self.session.fail(turn, CodedError("no_target"), 0.0)
             return
         for request in found:
             request.claim.cancel("cancelled")
         self._wake_series()
-        self._session.operation(turn, {"target": target})
+        self.session.operation(turn, {"target": target})
 
-    def _on_body_start(self, _event: BodyStart) -> None:
-        self._service.metrics.bodies_total += 1
-        self._body = Body()
+    def _on_body_start(self, event: BodyStart) -> None:
+        self.service.metrics.bodies_total += 1
+        self._body = Body(event.size)
 
     def _on_body_data(self, event: BodyData) -> None:
         assert self._body is not None
@@ -337,11 +335,11 @@ class Connection:
         """The scan that follows takes the body."""
 
     def _on_rejected(self, event: Rejected) -> None:
-        self._service.metrics.rejected_total += 1
+        self.service.metrics.rejected_total += 1
         self._drop_body()
         if event.error.code == "http":
-            self._service.metrics.http_total += 1
-            if self._service.complain_once(self.peer.guard):
+            self.service.metrics.http_total += 1
+            if self.service.complain_once(self.peer.guard):
                 _log.warning("%s speaks HTTP to a line protocol; closed (said once for each peer)", self.peer.name)
         else:
             _log.debug("%s: refused a line: %s", self.peer.name, event.error)
@@ -354,67 +352,32 @@ class Connection:
             self._body.discard()
             self._body = None
 
-    # -- scans -------------------------------------------------------------------------------------------------------
+    # -- what a request tells ----------------------------------------------------------------------------------------
 
-    async def _serve(self, request: Request) -> None:
-        """Answer one scan: an entry, or the entries of a series and its end."""
-        session, turn, scan = self._session, request.turn, request.scan
-        try:
-            directory = None
-            if not scan.many:
-                image = scan.images[0]
-                outcome = await self._service.pipeline.scan(image, request.claim)
-                if outcome.code != IS_DIRECTORY:
-                    session.entry(turn, outcome)
-                    return
-                session.become_many(turn)
-                directory = image.path
-            await self._serve_series(request, directory)
-        except Exception:
-            _log.exception("a defect while serving %s", self.peer.name)
-            if not turn.ended:
-                session.fail(turn, CodedError("internal"), self._since(request))
-        finally:
-            del self._requests[turn]
-            self._wake_series()
-            self._schedule()
+    def changed(self) -> None:
+        """Take a step in this turn of the loop, once, however many replies it brings."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.service.loop.call_soon(self._step)
 
-    async def _serve_series(self, request: Request, directory: bytes | None) -> None:
-        turn = request.turn
-        series = Series(
-            self._service,
-            request.scan,
-            request.claim,
-            send=partial(self._send_entry, turn),
-            clogged=partial(self._clogged, turn),
-        )
-        error = None
-        self._series.add(series)
-        try:
-            await series.run(directory=directory)
-        except CodedError as cut:
-            error = cut
-        finally:
-            self._series.discard(series)
-        self._session.done(turn, self._since(request), error=error)
-
-    def _send_entry(self, turn: Turn, outcome: Any) -> None:
-        self._session.entry(turn, outcome)
-        self._schedule()
-
-    def _clogged(self, turn: Turn) -> bool:
+    def clogged(self, turn: Turn) -> bool:
+        """Whether a series should start no further image. Never on a closed connection: there it ends by its claim."""
         if self._stream.closed:
             return False
         if self._stream.pending >= SERIES_MARK:
             return True
-        return self._session.held >= HELD_MARK and not self._session.flows(turn)
+        return self.session.held >= HELD_MARK and not self.session.flows(turn)
+
+    def finished(self, request: Request) -> None:
+        """The request is answered in full: there is room for another."""
+        del self._requests[request.turn]
+        self._body_bytes -= request.size
+        self._wake_series()
+        self.changed()
 
     def _wake_series(self) -> None:
-        for series in self._series:
+        for series in self.series:
             series.wake()
-
-    def _since(self, request: Request) -> float:
-        return self._service.loop.time() - request.started
 
 
 _HANDLERS: dict[type[Any], Callable[[Connection, Any], None]] = {
