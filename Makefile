@@ -51,12 +51,12 @@ $(MODELS)/%/bundle.toml: models/%.toml | $(STAMP)
 # The loop in the background ends with the daemon, whose process id is this shell's ($$$$), and speaks once.
 run: setup
 	@mkdir -p $(dir $(SOCKET))
-	@if $(BIN)/nsfwd ping --connect tcp:127.0.0.1:$(PORT) >/dev/null 2>&1; then \
-		echo "a daemon answers on 127.0.0.1:$(PORT) already: stop it, or choose another: make run PORT=1236 SOCKET=.run/other.sock" >&2; \
+	@if $(BIN)/nsfwd ping --connect unix:$(SOCKET) >/dev/null 2>&1; then \
+		echo "a daemon answers on $(SOCKET) already: stop it, or run another: make run PORT=1236 SOCKET=.run/other.sock" >&2; \
 		exit 1; \
 	fi; \
 	( while kill -0 $$$$ 2>/dev/null; do \
-		if $(BIN)/nsfwd ready --connect tcp:127.0.0.1:$(PORT) >/dev/null 2>&1; then \
+		if $(BIN)/nsfwd ready --connect unix:$(SOCKET) >/dev/null 2>&1; then \
 			printf '\nready. Try in another terminal:\n  telnet 127.0.0.1 %s\n  echo /path/of/a/photo.jpg | nc -N 127.0.0.1 %s\n  %s scan /path/of/a/directory\n' \
 				$(PORT) $(PORT) $(BIN)/nsfwd; \
 			break; \
