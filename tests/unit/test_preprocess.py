@@ -134,6 +134,7 @@ def test_orientation_is_left_alone_where_the_recipe_says_so() -> None:
     assert run(stored(6, "PNG"), recipe).data == expected
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_does_not_cost_the_picture() -> None:
     content = pictures.encoded(pictures.photo(9), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff\xff")
     assert run(content).format == "jpeg"

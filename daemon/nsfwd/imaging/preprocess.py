@@ -16,7 +16,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import formats, modes, resizing
+from nsfwd.imaging import colour, formats, modes, resizing
 from nsfwd.ipc.messages import ImageLimits
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
@@ -128,11 +128,12 @@ def _decode(form: formats.Format, source: BinaryIO, recipe: Recipe, limits: Imag
         _draft(image, recipe, _orientation(image, recipe))
     image.load()
     orientation = _orientation(image, recipe)  # a PNG may carry it behind the pixels
+    profile = image.info.get("icc_profile")
     image = modes.to_rgb(image, background)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    data = resizing.fitted(image, recipe, background).tobytes()
-    return Pixels(data, seen.width, seen.height, form.name)
+    image = colour.to_srgb(resizing.fitted(image, recipe, background), profile)
+    return Pixels(image.tobytes(), seen.width, seen.height, form.name)
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits, seen: Seen) -> None:
