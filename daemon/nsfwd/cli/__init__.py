@@ -1,0 +1,1 @@
+"""The command line: one file for each group of verbs, imported when used. Knows clients and settings, no engine."""

@@ -6,11 +6,12 @@ A client like any other. Results go to stdout as they come; the summary, and pro
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from nsfwd.client.replies import Reply
 
 FORMATS = ("text", "json", "ndjson", "csv")
+
+_CHUNK = 65536
 
 _NO_LIMIT = frozenset({"not_an_image", "excluded"})
 """Skipped for what they are, not because a limit kept them from being scored."""
@@ -106,18 +109,16 @@ def scan(
     from nsfwd.cli.formats import WRITERS
     from nsfwd.client import Client, Options
 
-    source = map(absolute, _sources(paths, files_from, null=null))
     options = Options(lane=rest["lane"], deadline=rest["deadline"])
-    out = sys.stdout.buffer
     summary, started = Summary(), time.perf_counter()
     with Client(rest["connect"], options=options) as client, _progress(quiet=rest["quiet"]) as advance:
-        writer = WRITERS[spelling](out)
-        for reply in _replies(client, source, summary, recursive=recursive):
-            summary.add(reply)
-            if reply.alarm or rest["only"] is None:
-                writer.write(reply)
-            advance()
-        writer.close()
+        source = _sources(paths, files_from, null=null)
+        with closing(WRITERS[spelling](sys.stdout.buffer)) as writer:
+            for reply in _replies(client, source, summary, recursive=recursive):
+                summary.add(reply)
+                if reply.alarm or rest["only"] is None:
+                    writer.write(reply)
+                advance()
     if not rest["quiet"]:
         click.echo(summary.line(time.perf_counter() - started), err=True)
     return summary.exit_code(strict=rest["strict"])
@@ -129,26 +130,33 @@ def absolute(path: bytes) -> bytes:
     return joined if b".." in path.split(b"/") else os.path.normpath(joined)
 
 
-def _sources(paths: Iterable[bytes], files_from: BinaryIO | None, *, null: bool) -> Iterator[bytes]:
-    yield from paths
+def _sources(paths: Iterable[bytes], files_from: BinaryIO | None, *, null: bool) -> Iterator[bytes | None]:
+    """Yield absolute paths as they come, and None before a wait for the next."""
+    yield from map(absolute, paths)
     if files_from is not None:
-        yield from filter(None, _records(files_from, b"\0" if null else b"\n"))
+        for record in _records(files_from, b"\0" if null else b"\n"):
+            if record is None or record:
+                yield record and absolute(record)
 
 
-def _records(stream: BinaryIO, end: bytes) -> Iterator[bytes]:
-    """Split a stream as it comes, whatever is known of its length."""
-    if end == b"\n":
-        for line in stream:
-            yield line.removesuffix(b"\n")
-        return
+def _records(stream: BinaryIO, end: bytes) -> Iterator[bytes | None]:
     partial = b""
-    while chunk := stream.read(65536) if not hasattr(stream, "read1") else stream.read1(65536):
+    while True:
+        if _would_wait(stream):
+            yield None
+        chunk = os.read(stream.fileno(), _CHUNK)
+        if not chunk:
+            break
         *records, partial = (partial + chunk).split(end)
         yield from records
     yield partial
 
 
-def _replies(client: Client, source: Iterable[bytes], summary: Summary, *, recursive: bool) -> Iterator[Reply]:
+def _would_wait(stream: BinaryIO) -> bool:
+    return not select.select([stream], [], [], 0)[0]
+
+
+def _replies(client: Client, source: Iterable[bytes | None], summary: Summary, *, recursive: bool) -> Iterator[Reply]:
     """Yield what comes; a daemon that goes away ends the run with one line, and what came before still counts."""
     from nsfwd.errors import ConnectionLost
 

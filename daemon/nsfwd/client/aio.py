@@ -228,23 +228,25 @@ class AsyncClient:
 
     async def scan_many(
         self,
-        paths: Iterable[Path] | AsyncIterable[Path],
+        paths: Iterable[Path | None] | AsyncIterable[Path | None],
         *,
         recursive: bool = False,
         options: Options | None = None,
     ) -> AsyncGenerator[Reply, None]:
-        """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file."""
+        """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file.
+
+        A source that is about to wait for its next path gives None first: then what was asked is answered before the
+        source is asked for more.
+        """
         connection = await self._open()
         with connection.inbox() as inbox:
             async for path in _each(paths):
-                await connection.room(inbox)
-                connection.core.scan_path(inbox, path, options or self._options, recursive=recursive)
-                await connection.send()
-                while inbox.replies or inbox.pending >= WINDOW:
-                    if not inbox.replies:
-                        await connection.change(inbox)
-                    while inbox.replies:
-                        yield inbox.replies.popleft()
+                if path is not None:
+                    await connection.room(inbox)
+                    connection.core.scan_path(inbox, path, options or self._options, recursive=recursive)
+                    await connection.send()
+                async for reply in _rest(connection, inbox, down_to=WINDOW - 1 if path is not None else 0):
+                    yield reply
             async for reply in _rest(connection, inbox):
                 yield reply
 
@@ -315,15 +317,16 @@ async def _finish(connection: _Connection, inbox: _Inbox) -> None:
             raise connection.lost
 
 
-async def _rest(connection: _Connection, inbox: _Inbox) -> AsyncIterator[Reply]:
-    while inbox.pending or inbox.replies:
+async def _rest(connection: _Connection, inbox: _Inbox, *, down_to: int = 0) -> AsyncIterator[Reply]:
+    """Yield what arrives until at most ``down_to`` requests are still to end."""
+    while inbox.replies or inbox.pending > down_to:
         if not inbox.replies:
             await connection.change(inbox)
         while inbox.replies:
             yield inbox.replies.popleft()
 
 
-async def _each(paths: Iterable[Path] | AsyncIterable[Path]) -> AsyncIterator[Path]:
+async def _each(paths: Iterable[Path | None] | AsyncIterable[Path | None]) -> AsyncIterator[Path | None]:
     if isinstance(paths, AsyncIterable):
         async for path in paths:
             yield path

@@ -94,27 +94,25 @@ class Client:
         return inbox.only_reply()
 
     def scan_many(
-        self, paths: Iterable[Path], *, recursive: bool = False, options: Options | None = None
+        self, paths: Iterable[Path | None], *, recursive: bool = False, options: Options | None = None
     ) -> Generator[Reply, None, None]:
         """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file.
 
-        Each path is sent as soon as ``paths`` gives it, so that a slow source keeps the daemon busy all the same.
+        A source that is about to wait for its next path gives None first: then what was asked is answered before the
+        source is asked for more.
         """
-        inbox, source, more = Inbox(), iter(paths), True
+        inbox = Inbox()
         self.connect()
         core = self._core
         try:
-            while more or inbox.pending or inbox.replies:
-                while more and not core.full and len(inbox.replies) < _MANY_BUFFERS:
-                    try:
-                        core.scan_path(inbox, next(source), options or self._options, recursive=recursive)
-                        self._pump(core, wait=False)
-                    except StopIteration:
-                        more = False
-                if not inbox.replies and (inbox.pending or more):
-                    self._pump(core)
-                while inbox.replies:
-                    yield inbox.replies.popleft()
+            for path in paths:
+                if path is not None:
+                    core.scan_path(inbox, path, options or self._options, recursive=recursive)
+                    self._pump(core, wait=False)
+                while inbox.replies or core.full or (path is None and inbox.pending):
+                    yield from self._arrived(core, inbox)
+            while inbox.replies or inbox.pending:
+                yield from self._arrived(core, inbox)
         finally:
             self._leave(core, inbox)
 
@@ -130,11 +128,8 @@ class Client:
         core = self._core
         core.scan_path(inbox, path, options or self._options, recursive=recursive)
         try:
-            while inbox.pending or inbox.replies:
-                if not inbox.replies:
-                    self._pump(core)
-                while inbox.replies:
-                    yield inbox.replies.popleft()
+            while inbox.replies or inbox.pending:
+                yield from self._arrived(core, inbox)
         finally:
             self._leave(core, inbox)
 
@@ -171,6 +166,13 @@ class Client:
         core = self._core
         while inbox.pending:
             self._pump(core)
+
+    def _arrived(self, core: ClientCore, inbox: Inbox) -> Generator[Reply, None, None]:
+        """Yield what has arrived; when that is nothing, move bytes once."""
+        if not inbox.replies:
+            self._pump(core)
+        while inbox.replies:
+            yield inbox.replies.popleft()
 
     def _leave(self, core: ClientCore, inbox: Inbox) -> None:
         """The caller is done with this inbox, perhaps early: what is still due for it must not pile up."""

@@ -1,0 +1,158 @@
+"""The command line as a whole: help, one-line errors, exit codes, settings, and what each verb loads."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nsfwd import config as settings
+from nsfwd.cli import main
+from tests.unit.fakedaemon import FakeDaemon
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("NSFWD_CONNECT", "NSFWD_CONFIG", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(settings, "SYSTEM_FILE", tmp_path / "none.toml")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    with FakeDaemon(tmp_path / "d.sock") as daemon:
+        yield daemon
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([verb, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Example: nsfwd " + verb in text or "nsfwd " + verb in text.partition("Example:")[2]
+    assert main.VERBS[verb][1].rstrip(".") in text
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {verb} " in text for verb in main.VERBS)
+    assert main.run([]) == 64
+    assert "Verbs:" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("nsfwd ")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("frobnicate", 64, "No such command 'frobnicate' (see nsfwd --help)"),
+        ("scan", 64, "name a PATH, or a list with --files-from (see nsfwd scan --help)"),
+        ("scan -0 /x", 64, "-0 is for the paths of --files-from"),
+        ("scan --nonsense /x", 64, "--nonsense"),
+        ("scan --files-from none.txt", 64, "none.txt"),
+        ("scan --deadline 0 /x", 64, "deadline"),
+        (
+            "scan --connect unix:none.sock /x",
+            69,
+            "no daemon answered; tried unix:none.sock (No such file or directory)",
+        ),
+        ("ping --connect unix:none.sock", 69, "no daemon answered"),
+        ("ready --connect nonsense", 69, "nonsense: is no address"),
+        ("serve --queue 0", 78, "--queue: '0' is refused: expected int >= 1"),
+        ("serve --config none.toml", 78, "none.toml: cannot be read"),
+        ("config check --listen tcp:nowhere", 1, "tcp:nowhere"),
+        ("config check --models-dir .", 1, "nsfw-mobilenet-v2-140"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_a_code(
+    line: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(line.split()) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nsfwd: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_variable_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NSFWD_QUEU", "3")
+    assert main.run(["config", "show"]) == 78
+    assert 'did you mean "NSFWD_QUEUE"' in capsys.readouterr().err
+
+
+def test_config_show_is_toml_that_gives_the_same_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.toml").write_text('deadline = 5\n[policy.nsfw.groups]\n"se x" = ["porn", "sexy"]\n')
+    monkeypatch.setenv("NSFWD_ROOTS", "/srv '/my pictures'")
+    flags = ["--config", "a.toml", "--max-bytes", "1MiB", "--listen", "unix:/run/é.sock,mode=0600", "--root", "here"]
+    assert main.run(["config", "show", "--explain", *flags]) == 0
+    text = capsys.readouterr().out
+    shown = tomllib.loads(text)
+    assert list(shown) == list(settings.TABLE)
+    assert shown["policy"] == {"nsfw": {"groups": {"se x": ["porn", "sexy"]}}}
+    assert shown["roots"] == [f"{tmp_path}/here"]
+    assert "max_bytes = 1048576  # --max-bytes" in text
+    assert "deadline = 5.0  # a.toml, key deadline" in text
+    assert "queue = 16384  # default" in text
+    (tmp_path / "b.toml").write_text(text)
+    assert main.run(["config", "show", "--config", "b.toml"]) == 0
+    monkeypatch.delenv("NSFWD_ROOTS")
+    assert tomllib.loads(capsys.readouterr().out) | {"roots": 0} == shown | {"roots": 0}
+
+
+def test_serve_gives_its_settings_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[settings.Settings] = []
+
+    def run(given: settings.Settings) -> int:
+        seen.append(given)
+        return 3
+
+    monkeypatch.setattr("nsfwd.server.main.run", run)
+    flags = [
+        "--model",
+        "a=x",
+        "--model",
+        "b",
+        "--engine",
+        "echo",
+        "--queue",
+        "3",
+        "--queue",
+        "4",
+        "--idle-timeout",
+        "1h",
+    ]
+    assert main.run(["serve", *flags]) == 3
+    assert (seen[0].models, seen[0].engine, seen[0].queue, seen[0].idle_timeout) == (("a=x", "b"), "echo", 4, 3600.0)
+    assert not seen[0].is_given("roots")
+
+
+def test_questions(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["ping", "--connect", daemon.address]) == 0
+    assert capsys.readouterr().out.startswith(f"{daemon.address} answered in ")
+    assert main.run(["ready", "--connect", daemon.address]) == 0
+    assert capsys.readouterr().out == "ready\n"
+    assert main.run(["stats", "--connect", daemon.address]) == 0
+    assert '\n  "requests_total": 3' in capsys.readouterr().out
+
+
+def test_not_ready_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"op": "ready", "status": "ok", "ready": False, "why": "warming"}
+    with FakeDaemon(tmp_path / "e.sock", lambda _: [state]) as daemon:
+        assert main.run(["ready", "--connect", daemon.address]) == 1
+    assert capsys.readouterr().out == "not ready: warming\n"
+
+
+def test_an_operation_turned_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refusal = {"op": "stats", "status": "error", "error": {"code": "not_permitted", "message": "no"}}
+    with FakeDaemon(tmp_path / "e.sock", lambda _: [refusal]) as daemon:
+        assert main.run(["stats", "--connect", daemon.address]) == 1
+    assert capsys.readouterr().err == "nsfwd: not_permitted: no\n"
