@@ -39,7 +39,7 @@ setup: $(STAMP) $(MODELS)/$(BUNDLE)/bundle.toml
 $(STAMP): setup.cfg pyproject.toml requirements.lock daemon/nsfwd/cli/preflight.py
 	@$(PYTHON) daemon/nsfwd/cli/preflight.py --venv $(VENV)
 	@echo "installing into $(VENV)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install -c requirements.lock setuptools
 	@$(PIP) install -c requirements.lock --no-build-isolation -e '.[dev$(NPM)]'
 	@touch $@
