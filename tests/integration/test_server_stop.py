@@ -42,7 +42,7 @@ def frozen_engine(daemon: Daemon) -> Iterator[None]:
 def start_scans(daemon: Daemon, photo: Path, count: int) -> socket.socket:
     connection = raw_connect(daemon.unix)
     connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(count)))
-    wait_until(lambda: ask(daemon.unix, {"op": "stats"})["pipeline"]["in_flight"] >= count)
+    wait_until(lambda: ask(daemon.unix, {"op": "stats"})["in_flight"] >= count)
     return connection
 
 

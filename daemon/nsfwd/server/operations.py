@@ -39,7 +39,8 @@ def _ping(_service: Service, _peer: Peer) -> dict[str, Any]:
 
 
 def _ready(service: Service, _peer: Peer) -> dict[str, Any]:
-    return service.pipeline.readiness()
+    readiness = service.pipeline.readiness()
+    return {"ready": readiness["ready"], "why": readiness.get("why", "")}
 
 
 def _version(service: Service, peer: Peer) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def _stats(service: Service, _peer: Peer) -> dict[str, Any]:
-    return {"server": service.metrics.snapshot(), "pipeline": service.pipeline.stats()}
+    return {**service.pipeline.stats(), "server": service.metrics.snapshot()}
 
 
 OPERATIONS: dict[str, Callable[[Service, Peer], dict[str, Any]]] = {
