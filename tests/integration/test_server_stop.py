@@ -131,3 +131,16 @@ def test_a_hangup_is_logged_and_changes_nothing(tmp_path: Path) -> None:
         os.kill(daemon.pid, signal.SIGHUP)
         assert ask(daemon.unix, {"op": "ping"})["status"] == "ok"
         assert "SIGHUP" in daemon.stderr
+
+
+def test_a_killed_server_leaves_no_process_behind(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path)
+    daemon.start()
+    try:
+        daemon.wait_ready()
+        assert len(daemon.processes()) > 2
+        os.kill(daemon.pid, signal.SIGKILL)
+        daemon.wait_exit()
+        wait_until(lambda: not daemon.processes())
+    finally:
+        daemon.kill()
