@@ -42,6 +42,33 @@ def test_many_files_more_than_the_window(daemon: FakeDaemon) -> None:
         assert list(client.scan_many([])) == []
 
 
+def test_a_source_about_to_wait_gets_its_replies_first(daemon: FakeDaemon) -> None:
+    """Each None stands for a wait: by then everything asked before it has been answered."""
+    seen: list[str] = []
+    at_waits: list[int] = []
+
+    def source() -> Iterator[str | None]:
+        for number in range(100):
+            yield f"/{number}"
+            if number % 10 == 0:
+                yield None
+                at_waits.append(len(seen))
+
+    async def together() -> None:
+        async with AsyncClient(daemon.address) as client:
+            async for reply in client.scan_many(source()):
+                seen.append(reply.path)  # noqa: PERF401 (the source looks on)
+
+    with Client(daemon.address) as client:
+        for reply in client.scan_many(source()):
+            seen.append(reply.path)  # noqa: PERF401 (the source looks on)
+    assert at_waits == list(range(1, 100, 10))
+    seen.clear()
+    at_waits.clear()
+    asyncio.run(together())
+    assert at_waits == list(range(1, 100, 10))
+
+
 def test_a_directory_and_other_calls_between_its_replies(daemon: FakeDaemon) -> None:
     with Client(daemon.address) as client:
         seen = 0

@@ -165,6 +165,13 @@ def test_an_error_never_has_a_verdict() -> None:
         reply.raise_for_status()
 
 
+def test_a_request_turned_down_without_its_path_keeps_it() -> None:
+    core, inbox = ClientCore(), Inbox()
+    core.scan_path(inbox, "relative", Options())
+    core.receive_data(_line(1, status="error", error={"code": "relative_path"}))
+    assert inbox.only_reply().path == "relative"
+
+
 def test_a_code_of_a_newer_daemon_is_an_error_all_the_same() -> None:
     reply = to_reply({"status": "error", "error": {"code": "eclipse", "message": "dark"}})
     with pytest.raises(CodedError, match="eclipse: dark"):

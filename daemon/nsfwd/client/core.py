@@ -211,4 +211,4 @@ def _deliver(request: _Request, message: dict[str, Any]) -> None:
         if inbox.done.code:
             inbox.replies.append(cut_short(inbox.done))
     else:
-        inbox.replies.append(to_reply(message))
+        inbox.replies.append(to_reply(message, request.path))

@@ -99,9 +99,9 @@ def reply_path(message: dict[str, Any]) -> str:
     return path if isinstance(path, str) else ""
 
 
-def to_reply(message: dict[str, Any]) -> Reply:
-    """Make a ``Reply`` of the object of one image."""
-    path, status = reply_path(message), str(message.get("status", ""))
+def to_reply(message: dict[str, Any], asked: str = "") -> Reply:
+    """Make a ``Reply`` of the object of one image; ``asked`` is its path where the object has none (a bad request)."""
+    path, status = reply_path(message) or asked, str(message.get("status", ""))
     times = message.get("time") or {}
     if status == Status.OK:
         return Reply(
