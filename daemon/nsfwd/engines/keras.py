@@ -148,8 +148,8 @@ def _slow_on_cpu(backend: str, precision: str) -> str:
         return (
             f"Keras emulates {precision} on a CPU at a third of f32's speed; set precision = f32 or engine = openvino"
         )
-    if backend == "jax":
-        return "JAX on a CPU is 10 times slower than TensorFlow; set backend = tensorflow or engine = openvino"
+    if backend != "tensorflow":
+        return f"{backend} on a CPU is 10 times slower than TensorFlow; set backend = tensorflow or engine = openvino"
     return ""
 
 
