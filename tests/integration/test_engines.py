@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image as PIL
@@ -129,6 +130,25 @@ def test_the_caller_may_reuse_its_pixels(engine: Engine, pictures: Pixels) -> No
     slots[:] = 0
     engine.score(list(slots))
     np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("name", ["keras", "openvino"])
+def test_the_recipe_is_applied(name: str, bundle: Bundle, cache: Path, pictures: Pixels) -> None:
+    """Pixels changed in just the way that another recipe undoes give the same scores."""
+    shift = np.array((10, 20, 30), np.uint8)
+    images = pictures[:4] // 2
+    changed = np.ascontiguousarray((images + shift)[..., ::-1])
+    mean = tuple(2 * float(value) / 255 for value in shift)
+    recipe = msgspec.structs.replace(
+        bundle.manifest.recipe, channels="bgr", scale=2 / 255, mean=mean, std=(2.0, 2.0, 2.0)
+    )
+    other = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, recipe=recipe))
+    scores = []
+    for served, pixels in ((bundle, images), (other, changed)):
+        engine = choose.build(name, EngineOptions(bundle=served, device="cpu", cache=cache))
+        engine.warm()
+        scores.append(engine.score(pixels))
+    np.testing.assert_allclose(scores[1], scores[0], atol=F32)
 
 
 def test_bf16_is_near_and_is_named(bundle: Bundle, cache: Path, pictures: Pixels, reference: Probabilities) -> None:
