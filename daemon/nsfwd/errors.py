@@ -65,7 +65,12 @@ _TABLE: list[Code] = [
         ("unknown_key", False, "the request has a key that no version knows", "remove or correct the key"),
         ("unknown_op", False, "there is no such operation", "see the operations in the reply of version"),
         ("unsupported", False, "the key or operation is known but not built into this daemon", "leave it out"),
-        ("not_permitted", False, "an admin operation from a peer that may not", "use the Unix socket as the daemon's user"),
+        (
+            "not_permitted",
+            False,
+            "an admin operation from a peer that may not",
+            "use the Unix socket as the daemon's user",
+        ),
         ("line_too_long", False, "the line is longer than the limit", "use path, or bytes after the line"),
         ("relative_path", False, "the path does not start with /", "send an absolute path of the server"),
         ("bad_path", False, "the path is empty, too long, or holds a NUL byte", "mend the path"),
@@ -91,7 +96,12 @@ _TABLE: list[Code] = [
         ("decode_timeout", True, "decoding took longer than the limit", "raise decode_timeout, or hold the file back"),
         ("decoder_died", False, "the file ended the decoder process twice", "hold the file back and report it"),
         ("too_deep", False, "the directory is nested deeper than the limit", "raise max_depth or name a part of it"),
-        ("too_many_entries", False, "the directory holds more entries than the limit", "raise max_entries or name a part"),
+        (
+            "too_many_entries",
+            False,
+            "the directory holds more entries than the limit",
+            "raise max_entries or name a part",
+        ),
     ),
     *_rows(
         Status.SKIPPED,

@@ -231,10 +231,30 @@ def test_decoders_that_never_greet_break_the_stage() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, workers=1)
         FakeChild.born[-1].die()
+        await settle()
         for _ in range(decoding.EARLY_DEATHS):
+            assert bench.broken == []
             FakeChild.born[-1].die()
+            await loop.advance(1.0)
         assert len(bench.broken) == 1
         assert "gone" in str(bench.broken[0])
+
+    run(test)
+
+
+def test_early_deaths_do_not_count_while_another_decoder_works() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, slots=3 * decoding.EARLY_DEATHS, workers=2)
+        healthy = FakeChild.born[1]
+        FakeChild.born[0].die()
+        for number in range(3 * decoding.EARLY_DEATHS):
+            FakeChild.born[-1].die()
+            _, waiting = bench.submit(f"/{number}")
+            await settle()
+            healthy.say(done(healthy.jobs()[-1]))
+            await waiting
+            await loop.advance(1.0)
+        assert bench.broken == []
 
     run(test)
 

@@ -36,7 +36,10 @@ DEATHS_BEFORE_BLAME = 2
 """A decoder may die by chance (a kill, the out-of-memory killer); dying twice on one file is the file's doing."""
 
 EARLY_DEATHS = 5
-"""Decoders that ended before saying Hello, in a row, after which decoding is broken for good."""
+"""Decoders that ended before saying Hello, with no image decoded meanwhile, after which decoding is broken for good."""
+
+EARLY_DELAY = 0.1
+"""Seconds before the restart of a decoder that ended before saying Hello, times the number of such deaths."""
 
 WATCH_INTERVAL = 0.25
 """Seconds between looks at what each decoder is on."""
@@ -247,6 +250,7 @@ class DecodeStage:
             self._early_deaths = 0
             self.applied, self.missing = message.applied, message.missing
             return
+        self._early_deaths = 0
         for decoded in message.results:
             self._finish(worker, decoded)
         self.schedule()
@@ -274,6 +278,8 @@ class DecodeStage:
     # -- deaths ------------------------------------------------------------------------------------------------------
 
     def _spawn(self, worker: Worker) -> None:
+        if self._stopping:
+            return
         worker.greeted = worker.alone = False
         worker.overdue = None
         worker.child = Child(
@@ -286,6 +292,7 @@ class DecodeStage:
         )
         worker.child.start()
         worker.child.send(messages.encode(msgspec.structs.replace(self._setup, worker=worker.number)))
+        self.schedule()
 
     def _reaped(self, worker: Worker, exit_: Exit) -> None:
         worker.child = None
@@ -305,17 +312,17 @@ class DecodeStage:
         if self._stopping:
             return
         self.restarts += 1
-        if not worker.greeted and self._gave_up(exit_):
-            return
-        self._spawn(worker)
-        self.schedule()
+        if worker.greeted:
+            self._spawn(worker)
+        else:
+            self._died_early(worker, exit_)
 
-    def _gave_up(self, exit_: Exit) -> bool:
+    def _died_early(self, worker: Worker, exit_: Exit) -> None:
         self._early_deaths += 1
-        if self._early_deaths < EARLY_DEATHS:
-            return False
-        self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
-        return True
+        if self._early_deaths >= EARLY_DEATHS:
+            self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
+        else:
+            self._loop.call_later(EARLY_DELAY * self._early_deaths, self._spawn, worker)
 
     def _suspect(self, job: DecodeJob, *, overdue: bool) -> None:
         """The file a decoder was on when it ended: tried once more alone, then it is to blame."""
