@@ -159,9 +159,12 @@ def test_a_decoder_gives_up_what_it_does_not_need(tmp_path: Path) -> None:
     async def story() -> None:
         async with Bench(tmp_path) as bench:
             assert bench.hello.missing == []
+            assert {"landlock", "seccomp", "descriptors"} <= set(bench.hello.applied)
             proc = Path(f"/proc/{bench.process.child.pid}")
             status = (proc / "status").read_text()
             assert "NoNewPrivs:\t1" in status
+            assert "Seccomp:\t2" in status
+            assert len(list((proc / "fd").iterdir())) == 5, "standard input, output and error; its link; the arena"
             assert (proc / "oom_score_adj").read_text().strip() == "900"
             limits = {line[:25].strip(): line[25:].split() for line in (proc / "limits").read_text().splitlines()}
             assert limits["Max core file size"][:2] == ["0", "0"]
@@ -169,6 +172,29 @@ def test_a_decoder_gives_up_what_it_does_not_need(tmp_path: Path) -> None:
             assert int(limits["Max open files"][1]) <= 128
             resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
             assert resident < 60 * 1024
+
+    run(story())
+
+
+def test_a_decoder_ends_when_a_root_has_moved(tmp_path: Path) -> None:
+    """What it may read was settled at its start; the next one may read what the root is by then."""
+
+    async def story() -> None:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a.png").write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
+        root = tmp_path / "current"
+        root.symlink_to("one")
+        async with Bench(root) as bench:
+            assert [result.code for result in await bench.decode([root / "a.png"])] == [""]
+            root.unlink()
+            root.symlink_to("two")
+            bench.send([root / "a.png"])
+            assert (await bench.process.exits.get()).code == 0
+            assert bench.arena.note(0) is None, "no file is to blame"
+            bench.process = Process("nsfwd.imaging.decoder", [bench.arena.fd])
+            await bench.process.start(bench.setup)
+            assert [result.code for result in await bench.decode([root / "a.png"])] == [""]
 
     run(story())
 

@@ -76,7 +76,11 @@ class Decoder:
             os.close(surplus)
 
     def do(self, job: messages.Job, descriptor: int | None) -> messages.Decoded:
-        """Do one job; whatever the file is, there is a result. ``descriptor`` is closed."""
+        """Do one job; whatever the file is, there is a result. ``descriptor`` is closed.
+
+        Raises:
+            Outdated: the roots have moved, and this process cannot follow.
+        """
         began = time.perf_counter()
         facts = _Facts(preprocess.Seen())
         self._arena.write_note(self._worker, job.number)
@@ -87,6 +91,9 @@ class Decoder:
             code = "is_directory"
         except CodedError as error:
             code, message = error.code, error.message
+            if code == "permission" and self._roots.moved():
+                self._arena.clear_note(self._worker)
+                raise sandbox.Outdated from None
         except MemoryError:
             code, message = "decoder_memory", CodedError("decoder_memory").message
         except Exception as error:
@@ -169,7 +176,12 @@ def serve(link: Link, arena_fd: int) -> None:
     arena = Arena.attach(arena_fd, setup.slot_bytes)
     decoder = Decoder(setup, arena)
     # The arena is shared by all and not counted as this decoder's memory.
-    applied, missing = sandbox.apply(memory=setup.limits.memory + arena.bytes, files=FILES)
+    applied, missing = sandbox.apply(
+        memory=setup.limits.memory + arena.bytes,
+        files=FILES,
+        roots=setup.roots,
+        descriptors=(link.fileno(), arena_fd),
+    )
     link.send(messages.encode(messages.Hello(applied, missing)))
     requests = msgspec.msgpack.Decoder(messages.Decode)
     while True:
@@ -183,8 +195,8 @@ def main() -> None:
     link, (arena_fd,) = run_child()
     try:
         serve(link, arena_fd)
-    except EOFError:
-        pass  # the server wants no more, or is gone
+    except (EOFError, sandbox.Outdated):
+        pass  # the server wants no more, or is gone; or it will start another in our place
 
 
 if __name__ == "__main__":

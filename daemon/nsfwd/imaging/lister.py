@@ -164,7 +164,11 @@ class Lister:
         self._listings: dict[int, Listing] = {}
 
     def answer(self, request: messages.List | messages.More | messages.Forget) -> messages.Entries | None:
-        """Take one message of the server; give what it is to be sent, if anything."""
+        """Take one message of the server; give what it is to be sent, if anything.
+
+        Raises:
+            Outdated: the roots have moved, and this process cannot follow.
+        """
         if isinstance(request, messages.Forget):
             self._forget(request.number)
             return None
@@ -175,6 +179,8 @@ class Lister:
         if listing is None:
             return None
         entries = self._chunk(request.number, listing)
+        if entries.code == "permission" and self._roots.moved():
+            raise sandbox.Outdated
         if entries.end:
             self._forget(request.number)
         return entries
@@ -195,8 +201,9 @@ class Lister:
 def serve(link: Link) -> None:
     """Answer the server until it closes the link."""
     packet, _ = link.receive()
-    lister = Lister(msgspec.msgpack.decode(packet, type=messages.ListerSetup))
-    applied, missing = sandbox.apply(memory=None, files=FILES)
+    setup = msgspec.msgpack.decode(packet, type=messages.ListerSetup)
+    lister = Lister(setup)
+    applied, missing = sandbox.apply(memory=None, files=FILES, roots=setup.roots, descriptors=(link.fileno(),))
     link.send(messages.encode(messages.Hello(applied, missing)))
     requests = msgspec.msgpack.Decoder(messages.List | messages.More | messages.Forget)
     while True:
@@ -211,8 +218,8 @@ def main() -> None:
     link, _ = run_child()
     try:
         serve(link)
-    except EOFError:
-        pass  # the server wants no more, or is gone
+    except (EOFError, sandbox.Outdated):
+        pass  # the server wants no more, or is gone; or it will start another in our place
 
 
 if __name__ == "__main__":

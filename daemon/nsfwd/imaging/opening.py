@@ -54,6 +54,14 @@ class Roots:
     def __init__(self, paths: Sequence[bytes]) -> None:
         self._paths = tuple(paths)
         self._resolved = self._resolve()
+        self._found = self._look()
+
+    def moved(self) -> bool:
+        """Tell whether a root is another directory by now than when this was made.
+
+        What a sandbox was told to allow is then no longer what it should.
+        """
+        return self._look() != self._found
 
     def hold(self, target: bytes) -> bool:
         """Tell whether ``target``, absolute and without links, is a root or lies below one.
@@ -67,6 +75,18 @@ class Roots:
 
     def _resolve(self) -> tuple[bytes, ...]:
         return tuple(os.path.realpath(path) for path in self._paths)
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        """Which directories the roots are: device and inode, None for one that is not there."""
+        found: list[tuple[int, int] | None] = []
+        for path in self._paths:
+            try:
+                there = os.stat(path)  # noqa: PTH116 - names are bytes, which Path is not
+            except OSError:
+                found.append(None)
+            else:
+                found.append((there.st_dev, there.st_ino))
+        return found
 
 
 def open_image(path: bytes, roots: Roots) -> int:

@@ -1,15 +1,22 @@
 """What a child process gives up before it meets a stranger's file.
 
 Each measure is one function; one that this kernel or container refuses is reported, never fatal and never silent.
-Knows nothing of images.
+Whatever the process will import must have been imported before: afterwards no code can be loaded any more. Knows
+nothing of images.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+
+import nsfwd
+from nsfwd.errors import NsfwdError
+from nsfwd.imaging import landlock, seccomp
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
@@ -17,26 +24,39 @@ _PR_SET_NO_NEW_PRIVS = 38
 OOM_SCORE = 900
 """When memory runs out the kernel ends a decoder, which is replaced, before anything else."""
 
+STANDARD = (0, 1, 2)
 
-def apply(*, memory: int | None, files: int) -> tuple[list[str], list[str]]:
+
+class Outdated(NsfwdError):
+    """What this process may read was settled at its start and no longer fits: it ends, and another takes its place."""
+
+
+def apply(
+    *, memory: int | None, files: int, roots: Iterable[bytes], descriptors: Collection[int]
+) -> tuple[list[str], list[str]]:
     """Give up what is not needed; once, before the first job.
 
     Args:
         memory: address space in bytes this process may have, None for no limit of its own.
         files: descriptors it may have open at once.
+        roots: directories below which it reads files; only those that are there now can be.
+        descriptors: its own, beside standard input, output and error; all others are closed.
 
     Returns:
         The names of the measures applied, and of those missing here with the reason.
     """
     measures: dict[str, Callable[[], None]] = {
+        "descriptors": lambda: _close_others(descriptors),
         "oom_score_adj": _raise_oom_score,  # before "undumpable", which makes /proc/self root's
-        "no_new_privs": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
+        "no_new_privs": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),  # before what follows, which needs it
         "undumpable": lambda: _prctl(_PR_SET_DUMPABLE, 0),
         "no_core": lambda: _limit(resource.RLIMIT_CORE, 0),
         "files": lambda: _limit(resource.RLIMIT_NOFILE, files),
+        "landlock": lambda: landlock.apply((*roots, *_libraries())),
     }
     if memory is not None:
         measures["memory"] = lambda: _limit(resource.RLIMIT_AS, memory)
+    measures["seccomp"] = seccomp.apply  # last: it forbids what the others do
     applied, missing = [], []
     for name, measure in measures.items():
         try:
@@ -46,6 +66,22 @@ def apply(*, memory: int | None, files: int) -> tuple[list[str], list[str]]:
         else:
             applied.append(name)
     return applied, missing
+
+
+def _close_others(descriptors: Collection[int]) -> None:
+    """Close what the process inherited and does not know."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are numbers, not paths
+        fd = int(name)
+        if fd not in STANDARD and fd not in descriptors:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the list's own descriptor
+
+
+def _libraries() -> list[bytes]:
+    """Where Python finds its own modules: some are imported late, and tracebacks read the sources."""
+    return [os.fsencode(place) for place in {*sys.path, *nsfwd.__path__} if place]
 
 
 def _limit(which: int, value: int) -> None:
