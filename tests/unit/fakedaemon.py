@@ -66,7 +66,7 @@ def answer(request: Request) -> list[dict[str, Any]]:
     path = str(request.get("path", ""))
     parent, _, count = path.rpartition("/")
     if not count.isdigit() or not parent.endswith("/in"):
-        return [image(path)]
+        return [image(path) if path else {key: value for key, value in image(path).items() if key != "path"}]
     entries = [image(f"{path}/{number}.jpg") for number in range(int(count))]
     tally = {"files": len(entries), "ok": len(entries), "errors": 0, "skipped": 0, "refused": 0}
     return [*entries, {"path": path, "status": "done", "done": True, **tally, "verdicts": {}}]

@@ -3,14 +3,17 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nsfwd.client import AsyncClient, Client, Options
+import nsfwd.client
+from nsfwd.client import AsyncClient, Client, Encoded, Options
 from nsfwd.errors import ConnectionLost, DaemonUnreachable, NsfwdError
-from tests.unit.fakedaemon import FakeDaemon, Request, answer, scored
+from tests.unit.fakedaemon import FakeDaemon, Request, answer, failed, scored
 
 
 @pytest.fixture
@@ -245,3 +248,140 @@ def test_tcp_addresses(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         with Client(f"tcp:127.0.0.1:{port}") as client:
             assert client.address == f"tcp:127.0.0.1:{port}"
+
+
+def test_the_public_names() -> None:
+    """What others import: a name that goes away breaks them."""
+    assert sorted(nsfwd.client.__all__) == [
+        "AsyncClient",
+        "Client",
+        "CodedError",
+        "ConnectionLost",
+        "DaemonUnreachable",
+        "Done",
+        "Encoded",
+        "Options",
+        "Reply",
+    ]
+    calls = {"scan", "scan_bytes", "scan_many", "scan_dir", "ping", "ready", "version", "models", "stats"}
+    for kind in (Client, AsyncClient):
+        public = {name for name in dir(kind) if not name.startswith("_")}
+        assert public - {"address"} == {"connect", "close"} | calls
+
+
+def _busy_twice() -> Callable[[Request], list[dict[str, Any]]]:
+    seen: Counter[str] = Counter()
+
+    def respond(request: Request) -> list[dict[str, Any]]:
+        path = str(request.get("path"))
+        seen[path] += 1
+        busy = failed(path, "refused", "busy") | {"retry_after": 0.01}
+        return [busy] if seen[path] <= 2 else answer(request)
+
+    return respond
+
+
+def test_what_was_refused_is_asked_again_when_the_daemon_said(tmp_path: Path) -> None:
+    paths = [f"/{number}" for number in range(100)]
+
+    async def together(address: str) -> list[bool]:
+        async with AsyncClient(address) as client:
+            return [reply.scored for reply in await asyncio.gather(*map(client.scan, paths))]
+
+    with FakeDaemon(tmp_path / "d.sock", _busy_twice()) as daemon, Client(daemon.address) as client:
+        assert client.scan("/a").scored
+        assert sorted(reply.path for reply in client.scan_many(paths) if reply.scored) == sorted(paths)
+    with FakeDaemon(tmp_path / "e.sock", _busy_twice()) as daemon:
+        assert all(asyncio.run(together(daemon.address)))
+
+
+def test_patience_ends(tmp_path: Path) -> None:
+    def respond(request: Request) -> list[dict[str, Any]]:
+        return [failed("/a", "refused", "busy") | {"retry_after": 30}]
+
+    async def once(address: str) -> str:
+        async with AsyncClient(address, patience=1) as client:
+            return (await client.scan("/a")).code
+
+    with FakeDaemon(tmp_path / "d.sock", respond) as daemon:
+        with Client(daemon.address, patience=1) as client:
+            assert (client.scan("/a").code, client.scan("/a").retry_after) == ("busy", 30)
+        assert asyncio.run(once(daemon.address)) == "busy"
+        assert len(daemon.requests) == 3
+
+
+def _closes_once_at(path: str) -> Callable[[Request], list[dict[str, Any]] | None]:
+    closed = threading.Event()
+
+    def respond(request: Request) -> list[dict[str, Any]] | None:
+        if request.get("path") == path and not closed.is_set():
+            closed.set()
+            return None
+        return answer(request)
+
+    return respond
+
+
+def test_a_restart_in_the_middle_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    paths = [f"/{number}" for number in range(300)]
+
+    async def together(address: str) -> list[str]:
+        async with AsyncClient(address) as client:
+            return [reply.path for reply in await asyncio.gather(*map(client.scan, paths))]
+
+    with FakeDaemon(tmp_path / "d.sock", _closes_once_at("/150")) as daemon, Client(daemon.address) as client:
+        assert sorted(reply.path for reply in client.scan_many(paths)) == sorted(paths)
+    with FakeDaemon(tmp_path / "e.sock", _closes_once_at("/150")) as daemon:
+        assert asyncio.run(together(daemon.address)) == paths
+
+
+def test_a_series_cut_in_its_middle_is_not_asked_again(tmp_path: Path) -> None:
+    """Its first entries are with the caller already: a second try would give them twice."""
+
+    def respond(request: Request) -> list[dict[str, Any]] | None:
+        return [scored("/in/1/a")] if request.get("path") == "/in" else None
+
+    with FakeDaemon(tmp_path / "d.sock", respond) as daemon, Client(daemon.address) as client:
+        replies = client.scan_many(["/in", "/gone"])
+        assert next(replies).path == "/in/1/a"
+        with pytest.raises(ConnectionLost, match="in the middle of /in"):
+            next(replies)
+
+
+def test_the_first_daemon_that_answers_is_taken(daemon: FakeDaemon, tmp_path: Path) -> None:
+    places = [f"unix:{tmp_path}/none.sock", daemon.address]
+    with Client(places) as client:
+        assert client.scan("/a").scored
+        assert client.address == daemon.address
+    assert Client(",".join(places)).ready()["ready"]
+    assert asyncio.run(AsyncClient(places).scan("/a")).scored
+
+
+def test_another_daemon_takes_over(tmp_path: Path) -> None:
+    with FakeDaemon(tmp_path / "b.sock") as second:
+        first = FakeDaemon(tmp_path / "a.sock", lambda request: first.__exit__())
+        with Client([first.address, second.address]) as client:
+            assert client.address == first.address
+            assert client.scan("/a").scored
+            assert client.address == second.address
+
+
+def test_a_daemon_silent_beyond_the_deadline_is_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsfwd.client.core.GRACE", 0.05)
+    options = Options(deadline=0.05)
+
+    async def once(address: str) -> None:
+        await AsyncClient(address, options=options).scan("/a")
+
+    with FakeDaemon(tmp_path / "d.sock", lambda _: []) as daemon:
+        with pytest.raises(ConnectionLost, match=r"said nothing for 0\.1 s"):
+            Client(daemon.address, options=options).scan("/a")
+        with pytest.raises(ConnectionLost, match=r"said nothing for 0\.1 s"):
+            asyncio.run(once(daemon.address))
+
+
+def test_images_of_the_caller_among_paths(daemon: FakeDaemon) -> None:
+    with Client(daemon.address) as client:
+        replies = list(client.scan_many([Encoded(b"abc", "mine"), "/a", Encoded(b"", "empty")]))
+    assert [reply.path for reply in replies] == ["mine", "/a", "empty"]
+    assert daemon.bodies == [b"abc", b""]

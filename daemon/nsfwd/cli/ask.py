@@ -32,7 +32,7 @@ def connect_option(command: _Command) -> _Command:
 def _client(connect: str | None) -> Client:
     from nsfwd.client import Client
 
-    return Client(connect, timeout=TIMEOUT)
+    return Client(connect, timeout=TIMEOUT, patience=0)
 
 
 @click.command()

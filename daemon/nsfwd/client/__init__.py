@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.client.core import Options
+from nsfwd.client.core import Encoded, Options
 from nsfwd.client.replies import Done, Reply
 from nsfwd.client.sync import Client
 from nsfwd.errors import CodedError, ConnectionLost, DaemonUnreachable
@@ -27,6 +27,7 @@ __all__ = [
     "ConnectionLost",
     "DaemonUnreachable",
     "Done",
+    "Encoded",
     "Options",
     "Reply",
 ]

@@ -7,8 +7,9 @@ places are tried in order; a failure names all that were tried and why each fail
 from __future__ import annotations
 
 import os
+import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,12 @@ SYSTEM_SOCKET = "/run/nsfwd/nsfwd.sock"
 RUN_SOCKET = Path(".run/nsfwd.sock")
 CONNECT_SECONDS = 5.0
 """Enough for any machine that answers at all."""
+
+RECONNECT_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8)
+"""Pauses before each try to reach a daemon that was lost, the last one over and over: a restart takes some seconds."""
+
+_SEVERAL = re.compile(",(?=tcp:|unix:)")
+"""A comma between two addresses; one inside the path of a socket is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +60,19 @@ def parse(text: str) -> Address:
     return Address(host=host or "127.0.0.1", port=int(port))
 
 
-def candidates(chosen: str | None = None, environ: Mapping[str, str] | None = None) -> list[Address]:
+def candidates(chosen: str | Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> list[Address]:
     """Return where to look for the daemon, best first.
 
-    Whoever names an address (by argument or ``$NSFWD_CONNECT``) means that daemon and no other. Else: the system's
+    Whoever names an address (by argument or ``$NSFWD_CONNECT``) means that daemon and no other; several, in a sequence
+    or apart by commas (``tcp:a:1235,tcp:b:1235``), are tried in their order. Else: the system's
     socket; the user's in ``$XDG_RUNTIME_DIR``; the one of ``make run`` in the working directory, if it belongs to this
     user or root (a stranger's directory must not bring its own verdicts); port 1235 of this machine.
     """
     environ = os.environ if environ is None else environ
     named = chosen or environ.get(VARIABLE)
     if named:
-        return [parse(named)]
+        names = _SEVERAL.split(named) if isinstance(named, str) else named
+        return [parse(name) for name in names]
     found = [Address(path=SYSTEM_SOCKET)]
     if environ.get("XDG_RUNTIME_DIR"):
         found.append(Address(path=str(Path(environ["XDG_RUNTIME_DIR"]) / "nsfwd.sock")))
@@ -93,6 +102,13 @@ def connect(addresses: Iterable[Address]) -> tuple[socket.socket, Address]:
             reason = error.strerror or str(error)
             tried.append(f"{address} ({reason})")
     raise DaemonUnreachable(f"no daemon answered; tried {', '.join(tried)}")
+
+
+def pauses() -> Iterator[float]:
+    """Yield how long to wait before each try to connect again."""
+    yield from RECONNECT_SECONDS
+    while True:
+        yield RECONNECT_SECONDS[-1]
 
 
 def open_socket(address: Address) -> socket.socket:

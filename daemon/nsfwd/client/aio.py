@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from nsfwd.client.addresses import candidates, connect
-from nsfwd.client.core import ClientCore, Inbox, Options, Path
-from nsfwd.errors import ConnectionLost
+from nsfwd.client.addresses import candidates, connect, pauses
+from nsfwd.client.core import ClientCore, Encoded, Inbox, Options, Path
+from nsfwd.client.sync import PATIENCE
+from nsfwd.errors import ConnectionLost, DaemonUnreachable
 from nsfwd.protocol.limits import WINDOW
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from nsfwd.client.replies import Reply
 
 _CHUNK = 256 * 1024
+
+_LOOK = 1.0
+"""Seconds between two looks at how long the daemon has been silent."""
 
 
 class _Inbox(Inbox):
@@ -48,23 +52,45 @@ class _Inbox(Inbox):
 
 
 class _Connection:
-    """One open connection and the tasks that wait on it."""
+    """One conversation with a daemon, over one socket after the other, and the tasks that wait on it.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
-        self.core = ClientCore()
-        self.address = address
+    Args:
+        places: where the daemon may be.
+        timeout, patience: of ``AsyncClient``.
+    """
+
+    def __init__(self, places: str | Sequence[str] | None, *, timeout: float | None, patience: float) -> None:
+        self.core = ClientCore(patience)
+        self.address = ""
         self.lost: ConnectionLost | None = None
+        self._places, self._timeout, self._patience = places, timeout, patience
         self._window = asyncio.Semaphore(WINDOW)
-        self._reader, self._writer = reader, writer
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
         self._waiting = 0
         self._wanted = asyncio.Event()
         self._inboxes: set[_Inbox] = set()
+        self._again: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Find a daemon and begin.
+
+        Raises:
+            DaemonUnreachable: none answers.
+        """
+        await self._connect()
         self._task = asyncio.create_task(self._read())
+
+    async def _connect(self) -> None:
+        sock, address = await asyncio.to_thread(connect, candidates(self._places))
+        self._reader, self._writer = await _streams(sock)
+        self.address = str(address)
 
     @property
     def usable(self) -> bool:
         """Whether a new request may go out on it."""
-        return self.lost is None and not self._reader.at_eof()
+        return self.lost is None and (bool(self.core.in_flight) or not self._reader.at_eof())
 
     @contextmanager
     def inbox(self) -> Iterator[_Inbox]:
@@ -96,8 +122,8 @@ class _Connection:
         try:
             with self._reading():
                 await self._writer.drain()
-        except OSError as error:
-            self._lose(f"the connection to {self.address} was lost: {error.strerror or error}")
+        except OSError:
+            pass  # whoever reads sees it too, and looks for the daemon again
 
     async def change(self, inbox: _Inbox) -> None:
         """Wait until something arrived for ``inbox``.
@@ -115,12 +141,11 @@ class _Connection:
     async def close(self) -> None:
         """Close it; whoever still waits gets ``ConnectionLost``. Idempotent."""
         self._lose("the connection was closed before the reply")
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        try:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        with suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            pass
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -136,18 +161,76 @@ class _Connection:
     async def _read(self) -> None:
         try:
             while await self._wanted.wait():
-                data = await self._reader.read(_CHUNK)
-                if not data:
-                    reason = f": {self.core.complaint}" if self.core.complaint else ""
-                    self._lose(f"{self.address} closed the connection before it replied{reason}")
-                    return
-                self.core.receive_data(data)
+                reason = await self._receive()
+                if reason:
+                    await self._recover(reason)
         except ConnectionLost as error:
             self._lose(str(error))
-        except OSError as error:
-            self._lose(f"the connection to {self.address} was lost: {error.strerror or error}")
         finally:
             self._lose("the connection was closed before the reply")  # whatever ended this task, nobody waits for ever
+
+    async def _receive(self) -> str:
+        """Take what comes next; return why nothing more does, or nothing."""
+        try:
+            data = await self._hear()
+        except OSError as error:
+            return f"the connection to {self.address} was lost: {error.strerror or error}"
+        if not data:
+            reason = f": {self.core.complaint}" if self.core.complaint else ""
+            return f"{self.address} closed the connection before it replied{reason}"
+        self.core.receive_data(data, time.monotonic())
+        self._wake()
+        return ""
+
+    async def _hear(self) -> bytes:
+        """Return what comes next.
+
+        Raises:
+            ConnectionLost: nothing came for too long although something was due.
+        """
+        since = time.monotonic()
+        while True:
+            limit = self._timeout if self._timeout is not None else self.core.longest
+            try:
+                return await asyncio.wait_for(self._reader.read(_CHUNK), min(limit or _LOOK, _LOOK))
+            except TimeoutError:
+                now = time.monotonic()
+                if not self.core.expected or limit is None:
+                    since = now
+                elif now - since >= limit:
+                    raise ConnectionLost(f"{self.address} said nothing for {limit:g} s") from None
+
+    async def _recover(self, reason: str) -> None:
+        """Find a daemon again and ask it what is not answered.
+
+        Raises:
+            ConnectionLost: why that is not possible.
+        """
+        self._writer.close()
+        until = time.monotonic() + self._patience
+        for pause in pauses():
+            if time.monotonic() + pause > until or not self._patience:
+                raise ConnectionLost(reason)
+            await asyncio.sleep(pause)
+            with suppress(DaemonUnreachable):
+                await self._connect()
+                break
+        try:
+            self.core.restart()
+        except ConnectionLost as error:
+            raise ConnectionLost(f"{reason} ({error})") from error
+        self._flush()
+
+    def _wake(self) -> None:
+        """Ask again what may be asked by now, and come back for the rest."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        now = time.monotonic()
+        self.core.wake(now)
+        self._flush()
+        if self.core.due is not None and self.lost is None:
+            self._again = asyncio.get_running_loop().call_later(self.core.due - now, self._wake)
 
     def _flush(self) -> None:
         if chunks := self.core.data_to_send():
@@ -157,6 +240,8 @@ class _Connection:
         if self.lost is None:
             self.lost = ConnectionLost(reason)
             self._writer.close()
+            if self._again is not None:
+                self._again.cancel()
             for inbox in self._inboxes:
                 inbox.woken.set()
             for _ in range(WINDOW):
@@ -167,16 +252,24 @@ class AsyncClient:
     """A connection to the daemon, opened at the first call and again after a loss. An async context manager.
 
     Args:
-        address: ``tcp:HOST:PORT`` or ``unix:/path``; the usual places when left out (``addresses.candidates``).
-        options: lane, deadline and identity of every scan that names none of its own.
+        address, options, timeout, patience: as of ``Client``.
 
-    Every method raises ``DaemonUnreachable`` when no daemon answers and ``ConnectionLost`` when it goes away before it
-    replied; what had no reply is not done, so a retry is safe.
+    Every method raises ``DaemonUnreachable`` when no daemon answers and ``ConnectionLost`` when it went away, or is
+    silent for too long; what had no reply is not done, so a retry is safe. To cancel a request, cancel its task.
     """
 
-    def __init__(self, address: str | None = None, *, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        address: str | Sequence[str] | None = None,
+        *,
+        options: Options | None = None,
+        timeout: float | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
         self._address = address
         self._options = options or Options()
+        self._timeout = timeout
+        self._patience = patience
         self._connection: _Connection | None = None
         self._opening = asyncio.Lock()
 
@@ -228,12 +321,12 @@ class AsyncClient:
 
     async def scan_many(
         self,
-        paths: Iterable[Path | None] | AsyncIterable[Path | None],
+        paths: Iterable[Path | Encoded | None] | AsyncIterable[Path | Encoded | None],
         *,
         recursive: bool = False,
         options: Options | None = None,
     ) -> AsyncGenerator[Reply, None]:
-        """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file.
+        """Score many paths or images, a window at a time; replies come as they finish. A directory gives one a file.
 
         A source that is about to wait for its next path gives None first: then what was asked is answered before the
         source is asked for more.
@@ -243,7 +336,7 @@ class AsyncClient:
             async for path in _each(paths):
                 if path is not None:
                     await connection.room(inbox)
-                    connection.core.scan_path(inbox, path, options or self._options, recursive=recursive)
+                    connection.core.scan_any(inbox, path, options or self._options, recursive=recursive)
                     await connection.send()
                 async for reply in _rest(connection, inbox, down_to=WINDOW - 1 if path is not None else 0):
                     yield reply
@@ -299,8 +392,9 @@ class AsyncClient:
             if self._connection is not None and not self._connection.usable:
                 await self.close()
             if self._connection is None:
-                sock, address = await asyncio.to_thread(connect, candidates(self._address))
-                self._connection = _Connection(*await _streams(sock), str(address))
+                connection = _Connection(self._address, timeout=self._timeout, patience=self._patience)
+                await connection.open()
+                self._connection = connection
             return self._connection
 
 
@@ -326,7 +420,9 @@ async def _rest(connection: _Connection, inbox: _Inbox, *, down_to: int = 0) -> 
             yield inbox.replies.popleft()
 
 
-async def _each(paths: Iterable[Path | None] | AsyncIterable[Path | None]) -> AsyncIterator[Path | None]:
+async def _each(
+    paths: Iterable[Path | Encoded | None] | AsyncIterable[Path | Encoded | None],
+) -> AsyncIterator[Path | Encoded | None]:
     if isinstance(paths, AsyncIterable):
         async for path in paths:
             yield path

@@ -1,12 +1,15 @@
 """The client's half of the NDJSON protocol without any I/O: requests out, replies in, matched by id.
 
 Both clients stand on it: they move the bytes, it says which bytes and what those that came in mean. Lines that do not
-start with ``{`` (greeting, prompts) are passed over. It knows no socket, no clock and no task.
+start with ``{`` (greeting, prompts) are passed over. What was refused for now is asked again when the daemon said that
+it may be, and what a lost connection left unanswered is asked again on the next one: no reply means not done. It knows
+no socket, no clock (it is told the time) and no task.
 """
 
 from __future__ import annotations
 
 import base64
+import heapq
 import os
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,7 +23,27 @@ from nsfwd.protocol.limits import MIB, WINDOW
 LONGEST_REPLY = 16 * MIB
 """A longer line comes from something that is no nsfwd: the longest reply is ``version`` or ``models``, some KiB."""
 
+BODIES = 64 * MIB
+"""Bytes of images in flight; one more waits. What the daemon takes of one connection by default, too."""
+
+TRIES = 3
+"""A request that was on so many connections when they were lost is not sent on another: it may be what ends them."""
+
+SOONEST = 0.05
+"""Seconds before a refused request is sent again, however soon the daemon says."""
+
+GRACE = 5.0
+"""Seconds that a deadline's own reply may take to come; a daemon that is silent beyond them is stalled."""
+
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An encoded image of the caller's, for ``scan_many``; its reply has ``name`` as its path."""
+
+    data: bytes
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +109,34 @@ class Inbox:
         return {key: value for key, value in message.items() if key not in ("id", "op", "status")}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Request:
     inbox: Inbox
     path: str = ""
     series: bool = False
     operation: bool = False
+    keys: dict[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+    begun: bool = False  # a part of its reply was delivered: it cannot be asked again
+    tries: int = 0
+    give_up: float | None = None  # when a refusal is taken for the answer
 
 
 class ClientCore:
-    """One connection's requests and replies. Not thread-safe; a new connection needs a new core."""
+    """One caller's requests and replies, over one connection at a time. Not thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds within which a refused request is sent again, at the time that the daemon named.
+    """
+
+    def __init__(self, patience: float = 0.0) -> None:
+        self._patience = patience
         self._next_id = 1
         self._requests: dict[int, _Request] = {}
+        self._later: list[tuple[float, int]] = []
         self._outgoing: list[bytes] = []
         self._partial = b""
+        self._bodies = 0
         self.complaint = ""
 
     @property
@@ -111,8 +146,24 @@ class ClientCore:
 
     @property
     def full(self) -> bool:
-        """Whether the daemon would stop reading if it were sent more; read replies first."""
-        return len(self._requests) >= WINDOW
+        """Whether more should wait: the daemon would stop reading, or has just refused; read replies first."""
+        return len(self._requests) >= WINDOW or bool(self._later) or self._bodies >= BODIES
+
+    @property
+    def due(self) -> float | None:
+        """When ``wake`` is to be called, on the clock of ``receive_data``; None while nothing waits for its time."""
+        return self._later[0][0] if self._later else None
+
+    @property
+    def expected(self) -> bool:
+        """Whether the daemon owes anything."""
+        return len(self._requests) > len(self._later)
+
+    @property
+    def longest(self) -> float | None:
+        """Seconds within which something must come: every request has a deadline, and this is the latest; else None."""
+        limits = [request.keys.get("deadline") for request in self._requests.values() if not request.operation]
+        return max(limits) + GRACE if limits and None not in limits else None  # type: ignore[type-var,operator]
 
     def scan_path(self, inbox: Inbox, path: Path, options: Options, *, recursive: bool = False) -> None:
         """Ask for the scores of a path of the server: a file, or a directory's files."""
@@ -122,33 +173,73 @@ class ClientCore:
             keys["path"] = name.decode("utf-8")
         except UnicodeDecodeError:
             keys["path_bytes"] = base64.b64encode(name).decode("ascii")
-        self._ask(_Request(inbox, os.fsdecode(name), series=recursive), {**keys, **options.keys()})
+        self._ask(_Request(inbox, os.fsdecode(name), series=recursive, keys={**keys, **options.keys()}))
 
-    def scan_bytes(self, inbox: Inbox, data: bytes, options: Options) -> None:
+    def scan_bytes(self, inbox: Inbox, data: bytes, options: Options, *, name: str = "") -> None:
         """Ask for the scores of an encoded image: its bytes follow the line."""
-        self._ask(_Request(inbox), {"bytes": len(data), **options.keys()})
-        if data:
-            self._outgoing.append(data)
+        self._bodies += len(data)
+        self._ask(_Request(inbox, name, keys={"bytes": len(data), **options.keys()}, body=data))
+
+    def scan_any(self, inbox: Inbox, what: Path | Encoded, options: Options, *, recursive: bool = False) -> None:
+        """Ask for the scores of a path or of an encoded image."""
+        if isinstance(what, Encoded):
+            self.scan_bytes(inbox, what.data, options, name=what.name)
+        else:
+            self.scan_path(inbox, what, options, recursive=recursive)
 
     def operation(self, inbox: Inbox, op: str) -> None:
         """Ask for an operation; its reply becomes ``inbox.answer``."""
-        self._ask(_Request(inbox, operation=True), {"op": op})
+        self._ask(_Request(inbox, operation=True, keys={"op": op}))
 
     def abandon(self, inbox: Inbox) -> None:
         """Forget a caller that has left, and cancel what it asked for."""
         inbox.unwanted = True
         inbox.replies.clear()
+        waiting = {number for _, number in self._later}
         for number, request in list(self._requests.items()):
-            if request.inbox is inbox and not request.operation:
-                self._ask(_Request(Inbox(unwanted=True), operation=True), {"op": "cancel", "target": number})
+            if request.inbox is not inbox:
+                continue
+            if number in waiting:
+                self._forget(number)
+            elif not request.operation:
+                self._ask(_Request(Inbox(unwanted=True), operation=True, keys={"op": "cancel", "target": number}))
+        self._later = [entry for entry in self._later if entry[1] in self._requests]
+        heapq.heapify(self._later)
+
+    def restart(self) -> None:
+        """Begin anew on another connection: what had no reply is asked again, what nobody waits for is forgotten.
+
+        Raises:
+            ConnectionLost: a part of a reply was delivered, or a request was lost too often. Not done: its caller may
+                ask again.
+        """
+        self._partial, self.complaint = b"", ""
+        self._outgoing.clear()
+        waiting = {number for _, number in self._later}
+        for number, request in list(self._requests.items()):
+            if request.inbox.unwanted:
+                self._forget(number)
+            elif number not in waiting:
+                request.tries += 1
+                if request.begun:
+                    raise ConnectionLost(f"the connection was lost in the middle of {request.path or 'a reply'}")
+                if request.tries >= TRIES:
+                    raise ConnectionLost(f"{TRIES} connections were lost before there was a reply")
+                self._send(number, request)
+
+    def wake(self, now: float) -> None:
+        """Ask again what was refused and may be asked by now."""
+        while self._later and self._later[0][0] <= now:
+            _, number = heapq.heappop(self._later)
+            self._send(number, self._requests[number])
 
     def data_to_send(self) -> list[bytes]:
         """Take what is to be written now."""
         chunks, self._outgoing = self._outgoing, []
         return chunks
 
-    def receive_data(self, data: bytes) -> None:
-        """Sort what arrived into the inboxes.
+    def receive_data(self, data: bytes, now: float = 0.0) -> None:
+        """Sort what arrived at the time ``now`` into the inboxes.
 
         Raises:
             ConnectionLost: the peer is no nsfwd.
@@ -158,15 +249,27 @@ class ClientCore:
             raise ConnectionLost("the peer sent a line without end; it is no nsfwd")
         for line in lines:
             if line.startswith(b"{"):
-                self._receive_line(line)
+                self._receive_line(line, now)
 
-    def _ask(self, request: _Request, keys: dict[str, Any]) -> None:
+    def _ask(self, request: _Request) -> None:
         number, self._next_id = self._next_id, self._next_id + 1
         self._requests[number] = request
         request.inbox.pending += 1
-        self._outgoing.append(jsonio.dumps({"id": number, **keys}) + b"\n")
+        self._send(number, request)
 
-    def _receive_line(self, line: bytes) -> None:
+    def _send(self, number: int, request: _Request) -> None:
+        self._outgoing.append(jsonio.dumps({"id": number, **request.keys}) + b"\n")
+        if request.body:
+            self._outgoing.append(request.body)
+
+    def _forget(self, number: int) -> _Request:
+        request = self._requests.pop(number)
+        self._bodies -= len(request.body)
+        request.inbox.pending -= 1
+        request.inbox.changed()
+        return request
+
+    def _receive_line(self, line: bytes, now: float) -> None:
         try:
             message = jsonio.loads(line)
         except CodedError as error:
@@ -176,12 +279,28 @@ class ClientCore:
         if request is None:
             self._note_complaint(message)
             return
-        if _ends(request, message):
-            del self._requests[number]
-            request.inbox.pending -= 1
+        if self._postponed(number, request, message, now):
+            return
         if not request.inbox.unwanted:
+            request.begun = True
             _deliver(request, message)
-        request.inbox.changed()
+        if _ends(request, message):
+            self._forget(number)
+        else:
+            request.inbox.changed()
+
+    def _postponed(self, number: int, request: _Request, message: dict[str, Any], now: float) -> bool:
+        """Put off what was refused as a whole and may be asked again within the patience."""
+        after = message.get("retry_after")
+        if message.get("status") != Status.REFUSED or request.begun or not isinstance(after, int | float):
+            return False
+        if request.give_up is None:
+            request.give_up = now + min(self._patience, request.keys.get("deadline") or self._patience)
+        again = now + max(after, SOONEST)
+        if again > request.give_up or request.inbox.unwanted or not _ends(request, message):
+            return False
+        heapq.heappush(self._later, (again, number))
+        return True
 
     def _note_complaint(self, message: dict[str, Any]) -> None:
         """Keep what the daemon says to nobody in particular, such as why it is about to close."""

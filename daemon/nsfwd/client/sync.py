@@ -6,44 +6,58 @@ Moves bytes for ``core``; knows nothing of what they mean.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from nsfwd.client.addresses import candidates, connect
-from nsfwd.client.core import ClientCore, Inbox, Options, Path
+from nsfwd.client.addresses import candidates, connect, pauses
+from nsfwd.client.core import ClientCore, Encoded, Inbox, Options, Path
 from nsfwd.client.replies import Reply
-from nsfwd.errors import ConnectionLost
+from nsfwd.errors import ConnectionLost, DaemonUnreachable
 
 _CHUNK = 256 * 1024
 _MANY_BUFFERS = 64
+
+PATIENCE = 10.0
+"""Seconds; a daemon that is restarted, or has its hands full, is back by then."""
 
 
 class Client:
     """A connection to the daemon, opened at the first call and again after a loss. A context manager.
 
     Args:
-        address: ``tcp:HOST:PORT`` or ``unix:/path``; the usual places when left out (``addresses.candidates``).
+        address: ``tcp:HOST:PORT`` or ``unix:/path``, or several, of which the first that answers is taken; the usual
+            places when left out (``addresses.candidates``).
         options: lane, deadline and identity of every scan that names none of its own.
-        timeout: longest silence in seconds while replies are due. None waits: the daemon answers every deadline itself.
+        timeout: longest silence in seconds while replies are due. None is the deadlines of what was asked and some
+            seconds, and no limit where there is no deadline: the daemon answers every deadline itself.
+        patience: seconds within which what was refused is asked again when the daemon said that it may be, and a lost
+            daemon is looked for again, at every address, and asked what it has not answered. 0 asks once.
 
-    Every method raises ``DaemonUnreachable`` when no daemon answers and ``ConnectionLost`` when it goes away before it
-    replied; what had no reply is not done, so a retry is safe.
+    Every method raises ``DaemonUnreachable`` when no daemon answers and ``ConnectionLost`` when it went away, or is
+    silent for too long; what had no reply is not done, so a retry is safe.
     """
 
     def __init__(
-        self, address: str | None = None, *, options: Options | None = None, timeout: float | None = None
+        self,
+        address: str | Sequence[str] | None = None,
+        *,
+        options: Options | None = None,
+        timeout: float | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         self._address = address
         self._options = options or Options()
         self._timeout = timeout
+        self._patience = patience
         self._socket: socket.socket | None = None
-        self._core = ClientCore()
+        self._core = ClientCore(patience)
         self._outgoing: deque[memoryview] = deque()
         self.address = ""
 
@@ -61,11 +75,14 @@ class Client:
         if self._socket is not None and not self._core.in_flight and _has_ended(self._socket):
             self.close()  # an idle connection that the daemon closed meanwhile
         if self._socket is None:
-            self._socket, address = connect(candidates(self._address))
-            self._socket.setblocking(False)
-            self.address = str(address)
-            self._core = ClientCore()
-            self._outgoing.clear()
+            self._open()
+            self._core = ClientCore(self._patience)
+
+    def _open(self) -> None:
+        self._socket, address = connect(candidates(self._address))
+        self._socket.setblocking(False)
+        self.address = str(address)
+        self._outgoing.clear()
 
     def close(self) -> None:
         """Close the connection. Idempotent; a later call opens a new one."""
@@ -94,9 +111,9 @@ class Client:
         return inbox.only_reply()
 
     def scan_many(
-        self, paths: Iterable[Path | None], *, recursive: bool = False, options: Options | None = None
+        self, paths: Iterable[Path | Encoded | None], *, recursive: bool = False, options: Options | None = None
     ) -> Generator[Reply, None, None]:
-        """Score many paths, a window at a time; replies come as they finish. A directory gives one reply a file.
+        """Score many paths or images, a window at a time; replies come as they finish. A directory gives one a file.
 
         A source that is about to wait for its next path gives None first: then what was asked is answered before the
         source is asked for more.
@@ -107,7 +124,7 @@ class Client:
         try:
             for path in paths:
                 if path is not None:
-                    core.scan_path(inbox, path, options or self._options, recursive=recursive)
+                    core.scan_any(inbox, path, options or self._options, recursive=recursive)
                     self._pump(core, wait=False)
                 while inbox.replies or core.full or (path is None and inbox.pending):
                     yield from self._arrived(core, inbox)
@@ -185,36 +202,61 @@ class Client:
         """Move bytes in and out once, waiting until some can be moved."""
         if self._socket is None or core is not self._core:
             raise ConnectionLost("the connection was closed before the reply")
+        core.wake(time.monotonic())
         self._outgoing.extend(memoryview(chunk) for chunk in core.data_to_send())
         try:
-            events = self._poll(self._socket, wait=wait)
-            self._move(self._socket, events)
+            events = self._poll(self._socket, core, wait=wait)
+            reason = self._move(self._socket, events)
         except OSError as error:
-            self.close()
-            raise ConnectionLost(f"the connection to {self.address} was lost: {error.strerror or error}") from error
+            reason = f"the connection to {self.address} was lost: {error.strerror or error}"
         except BaseException:  # Ctrl-C as well: half of a request may have gone out
             self.close()
             raise
+        if reason:
+            self._recover(core, reason)
 
-    def _poll(self, sock: socket.socket, *, wait: bool) -> int:
+    def _recover(self, core: ClientCore, reason: str) -> None:
+        """Find a daemon again and ask it what is not answered, or say why the connection was lost."""
+        self.close()
+        until = time.monotonic() + self._patience
+        for pause in pauses():
+            if time.monotonic() + pause > until or not self._patience:
+                raise ConnectionLost(reason)
+            time.sleep(pause)
+            with suppress(DaemonUnreachable):
+                self._open()
+                break
+        try:
+            core.restart()
+        except ConnectionLost as error:
+            self.close()
+            raise ConnectionLost(f"{reason} ({error})") from error
+
+    def _poll(self, sock: socket.socket, core: ClientCore, *, wait: bool) -> int:
         poll = select.poll()
         poll.register(sock, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
         if not wait:
             return sum(events for _, events in poll.poll(0))
-        ready = poll.poll(None if self._timeout is None else max(1, int(self._timeout * 1000)))
-        if not ready:
-            raise ConnectionLost(f"{self.address} said nothing for {self._timeout:g} s")
-        return ready[0][1]
+        limit = self._timeout if self._timeout is not None else core.longest
+        pause = None if core.due is None else max(0.0, core.due - time.monotonic())
+        silence = limit if core.expected else None
+        shortest = min((each for each in (silence, pause) if each is not None), default=None)
+        ready = poll.poll(None if shortest is None else max(1, math.ceil(shortest * 1000)))
+        if not ready and shortest == silence:
+            raise ConnectionLost(f"{self.address} said nothing for {silence:g} s")
+        return ready[0][1] if ready else 0
 
-    def _move(self, sock: socket.socket, events: int) -> None:
+    def _move(self, sock: socket.socket, events: int) -> str:
+        """Receive and send what can be; return why that is no longer possible, or nothing."""
         if events & ~select.POLLOUT:
             data = sock.recv(_CHUNK)
             if not data:
                 reason = f": {self._core.complaint}" if self._core.complaint else ""
-                raise ConnectionLost(f"{self.address} closed the connection before it replied{reason}")
-            self._core.receive_data(data)
+                return f"{self.address} closed the connection before it replied{reason}"
+            self._core.receive_data(data, time.monotonic())
         if events & select.POLLOUT:
             self._send(sock)
+        return ""
 
     def _send(self, sock: socket.socket) -> None:
         buffers = [self._outgoing[index] for index in range(min(_MANY_BUFFERS, len(self._outgoing)))]
