@@ -34,8 +34,9 @@ SYSTEM_FILE = Path("/etc/nsfwd/nsfwd.toml")
 PREFIX = "NSFWD_"
 DEFAULT_LISTEN = "tcp:127.0.0.1:1235"
 
-NOT_SETTINGS = frozenset({"NSFWD_CONFIG", "NSFWD_CONNECT"})
-"""Variables with our prefix that are read elsewhere: where the file is, and where clients find the daemon."""
+NOT_SETTINGS = frozenset({"NSFWD_CONFIG", "NSFWD_CONNECT", "NSFWD_ECHO"})
+"""Variables with our prefix that are read elsewhere: where the file is, where clients find the daemon, and how the echo
+engine is to misbehave in tests."""
 
 SECONDS, BYTES = "s", "bytes"
 

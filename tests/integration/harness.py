@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -292,6 +292,14 @@ def ask(address: Address, request: Json | bytes) -> Json:
     if not found:
         raise EOFError(f"no reply to {request!r}")
     return found[0]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what will become true on any machine, and on a slow one later."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not become true"
+        time.sleep(POLL)
 
 
 def needs(program: str) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import pictures
-from tests.integration.harness import PATIENCE, Daemon, Json, ask, raw_connect, read_all, replies, spell
+from tests.integration.harness import Daemon, Json, ask, raw_connect, read_all, replies, spell, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +43,6 @@ def start_scans(daemon: Daemon, photo: Path, count: int) -> socket.socket:
     connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(count)))
     wait_until(lambda: ask(daemon.unix, {"op": "stats"})["in_flight"] >= count)
     return connection
-
-
-def wait_until(condition: object) -> None:
-    assert callable(condition)
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def codes(found: list[Json]) -> set[str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from nsfwd.config import MIB, TABLE, Settings, find_file, load_settings, parse_model
+from nsfwd.config import MIB, NOT_SETTINGS, TABLE, Settings, find_file, load_settings, parse_model
+from nsfwd.engines.echo import VARIABLE
 from nsfwd.errors import SettingsError
 
 
@@ -38,6 +39,11 @@ def test_environment_is_stronger_than_the_file_and_flags_than_both(tmp_path: Pat
     assert settings.given["queue"] == f"{file}, key queue"
     assert settings.given["max_depth"] == "NSFWD_MAX_DEPTH"
     assert settings.given["decoders"] == "--decoders"
+
+
+def test_variables_that_are_read_elsewhere_are_no_settings() -> None:
+    assert load_settings(None, dict.fromkeys(NOT_SETTINGS, "x")).given == {}
+    assert VARIABLE in NOT_SETTINGS
 
 
 def test_a_setting_not_given_is_its_default() -> None:

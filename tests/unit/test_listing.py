@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import aclosing
 
 import pytest
@@ -85,6 +86,26 @@ def test_a_dead_lister_is_replaced_and_goes_on_behind_what_was_named() -> None:
         bench.name(b"/d/c", end=True)
         await bench.task
         assert bench.named == [b"/d/a", b"/d/b", b"/d/c"]
+
+    run(test)
+
+
+def test_a_listing_that_ends_while_nobody_waits_ends_in_silence() -> None:
+    async def test(loop: ManualLoop) -> None:
+        complaints: list[dict[str, object]] = []
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        claim = Claim("client", Lane.NORMAL)
+        stage = ListStage(SETUP, patience=10.0)
+        stage.start()
+        files = stage.files(b"/d", claim, recursive=False)
+        async with aclosing(files):
+            first = asyncio.ensure_future(anext(files))
+            await settle()
+            FakeChild.born[-1].say(messages.Entries(1, [b"/d/a", b"/d/b"], False, "", ""))
+            assert await first == b"/d/a"
+            claim.cancel("cancelled")
+        gc.collect()
+        assert complaints == []
 
     run(test)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 from nsfwd import config
 from nsfwd.errors import CODES
 from nsfwd.metrics import METRICS
+from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol import limits, text, wire
 from tests.unit.conversation import fenced, play
+from tests.unit.shelf import make_bundle
 
 DOCUMENT = (Path(__file__).parents[2] / "protocol.md").read_text()
 
@@ -79,6 +82,15 @@ def test_operations_and_words_are_the_programs() -> None:
 
 def test_counters_are_the_programs() -> None:
     assert table("key of `server`") == [[row.name, row.kind, row.help] for row in METRICS]
+
+
+def test_keys_of_stats_are_the_programs(tmp_path: Path) -> None:
+    named = {key for row in table("key | meaning") for key in re.findall(r"[a-z_]+", row[0])}
+
+    async def pipeline_stats() -> set[str]:
+        return set(Pipeline(config.Settings(), [make_bundle(tmp_path)]).stats())
+
+    assert named == asyncio.run(pipeline_stats()) | {"server"}
 
 
 TRANSCRIPTS = list(fenced(DOCUMENT, "transcript"))

@@ -46,6 +46,7 @@ class Listing:
         """End the listing with this error."""
         if not self.chunk.done():
             self.chunk.set_exception(error)
+            self.chunk.exception()  # taken note of: whoever listed may be gone, and then nobody else looks
 
 
 class ListStage:
@@ -64,6 +65,8 @@ class ListStage:
         self._listings: dict[int, Listing] = {}
         self._child: Child | None = None
         self._stopping = False
+        self._unused: asyncio.Event = asyncio.Event()
+        self._unused.set()
         self.restarts = 0
 
     def start(self) -> None:
@@ -80,6 +83,10 @@ class ListStage:
         if self._child is not None:
             await self._child.stop(timeout)
 
+    async def unused(self) -> None:
+        """Wait until no directory is being listed."""
+        await self._unused.wait()
+
     async def files(self, path: bytes, claim: Claim, *, recursive: bool) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory.
 
@@ -89,6 +96,7 @@ class ListStage:
         number = next(self._numbers)
         listing = Listing(path, recursive=recursive)
         self._listings[number] = listing
+        self._unused.clear()
         claim.parts.add(listing)
         self._ask(messages.List(number, path, recursive, 0))
         try:
@@ -107,6 +115,8 @@ class ListStage:
             claim.parts.discard(listing)
             del self._listings[number]
             self._ask(messages.Forget(number))
+            if not self._listings:
+                self._unused.set()
 
     def processes(self) -> list[int]:
         """Process id of the lister, if it lives."""
