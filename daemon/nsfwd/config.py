@@ -104,6 +104,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     precision: Annotated[
         str, _about("Precision to score in, such as f32 or bf16; empty for the bundle's own.", "chosen per bundle")
     ] = ""
+    gpu_memory: Annotated[
+        int,
+        _about(
+            "Most memory to take of a GPU; 0 for no cap.",
+            "it is taken as it is needed; a cap is for a GPU that others use too",
+            unit=BYTES,
+            ge=0,
+        ),
+    ] = 0
+    on_device_loss: Annotated[
+        Literal["refuse", "cpu"],
+        _about(
+            "What to do when the GPU is lost while running: end with an error, or go on upon the CPU and say so.",
+            "a tenth of the speed in silence is worse than a restart that is seen",
+        ),
+    ] = "refuse"
     cache_dir: Annotated[
         str,
         _about(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image as PIL
 
+from nsfwd.bundles.manifest import NETWORK_FOLDER
 from nsfwd.bundles.store import Bundle, open_bundle
 from nsfwd.engines import choose, ir
 from nsfwd.engines.contract import Engine, EngineOptions, Pixels, Probabilities
@@ -185,10 +186,10 @@ def test_a_network_of_other_weights_is_refused(bundle: Bundle, cache: Path, tmp_
     copy = tmp_path / "bundle"
     copy.mkdir()
     for file in bundle.directory.iterdir():
-        if file.name != ir.FOLDER:
+        if file.name != NETWORK_FOLDER:
             (copy / file.name).symlink_to(file)
     place = ir.obtain(bundle, cache)
-    own = copy / ir.FOLDER
+    own = copy / NETWORK_FOLDER
     own.mkdir()
     for name in (ir.NETWORK, ir.WEIGHTS):
         (own / name).write_bytes((place / name).read_bytes())

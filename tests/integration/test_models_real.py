@@ -19,10 +19,10 @@ import pytest
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.bundles.store import Bundle, catalogue, open_bundle, verify_weights
+from nsfwd.engines import quiet
 from nsfwd.workshop import keras_file
 from nsfwd.workshop.npm import npm_package
 from nsfwd.workshop.pictures import PICTURES, Picture
-from nsfwd.workshop.quiet import silenced
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / ".venv" / "reference"
@@ -121,7 +121,7 @@ def test_scores_are_those_of_nsfwjs(bundle: Bundle, nsfwjs: Path) -> None:
     command = [program("node"), str(SCRIPT), str(nsfwjs)]
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    with silenced():
+    with quiet.muted():
         ours = keras_file.score(keras_file.load(bundle.weights, bundle.manifest), pixels, bundle.manifest)
     for file, mine, theirs in zip(PICTURES, ours, json.loads(done.stdout), strict=True):
         expected = [theirs[{"drawings": "drawing"}.get(label, label)] for label in bundle.manifest.output.labels]

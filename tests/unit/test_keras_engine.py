@@ -32,7 +32,7 @@ class FakeBackend:
         self.ran: list[int] = []
         self.obstacle = ""
 
-    def prepare(self, *, gpu: bool, threads: int) -> str:
+    def prepare(self, *, gpu: bool, threads: int, memory: int) -> str:
         if gpu and self.obstacle:
             raise EngineError(self.obstacle)
         return "Fake 9000" if gpu else ""

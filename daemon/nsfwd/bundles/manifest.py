@@ -28,6 +28,12 @@ GOLDENS = "goldens"
 
 Precision = Literal["f32", "bf16", "f16", "int8"]
 
+NETWORK_FOLDER = "openvino"
+"""Name of the folder of the network as OpenVINO reads it: made from the Keras file, in full precision."""
+
+INT8_FOLDER = "openvino-int8"
+"""Name of the folder of the network with weights and activations of 8 bits, which only calibration can make."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -147,6 +153,24 @@ class Figures(_Part, frozen=True, kw_only=True):
     measured: dict[str, float | str] = {}
 
 
+class Quantized(_Part, frozen=True, kw_only=True):
+    """How a bundle's network of 8 bits came to be, and how far it was seen to be off; written by ``models quantize``.
+
+    Attributes:
+        by: the library that made it, with its version.
+        images: how many pictures calibrated it.
+        tolerance: how far a golden's scores may be off.
+        drift: see ``Manifest.drift``.
+        mean_change: mean change of the first alarm's group (of any labels where there is none) over those pictures.
+    """
+
+    by: str
+    images: int
+    tolerance: float
+    drift: float
+    mean_change: float
+
+
 class Manifest(_Part, frozen=True, kw_only=True):
     """All that is known of one bundle.
 
@@ -156,6 +180,9 @@ class Manifest(_Part, frozen=True, kw_only=True):
         precision: the default one.
         policy: None gives one group per label.
         goldens: pictures with pinned scores; ``tolerance`` is the allowed difference for each precision.
+        drift: precision -> how far the sum of any labels' scores was seen to be off from full precision. An image that
+            lies this near to a threshold is scored again in full precision.
+        quantized: of the network of 8 bits; None in the catalogue and where none was made.
         good_for, bad_for: what to use it for, and what not.
         files: path inside the bundle -> sha256; empty in the catalogue, where no weights are.
     """
@@ -173,7 +200,9 @@ class Manifest(_Part, frozen=True, kw_only=True):
     output: Output
     policy: Policy | None = None
     tolerance: dict[Precision, float] = {}
+    drift: dict[Precision, float] = {}
     goldens: tuple[Golden, ...] = ()
+    quantized: Quantized | None = None
     good_for: tuple[str, ...] = ()
     bad_for: tuple[str, ...] = ()
     figures: Figures = Figures()
@@ -197,10 +226,27 @@ class Manifest(_Part, frozen=True, kw_only=True):
         Raises:
             BundleError: the bundle was never checked at that precision, so nothing vouches for it.
         """
+        if precision == "int8" and self.quantized is not None:
+            return self.quantized.tolerance
         for known, allowed in self.tolerance.items():
             if known == precision:
                 return allowed
         raise BundleError(f"{self.name}: no tolerance for precision {precision}; known: {', '.join(self.tolerance)}")
+
+    def drift_for(self, precision: str) -> float:
+        """How near to a threshold an image must lie to be scored again in full precision; 0 for never.
+
+        Raises:
+            BundleError: nobody measured it for that precision, nor how far goldens may be off.
+        """
+        if precision == "f32":
+            return 0.0
+        if precision == "int8" and self.quantized is not None:
+            return self.quantized.drift
+        for known, drift in self.drift.items():
+            if known == precision:
+                return drift
+        return self.tolerance_for(precision)
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
@@ -240,8 +286,25 @@ def identity(manifest: Manifest, precision: str) -> str:
         "output": _without_defaults(manifest.output),
         "precision": precision,
     }
+    if precision == "int8":
+        told["network"] = _int8_digest(manifest)
     digest = hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
     return f"{manifest.name}@{digest[:IDENTITY_DIGITS]}/{precision}"
+
+
+def _int8_digest(manifest: Manifest) -> str:
+    """Sha256 of the weights of 8 bits: other calibration pictures make another model.
+
+    Raises:
+        BundleError: there are none.
+    """
+    try:
+        return manifest.files[f"{INT8_FOLDER}/model.bin"]
+    except KeyError:
+        raise BundleError(
+            f"{manifest.name}: no network of precision int8; make one with: "
+            f"nsfwd models quantize {manifest.name} --calibrate DIR, or set precision = f32"
+        ) from None
 
 
 def _without_defaults(part: _Part) -> dict[str, Any]:
@@ -266,6 +329,9 @@ def _check(manifest: Manifest) -> None:
             raise BundleError(f"golden {golden.file!r} must be a plain file name")
         if set(golden.scores) != set(manifest.output.labels):
             raise BundleError(f"golden {golden.file!r} must have one score for each label")
+    for precision, drift in manifest.drift.items():
+        if not 0.0 <= drift <= 1.0:
+            raise BundleError(f"drift: {precision} must be in 0..1, not {drift}")
     for path, digest in manifest.files.items():
         if not _FILE.fullmatch(path) or ".." in path:
             raise BundleError(f"files: {path!r} is no safe path inside a bundle")

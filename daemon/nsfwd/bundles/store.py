@@ -50,6 +50,11 @@ class Bundle:
         """How far a golden's scores may be off at the precision served."""
         return self.manifest.tolerance_for(self.precision)
 
+    @property
+    def drift(self) -> float:
+        """How near to a threshold an image must lie to be scored again in full precision; 0 for never."""
+        return self.manifest.drift_for(self.precision)
+
     def golden_files(self) -> Iterator[tuple[Golden, Path]]:
         """The golden pictures and where they lie."""
         for golden in self.manifest.goldens:

@@ -175,6 +175,31 @@ def judge(results: Mapping[str, Sequence[float]], bundles: Mapping[str, Bundle])
     return Judge(bundles).judge(results)
 
 
+class Borders(NamedTuple):
+    """Where a policy's verdict changes, in places of labels: what a reduced precision may get wrong.
+
+    Attributes:
+        thresholds: (labels that are summed, the sum at which the verdict changes).
+        contest: labels of which the highest is the verdict; empty where tiers decide.
+    """
+
+    thresholds: tuple[tuple[tuple[int, ...], float], ...]
+    contest: tuple[int, ...]
+
+
+def borders(bundle: Bundle) -> Borders:
+    """Where the verdict of a bundle changes under the policy it is served with."""
+    output, policy = bundle.manifest.output, bundle.policy
+    place = {label: index for index, label in enumerate(output.labels)}
+    thresholds = tuple(
+        (tuple(place[label] for label in policy.groups[tier.group]), tier.threshold)
+        for tier in policy.tiers
+        if tier.group is not None and tier.threshold is not None
+    )
+    shown = tuple(place[label] for label in output.labels if label not in output.hidden)
+    return Borders(thresholds, () if policy.tiers else shown)
+
+
 def golden_drift(manifest: Manifest, file: str, scores: Sequence[float]) -> float:
     """The largest difference of any score of a golden picture from its pinned one.
 

@@ -146,9 +146,10 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
 
     Example: nsfwd models import nsfw.bundle
     """
+    from nsfwd.workshop.networks import add_network
     from nsfwd.workshop.pack import import_packed
 
-    bundle = import_packed(file, models_dir, sha256=sha256)
+    bundle = add_network(import_packed(file, models_dir, sha256=sha256), _say)
     _say(f"{bundle.model_identity} is in {bundle.directory}")
 
 

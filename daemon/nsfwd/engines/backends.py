@@ -13,8 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from nsfwd.bundles.manifest import Recipe
+from nsfwd.engines import machine
 from nsfwd.engines.contract import Pixels, Probabilities
 from nsfwd.errors import EngineError
+
+MIB = 1024 * 1024
 
 Compiled = Callable[[Pixels], Probabilities]
 """uint8 (bucket, height, width, 3) -> float32 (bucket, labels)."""
@@ -29,8 +32,13 @@ class Backend(Protocol):
 
     name: str
 
-    def prepare(self, *, gpu: bool, threads: int) -> str:
+    def prepare(self, *, gpu: bool, threads: int, memory: int) -> str:
         """Choose the device, before Keras is imported; a GPU's memory is taken only as it is needed.
+
+        Args:
+            gpu: on a GPU, or not at all.
+            threads: of the CPU.
+            memory: most bytes to take of the GPU's memory; 0 for no cap.
 
         Returns:
             The GPU's own name; empty for the CPU.
@@ -63,7 +71,7 @@ class TensorFlow:
 
     name = "tensorflow"
 
-    def prepare(self, *, gpu: bool, threads: int) -> str:
+    def prepare(self, *, gpu: bool, threads: int, memory: int) -> str:
         """See ``Backend``."""
         if not gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -77,7 +85,11 @@ class TensorFlow:
         if not devices:
             raise EngineError("TensorFlow sees no GPU")
         for device in devices:
-            tensorflow.config.experimental.set_memory_growth(device, True)
+            if memory:  # TensorFlow knows either a cap or growth
+                cap = tensorflow.config.LogicalDeviceConfiguration(memory_limit=memory // MIB)
+                tensorflow.config.set_logical_device_configuration(device, [cap])
+            else:
+                tensorflow.config.experimental.set_memory_growth(device, True)
         details = tensorflow.config.experimental.get_device_details(devices[0])
         return str(details.get("device_name", "unnamed"))
 
@@ -106,9 +118,11 @@ class Jax:
 
     name = "jax"
 
-    def prepare(self, *, gpu: bool, threads: int) -> str:
+    def prepare(self, *, gpu: bool, threads: int, memory: int) -> str:
         """See ``Backend``. JAX takes its threads from the cores the process may use."""
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        if gpu and memory:
+            os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{_share(memory, machine.gpu_memory()):.4f}"
         os.environ["JAX_PLATFORMS"] = "cuda" if gpu else "cpu"
         import jax
 
@@ -147,7 +161,7 @@ class Torch:
     def __init__(self) -> None:
         self._device = "cpu"
 
-    def prepare(self, *, gpu: bool, threads: int) -> str:
+    def prepare(self, *, gpu: bool, threads: int, memory: int) -> str:
         """See ``Backend``."""
         self._device = "cuda" if gpu else "cpu"
         os.environ["KERAS_TORCH_DEVICE"] = self._device
@@ -158,6 +172,10 @@ class Torch:
             return ""
         if not torch.cuda.is_available():
             raise EngineError("PyTorch sees no GPU")
+        if memory:
+            torch.cuda.set_per_process_memory_fraction(
+                _share(memory, torch.cuda.get_device_properties(0).total_memory), 0
+            )
         return str(torch.cuda.get_device_name(0))
 
     def compile(self, model: Any, recipe: Recipe, bucket: int) -> Compiled:
@@ -175,9 +193,39 @@ class Torch:
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"tensorflow": TensorFlow, "jax": Jax, "torch": Torch}
 
+
+def _share(memory: int, total: int) -> float:
+    """A cap in bytes as a part of the whole, which is how JAX and PyTorch take it."""
+    return min(1.0, memory / total) if total else 1.0
+
+
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "ResourceExhausted", "OutOfMemory", "out of memory", "OOM when allocating")
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device had no memory left. The frameworks share no exception, only these words."""
     return any(word in f"{type(error).__name__}: {error}" for word in _NO_MEMORY)
+
+
+_LOST = (
+    "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+    "CUDA_ERROR_DEVICE_UNAVAILABLE",
+    "CUDA_ERROR_ECC_UNCORRECTABLE",
+    "CUDA_ERROR_HARDWARE_STACK_ERROR",
+    "CUDA_ERROR_ILLEGAL_ADDRESS",
+    "CUDA_ERROR_LAUNCH_FAILED",
+    "CUDA_ERROR_NO_DEVICE",
+    "CUDA_ERROR_SYSTEM_NOT_READY",
+    "GPU is lost",
+    "device-side assert",
+    "illegal memory access",
+    "no CUDA-capable device",
+    "uncorrectable ECC error",
+    "unspecified launch failure",
+)
+"""What CUDA's driver and runtime call a device, or a context on it, that will not work again in this process."""
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the device is gone for this process. The frameworks pass on CUDA's words, and share nothing else."""
+    return any(word in str(error) for word in _LOST)

@@ -2,7 +2,8 @@
 
 Loads and warms one engine, then: batch in, scores out. Pixels are read where decoders left them, in the arena. As many
 threads as the engine has lanes take turns at the link, each carrying one batch from its arrival to its scores, so that
-the device works while the host gathers and sends. It must not know files, requests or verdicts.
+the device works while the host gathers and sends. What a reduced precision may have got wrong is scored again before
+the reply. It must not know files, requests or verdicts.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from nsfwd.bundles.store import open_bundle
 from nsfwd.engines import choose, quiet
-from nsfwd.engines.contract import Engine, EngineOptions, Pixels
+from nsfwd.engines.contract import DeviceLost, Engine, EngineOptions, Pixels
+from nsfwd.engines.recheck import score_again
 from nsfwd.errors import NsfwdError
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.childmain import run_child
 from nsfwd.ipc.link import Link
-from nsfwd.ipc.messages import Batch, EngineFailed, EngineReady, EngineSetup, Scores, encode
+from nsfwd.ipc.messages import Batch, EngineFailed, EngineLost, EngineReady, EngineSetup, Recheck, Scores, encode
+
+FULL = "f32"
+"""Full precision."""
 
 MOST_FAILURES = 3
 """After so many batches in a row have failed the process ends: a fresh one may fare better (a lost device)."""
@@ -33,18 +39,32 @@ _SETUP = msgspec.msgpack.Decoder(EngineSetup)
 _BATCHES = msgspec.msgpack.Decoder(Batch)
 
 
+class Loaded(NamedTuple):
+    """What one engine process works with.
+
+    Attributes:
+        engine: warmed.
+        exact: the same at full precision; None where ``engine`` is, or where nothing is rechecked.
+        shape: of one image's pixels, (height, width, 3).
+    """
+
+    engine: Engine
+    exact: Engine | None
+    shape: tuple[int, int, int]
+
+
 class Body:
     """One engine between a link and an arena.
 
     Args:
-        shape: of one image's pixels, (height, width, 3).
+        rule: what to score again at full precision; None for nothing.
     """
 
-    def __init__(self, link: Link, arena: Arena, engine: Engine, shape: tuple[int, int, int]) -> None:
+    def __init__(self, link: Link, arena: Arena, loaded: Loaded, rule: Recheck | None) -> None:
         self._link = link
         self._arena = arena
-        self._engine = engine
-        self._shape = shape
+        self._engine, self._exact, self._shape = loaded
+        self._rule = rule
         self._receiving = threading.Lock()
         self._failures = 0
 
@@ -75,7 +95,12 @@ class Body:
         """Score one batch; a failure is told in the reply."""
         started = time.perf_counter()
         try:
-            scores = self._engine.score([self._pixels(slot) for slot in batch.slots]).tobytes()
+            images = [self._pixels(slot) for slot in batch.slots]
+            scores = self._engine.score(images)
+            again = score_again(self._exact, images, scores, self._rule) if self._exact and self._rule else 0
+        except DeviceLost as error:
+            self._link.send(encode(EngineLost(_one_line(error))))
+            _end(1)
         except Exception as error:
             self._failures += 1
             if not isinstance(error, NsfwdError):
@@ -83,18 +108,18 @@ class Body:
             print(f"engine: {error}", file=sys.stderr, flush=True)
             return Scores(batch.number, b"", time.perf_counter() - started, str(error) or type(error).__name__)
         self._failures = 0
-        return Scores(batch.number, scores, time.perf_counter() - started, "")
+        return Scores(batch.number, scores.tobytes(), time.perf_counter() - started, "", again)
 
     def _pixels(self, slot: int) -> Pixels:
         size = self._shape[0] * self._shape[1] * self._shape[2]
         return np.frombuffer(self._arena.slot(slot), np.uint8, size).reshape(self._shape)
 
 
-def load(setup: EngineSetup) -> tuple[Engine, EngineReady, tuple[int, int, int]]:
-    """Build and warm the engine that was asked for.
+def load(setup: EngineSetup) -> tuple[Loaded, EngineReady]:
+    """Build and warm the engine that was asked for, and the one behind it that is exact.
 
     Returns:
-        The engine, what to tell the server, and the shape of one image.
+        What to work with, and what to tell the server.
 
     Raises:
         BundleError: the bundle is wrong.
@@ -108,10 +133,16 @@ def load(setup: EngineSetup) -> tuple[Engine, EngineReady, tuple[int, int, int]]
         backend=setup.backend,
         max_batch=setup.max_batch,
         cache=Path(setup.cache) if setup.cache else None,
+        gpu_memory=setup.gpu_memory,
     )
     engine = choose.build(setup.engine, options)
+    exact = None
+    if setup.recheck is not None and engine.precision != FULL:
+        exact = choose.build_exact(engine, options)
     loaded = time.perf_counter()
     engine.warm()
+    if exact is not None:
+        exact.warm()
     ready = EngineReady(
         engine=engine.name,
         device=engine.device,
@@ -121,7 +152,7 @@ def load(setup: EngineSetup) -> tuple[Engine, EngineReady, tuple[int, int, int]]
         warm_seconds=time.perf_counter() - loaded,
         note=engine.note,
     )
-    return engine, ready, (bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)
+    return Loaded(engine, exact, (bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)), ready
 
 
 def main() -> None:
@@ -132,7 +163,7 @@ def main() -> None:
         setup = _SETUP.decode(link.receive()[0])
         arena = Arena.attach(arena_fd, setup.slot_bytes)
         try:
-            engine, ready, shape = load(setup)
+            loaded, ready = load(setup)
         except Exception as error:
             if not isinstance(error, NsfwdError):
                 traceback.print_exc()
@@ -141,7 +172,7 @@ def main() -> None:
         link.send(encode(ready))
     except EOFError:
         _end(0)
-    Body(link, arena, engine, shape).run()
+    Body(link, arena, loaded, setup.recheck).run()
     _end(0)
 
 

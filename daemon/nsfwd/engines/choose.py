@@ -45,6 +45,21 @@ def build(engine: str, options: EngineOptions) -> Engine:
     return _on_best_device(engine, options)
 
 
+def build_exact(engine: Engine, options: EngineOptions) -> Engine:
+    """Build the same engine on the same device at full precision, for images that are scored again. Not yet warmed.
+
+    Args:
+        engine: one of reduced precision.
+        options: what it was built with.
+
+    Raises:
+        EngineError: it cannot be built beside the other one.
+    """
+    bundle = replace(options.bundle, precision="f32")
+    device = engine.device.partition(" ")[0]
+    return build(engine.name.partition("/")[0], replace(options, bundle=bundle, device=device, alone=False))
+
+
 def _on_best_device(engine: str, options: EngineOptions) -> Engine:
     """A GPU if one is really seen, else the CPU with a note why not, unless there is none at all."""
     from nsfwd.engines.keras import choose_backend

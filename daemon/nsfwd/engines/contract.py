@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfwd.bundles.store import Bundle
+from nsfwd.errors import EngineError
 
 Pixels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
@@ -31,6 +32,8 @@ class EngineOptions:
         max_batch: most images a call may bring.
         cache: directory that may be written to; None when there is none.
         threads: of the CPU; 0 for one a core this process may use.
+        gpu_memory: most bytes to take of a GPU's memory; 0 for no cap.
+        alone: also be quick with one image alone, which costs memory; not needed for what is only scored again.
     """
 
     bundle: Bundle
@@ -39,6 +42,12 @@ class EngineOptions:
     max_batch: int = 32
     cache: Path | None = None
     threads: int = 0
+    gpu_memory: int = 0
+    alone: bool = True
+
+
+class DeviceLost(EngineError):
+    """The device is gone, or answers no more: no retry in this process helps."""
 
 
 class Engine(Protocol):
@@ -83,5 +92,6 @@ class Engine(Protocol):
             float32 (n, labels), a probability for each label, in the order given.
 
         Raises:
+            DeviceLost: the device is gone; only another process may find it, or another one, again.
             EngineError: the device failed; another try may help.
         """

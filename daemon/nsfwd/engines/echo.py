@@ -7,6 +7,7 @@ scores come from a digest of the very pixels in the slot. Misbehaviour is asked 
     nan, inf, zeros   a marked picture gets such scores
     raise             a batch with a marked picture fails
     die               a marked picture ends the process
+    lost              a batch with a marked picture loses the device
     slow:SECONDS      every batch takes that long
     unbuildable       the engine cannot be built
 
@@ -24,7 +25,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
+from nsfwd.engines.contract import DeviceLost, EngineOptions, Pixels, Probabilities
 from nsfwd.errors import EngineError
 
 MARK = (255, 0, 255)
@@ -35,7 +36,7 @@ STRIDE = 16
 """Every 16th pixel of every 16th row counts: enough to tell pictures apart, and next to nothing to compute."""
 
 _BAD = {"nan": np.nan, "inf": np.inf, "zeros": 0.0}
-_PLAIN = (*_BAD, "raise", "die", "unbuildable")
+_PLAIN = (*_BAD, "raise", "die", "lost", "unbuildable")
 
 
 def echo_scores(pixels: Pixels, labels: int, *, softmax: bool = True) -> Probabilities:
@@ -106,6 +107,8 @@ class EchoEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if "raise" in self._modes:
             raise EngineError("the echo engine was asked to fail")
+        if "lost" in self._modes:
+            raise DeviceLost("the echo engine was asked to lose its device")
         for mode in self._modes & _BAD.keys():
             row[:] = _BAD[mode]
 

@@ -1,7 +1,8 @@
 """Where a bundle's OpenVINO form lies, whether it is really that bundle's, and how one comes to be. No framework.
 
 It lies beside the model (``BUNDLE/openvino/``), put there when the bundle was pulled or imported; where it does not,
-it is made once into the cache directory, by another process, so that the one that serves never loads TensorFlow.
+it is made once into the cache directory, by another process, so that the one that serves never loads TensorFlow. The
+one of 8 bits (``BUNDLE/openvino-int8/``) is never made here: it takes pictures to calibrate it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
+from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER
 from nsfwd.bundles.store import Bundle, hash_file
 from nsfwd.engines import machine
 from nsfwd.errors import BundleError, EngineError
 
-FOLDER = "openvino"
 NETWORK = "model.xml"
 WEIGHTS = "model.bin"
 RECORD = "source.json"
@@ -41,14 +42,14 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def beside(bundle: Bundle) -> Path:
-    """Where the exported network lies inside a bundle."""
-    return bundle.directory / FOLDER
+    """Where the network to be served lies inside a bundle, at the precision it is opened with."""
+    return bundle.directory / (INT8_FOLDER if bundle.precision == "int8" else NETWORK_FOLDER)
 
 
 def cached(bundle: Bundle, cache: Path) -> Path:
     """Where it lies in the cache: by the weights' digest, the library's version and the processor."""
     version = metadata.version("openvino")
-    return cache / FOLDER / f"{bundle.manifest.weights_digest[:16]}-{version}-{machine.cpu_key()}"
+    return cache / NETWORK_FOLDER / f"{bundle.manifest.weights_digest[:16]}-{version}-{machine.cpu_key()}"
 
 
 def obtain(bundle: Bundle, cache: Path | None) -> Path:
@@ -64,6 +65,11 @@ def obtain(bundle: Bundle, cache: Path | None) -> Path:
     if (beside(bundle) / RECORD).is_file():
         check(bundle, beside(bundle))
         return beside(bundle)
+    if bundle.precision == "int8":
+        raise EngineError(
+            f"{bundle.directory} has no {INT8_FOLDER}; run: nsfwd models quantize {bundle.manifest.name} "
+            "--calibrate DIR, or set precision = f32"
+        )
     if cache is None:
         raise EngineError(
             f"{bundle.directory} has no exported network and there is no cache directory to make one in; "
@@ -76,7 +82,7 @@ def obtain(bundle: Bundle, cache: Path | None) -> Path:
             return place
         except BundleError:
             pass  # a cache may be made again
-    _export_elsewhere(bundle, place)
+    export_elsewhere(bundle, place)
     check(bundle, place)
     return place
 
@@ -87,7 +93,10 @@ def check(bundle: Bundle, place: Path) -> None:
     Raises:
         BundleError: so it is; the operator's fault, no retry helps.
     """
-    mend = f"remove {place} and run: {sys.executable} -m nsfwd.engines.export {bundle.directory}"
+    if bundle.precision == "int8":
+        mend = f"run: nsfwd models quantize {bundle.manifest.name} --calibrate DIR"
+    else:
+        mend = f"remove {place} and run: {sys.executable} -m nsfwd.engines.export {bundle.directory}"
     try:
         record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
     except (OSError, msgspec.MsgspecError):
@@ -99,8 +108,12 @@ def check(bundle: Bundle, place: Path) -> None:
             raise BundleError(f"{place / name} was altered; {mend}")
 
 
-def _export_elsewhere(bundle: Bundle, place: Path) -> None:
-    """Make it in a process of its own: TensorFlow and its 700 MB are gone with it."""
+def export_elsewhere(bundle: Bundle, place: Path) -> None:
+    """Make it in a process of its own: TensorFlow and its 700 MB are gone with it.
+
+    Raises:
+        EngineError: it failed; the message is that process's last line.
+    """
     command = [sys.executable, "-m", "nsfwd.engines.export", str(bundle.directory), "--into", str(place)]
     try:
         ended = subprocess.run(

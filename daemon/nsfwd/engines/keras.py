@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from nsfwd.engines import machine, quiet
-from nsfwd.engines.backends import BACKENDS, Compiled, is_out_of_memory
+from nsfwd.engines.backends import BACKENDS, Compiled, is_lost, is_out_of_memory
 from nsfwd.engines.buckets import cpu_buckets, cut, gpu_buckets
-from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
+from nsfwd.engines.contract import DeviceLost, EngineOptions, Pixels, Probabilities
 from nsfwd.errors import BundleError, EngineError
 
 POLICIES = {"f32": "float32", "bf16": "mixed_bfloat16", "f16": "mixed_float16"}
@@ -57,7 +57,9 @@ class KerasEngine:
         quiet.silence()
         os.environ["KERAS_BACKEND"] = self._backend.name
         try:
-            name = self._backend.prepare(gpu=self._gpu, threads=options.threads or machine.cores())
+            name = self._backend.prepare(
+                gpu=self._gpu, threads=options.threads or machine.cores(), memory=options.gpu_memory
+            )
         except ImportError as error:
             raise EngineError(f"{self._backend.name} cannot be imported: {error}") from None
         except EngineError as error:
@@ -106,7 +108,8 @@ class KerasEngine:
                 if is_out_of_memory(error) and piece.bucket > 1:
                     self._give_up(piece.bucket)
                     continue
-                raise EngineError(f"{self.name} failed on {self.device}: {_line(error)}") from error
+                kind = DeviceLost if self._gpu and is_lost(error) else EngineError
+                raise kind(f"{self.name} failed on {self.device}: {_line(error)}") from error
             scores[done : done + piece.images] = some[: piece.images]
             done += piece.images
         return scores

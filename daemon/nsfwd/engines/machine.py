@@ -58,6 +58,18 @@ def installed(package: str) -> bool:
         return False
 
 
+def gpu_memory() -> int:
+    """Bytes of the first GPU's memory, as its driver tells; 0 where it does not."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    device, size = ctypes.c_int(0), ctypes.c_size_t(0)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return 0
+    return 0 if driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) else size.value
+
+
 def gpu_obstacle(backend: str) -> str:
     """Why ``backend`` cannot see a GPU here, and what to do; empty when it probably can (only loading it tells).
 

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.engines import ir, machine, quiet
+from nsfwd.engines import ir, quiet, tuning
 from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
+from nsfwd.engines.tuning import Streams, Tuning
 from nsfwd.errors import BundleError, EngineError
 
-PRECISIONS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
-"""Our word -> OpenVINO's hint. Always told: left to itself OpenVINO decides by the processor."""
+PRECISIONS = {"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "f32"}
+"""Our word -> OpenVINO's hint. Always told: left to itself OpenVINO decides by the processor. The 8 bits of ``int8``
+are in the network itself; the hint is for the few operations that are left."""
 
-_CAPABILITY = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_CAPABILITY = {"f32": "FP32", "bf16": "BF16", "f16": "FP16", "int8": "INT8"}
 
 IMAGES_A_STREAM = 4
 """Batches worth sending at once: enough that no stream waits for the server, little enough that nobody waits long."""
@@ -29,6 +31,10 @@ IMAGES_A_STREAM = 4
 
 class OpenVinoEngine:
     """See the module; keeps the contract of ``Engine``. Built means compiled.
+
+    Args:
+        options: how.
+        tuned: streams and threads; what was measured on this processor, else the rule, when None.
 
     Raises:
         BundleError: the exported network is not this bundle's, or does not fit its manifest.
@@ -40,13 +46,13 @@ class OpenVinoEngine:
     lanes = 2
     note = ""
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, *, tuned: Tuning | None = None) -> None:
         bundle = options.bundle
         self.precision = bundle.precision
         self._labels = len(bundle.manifest.output.labels)
         self._shape = (1, bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)
-        threads = options.threads or machine.cores()
-        ceiling = min(options.max_batch, IMAGES_A_STREAM * threads)
+        tuned = tuned or tuning.settle(bundle, options.cache, options.threads)
+        ceiling = min(options.max_batch, IMAGES_A_STREAM * tuned.crowd.streams)
         self.buckets: tuple[int, ...] = (1, ceiling) if ceiling > 1 else (1,)
         place = ir.obtain(bundle, options.cache)
         quiet.silence()
@@ -60,11 +66,11 @@ class OpenVinoEngine:
         try:
             network = _fuse(openvino, core.read_model(place / ir.NETWORK), bundle.manifest.recipe)
             self._check_output(network)
-            alone = core.compile_model(network, "CPU", self._settings(streams=1, threads=threads))
-            self._crowd = core.compile_model(network, "CPU", self._settings(streams=threads, threads=threads))
+            self._crowd = core.compile_model(network, "CPU", self._settings(tuned.crowd))
+            alone = core.compile_model(network, "CPU", self._settings(tuned.alone)) if options.alone else self._crowd
             self._alone = alone.create_infer_request()
-        except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot compile {bundle.directory}: {_line(error)}") from error
+        except (RuntimeError, MemoryError) as error:
+            raise EngineError(f"OpenVINO cannot compile {place}: {_cause(error)}") from error
         self._lock = threading.Lock()
         self._calls = 0
         self._idle = [self._crowd.create_infer_request() for _ in range(ceiling)]
@@ -115,11 +121,11 @@ class OpenVinoEngine:
                 request.wait()
                 scores[row] = request.get_output_tensor().data.reshape(-1)
 
-    def _settings(self, *, streams: int, threads: int) -> dict[str, Any]:
+    def _settings(self, how: Streams) -> dict[str, Any]:
         return {
             "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision],
-            "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": how.streams,
+            "INFERENCE_NUM_THREADS": how.threads,
             # Decoders share the cores: a pinned thread waits for its own core while another one is idle.
             "ENABLE_CPU_PINNING": False,
         }
@@ -159,6 +165,14 @@ def _fuse(openvino: Any, network: Any, recipe: Recipe) -> Any:
     if recipe.std:
         steps.scale(list(recipe.std))
     return fusion.build()
+
+
+def _cause(error: Exception) -> str:
+    """Why it cannot be compiled, and what to do."""
+    line = _line(error)
+    if isinstance(error, MemoryError) or any(word in line for word in ("bad_alloc", "allocate", "out of memory")):
+        return f"too little memory ({line}); free some, or serve a smaller bundle"
+    return f"{line}; set engine = keras, or make the network anew: python -m nsfwd.engines.export"
 
 
 def _line(error: Exception) -> str:

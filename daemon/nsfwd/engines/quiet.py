@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nsfwd.errors import NsfwdError
+
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_CPP_MAX_VLOG_LEVEL": "0",
@@ -27,6 +29,7 @@ ENVIRONMENT = {
 def silence() -> None:
     """Silence TensorFlow, absl, Keras and OpenVINO in this process and its children. Idempotent."""
     os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: its import fails
     for name in ("tensorflow", "absl", "jax", "keras"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -35,24 +38,32 @@ def silence() -> None:
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Hold back what native code writes to standard error, and let it out only if the block fails.
+    """Hold back what native code and children write to both standard streams, and let it out only after a surprise.
 
-    For imports and loading: TensorFlow greets from C++ before any setting reaches it.
+    For imports and loading: TensorFlow greets from C++ before any setting reaches it. An error of our own says all in
+    one line; after any other the chatter may hold the cause, so it goes to standard error.
     """
+    silence()
+    sys.stdout.flush()
     sys.stderr.flush()
     held = os.memfd_create("nsfwd-chatter")
-    real = os.dup(2)
-    os.dup2(held, 2)
+    real = {stream: os.dup(stream) for stream in (1, 2)}
+    for stream in real:
+        os.dup2(held, stream)
     try:
         yield
+    except NsfwdError:
+        raise
     except BaseException:
         sys.stderr.flush()
         os.lseek(held, 0, os.SEEK_SET)
-        with open(held, "rb", closefd=False) as chatter, open(real, "wb", closefd=False) as stderr:
+        with open(held, "rb", closefd=False) as chatter, open(real[2], "wb", closefd=False) as stderr:
             shutil.copyfileobj(chatter, stderr)
         raise
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
-        os.dup2(real, 2)
-        os.close(real)
+        for stream, kept in real.items():
+            os.dup2(kept, stream)
+            os.close(kept)
         os.close(held)

@@ -146,8 +146,29 @@ class ListerSetup(Wire, frozen=True):
     chunk: int
 
 
+class Recheck(msgspec.Struct, array_like=True, frozen=True):
+    """Which images to score again in full precision: those for which a reduced one may have changed the verdict.
+
+    Attributes:
+        drift: how far the sum of any labels may be off at the precision served.
+        thresholds: (places of the labels that are summed, the sum at which the verdict changes).
+        contest: places of the labels of which the highest is the verdict; empty where thresholds decide.
+    """
+
+    drift: float
+    thresholds: tuple[tuple[tuple[int, ...], float], ...]
+    contest: tuple[int, ...] = ()
+
+
 class EngineSetup(Wire, frozen=True):
-    """Server -> engine, once: what to load and how. ``slot_bytes`` as for decoders; ``cache`` may be written to."""
+    """Server -> engine, once: what to load and how.
+
+    Attributes:
+        slot_bytes: as for decoders.
+        cache: directory that may be written to; empty for none.
+        gpu_memory: most bytes to take of a GPU's memory; 0 for no cap.
+        recheck: None where the precision served is full precision.
+    """
 
     bundle: str
     engine: str
@@ -157,6 +178,8 @@ class EngineSetup(Wire, frozen=True):
     max_batch: int
     slot_bytes: int
     cache: str
+    gpu_memory: int = 0
+    recheck: Recheck | None = None
 
 
 class EngineReady(Wire, frozen=True):
@@ -183,6 +206,12 @@ class EngineFailed(Wire, frozen=True):
     message: str
 
 
+class EngineLost(Wire, frozen=True):
+    """Engine -> server: its GPU is gone or no longer answers; one sentence with the cause. The process then ends."""
+
+    message: str
+
+
 class Batch(Wire, frozen=True):
     """Server -> engine: score these slots. At most ``max_batch``."""
 
@@ -191,12 +220,17 @@ class Batch(Wire, frozen=True):
 
 
 class Scores(Wire, frozen=True):
-    """Engine -> server: float32 (len(slots), labels), C order, native bytes; empty with a ``message`` if it failed."""
+    """Engine -> server: float32 (len(slots), labels), C order, native bytes; empty with a ``message`` if it failed.
+
+    Attributes:
+        rechecked: how many of them were scored again in full precision; theirs are those scores.
+    """
 
     number: int
     scores: bytes
     seconds: float
     message: str
+    rechecked: int = 0
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nsfwd.bundles.verdict import Judge
+from nsfwd.bundles.verdict import Judge, borders
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
@@ -80,6 +80,7 @@ class Generation:
             labels=len(self.bundle.manifest.output.labels),
             on_warm=on_warm,
             on_broken=on_broken,
+            on_device_loss=settings.on_device_loss,
         )
 
     def start(self) -> None:
@@ -152,4 +153,13 @@ class Generation:
             self.max_batch,
             slot_bytes,
             settings.cache_dir,
+            settings.gpu_memory,
+            self._recheck(),
         )
+
+    def _recheck(self) -> messages.Recheck | None:
+        """Which images a reduced precision may judge wrongly, under the policy that is served."""
+        if not self.bundle.drift:
+            return None
+        thresholds, contest = borders(self.bundle)
+        return messages.Recheck(self.bundle.drift, thresholds, contest)

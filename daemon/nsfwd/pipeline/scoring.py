@@ -7,6 +7,8 @@ flight, so that the device never waits for the host. It knows nothing of files o
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import time
 from array import array
 from collections import deque
@@ -36,8 +38,12 @@ MOST_DEATHS = 5
 DEATH_WINDOW = 60.0
 """More than ``MOST_DEATHS`` in this many seconds: the engine is broken and the daemon gives up."""
 
+_log = logging.getLogger("nsfwd.pipeline")
+
 _ENGINE = "nsfwd.engines.body"
-_MESSAGES = msgspec.msgpack.Decoder(messages.EngineReady | messages.EngineFailed | messages.Scores)
+_MESSAGES = msgspec.msgpack.Decoder(
+    messages.EngineReady | messages.EngineFailed | messages.EngineLost | messages.Scores
+)
 
 
 class Entry:
@@ -80,6 +86,7 @@ class ScoreStage:
         slots: who holds which of its slots.
         setup: what the engine is told first.
         labels: how many scores an image has.
+        on_device_loss: ``refuse`` or ``cpu``: what to do when a GPU that has scored is lost.
         on_warm: called each time an engine has loaded and warmed; nothing but probes is scored until ``trust``.
         on_broken: called once when the engine cannot be built, or dies too often.
     """
@@ -91,6 +98,7 @@ class ScoreStage:
         setup: messages.EngineSetup,
         *,
         labels: int,
+        on_device_loss: str = "refuse",
         on_warm: Callable[[], None],
         on_broken: Callable[[EngineError], None],
     ) -> None:
@@ -99,6 +107,9 @@ class ScoreStage:
         self._slots = slots
         self._setup = setup
         self._labels = labels
+        self._on_device_loss = on_device_loss
+        self._on_gpu = False
+        self._loss = ""
         self._on_warm = on_warm
         self._on_broken = on_broken
         self.queue: LaneQueue[Entry] = LaneQueue()
@@ -116,6 +127,7 @@ class ScoreStage:
         self.batches = 0
         self.images = 0
         self.sizes: dict[int, int] = {}
+        self.rechecked = 0
         self.infer_seconds = 0.0
 
     def start(self) -> None:
@@ -227,12 +239,36 @@ class ScoreStage:
             self._deliver(message)
             self.dispatch()
         elif isinstance(message, messages.EngineReady):
-            self.engine = message
+            self._greeted(message)
             self._on_warm()
             self.dispatch()
+        elif isinstance(message, messages.EngineLost) or self._on_gpu:
+            self._device_lost(message.message)
         else:
-            self._stopping = True
-            self._on_broken(EngineError(message.message))
+            self._give_up(message.message)
+
+    def _greeted(self, ready: messages.EngineReady) -> None:
+        """An engine is warm. One that has a GPU is never followed by one without, unless the setting allows it."""
+        self._on_gpu = not ready.device.startswith("cpu")
+        if self._on_gpu:
+            self._setup = msgspec.structs.replace(self._setup, device="gpu")
+        if self._loss:
+            ready = msgspec.structs.replace(ready, note="; ".join(filter(None, (self._loss, ready.note))))
+        self.engine = ready
+
+    def _device_lost(self, why: str) -> None:
+        """The GPU is gone: end, or have the next engine start on the CPU."""
+        if self._on_device_loss != "cpu":
+            self._give_up(f"the GPU was lost: {why}; mend it and restart, or set on_device_loss = cpu")
+            return
+        self._loss = f"the GPU was lost ({why}): running on the CPU"
+        _log.error("%s", self._loss)
+        self._on_gpu = False
+        self._setup = msgspec.structs.replace(self._setup, device="cpu")
+
+    def _give_up(self, why: str) -> None:
+        self._stopping = True
+        self._on_broken(EngineError(why))
 
     def _deliver(self, message: messages.Scores) -> None:
         batch = self._batches.pop(message.number, None)
@@ -240,6 +276,7 @@ class ScoreStage:
             return
         self.batches += 1
         self.images += len(batch)
+        self.rechecked += message.rechecked
         self.sizes[len(batch)] = self.sizes.get(len(batch), 0) + 1
         self.infer_seconds += message.seconds
         rows = array("f", message.scores)
@@ -269,6 +306,8 @@ class ScoreStage:
         delay = self._back_off()
         if delay is None:
             words = exit_.last_words or str(exit_)
+            if exit_.signal == signal.SIGKILL:
+                words += " (too little memory? free some, or serve a smaller bundle)"
             self._on_broken(EngineError(f"the engine died {len(self._deaths)} times in {DEATH_WINDOW:g} s: {words}"))
             return
         self._restart = self._loop.call_later(delay, self.start)

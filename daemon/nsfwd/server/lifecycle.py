@@ -101,6 +101,8 @@ class Daemon:
         engine = self._pipeline.stats()["engine"]
         what = f"engine {engine['name']} on {engine['device']}, {engine['precision']}"
         _log.info("nsfwd %s is ready after %.1f s: %s", VERSION, seconds, what)
+        if engine["note"]:
+            _log.warning("engine: %s", engine["note"])
         for bundle in self._service.bundles:
             _log.info("model %s = %s, policy %s", bundle.name, bundle.model_identity, bundle.policy_identity)
         for listener in self._listeners:

@@ -15,10 +15,11 @@ import msgspec
 
 from nsfwd.bundles.manifest import GOLDENS, WEIGHTS, Manifest, Source
 from nsfwd.bundles.store import Bundle, catalogue, open_bundle, verify_file
+from nsfwd.engines import ir, quiet
 from nsfwd.errors import BundleError
+from nsfwd.workshop.networks import add_network
 from nsfwd.workshop.npm import check_integrity, npm_package, read_members
 from nsfwd.workshop.pictures import draw
-from nsfwd.workshop.quiet import silenced
 from nsfwd.workshop.staging import complete, installing, staged
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def pull(name: str, models_dir: Path, *, package_file: Path | None = None, say: 
         present = _present(models_dir / name, manifest)
         if present is not None:
             say(f"{name}: already there and verified")
-            return present
+            return add_network(present, say)
         with _package(manifest.source, package_file, say) as file:
             check_integrity(file, manifest.source.integrity)
             say(f"{name}: the digest is the pinned one; rebuilding the network")
@@ -64,7 +65,7 @@ def _present(directory: Path, manifest: Manifest) -> Bundle | None:
     """The bundle, when all its files are there with their digests and it says what the catalogue says."""
     try:
         bundle = open_bundle(directory)
-        if msgspec.structs.replace(bundle.manifest, files={}) != manifest:
+        if msgspec.structs.replace(bundle.manifest, files={}, quantized=None) != manifest:
             return None
         for path in bundle.manifest.files:
             verify_file(bundle, path)
@@ -85,13 +86,23 @@ def _package(source: Source, file: Path | None, say: Say) -> Iterator[Path]:
 
 def _build(manifest: Manifest, package_file: Path, directory: Path) -> None:
     pictures = dict(draw(golden.file for golden in manifest.goldens))
-    with silenced():
+    with quiet.muted():
         _write_model(_rebuild(manifest, package_file), manifest, directory / WEIGHTS, pictures)
     (directory / GOLDENS).mkdir()
     for file, data in pictures.items():
         (directory / GOLDENS / file).write_bytes(data)
     (directory / LICENCE_FILE).write_bytes(read_members(package_file, [LICENCE_FILE])[LICENCE_FILE])
     complete(directory, manifest)
+    _export(directory)
+    complete(directory, manifest)
+
+
+def _export(directory: Path) -> None:
+    """Make the network for OpenVINO here, where TensorFlow is loaded already."""
+    from nsfwd.engines.export import export
+
+    bundle = open_bundle(directory)
+    export(bundle, ir.beside(bundle))
 
 
 def _rebuild(manifest: Manifest, package_file: Path) -> keras.Model:

@@ -89,10 +89,9 @@ def _discard(path: Path) -> None:
 
 
 def complete(directory: Path, manifest: Manifest) -> None:
-    """Write ``bundle.toml`` over the files that are there, as the last step."""
-    files = {
-        str(path.relative_to(directory)): hash_file(path) for path in sorted(directory.rglob("*")) if path.is_file()
-    }
+    """Write ``bundle.toml`` over the files that are there, as the last step. Again, when files were added."""
+    found = sorted(path for path in directory.rglob("*") if path.is_file())
+    files = {str(path.relative_to(directory)): hash_file(path) for path in found if path != directory / MANIFEST}
     text = dump_manifest(msgspec.structs.replace(manifest, files=files))
     (directory / MANIFEST).write_text(text, "utf-8")
     flush(directory)

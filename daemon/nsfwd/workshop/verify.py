@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nsfwd.bundles.store import Bundle, verify_file
-from nsfwd.workshop.quiet import silenced
+from nsfwd.engines import quiet
 
 if TYPE_CHECKING:
     from nsfwd.workshop.goldens import Drift
@@ -28,7 +28,7 @@ def verify(bundle: Bundle, say: Callable[[str], None]) -> list[Drift]:
     for path in bundle.manifest.files:
         verify_file(bundle, path)
     say(f"{bundle.manifest.name}: {len(bundle.manifest.files)} files have their digests; loading the model")
-    with silenced():
+    with quiet.muted():
         from nsfwd.workshop import goldens, keras_file
 
         model = keras_file.load(bundle.weights, bundle.manifest)
