@@ -236,10 +236,9 @@ class Child:
     def _take(self) -> bool:
         """Take one packet; False when none is there. What its owner raises must not cost the packets behind it."""
         try:
-            packet, descriptors = self._link.receive()
+            packet = self._link.receive_packet()
         except BlockingIOError:
             return False
-        _close_all(descriptors)  # a child has none to give
         try:
             self._on_message(packet)
         except Exception as error:

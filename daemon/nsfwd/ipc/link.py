@@ -105,6 +105,21 @@ class Link:
                 raise EOFError("the other process is gone")
             return bytes(self._view[:size]), descriptors
 
+    def receive_packet(self) -> bytes:
+        """Receive one message from a peer that has no descriptors to give; the kernel drops what it passes all the same.
+
+        Raises:
+            BlockingIOError, EOFError: as ``receive``.
+        """
+        while True:
+            try:
+                size = self._socket.recv_into(self._buffer, 0, socket.MSG_TRUNC)
+            except ConnectionResetError:
+                continue  # told once, see receive
+            if not 0 < size <= MAX_PACKET:
+                raise EOFError("the other process is gone, or broke the link's rules")
+            return bytes(self._view[:size])
+
     def end(self) -> None:
         """Send no more: the peer meets end of file behind the last packet, and may still answer."""
         try:

@@ -7,6 +7,7 @@ import itertools
 import time
 
 from nsfwd.errors import CodedError
+from nsfwd.pipeline.deadlines import Deadlines
 from nsfwd.pipeline.tickets import Claim, Ticket
 
 _RATE_HALF_LIFE = 5.0
@@ -46,6 +47,7 @@ class Admission:
         self._queue = queue
         self._loop = loop
         self._numbers = itertools.count(1)
+        self._deadlines = Deadlines(loop)
         self.tickets: set[Ticket] = set()
         self.draining = False
         self.rate = Rate(loop.time())
@@ -67,7 +69,7 @@ class Admission:
         ticket = Ticket(claim, next(self._numbers), self._loop)
         until = claim.until(self._loop.time())
         if until is not None:
-            ticket.timer = self._loop.call_at(until, ticket.expire)
+            self._deadlines.add(ticket, until)
         claim.parts.add(ticket)
         self.tickets.add(ticket)
         self._empty.clear()
@@ -76,8 +78,7 @@ class Admission:
 
     def leave(self, ticket: Ticket) -> None:
         """The ticket has its outcome."""
-        if ticket.timer is not None:
-            ticket.timer.cancel()
+        self._deadlines.discard(ticket)
         ticket.time.total = time.monotonic() - ticket.admitted
         self.rate.count(self._loop.time())
         ticket.claim.parts.discard(ticket)

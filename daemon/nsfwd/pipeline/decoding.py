@@ -44,7 +44,7 @@ EARLY_DELAY = 0.1
 WATCH_INTERVAL = 0.25
 """Seconds between looks at what each decoder is on."""
 
-_DECODER = "nsfwd.imaging.decoder"
+DECODER = "nsfwd.imaging.decoder"
 _RESULTS = msgspec.msgpack.Decoder(messages.Hello | messages.DecodedGroup)
 
 
@@ -283,7 +283,7 @@ class DecodeStage:
         worker.greeted = worker.alone = False
         worker.overdue = None
         worker.child = Child(
-            _DECODER,
+            DECODER,
             name=f"decoder {worker.number}",
             fds=[self._arena.fd],
             environment=LEAN,

@@ -83,6 +83,8 @@ class LaneQueue(Generic[Item]):
         waiting = [lane for lane in self._lanes.values() if lane.connections]
         if not waiting:
             return None
+        if len(waiting) == 1:  # it would earn its weight and pay it back
+            return self._take(waiting[0])
         for lane in waiting:
             lane.credit += lane.weight
         chosen = max(waiting, key=lambda lane: lane.credit)

@@ -279,7 +279,7 @@ class ScoreStage:
         self.rechecked += message.rechecked
         self.sizes[len(batch)] = self.sizes.get(len(batch), 0) + 1
         self.infer_seconds += message.seconds
-        rows = array("f", message.scores)
+        rows = array("f", message.scores).tolist()
         complete = len(rows) == len(batch) * self._labels
         for index, entry in enumerate(batch):
             self._slots.release(entry.take_back())

@@ -77,9 +77,10 @@ class Ticket:
         admitted: ``time.monotonic()`` at admission; a loop's clock may only tick in milliseconds.
         lease: the slot with its pixels while the server holds it; None while a child does.
         settled: the error that ended it early, or None.
+        tick: when it expires, in the words of ``Deadlines``; 0 for never.
     """
 
-    __slots__ = ("_waiter", "admitted", "claim", "lease", "loop", "number", "settled", "time", "timer")
+    __slots__ = ("_waiter", "admitted", "claim", "lease", "loop", "number", "settled", "tick", "time")
 
     def __init__(self, claim: Claim, number: int, loop: asyncio.AbstractEventLoop) -> None:
         self.claim = claim
@@ -89,7 +90,7 @@ class Ticket:
         self.time = Timing()
         self.lease: Lease | None = None
         self.settled: CodedError | None = claim.error
-        self.timer: asyncio.TimerHandle | None = None
+        self.tick = 0
         self._waiter: asyncio.Future[Any] | None = None
 
     async def wait(self) -> Any:

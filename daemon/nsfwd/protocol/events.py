@@ -36,7 +36,7 @@ class Turn:
     waiting: list[bytes] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScanRequest:
     """Score ``scan.images``; owed: ``entry`` (single), entries and ``done`` (``turn.many``), or ``fail``."""
 

@@ -19,7 +19,7 @@ SHOWN_OF_TOO_LONG = 60
 """Bytes kept of a line over the limit, so that a person can tell which it was."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Line:
     """One line without its end; of a line ``too_long`` only the first bytes."""
 

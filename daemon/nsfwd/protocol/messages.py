@@ -37,7 +37,7 @@ class Dialect(StrEnum):
     NDJSON = "ndjson"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Image:
     """What is to be scored: a path of the server, or encoded bytes held by an open descriptor.
 
@@ -50,7 +50,7 @@ class Image:
     descriptor: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scan:
     """One request to score.
 
@@ -85,7 +85,7 @@ class Operation:
     target: RequestId = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Because:
     """What decided a verdict."""
 
@@ -95,7 +95,7 @@ class Because:
     threshold: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Judgement:
     """Scores and what the policy makes of them. Exists only for an image that was really scored.
 
@@ -143,7 +143,7 @@ class Identity:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """What one image came to. ``judgement`` is there exactly when ``status`` is ok, ``code`` exactly when it is not."""
 
