@@ -14,6 +14,7 @@ from nsfwd.ipc.child import Exit
 _TO_CHILD = msgspec.msgpack.Decoder(
     messages.DecoderSetup
     | messages.Decode
+    | messages.Poison
     | messages.ListerSetup
     | messages.List
     | messages.More
@@ -27,6 +28,7 @@ class FakeChild:
     """Records what the server sends; ``say`` and ``die`` are the child's side."""
 
     born: ClassVar[list[FakeChild]] = []
+    refusals: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -49,6 +51,9 @@ class FakeChild:
         self.pid = 4242
 
     def start(self) -> None:
+        if FakeChild.refusals:
+            FakeChild.refusals -= 1
+            raise OSError(11, "Resource temporarily unavailable")
         self.alive = True
         FakeChild.born.append(self)
 

@@ -10,6 +10,7 @@ from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
 from nsfwd.pipeline import listing
 from nsfwd.pipeline.listing import ListStage
+from nsfwd.pipeline.starting import KILL_PATIENCE
 from nsfwd.pipeline.tickets import Claim
 from nsfwd.protocol.messages import Lane
 from tests.unit.fakes import FakeChild
@@ -154,5 +155,42 @@ def test_a_cancel_ends_the_listing() -> None:
         bench.claim.cancel("cancelled")
         with pytest.raises(CodedError, match="cancelled"):
             await bench.task
+
+    run(test)
+
+
+def test_a_lister_that_cannot_be_killed_is_abandoned() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        stuck = bench.lister
+        await loop.advance(10.1)
+        with pytest.raises(CodedError, match="unreadable"):
+            await bench.task
+        await loop.advance(KILL_PATIENCE + 0.1)
+        await loop.advance(0.2)
+        assert bench.lister is not stuck
+        assert len(bench.stage.abandoned) == 1
+        stuck.say(messages.Entries(1, [b"/late"], True, "", ""))
+        stuck.die()
+        await loop.advance(0.2)
+        assert bench.stage.abandoned == []
+        assert len(FakeChild.born) == 2
+
+    run(test)
+
+
+def test_a_lister_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        monkeypatch.setattr(FakeChild, "refusals", 1)
+        bench.lister.die()
+        await loop.advance(0.01)
+        assert len(FakeChild.born) == 1
+        await loop.advance(1.0)
+        assert messages.List(1, b"/d", False, 0) in bench.lister.received
+        bench.name(b"/d/c", end=True)
+        await bench.task
 
     run(test)

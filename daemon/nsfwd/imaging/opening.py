@@ -8,6 +8,7 @@ can exchange the file between the check and the use. The one border at which OSE
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Sequence
@@ -161,6 +162,18 @@ def check_kind(mode: int) -> None:
     """
     if not stat.S_ISREG(mode):
         raise CodedError(_KINDS.get(stat.S_IFMT(mode), "bad_path"))
+
+
+def check_passed(descriptor: int) -> None:
+    """Refuse a descriptor that is not a regular file open for reading. The roots do not apply: who passed it opened it.
+
+    Raises:
+        CodedError: as ``check_kind``; ``permission``: it is open for writing only, or for neither (O_PATH).
+    """
+    check_kind(os.fstat(descriptor).st_mode)
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    if flags & os.O_PATH or flags & os.O_ACCMODE == os.O_WRONLY:
+        raise CodedError("permission", "the descriptor is not open for reading")
 
 
 def _locate(path: bytes, roots: Roots) -> int:

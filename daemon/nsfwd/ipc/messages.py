@@ -24,6 +24,7 @@ class DecoderSetup(Wire, frozen=True):
         recipe: the bundle's preprocessing as plain data (``bundles.manifest.Recipe``, ``msgspec.to_builtins``).
         roots: absolute directories below which files may be opened.
         limits: see ``ImageLimits``.
+        poison: see ``Poison``.
     """
 
     worker: int
@@ -31,6 +32,7 @@ class DecoderSetup(Wire, frozen=True):
     recipe: dict[str, Any]
     roots: tuple[bytes, ...]
     limits: ImageLimits
+    poison: tuple[tuple[int, str], ...] = ()
 
 
 class ImageLimits(msgspec.Struct, array_like=True, frozen=True):
@@ -44,12 +46,20 @@ class ImageLimits(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One image to decode into ``slot``. ``path`` is empty when a descriptor travels with the packet instead.
+    """One view of an image to decode into ``slot``.
+
+    Most images have one view. Others (animations, transparency) are asked for one view at a time.
 
     Attributes:
+        path: empty when a descriptor travels with the packet instead.
         number: the server's word for this job, echoed.
         generation: the slot's lease generation, echoed; the server drops stale answers.
         identity: hash the content as well (``Decoded.identity``).
+        view: 0 for the first, then what ``Decoded.next`` said.
+        frames: how many frames to look at most; 0 for as many as the recipe says.
+        stamp: of the file that the first view came from (``Decoded.stamp``); another file is not the same image.
+        suspect: a decoder ended on this file: tell its digest (``Suspected``) before anything else.
+        probe: ``STAT``: tell only the stamp; ``HASH``: only stamp and identity; 0: decode.
     """
 
     number: int
@@ -58,6 +68,19 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
     path: bytes
     descriptor: bool
     identity: bool
+    view: int = 0
+    frames: int = 0
+    stamp: Stamp | None = None
+    suspect: bool = False
+    probe: int = 0
+
+
+STAT, HASH = 1, 2
+"""What ``Job.probe`` may ask instead of pixels."""
+
+
+Stamp = tuple[int, int, int, int, int]
+"""A file as it was opened: dev, ino, size, mtime_ns, ctime_ns."""
 
 
 class Decode(Wire, frozen=True):
@@ -74,6 +97,10 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
         seconds: time spent on it.
         width, height, format: of the encoded image, once known.
         identity: (dev, ino, size, mtime_ns, ctime_ns, sha256 hex) of the opened descriptor when it was asked for.
+        next: the view to ask for when this one is scored; 0 after the last.
+        frame, frames, sampled: which frame this view shows, of how many, and how many of them are looked at.
+        background: what transparent pixels lie on, ``white`` or ``black``; empty where there are none.
+        stamp: of the opened file, where there is a next view or it was asked for.
     """
 
     number: int
@@ -86,6 +113,26 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
     height: int = 0
     format: str = ""
     identity: tuple[int, int, int, int, int, str] | None = None
+    next: int = 0
+    frame: int = 0
+    frames: int = 1
+    sampled: int = 1
+    background: str = ""
+    stamp: Stamp | None = None
+
+
+class Suspected(Wire, frozen=True):
+    """Decoder -> server: what the suspect is, told before it is decoded. ``sha256`` in hex."""
+
+    number: int
+    size: int
+    sha256: str
+
+
+class Poison(Wire, frozen=True):
+    """Server -> decoder: from now on exactly these files (size, sha256) are known to crash decoders."""
+
+    digests: tuple[tuple[int, str], ...]
 
 
 class DecodedGroup(Wire, frozen=True):

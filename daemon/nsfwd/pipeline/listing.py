@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
-from nsfwd.ipc.child import LEAN, Child, Exit
+from nsfwd.ipc.child import LEAN, Child
+from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -25,6 +27,8 @@ CHUNK = 256
 """Files named at a time: a packet of some tens of kilobytes, and enough to keep every decoder busy."""
 
 DEATHS_WITHOUT_PROGRESS = 2
+
+_log = logging.getLogger("nsfwd.pipeline")
 
 _LISTER = "nsfwd.imaging.lister"
 _MESSAGES = msgspec.msgpack.Decoder(messages.Hello | messages.Entries)
@@ -55,6 +59,10 @@ class ListStage:
     Args:
         setup: what the lister is told first.
         patience: seconds one chunk may take; then the lister is stuck (a stalled mount) and is killed.
+
+    Attributes:
+        applied, missing: what the lister gave up before its first directory, and what it could not.
+        abandoned: listers that were killed, do not end, and were replaced.
     """
 
     def __init__(self, setup: messages.ListerSetup, *, patience: float) -> None:
@@ -64,16 +72,32 @@ class ListStage:
         self._numbers = itertools.count(1)
         self._listings: dict[int, Listing] = {}
         self._child: Child | None = None
+        self._starter = Starter(self._loop)
+        self._killed: asyncio.TimerHandle | None = None
+        self.abandoned: list[Child] = []
         self._stopping = False
         self._unused: asyncio.Event = asyncio.Event()
         self._unused.set()
+        self.applied: list[str] = []
+        self.missing: list[str] = []
         self.restarts = 0
 
     def start(self) -> None:
         """Start the lister and resume what an earlier one left."""
-        self._child = Child(_LISTER, name="lister", environment=LEAN, on_message=self._receive, on_exit=self._reaped)
-        self._child.start()
-        self._child.send(messages.encode(self._setup))
+        if self._stopping:
+            return
+        self._killed = None
+        child = Child(
+            _LISTER,
+            name="lister",
+            environment=LEAN,
+            on_message=lambda packet: self._receive(child, packet),
+            on_exit=lambda _exit: self._reaped(child),
+        )
+        if not self._starter.start(child, self.start):
+            return
+        self._child = child
+        child.send(messages.encode(self._setup))
         for number, listing in self._listings.items():
             self._ask(messages.List(number, listing.path, listing.recursive, listing.named))
 
@@ -135,22 +159,23 @@ class ListStage:
             listing.chunk.cancel()
             if patience < self._patience:
                 raise CodedError("deadline") from None
-            if self._child is not None:
-                self._child.kill()  # stuck on this directory; the other listings are resumed by the next lister
+            self._kill()  # stuck on this directory; the other listings are resumed by the next lister
             raise CodedError("unreadable", f"listing took longer than {self._patience:g} seconds") from None
 
     def _ask(self, message: messages.Wire) -> None:
         if self._child is not None and self._child.alive:
             self._child.send(messages.encode(message))
 
-    def _receive(self, packet: bytes) -> None:
+    def _receive(self, child: Child, packet: bytes) -> None:
+        if child is not self._child:
+            return  # abandoned: what it was asked is asked of another
         try:
             message = _MESSAGES.decode(packet)
         except msgspec.MsgspecError:
-            assert self._child is not None
-            self._child.kill()
+            self._kill()
             return
         if isinstance(message, messages.Hello):
+            self._greet(message)
             return
         listing = self._listings.get(message.number)
         if listing is not None and not listing.chunk.done():
@@ -158,8 +183,36 @@ class ListStage:
             listing.deaths = 0
             listing.chunk.set_result(message)
 
-    def _reaped(self, _exit: Exit) -> None:
+    def _greet(self, hello: messages.Hello) -> None:
+        if hello.missing and hello.missing != self.missing:
+            _log.warning("the lister could not give up, on this system: %s", "; ".join(hello.missing))
+        self.applied, self.missing = hello.applied, hello.missing
+
+    def _kill(self) -> None:
+        """End the lister; one that does not end is left behind."""
+        if self._child is not None and self._killed is None:
+            self._child.kill()
+            self._killed = self._loop.call_later(KILL_PATIENCE, self._abandon, self._child)
+
+    def _abandon(self, child: Child) -> None:
+        """Leave a lister behind that the kernel does not let end (a stalled mount), and start another."""
+        if child is not self._child or self._stopping or len(self.abandoned) >= most_abandoned():
+            return
+        _log.error("the lister was killed and does not end; it is abandoned")
+        self.abandoned.append(child)
+        self._ended()
+
+    def _reaped(self, child: Child) -> None:
+        if child in self.abandoned:
+            self.abandoned.remove(child)
+        else:
+            self._ended()
+
+    def _ended(self) -> None:
+        """There is no lister any more: start the next, which goes on where this one was."""
         self._child = None
+        if self._killed is not None:
+            self._killed.cancel()
         if self._stopping:
             return
         self.restarts += 1

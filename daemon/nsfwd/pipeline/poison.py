@@ -1,0 +1,129 @@
+"""The poison list: files that crashed decoders, by their content, so that none is met again after a restart.
+
+Knows no file: digests come from decoders. What crashes one release of the imaging library need not crash the next, so
+an entry holds for the release it was made with, and for a week.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGSYS})
+"""Signals by which a file is found guilty. Not SIGKILL: that is a person, the kernel out of memory, or our time-out."""
+
+CRASHES_BEFORE_LISTING = 2
+
+LIFETIME = 7 * 86400.0
+"""Seconds an entry holds."""
+
+MOST_ENTRIES = 1000
+"""The oldest goes first: decoders are told the whole list."""
+
+FILE = "poison.json"
+
+_log = logging.getLogger("nsfwd.pipeline")
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One file that crashed decoders.
+
+    Attributes:
+        listed: ``time.time()`` at which it was listed.
+        pillow: release of the imaging library that it crashed.
+    """
+
+    sha256: str
+    size: int
+    signal: str
+    listed: float
+    pillow: str
+
+
+class PoisonList:
+    """The list, kept in one file of the daemon's own directory.
+
+    Args:
+        directory: where the file lies; a directory that cannot be written to costs the list at the next restart only.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._file = directory / FILE
+        self._clock = clock
+        self._pillow = _pillow()
+        self._entries: dict[str, Entry] = {entry.sha256: entry for entry in self._read()}
+        self._forget_old()
+
+    def entries(self) -> list[Entry]:
+        """All that holds now, oldest first."""
+        self._forget_old()
+        return list(self._entries.values())
+
+    def digests(self) -> tuple[tuple[int, str], ...]:
+        """Size and SHA-256 of each file on the list: what a decoder needs to know one."""
+        return tuple((entry.size, entry.sha256) for entry in self.entries())
+
+    def add(self, size: int, sha256: str, number: int) -> None:
+        """List a file that has crashed decoders by the signal ``number``."""
+        entry = Entry(sha256, size, signal.Signals(number).name, self._clock(), self._pillow)
+        self._entries.pop(sha256, None)
+        self._entries[sha256] = entry
+        while len(self._entries) > MOST_ENTRIES:
+            del self._entries[next(iter(self._entries))]
+        _log.warning("on the poison list: sha256 %s, %d bytes, by %s", sha256, size, entry.signal)
+        self._write()
+
+    def clear(self) -> int:
+        """Forget all entries; return how many there were."""
+        count = len(self._entries)
+        self._entries.clear()
+        if count:
+            self._write()
+        return count
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The entries, for ``stats``."""
+        return [msgspec.to_builtins(entry) for entry in self.entries()]
+
+    def _forget_old(self) -> None:
+        oldest = self._clock() - LIFETIME
+        for entry in tuple(self._entries.values()):
+            if entry.listed < oldest or entry.pillow != self._pillow:
+                del self._entries[entry.sha256]
+
+    def _read(self) -> list[Entry]:
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=list[Entry])
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except (OSError, msgspec.MsgspecError) as error:
+            _log.warning("%s: the poison list cannot be read, a new one is begun: %s", self._file, error)
+            return []
+
+    def _write(self) -> None:
+        """Replace the file as a whole: a reader sees the old list or the new one."""
+        temporary = self._file.with_suffix(f".{os.getpid()}")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.describe(), indent=1))
+            temporary.replace(self._file)
+        except OSError as error:
+            _log.warning("%s: the poison list cannot be written: %s", self._file, error.strerror)
+
+
+def _pillow() -> str:
+    """The release of the imaging library, found without importing it."""
+    try:
+        return version("pillow")
+    except PackageNotFoundError:
+        return ""

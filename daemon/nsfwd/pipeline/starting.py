@@ -1,0 +1,53 @@
+"""Start child processes, again and later where the system cannot start one now. Knows nothing of what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nsfwd.ipc.child import Child
+
+FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
+"""Seconds before the next try; each failure doubles them. A system without processes or memory recovers in seconds."""
+
+ABANDONED_A_CORE = 4
+"""Processes that may be left behind because nothing can end them, a core; beyond it none is replaced."""
+
+KILL_PATIENCE = 1.0
+"""Seconds a killed process may take to end. One that needs longer is held by the kernel (a stalled mount)."""
+
+_log = logging.getLogger("nsfwd.pipeline")
+
+
+class Starter:
+    """Starts the processes of one stage, and remembers how often in a row that failed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.failures = 0
+
+    def start(self, child: Child, again: Callable[[], None]) -> bool:
+        """Try to start it; when the system cannot, have ``again`` called in a while.
+
+        Returns:
+            Whether it was started.
+        """
+        try:
+            child.start()
+        except OSError as error:
+            delay = min(FIRST_DELAY * 2**self.failures, LONGEST_DELAY)
+            self.failures += 1
+            _log.warning("%s cannot be started: %s; next try in %g s", child.name, error.strerror, delay)
+            self._loop.call_later(delay, again)
+            return False
+        self.failures = 0
+        return True
+
+
+def most_abandoned() -> int:
+    """How many processes a stage may leave behind."""
+    return ABANDONED_A_CORE * len(os.sched_getaffinity(0))

@@ -1,0 +1,69 @@
+"""What the decode stage knows of one image on its way, and of one decoder process."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nsfwd.ipc.child import Child
+    from nsfwd.ipc.messages import Decoded
+    from nsfwd.pipeline.slots import Lease
+    from nsfwd.pipeline.tickets import Ticket
+    from nsfwd.protocol.messages import Image
+
+
+class DecodeJob:
+    """One view of an image on its way to pixels.
+
+    Attributes:
+        after: what the view before it came to; None for the first.
+        since: ``time.monotonic()`` since when it waits.
+        deaths: decoders that ended while they were on it.
+        crashes: how many of these by a signal that only the file's content explains.
+        digest: size and SHA-256 of the file, as the decoder that got it alone told before it began.
+    """
+
+    __slots__ = ("after", "crashes", "deaths", "digest", "image", "lease", "since", "ticket")
+
+    def __init__(self, image: Image, ticket: Ticket, after: Decoded | None = None) -> None:
+        self.image = image
+        self.ticket = ticket
+        self.after = after
+        self.since = ticket.admitted if after is None else time.monotonic()
+        self.lease: Lease | None = None
+        self.deaths = 0
+        self.crashes = 0
+        self.digest: tuple[int, str] | None = None
+
+
+class Worker:
+    """One decoder process and the jobs it holds.
+
+    Attributes:
+        alone: it has a suspect and gets nothing else.
+        overdue: the job for which it was killed.
+        killed: loop time at which it was killed.
+        lost: the slot it was writing to when it was abandoned; back once it has ended.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.jobs: dict[int, DecodeJob] = {}
+        self.child: Child | None = None
+        self.greeted = False
+        self.alone = False
+        self.overdue: int | None = None
+        self.killed: float | None = None
+        self.lost: Lease | None = None
+
+    @property
+    def working(self) -> bool:
+        """Whether it can be given jobs."""
+        return self.child is not None and self.killed is None
+
+    def kill(self, now: float) -> None:
+        """End the process; ``now`` is loop time."""
+        if self.child is not None and self.killed is None:
+            self.killed = now
+            self.child.kill()
