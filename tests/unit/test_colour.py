@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.imaging.colour import PROFILE_BYTES, to_srgb
+from nsfwd.imaging.colour import PROFILE_BYTES, embedded, to_srgb
 from nsfwd.imaging.preprocess import decode
 from nsfwd.ipc.messages import ImageLimits
 from tests import pictures
@@ -53,7 +53,7 @@ def swapped() -> bytes:
 
 
 def test_another_profile_is_carried_over() -> None:
-    (red, green, blue) = to_srgb(pictures.solid((200, 30, 60)), swapped()).getpixel((0, 0))  # type: ignore[misc]
+    (red, green, blue) = to_srgb(pictures.solid((200, 30, 60)), embedded(swapped(), "RGB")).getpixel((0, 0))  # type: ignore[misc]
     assert abs(red - 30) < 12
     assert abs(green - 200) < 6
     assert abs(blue - 60) < 12
@@ -64,7 +64,7 @@ def test_another_profile_is_carried_over() -> None:
 )
 def test_srgb_and_broken_profiles_change_nothing(profile: object) -> None:
     picture = pictures.photo(1, (32, 32))
-    assert to_srgb(picture, profile).tobytes() == picture.tobytes()
+    assert to_srgb(picture, embedded(profile, "RGB")).tobytes() == picture.tobytes()
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
@@ -79,4 +79,4 @@ def test_the_profile_of_a_file_counts(form: str) -> None:
 def test_a_profile_of_another_colour_space_is_left_alone() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     picture = Image.new("RGB", (8, 8), (1, 2, 3))
-    assert to_srgb(picture, lab).tobytes() == picture.tobytes()
+    assert to_srgb(picture, embedded(lab, "RGB")).tobytes() == picture.tobytes()

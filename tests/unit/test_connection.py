@@ -58,7 +58,13 @@ class FakePipeline:
         self.most_waiting = 0
 
     def claim(
-        self, *, connection: Hashable, lane: Lane = Lane.NORMAL, deadline: float | None = None, identity: bool = False
+        self,
+        *,
+        connection: Hashable,
+        lane: Lane = Lane.NORMAL,
+        deadline: float | None = None,
+        identity: bool = False,
+        frames: int = 0,
     ) -> FakeClaim:
         self.claims.append(FakeClaim(lane, deadline, identity))
         return self.claims[-1]

@@ -22,7 +22,7 @@ def row(mode: str, values: list[Any]) -> Image.Image:
 
 
 def seen(image: Image.Image, background: tuple[int, int, int] = WHITE) -> list[Pixel]:
-    data = to_rgb(image, background).tobytes()
+    data = to_rgb(image, background)[0].tobytes()
     return [tuple(data[at : at + 3]) for at in range(0, len(data), 3)]
 
 
@@ -104,7 +104,7 @@ def test_a_colour_that_counts_as_transparent(mode: str, values: list[Any], key: 
 def test_compositing_does_not_alter_what_is_opaque() -> None:
     picture = photo(5, (40, 30))
     layered = picture.convert("RGBA")
-    assert to_rgb(layered, BLACK).tobytes() == picture.tobytes()
+    assert to_rgb(layered, BLACK)[0].tobytes() == picture.tobytes()
     layered.putpixel((0, 0), (0, 0, 0, 0))
-    composed = to_rgb(layered, WHITE)
+    composed, _ = to_rgb(layered, WHITE)
     assert composed.tobytes()[3:] == picture.tobytes()[3:]

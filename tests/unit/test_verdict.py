@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from nsfwd.bundles.manifest import Output, identity
+from nsfwd.bundles.manifest import FramePolicy, Output, identity
 from nsfwd.bundles.policy import Policy, Tier
 from nsfwd.bundles.store import Bundle, default_policy
-from nsfwd.bundles.verdict import Judge, check_scores, golden_drift, judge
+from nsfwd.bundles.verdict import Judge, View, check_scores, golden_drift, judge
 from nsfwd.errors import CodedError
 from tests.unit.shelf import FIVE_TIERS, LABELS, manifest
 
@@ -52,6 +52,56 @@ def test_judgement_tells_everything_in_label_order() -> None:
     assert (found.label, found.score) == ("neutral", 0.93)
     assert found.model == {"nsfw": bundle().model_identity}
     assert found.policy == FIVE_TIERS.identity
+
+
+def seen(*sensitive: float, background: str = "") -> list[View]:
+    return [View(frame, background, {"nsfw": scores(one)}) for frame, one in enumerate(sensitive)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected", "verdict"),
+    [
+        (FramePolicy(sample=4), 2, "sensitive"),
+        (FramePolicy(sample=4, quorum=2), 1, "review"),
+        (FramePolicy(sample=4, quorum=3), 3, "review"),
+        (FramePolicy(sample=4, quorum=4), 0, "safe"),
+        (FramePolicy(sample=9, quorum=9), 0, "safe"),
+    ],
+)
+def test_the_frame_that_completes_the_quorum_decides(policy: FramePolicy, expected: int, verdict: str) -> None:
+    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.1, 0.7, 0.9, 0.6), policy)
+    assert (decisive.frame, found.verdict) == (expected, verdict)
+    assert found.groups["nsfw"]["sensitive"] == decisive.results["nsfw"][3]
+
+
+def test_the_mean_of_the_frames_is_judged_and_the_worst_is_shown() -> None:
+    policy = FramePolicy(sample=4, combine="mean")
+    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.2, 1.0, 0.6), policy)
+    assert found.groups["nsfw"]["sensitive"] == pytest.approx(0.6)
+    assert (found.verdict, decisive.frame) == ("review", 1)
+
+
+@pytest.mark.parametrize(
+    ("white", "black", "expected"), [(0.3, 0.6, "black"), (0.6, 0.3, "white"), (0.1, 0.2, "black")]
+)
+def test_of_two_backgrounds_the_worse_counts_also_below_every_tier(white: float, black: float, expected: str) -> None:
+    both = [View(0, "white", {"nsfw": scores(white)}), View(0, "black", {"nsfw": scores(black)})]
+    for policy in (FramePolicy(), FramePolicy(combine="mean"), FramePolicy(sample=2, quorum=2)):
+        found, decisive = Judge({"nsfw": bundle()}).judge_views(both, policy)
+        assert decisive.background == expected
+        assert found.groups["nsfw"]["sensitive"] == max(white, black)
+
+
+def test_an_alarm_outranks_a_wider_margin_and_without_tiers_the_first_view_counts() -> None:
+    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.79, 0.8), FramePolicy(sample=2))
+    assert (decisive.frame, found.alarm) == (1, True)
+    _, decisive = Judge({"nsfw": bundle(policy=None)}).judge_views(seen(0.1, 0.9), FramePolicy(sample=2))
+    assert decisive.frame == 0
+
+
+def test_a_single_view_that_is_no_probability_spoils_the_image() -> None:
+    with pytest.raises(CodedError, match="bad_scores"):
+        Judge({"nsfw": bundle()}).judge_views(seen(0.1, math.nan), FramePolicy(sample=2))
 
 
 def test_without_policy_the_top_label_is_the_verdict_and_never_an_alarm() -> None:

@@ -45,15 +45,18 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class FramePolicy(_Part, frozen=True, kw_only=True):
-    """Which frames of an animation are scored.
+    """Which frames of an animation are scored, and what their scores come to. A page of a TIFF is a frame too.
 
     Attributes:
-        sample: how many frames at most, spread evenly and beginning with the first.
-        quorum: how many of those must reach a tier before the image does.
+        sample: how many frames at most, spread evenly from the first to the last; a request may ask for another number.
+        quorum: how many of those must reach a tier before the image does (all, where there are fewer); 1 is the worst.
+        combine: ``max`` lets the worst frame decide, or with a quorum of k the k-th worst; ``mean`` judges the mean of
+            the frames' scores.
     """
 
     sample: int = 1
     quorum: int = 1
+    combine: Literal["max", "mean"] = "max"
 
 
 class Recipe(_Part, frozen=True, kw_only=True):
@@ -357,6 +360,8 @@ def _check_recipe(recipe: Recipe) -> None:
         raise BundleError("recipe: draft must be 0 (never) or at least 1")
     if not 1 <= recipe.frames.quorum <= recipe.frames.sample:
         raise BundleError("recipe: frames need 1 <= quorum <= sample")
+    if recipe.frames.combine == "mean" and recipe.frames.quorum != 1:
+        raise BundleError('recipe: a quorum of frames is counted only with combine = "max"')
 
 
 def _check_output(output: Output) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from nsfwd.bundles.manifest import Manifest
+from nsfwd.bundles.manifest import FramePolicy, Manifest
 from nsfwd.bundles.store import Bundle
 from nsfwd.errors import CodedError
 from nsfwd.protocol.messages import Because, Judgement
@@ -118,6 +118,24 @@ class _Model:
         return Because(self.name, best[2], groups[best[2]], best[3])
 
 
+class View(NamedTuple):
+    """One frame on one background, scored.
+
+    Attributes:
+        frame: its number in the file.
+        background: what transparent pixels lie on; empty where there are none.
+        results: model name -> its scores.
+    """
+
+    frame: int
+    background: str
+    results: Mapping[str, Sequence[float]]
+
+
+_Badness = tuple[bool, int, float]
+"""How one judgement compares with another: an alarm outranks none, then the higher tier, then the wider margin."""
+
+
 class Judge:
     """Turns the scores of a fixed set of bundles into judgements.
 
@@ -143,6 +161,33 @@ class Judge:
         Raises:
             CodedError: ``bad_scores`` when a model's output is not a probability for each label.
         """
+        return self._judge(results)[1]
+
+    def judge_views(self, views: Sequence[View], policy: FramePolicy) -> tuple[Judgement, View]:
+        """Judge several views of one image together.
+
+        Of a frame on two backgrounds the worse counts. Then the worst frame decides, or the one that completes the
+        policy's quorum, or the mean of all. Where a bundle has no tiers none is worse, and the first view counts.
+
+        Returns:
+            The judgement, and the view that decided (of a mean the worst one).
+
+        Raises:
+            CodedError: ``bad_scores`` when any view's scores are no probabilities.
+        """
+        judged = [self._judge(view.results) for view in views]
+        worse: dict[int, int] = {}
+        for place, view in enumerate(views):
+            kept = worse.get(view.frame)
+            if kept is None or judged[place][0] > judged[kept][0]:
+                worse[view.frame] = place
+        ranking = sorted(worse.values(), key=lambda place: judged[place][0], reverse=True)
+        decisive = ranking[min(policy.quorum, len(ranking)) - 1]
+        if policy.combine == "mean" and len(ranking) > 1:
+            return self.judge(_mean([views[place].results for place in ranking])), views[decisive]
+        return judged[decisive][1], views[decisive]
+
+    def _judge(self, results: Mapping[str, Sequence[float]]) -> tuple[_Badness, Judgement]:
         scores, groups, verdicts = {}, {}, {}
         worst: _Reached | None = None
         for model in self._models:
@@ -156,7 +201,8 @@ class Judge:
         assert worst is not None
         first = scores[self._models[0].name]
         label = max(first, key=first.__getitem__)
-        return Judgement(
+        margin = 0.0 if worst.because.threshold is None else worst.because.score - worst.because.threshold
+        return (worst.alarm, worst.rank, margin), Judgement(
             scores,
             groups,
             verdicts,
@@ -168,6 +214,13 @@ class Judge:
             self._identities,
             self._policy,
         )
+
+
+def _mean(views: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    return {
+        model: [sum(column) / len(views) for column in zip(*(view[model] for view in views), strict=True)]
+        for model in views[0]
+    }
 
 
 def judge(results: Mapping[str, Sequence[float]], bundles: Mapping[str, Bundle]) -> Judgement:

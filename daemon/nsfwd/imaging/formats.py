@@ -16,7 +16,7 @@ from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
@@ -69,7 +69,7 @@ class Format:
     Attributes:
         name: as it is reported.
         matches: whether a file that begins so is of this format.
-        plugin: the one class of Pillow that may read it. A MPO is a JPEG with more behind it, and is read as one.
+        plugin: what of Pillow may read it. A MPO is a JPEG with more pictures behind it.
     """
 
     name: str
@@ -77,8 +77,19 @@ class Format:
     plugin: Callable[[BinaryIO], ImageFile]
 
 
+def _open_jpeg(source: BinaryIO) -> ImageFile:
+    """A JPEG, or a MPO if its index can be read; a broken index does not cost the picture in front of it."""
+    try:
+        return jpeg_factory(source)
+    except (OSError, MemoryError, SyntaxError):
+        raise
+    except Exception:
+        source.seek(0)
+        return JpegImageFile(source)
+
+
 FORMATS = (
-    Format("jpeg", _jpeg, JpegImageFile),
+    Format("jpeg", _jpeg, _open_jpeg),
     Format("png", _png, PngImageFile),
     Format("webp", _webp, WebPImageFile),
     Format("gif", _gif, GifImageFile),

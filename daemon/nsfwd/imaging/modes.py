@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from PIL import Image
 
+from nsfwd.imaging import colour
+
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
 
@@ -14,8 +16,12 @@ _DEEP = 65535
 """Largest value of 16 bits."""
 
 
-def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Give the image as RGB, transparency laid on ``background``.
+GREYS = frozenset(("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+"""Modes without colour: a profile of grey may belong to them."""
+
+
+def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
+    """Give the image as RGB, transparency laid on ``background``, and tell whether any pixel really is transparent.
 
     Values of more than 8 bits are scaled, not clipped. Pixels that are opaque are not altered by the compositing.
 
@@ -24,22 +30,22 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
         background: colour seen through transparent pixels.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+        return image, False
     if image.mode in _FIRST:
         image = _FIRST[image.mode](image)
     if image.has_transparency_data:
         return _on(image, background)
-    return image.convert("RGB")
+    return image.convert("RGB"), False
 
 
-def _on(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _on(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
     layered = image if image.mode == "RGBA" else image.convert("RGBA")
     alpha = layered.getchannel("A")
     if alpha.getextrema() == (255, 255):
-        return layered.convert("RGB")
+        return layered.convert("RGB"), False
     below = Image.new("RGB", layered.size, background)
     below.paste(layered, mask=alpha)
-    return below
+    return below, True
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
@@ -93,5 +99,6 @@ _FIRST = {
     "I;16B": _high_bytes,
     "I": _from_integers,
     "F": _from_floats,
+    "LAB": colour.from_lab,
 }
 """Modes that Pillow would clip, or not convert at all, and what is done with them first."""

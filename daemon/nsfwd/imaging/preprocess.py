@@ -16,7 +16,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import colour, formats, modes, resizing
+from nsfwd.imaging import colour, formats, frames, modes, resizing
 from nsfwd.ipc.messages import ImageLimits
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
@@ -40,23 +40,49 @@ _UPRIGHT = {
 _LYING = frozenset((5, 6, 7, 8))
 """Orientations that exchange width and height."""
 
-_BACKGROUNDS = {"white": modes.WHITE, "black": modes.BLACK, "both": modes.WHITE}
+_BACKGROUNDS = {"white": modes.WHITE, "black": modes.BLACK}
+_NO_INK = (0, 0, 0, 0)
+_ALL_BLACK = (0, 0, 0, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which view of an image to decode.
+
+    Attributes:
+        view: 0 for the first, then what ``Pixels.next`` said.
+        frames: how many frames to look at most; 0 for as many as the recipe says.
+    """
+
+    view: int = 0
+    frames: int = 0
+
+
+FIRST = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """One preprocessed image.
+    """One preprocessed view of an image.
 
     Attributes:
         data: uint8 (recipe.height, recipe.width, 3), RGB, 0-255, C order.
         width, height: of the encoded image, before its EXIF orientation.
         format: as ``formats.FORMATS`` names it.
+        frame, frames, sampled: which frame it shows, of how many, and how many of them are looked at.
+        background: what transparent pixels lie on, ``white`` or ``black``; empty where there are none.
+        next: the view that follows; 0 after the last.
     """
 
     data: bytes
     width: int
     height: int
     format: str
+    frame: int = 0
+    frames: int = 1
+    sampled: int = 1
+    background: str = ""
+    next: int = 0
 
 
 @dataclass(slots=True)
@@ -68,21 +94,24 @@ class Seen:
     format: str = ""
 
 
-def decode(source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen | None = None) -> Pixels:
-    """Turn one encoded image into the recipe's pixels.
+def decode(
+    source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen | None = None, wanted: Wanted = FIRST
+) -> Pixels:
+    """Turn one view of an encoded image into the recipe's pixels.
 
     Args:
         source: seekable, at its beginning.
         recipe: width to ``draft`` are carried out here; scale, mean, std and channels are the engine's.
         limits: applied before the work they limit.
         seen: filled in with size and format as soon as they are known.
+        wanted: which view.
 
     Returns:
-        Pixels of the first frame.
+        Pixels of that view, and which one follows.
 
     Raises:
-        CodedError: ``empty``, ``too_large``, ``not_an_image``, ``too_many_pixels``, ``too_small``, ``corrupt`` (also
-            truncated) are the file's and no retry helps; ``unreadable`` is the disk's and one may;
+        CodedError: ``empty``, ``too_large``, ``not_an_image``, ``too_many_pixels``, ``too_many_frames``, ``too_small``,
+            ``corrupt`` (also truncated) are the file's and no retry helps; ``unreadable`` is the disk's and one may;
             ``decoder_memory`` says that this process may not have the memory it takes.
     """
     seen = seen if seen is not None else Seen()
@@ -93,9 +122,9 @@ def decode(source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen | N
     seen.format = form.name
     announced = formats.announced_size(form, head)
     if announced is not None:
-        _check_size(announced, limits, seen)
+        _check_pixels(announced, limits, seen)
     try:
-        return _decode(form, source, recipe, limits, seen)
+        return _decode(form, source, recipe, limits, seen, wanted)
     except CodedError:
         raise
     except MemoryError:
@@ -120,28 +149,60 @@ def _look(source: BinaryIO, limits: ImageLimits) -> bytes:
     return head
 
 
-def _decode(form: formats.Format, source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen) -> Pixels:
+def _decode(
+    form: formats.Format, source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen, wanted: Wanted
+) -> Pixels:
     image: Image.Image = form.plugin(source)
-    _check_size(image.size, limits, seen)
-    background = _BACKGROUNDS[recipe.background]
+    _check_pixels(image.size, limits, seen)
+    usable = frames.usable(form.name, image, source, limits, lambda size: _check_pixels(size, limits))
+    chosen = frames.spread(len(usable), wanted.frames or recipe.frames.sample)
+    place, black = frames.place_of(wanted.view)
+    if place >= len(chosen):
+        raise CodedError("unreadable", "the file changed while it was read")
+    frame = usable[chosen[place]]
+    if image.tell() != frame:
+        image.seek(frame)
+    background = "black" if black else ("white" if recipe.background == "both" else recipe.background)
+    data, transparent = _pixels(image, form, recipe, background)
+    following = frames.next_view(wanted.view, len(chosen), transparent=transparent and recipe.background == "both")
+    return Pixels(
+        data,
+        seen.width,
+        seen.height,
+        form.name,
+        frame,
+        len(usable),
+        len(chosen),
+        background if transparent else "",
+        following,
+    )
+
+
+def _pixels(image: Image.Image, form: formats.Format, recipe: Recipe, background: str) -> tuple[bytes, bool]:
+    """Decode the frame that ``image`` is at, and tell whether any pixel of it is transparent."""
     if form.name == "jpeg":
         _draft(image, recipe, _orientation(image, recipe))
     image.load()
     orientation = _orientation(image, recipe)  # a PNG may carry it behind the pixels
-    profile = image.info.get("icc_profile")
-    image = modes.to_rgb(image, background)
+    space = "GRAY" if image.mode in modes.GREYS else "CMYK" if image.mode == "CMYK" else "RGB"
+    profile = colour.embedded(image.info.get("icc_profile"), space)
+    bars: tuple[int, ...] = _BACKGROUNDS[background]
+    transparent = False
+    if space == "CMYK" and profile is not None:
+        bars = _ALL_BLACK if background == "black" else _NO_INK  # the profile wants the inks themselves
+    else:
+        image, transparent = modes.to_rgb(image, _BACKGROUNDS[background])
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    image = colour.to_srgb(resizing.fitted(image, recipe, background), profile)
-    return Pixels(image.tobytes(), seen.width, seen.height, form.name)
+    return colour.to_srgb(resizing.fitted(image, recipe, bars), profile).tobytes(), transparent
 
 
-def _check_size(size: tuple[int, int], limits: ImageLimits, seen: Seen) -> None:
-    seen.width, seen.height = width, height = size
+def _check_pixels(size: tuple[int, int], limits: ImageLimits, seen: Seen | None = None) -> None:
+    width, height = size
+    if seen is not None:
+        seen.width, seen.height = width, height
     if width * height > limits.max_pixels:
         raise CodedError("too_many_pixels", f"{width} x {height} pixels; the limit is {limits.max_pixels}")
-    if min(width, height) < limits.min_side:
-        raise CodedError("too_small", f"{width} x {height} pixels; the shortest side allowed is {limits.min_side}")
 
 
 def _draft(image: Image.Image, recipe: Recipe, orientation: int) -> None:

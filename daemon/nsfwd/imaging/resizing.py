@@ -1,4 +1,4 @@
-"""Fit, filter and antialias: from an upright RGB image of any size to one of exactly the recipe's.
+"""Fit, filter and antialias: from an upright image of any size to one of exactly the recipe's.
 
 Pure arithmetic on sizes and Pillow's resampling; knows nothing of files and formats.
 """
@@ -32,14 +32,14 @@ def check(recipe: Recipe) -> None:
         raise ValueError("align_corners exists only without antialias")
 
 
-def fitted(image: Image.Image, recipe: Recipe, background: tuple[int, int, int]) -> Image.Image:
+def fitted(image: Image.Image, recipe: Recipe, background: tuple[int, ...]) -> Image.Image:
     """Give the image at the recipe's size.
 
     Args:
-        image: RGB.
-        background: colour of the bars of ``pad``.
+        image: RGB or CMYK.
+        background: colour of the bars of ``pad``, in the image's mode.
 
-    Shape: (recipe.height, recipe.width, 3), RGB
+    Shape: (recipe.height, recipe.width), of the image's mode
     """
     target = (recipe.width, recipe.height)
     if recipe.fit == "stretch":
@@ -50,7 +50,7 @@ def fitted(image: Image.Image, recipe: Recipe, background: tuple[int, int, int])
     resized = _resized(image, inner, (0.0, 0.0, *image.size), recipe)
     if inner == target:
         return resized
-    padded = Image.new("RGB", target, background)
+    padded = Image.new(image.mode, target, background)
     padded.paste(resized, ((target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2))
     return padded
 

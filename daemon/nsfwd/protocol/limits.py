@@ -38,5 +38,8 @@ WINDOW = 64
 DESCRIPTORS = 64
 """Descriptors passed over a Unix socket and not yet taken by a request."""
 
+MAX_FRAMES_ASKED = 1000
+"""Frames of one image that a request may ask for: each takes a decoder and the engine as long as an image does."""
+
 MAX_DEADLINE = 86400.0
 """Longest deadline a request may ask for: a day, so that a slip of the pen does not hold resources for ever."""

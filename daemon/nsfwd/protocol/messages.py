@@ -63,6 +63,7 @@ class Scan:
         lane: the lane asked for; None is the connection's own.
         deadline: seconds allowed from now; None is the lane's default.
         identity: add the identity of the opened file to each reply.
+        frames: how many frames of each image to look at most; 0 for as many as the bundle says.
     """
 
     id: RequestId
@@ -73,6 +74,7 @@ class Scan:
     lane: Lane | None = None
     deadline: float | None = None
     identity: bool = False
+    frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +145,27 @@ class Identity:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Which view of an image decided: the frame at ``index`` of ``of``, of which ``sampled`` were looked at.
+
+    Attributes:
+        background: what its transparent pixels lay on, ``white`` or ``black``; empty where there are none.
+    """
+
+    index: int
+    of: int
+    sampled: int
+    background: str
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What one image came to. ``judgement`` is there exactly when ``status`` is ok, ``code`` exactly when it is not."""
+    """What one image came to. ``judgement`` is there exactly when ``status`` is ok, ``code`` exactly when it is not.
+
+    Attributes:
+        frame: None for an image with one frame and nothing transparent.
+    """
 
     path: bytes | None
     status: Status
@@ -155,6 +175,7 @@ class Outcome:
     message: str = ""
     retry_after: float | None = None
     identity: Identity | None = None
+    frame: Frame | None = None
 
     @classmethod
     def failed(cls, path: bytes | None, error: CodedError, time: Timing, identity: Identity | None = None) -> Outcome:

@@ -14,7 +14,7 @@ from typing import Any
 
 from nsfwd.errors import CODES, CodedError
 from nsfwd.protocol.jsonio import dumps, loads
-from nsfwd.protocol.limits import ID_BYTES, MAX_DEADLINE, MAX_INTEGER_ID, PATH_BYTES
+from nsfwd.protocol.limits import ID_BYTES, MAX_DEADLINE, MAX_FRAMES_ASKED, MAX_INTEGER_ID, PATH_BYTES
 from nsfwd.protocol.messages import Dialect, Image, Lane, Operation, Outcome, RequestId, Scan, Tally, Timing
 from nsfwd.protocol.text import shown
 
@@ -129,6 +129,12 @@ def _check_deadline(value: Any) -> float:
     if type(value) in (int, float) and 0 < value <= MAX_DEADLINE and math.isfinite(value):
         return float(value)
     raise _bad(f"deadline must be a number of seconds above 0 and at most {MAX_DEADLINE:.0f}")
+def _check_frames(value: Any) -> int:
+    if type(value) is int and 1 <= value <= MAX_FRAMES_ASKED:
+        return value
+    raise _bad(f"frames must be an integer from 1 to {MAX_FRAMES_ASKED}")
+
+
 
 
 def _check_op(value: Any) -> str:
@@ -155,7 +161,7 @@ KEYS: dict[str, Key] = {
     "fd": Key("boolean", None, "take the next descriptor passed over the Unix socket"),
     "name": Key("string", None, "a name for what came without a path"),
     "models": Key("array of strings", None, "score with these models only"),
-    "frames": Key("string", None, "which frames of an animation"),
+    "frames": Key("integer", _check_frames, "how many frames of an animation to look at most, spread evenly"),
     "boxes": Key("boolean", None, "where in the picture"),
 }
 """Every request key. One with no check answers ``unsupported``; one not here answers ``unknown_key``."""
@@ -262,6 +268,7 @@ def _scan(values: dict[str, Any], parsed: Parsed) -> Scan:
         many or recursive,
         recursive,
         values.get("lane"),
+        values.get("frames", 0),
         values.get("deadline"),
         values.get("identity", False),
     )
@@ -333,6 +340,14 @@ def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
             "group": because.group,
             "score": because.score,
             "threshold": because.threshold,
+        }
+    if outcome.frame is not None:
+        frame = outcome.frame
+        reply["frame"] = {
+            "index": frame.index,
+            "of": frame.of,
+            "sampled": frame.sampled,
+            "background": frame.background or None,
         }
         reply["model"] = judgement.model
         reply["policy"] = judgement.policy

@@ -35,7 +35,13 @@ class Scanner(Protocol):
     """What a connection wants of the pipeline."""
 
     def claim(
-        self, *, connection: Hashable, lane: Lane = ..., deadline: float | None = None, identity: bool = False
+        self,
+        *,
+        connection: Hashable,
+        lane: Lane = ...,
+        deadline: float | None = None,
+        identity: bool = False,
+        frames: int = 0,
     ) -> Any:
         """A claim for one request."""
 

@@ -1,0 +1,182 @@
+"""Which frames of a file are looked at: counted and measured before the first of them is decoded.
+
+A frame is a picture of an animation, a page of a TIFF, or one of the pictures that a MPO or HEIC holds. Decodes nothing
+and knows no recipe. A **view** is one frame on one background; views are numbered so that each tells the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+from PIL import Image
+
+from nsfwd.errors import CodedError
+from nsfwd.ipc.messages import ImageLimits
+
+CheckPixels = Callable[[tuple[int, int]], None]
+"""Raises when a frame of this size may not be decoded."""
+
+
+def spread(count: int, most: int) -> tuple[int, ...]:
+    """Choose at most ``most`` of ``count``, evenly, the first and the last among them; of one alone the first."""
+    if count <= most:
+        return tuple(range(count))
+    if most == 1:
+        return (0,)
+    return tuple((place * (count - 1) + (most - 1) // 2) // (most - 1) for place in range(most))
+
+
+def view_number(place: int, *, black: bool) -> int:
+    """Number the view of the frame at ``place`` among those chosen."""
+    return 2 * place + black
+
+
+def place_of(view: int) -> tuple[int, bool]:
+    """Tell ``place`` and ``black`` of a view's number."""
+    return view // 2, bool(view % 2)
+
+
+def next_view(view: int, chosen: int, *, transparent: bool) -> int:
+    """Tell the view that follows; 0 after the last.
+
+    Args:
+        chosen: how many frames are looked at.
+        transparent: this frame must be seen on black as well.
+    """
+    place, black = place_of(view)
+    if transparent and not black:
+        return view_number(place, black=True)
+    return view_number(place + 1, black=False) if place + 1 < chosen else 0
+
+
+def usable(form: str, image: Image.Image, source: BinaryIO, limits: ImageLimits, check: CheckPixels) -> Sequence[int]:
+    """Name the frames that a person may be shown.
+
+    Pages of a TIFF and pictures of a MPO have sizes of their own: those under ``min_side`` (thumbnails) are left out,
+    and so are a MPO's gain map and what no reader finds in it.
+
+    Args:
+        form: as ``formats.FORMATS`` names it.
+        image: opened, nothing decoded; it is at its first frame again, or at any frame that ``seek`` may leave.
+        source: the file behind it.
+        check: called with the size of each frame, or of the canvas that all are drawn on.
+
+    Raises:
+        CodedError: ``too_many_frames``, ``too_small``, or what ``check`` raises; the file's fault, no retry helps.
+        EOFError: the file ends within a frame.
+    """
+    count = 1
+    if form == "gif":
+        count, size = _walk_gif(source, limits.max_frames)
+        check(size)
+    elif form == "tiff":
+        return _pages(image, limits, check)
+    else:
+        count = getattr(image, "n_frames", 1)
+    if count > limits.max_frames:
+        raise _too_many(limits)
+    if form == "jpeg" and count > 1:
+        return _pictures(image, limits, check)
+    _check_small(image.size, limits)
+    return range(count)
+
+
+def _too_many(limits: ImageLimits) -> CodedError:
+    return CodedError("too_many_frames", f"more than {limits.max_frames} frames")
+
+
+def _check_small(size: tuple[int, int], limits: ImageLimits) -> None:
+    if min(size) < limits.min_side:
+        message = f"{size[0]} x {size[1]} pixels; the shortest side allowed is {limits.min_side}"
+        raise CodedError("too_small", message)
+
+
+def _pages(image: Image.Image, limits: ImageLimits, check: CheckPixels) -> Sequence[int]:
+    """Follow a TIFF's directories. Pillow ends a chain that leads back into itself."""
+    found, first, at = [], image.size, 0
+    while True:
+        check(image.size)
+        if min(image.size) >= limits.min_side:
+            found.append(at)
+        at += 1
+        try:
+            image.seek(at)
+        except EOFError:
+            break
+        if at >= limits.max_frames:
+            raise _too_many(limits)
+    if not found:
+        _check_small(first, limits)
+    return found
+
+
+def _pictures(image: Image.Image, limits: ImageLimits, check: CheckPixels) -> Sequence[int]:
+    """Look at each picture of a MPO. The first is the one that every viewer shows, and must be fit to be shown."""
+    _check_small(image.size, limits)
+    found = [0]
+    for at in range(1, getattr(image, "n_frames", 1)):
+        try:
+            image.seek(at)
+        except Exception:  # its place in the file is wrong: no viewer finds it either
+            continue
+        if min(image.size) >= limits.min_side and not _is_gain_map(image):
+            check(image.size)
+            found.append(at)
+    return found
+
+
+def _is_gain_map(image: Image.Image) -> bool:
+    """How bright each pixel may shine on a better screen: a helper of the first picture, and no picture itself."""
+    xmp = image.info.get("xmp")
+    return isinstance(xmp, bytes) and any(word in xmp.lower() for word in (b"hdrgainmap", b"hdrgm:"))
+
+
+def _walk_gif(source: BinaryIO, most: int) -> tuple[int, tuple[int, int]]:
+    """Count a GIF's frames and measure the canvas they take, block by block, decoding nothing.
+
+    Stops counting one after ``most``. A file that ends between two blocks is whole: many lack their trailer.
+
+    Raises:
+        EOFError: it ends within a block.
+
+    Source: GIF89a specification, sections 18 to 27.
+    """
+    source.seek(6)
+    screen = _exactly(source, 7)
+    width, height = int.from_bytes(screen[:2], "little"), int.from_bytes(screen[2:4], "little")
+    _skip_colours(source, screen[4])
+    count = 0
+    while count <= most:
+        kind = source.read(1)
+        if kind == b"!":
+            _exactly(source, 1)
+            _skip_blocks(source)
+        elif kind == b",":
+            box = _exactly(source, 9)
+            left, top, wide, high = (int.from_bytes(box[at : at + 2], "little") for at in (0, 2, 4, 6))
+            width, height = max(width, left + wide), max(height, top + high)
+            _skip_colours(source, box[8])
+            _exactly(source, 1)
+            _skip_blocks(source)
+            count += 1
+        elif kind in (b";", b""):
+            break
+    return count, (width, height)
+
+
+def _exactly(source: BinaryIO, size: int) -> bytes:
+    found = source.read(size)
+    if len(found) < size:
+        raise EOFError
+    return found
+
+
+def _skip_colours(source: BinaryIO, flags: int) -> None:
+    if flags & 0x80:
+        _exactly(source, 3 << (flags & 7) + 1)
+
+
+def _skip_blocks(source: BinaryIO) -> None:
+    while (size := _exactly(source, 1)[0]) > 0:
+        _exactly(source, size)
