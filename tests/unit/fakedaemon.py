@@ -14,6 +14,8 @@ from typing import Any
 Request = dict[str, Any]
 Answer = Callable[[Request], "list[dict[str, Any]] | None"]
 
+MAX_BYTES = 1000
+
 SCORES = {"drawings": 0.02, "hentai": 0.0, "neutral": 0.93, "porn": 0.01, "sexy": 0.04}
 
 
@@ -47,6 +49,8 @@ def image(path: str) -> dict[str, Any]:
     for word, status, code in (
         ("corrupt", "error", "corrupt"),
         ("missing", "error", "not_found"),
+        ("locked", "error", "permission"),
+        ("outside", "error", "forbidden"),
         ("big", "skipped", "too_large"),
         ("note", "skipped", "not_an_image"),
         ("busy", "refused", "busy"),
@@ -59,7 +63,8 @@ def image(path: str) -> dict[str, Any]:
 def answer(request: Request) -> list[dict[str, Any]]:
     """Answer one request; ``/in/3`` is a directory of three files."""
     if "op" in request:
-        return [{"op": request["op"], "status": "ok", "ready": True, "requests_total": 3}]
+        keys = {"limits": {"max_bytes": MAX_BYTES}} if request["op"] == "version" else {}
+        return [{"op": request["op"], "status": "ok", "ready": True, "requests_total": 3, **keys}]
     if "path_bytes" in request:
         name = base64.b64decode(request["path_bytes"])
         return [image(name.decode("utf-8", "replace")) | {"path_bytes": request["path_bytes"]}]

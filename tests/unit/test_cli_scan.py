@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nsfwd.cli import main
-from nsfwd.cli.scan import absolute
+from nsfwd.cli.sources import absolute
 from tests.unit.fakedaemon import FakeDaemon, Request, answer
 
 Scan = Callable[..., tuple[int, str, str]]
@@ -160,6 +160,138 @@ def test_a_daemon_that_goes_away_leaves_valid_output_and_no_success(
     out, err = capfd.readouterr()
     assert json.loads(out) == []
     assert "the rest was not scanned" in err
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two pictures, a hidden directory with one, a link to a picture, and a loop of links."""
+    top = tmp_path / "tree"
+    (top / ".thumbs").mkdir(parents=True)
+    (top / "below").mkdir()
+    for name in ("a.jpg", "below/b.gif", ".thumbs/c.jpg"):
+        (top / name).write_bytes(name.encode())
+    (top / "link.jpg").symlink_to("a.jpg")
+    (top / "below" / "loop").symlink_to(top)
+    (top / "nowhere.jpg").symlink_to("gone")
+    return top
+
+
+def _asked(daemon: FakeDaemon, top: Path) -> list[str]:
+    return sorted(request["path"].removeprefix(f"{top}/") for request in daemon.requests)
+
+
+def test_exclusions_leave_out_names_and_whole_paths(scan: Scan, daemon: FakeDaemon, tree: Path) -> None:
+    assert scan("-r", "--exclude", ".thumbs", "--exclude", "*.gif", str(tree), "/x/in/0", "/y.gif")[0] == 0
+    assert _asked(daemon, tree) == ["/x/in/0", "a.jpg", "link.jpg"]
+    daemon.requests.clear()
+    scan("-r", "--exclude", f"{tree}/below/*", str(tree))
+    assert _asked(daemon, tree) == [".thumbs/c.jpg", "a.jpg", "link.jpg"]
+    daemon.requests.clear()
+    scan("--exclude", "a*", str(tree))
+    assert _asked(daemon, tree) == ["link.jpg"]
+    assert not any("recursive" in request for request in daemon.requests)
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("locked.jpg", "safe"), ("missing.jpg", "safe")])
+def test_what_the_daemon_cannot_open_is_sent(
+    scan: Scan, daemon: FakeDaemon, tmp_path: Path, name: str, verdict: str
+) -> None:
+    (tmp_path / name).write_bytes(b"picture")
+    code, out, _ = scan(str(tmp_path / name), "/other.jpg", "--format", "ndjson")
+    replies = {reply["path"]: reply for reply in map(json.loads, out.splitlines())}
+    assert (code, daemon.bodies) == (0, [b"picture"])
+    assert replies[str(tmp_path / name)]["verdict"] == verdict
+    assert len(replies) == 2
+
+
+def test_what_is_not_sent(scan: Scan, daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Nothing that lies outside the roots, nothing that cannot be read here either, nothing when told so."""
+    for name in ("outside.jpg", "locked.jpg"):
+        (tmp_path / name).write_bytes(b"picture")
+    _, out, _ = scan(str(tmp_path / "outside.jpg"), str(tmp_path / "missing.jpg"))
+    assert sorted(line.partition(": ")[2] for line in out.splitlines()) == [
+        "error forbidden: it is forbidden",
+        "error not_found: it is not_found",
+    ]
+    assert "error permission" in scan("--send", "never", str(tmp_path / "locked.jpg"))[1]
+    assert daemon.bodies == []
+
+
+def test_a_directory_that_the_daemon_cannot_list_is_walked_here(scan: Scan, daemon: FakeDaemon, tree: Path) -> None:
+    locked = tree.rename(tree.with_name("locked"))
+    code, out, _ = scan("-r", "--exclude", ".thumbs", str(locked))
+    assert code == 0
+    assert sorted(daemon.bodies) == [b"a.jpg", b"a.jpg", b"below/b.gif"]
+    assert sorted(line.partition(": ")[0].removeprefix(f"{locked}/") for line in out.splitlines()) == [
+        "a.jpg",
+        "below/b.gif",
+        "link.jpg",
+    ]
+
+
+def test_everything_is_sent_when_told_so(scan: Scan, daemon: FakeDaemon, tree: Path) -> None:
+    (tree / "large.jpg").write_bytes(b"x" * 1001)
+    code, out, _ = scan("--send", "always", str(tree), str(tree / "gone"), "/dev/null")
+    assert (code, sorted(daemon.bodies)) == (2, [b"a.jpg", b"a.jpg"])
+    assert f"{tree}/large.jpg: skipped too_large: more than 1000 bytes\n" in out
+    assert f"{tree}/gone: error not_found: No such file or directory\n" in out
+    assert "/dev/null: error bad_path: not a regular file\n" in out
+
+
+def test_an_image_on_stdin(daemon: FakeDaemon) -> None:
+    command = [sys.executable, "-m", "nsfwd.cli.main", "scan", "--connect", daemon.address, "-"]
+    done = subprocess.run([*command, "/a"], input=b"picture", capture_output=True, check=True)
+    assert sorted(done.stdout.splitlines()) == [b"-: safe (neutral 93.0%)", b"/a: safe (neutral 93.0%)"]
+    assert daemon.bodies == [b"picture"]
+    twice = subprocess.run([*command, "--files-from", "-"], input=b"", capture_output=True, check=False)
+    assert (twice.returncode, b"stdin can be read once" in twice.stderr) == (64, True)
+
+
+def test_colours_tell_what_it_came_to(scan: Scan) -> None:
+    _, out, _ = scan("--color", "always", "/a", "/alarm", "/note", "/corrupt")
+    colours = {line.partition(": ")[0]: line.partition("\x1b[")[2].partition("m")[0] for line in out.splitlines()}
+    assert colours == {"/a": "32", "/alarm": "1;31", "/note": "2", "/corrupt": "33"}
+
+
+def test_waiting_for_a_daemon_that_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[FakeDaemon] = []
+    monkeypatch.setattr("nsfwd.cli.scan.BETWEEN_LOOKS", 0.0)
+
+    def sleep(_: float) -> None:
+        if not late:
+            late.append(FakeDaemon(tmp_path / "late.sock"))
+
+    monkeypatch.setattr("nsfwd.cli.scan.time.sleep", sleep)
+    assert main.run(["scan", "--wait", "--connect", f"unix:{tmp_path}/late.sock", "/a"]) == 0
+    late[0].__exit__()
+    assert main.run(["scan", "--wait", "--connect", "nonsense", "/a"]) == 69
+
+
+def test_progress_on_a_terminal_alone(daemon: FakeDaemon, tree: Path) -> None:
+    """With rate, count and total; the results on stdout stay clean."""
+    reader, terminal = os.openpty()
+    command = [sys.executable, "-m", "nsfwd.cli.main", "scan", "-r", "--exclude", "x", "--connect", daemon.address]
+    done = subprocess.run([*command, str(tree)], stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.close(terminal)
+    shown = os.read(reader, 65536).decode()
+    os.close(reader)
+    assert len(done.stdout.splitlines()) == 4
+    assert b"\x1b" not in done.stdout
+    assert "/" in shown and "4 files in" in shown
+
+
+def test_a_long_list_is_not_kept(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """Memory while 20,000 paths are scanned is what it is for 2,000."""
+    peaks = []
+    for number in (2_000, 20_000):
+        (tmp_path / "list").write_text("".join(f"/{index}.jpg\n" for index in range(number)))
+        line = ["scan", "-q", "--connect", daemon.address, "--files-from", str(tmp_path / "list")]
+        code = f"import resource; from nsfwd.cli.main import run; run({line!r})"
+        code += "; import sys; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        assert len(done.stdout.splitlines()) == number
+        peaks.append(int(done.stderr.split()[-1]))
+    assert peaks[1] - peaks[0] < 4096, "KiB"
 
 
 def _start(daemon: FakeDaemon, *arguments: str, **keywords: Any) -> subprocess.Popen[bytes]:

@@ -266,7 +266,7 @@ def test_the_public_names() -> None:
     calls = {"scan", "scan_bytes", "scan_many", "scan_dir", "ping", "ready", "version", "models", "stats"}
     for kind in (Client, AsyncClient):
         public = {name for name in dir(kind) if not name.startswith("_")}
-        assert public - {"address"} == {"connect", "close"} | calls
+        assert public - {"address", "reload"} == {"connect", "close"} | calls
 
 
 def _busy_twice() -> Callable[[Request], list[dict[str, Any]]]:

@@ -5,9 +5,11 @@ Knows replies, but neither the daemon nor what an exit code is.
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -42,8 +44,19 @@ class _Stream:
         """Nothing to end."""
 
 
+_RED, _YELLOW, _GREEN, _DIM, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
+
+
 class TextWriter(_Stream):
-    """One line an image for people; a name can neither forge a line nor reach the terminal's controls."""
+    """One line an image for people; a name can neither forge a line nor reach the terminal's controls.
+
+    Args:
+        colour: paint what it came to: red an alarm, yellow what wants a look, green the rest, dim what was skipped.
+    """
+
+    def __init__(self, out: BinaryIO, *, colour: bool = False) -> None:
+        super().__init__(out)
+        self._colour = colour
 
     def write(self, reply: Reply) -> None:
         """Spell one reply."""
@@ -52,7 +65,16 @@ class TextWriter(_Stream):
             what = f"{reply.verdict} ({reply.label} {reply.score:.1%}){mark}"
         else:
             what = f"{reply.status} {reply.code}: {reply.message}"
-        self._put(f"{escape(reply.path)}: {escape(what)}\n")
+        what = escape(what)
+        self._put(f"{escape(reply.path)}: {_paint(reply) + what + _PLAIN if self._colour else what}\n")
+
+
+def _paint(reply: Reply) -> str:
+    if reply.scored:
+        threshold = reply.because.get("threshold")
+        reached = threshold is not None and reply.because.get("score", 0.0) >= threshold
+        return _RED if reply.alarm else _YELLOW if reached else _GREEN
+    return _DIM if reply.status == "skipped" else _YELLOW
 
 
 class NdjsonWriter(_Stream):
@@ -100,14 +122,22 @@ class CsvWriter(_Stream):
         self._put(line.getvalue())
 
 
-WRITERS: dict[str, Callable[[BinaryIO], Writer]] = {
-    "text": TextWriter,
-    "json": JsonWriter,
-    "ndjson": NdjsonWriter,
-    "csv": CsvWriter,
-}
+_WRITERS: dict[str, Callable[[BinaryIO], Writer]] = {"json": JsonWriter, "ndjson": NdjsonWriter, "csv": CsvWriter}
+
+
+def writer(spelling: str, out: BinaryIO, *, colour: bool) -> Writer:
+    """Return what spells replies as ``text``, ``json``, ``ndjson`` or ``csv``."""
+    return TextWriter(out, colour=colour) if spelling == "text" else _WRITERS[spelling](out)
 
 
 def _json(reply: Reply) -> str:
+    """Spell a reply as the daemon did; a name that is no UTF-8 goes as base64 beside what people can read of it."""
     keys = {key: value for key, value in reply.raw.items() if key not in ("id", "done")}
+    if reply.path and "path_bytes" not in keys:
+        keys = {"path": reply.path} | keys
+        try:
+            reply.path.encode()
+        except UnicodeEncodeError:
+            name = base64.b64encode(os.fsencode(reply.path)).decode()
+            keys = {"path": escape(reply.path), "path_bytes": name} | {k: v for k, v in keys.items() if k != "path"}
     return json.dumps(keys, ensure_ascii=False, separators=(",", ":"))

@@ -1,17 +1,18 @@
 """``nsfwd scan``: paths in, verdicts out, and an exit code a script can trust.
 
-A client like any other. Results go to stdout as they come; the summary, and progress on a terminal, to stderr.
+A client like any other, or with ``--local`` no client at all. Results go to stdout as they come; the summary, and
+progress on a terminal, to stderr. Where the paths come from is ``sources``, how replies are spelled ``formats``.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import select
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,16 +20,16 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
+from nsfwd.cli.sources import STDIN, Exclusion, Local, absolute, count, listed, records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from nsfwd.client import Client
+    from nsfwd.client import Client, Encoded
     from nsfwd.client.replies import Reply
 
 FORMATS = ("text", "json", "ndjson", "csv")
 
-_CHUNK = 65536
+BETWEEN_LOOKS = 0.5
+"""Seconds between two looks for a daemon that is waited for."""
 
 _NO_LIMIT = frozenset({"not_an_image", "excluded"})
 """Skipped for what they are, not because a limit kept them from being scored."""
@@ -78,105 +79,187 @@ class Summary:
         return f"{files} file{'s' if files != 1 else ''} in {seconds:.1f} s: {', '.join(parts) or 'nothing'}{alarms}"
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line asks for.
+
+    Attributes:
+        paths: ``STDIN`` is the image on stdin. ``files_from``: a list of further ones, each ended by ``end``.
+        send: ``auto`` sends the bytes of what a daemon of this machine cannot open, ``always`` those of everything,
+            ``never`` none.
+    """
+
+    paths: tuple[bytes, ...]
+    files_from: BinaryIO | None
+    end: bytes
+    recursive: bool
+    exclusion: Exclusion
+    send: str
+
+    def each(self) -> Iterator[bytes | None]:
+        """Yield absolute paths as they come, and None before a wait for the next."""
+        for path in self.paths:
+            yield path if path == STDIN else absolute(path)
+        if self.files_from is not None:
+            for record in records(self.files_from, self.end):
+                if record is None or record:
+                    yield record and absolute(record)
+
+    def total(self, stop: Any) -> int | None:
+        """Count the files, where nothing has to be waited for."""
+        return count(map(absolute, self.paths), self.exclusion, recursive=self.recursive, stop=stop)
+
+
 @click.command(epilog=exits.TEXT)
 @click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=bytes))
 @click.option("-r", "--recursive", is_flag=True, help="Walk below directories.")
 @click.option("--files-from", type=click.File("rb"), metavar="FILE", help="Read paths from FILE too; - is stdin.")
 @click.option("-0", "--null", is_flag=True, help="The paths of --files-from end in NUL, as of find -print0.")
+@click.option(
+    "--exclude",
+    "exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
+)
 @connect_option
+@click.option("--wait", is_flag=True, help="Wait for the daemon to be there and ready, and through its restarts.")
 @click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("--only", type=click.Choice(["alarm"]), help="Show alarms alone; everything is counted all the same.")
 @click.option("--strict", is_flag=True, help="Exit 2 before 1, and also for content that is no image.")
 @click.option("--lane", type=click.Choice(["interactive", "normal", "background"]), help="How much it may hurry.")
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed for each path.")
+@click.option(
+    "--send",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Read files here and send their bytes: those that a daemon of this machine cannot open, all, or none.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress.")
-def scan(
-    paths: tuple[bytes, ...], recursive: bool, files_from: BinaryIO | None, null: bool, spelling: str, **rest: Any
-) -> int:
+def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **rest: Any) -> int:
     """Scan files and directories of the machine that the daemon runs on.
 
-    Results go to stdout as they come, the summary to stderr. Relative paths start at the working directory.
+    Results go to stdout as they come, the summary to stderr. Relative paths start at the working directory. The path -
+    is the image on stdin.
 
     \b
     Example:
-      nsfwd scan -r ~/Pictures
+      nsfwd scan -r ~/Pictures --exclude .thumbnails
       find /srv -name '*.jpg' -print0 | nsfwd scan -0 --files-from - --format ndjson
+      curl -s https://example.org/a.jpg | nsfwd scan -
     """
-    if null and files_from is None:
-        raise click.UsageError("-0 is for the paths of --files-from")
-    if not paths and files_from is None:
-        raise click.UsageError("name a PATH, or a list with --files-from")
-    from nsfwd.cli.formats import WRITERS
+    _check(paths, files_from, null=null)
+    from nsfwd.cli.formats import writer
+    from nsfwd.cli.progress import progress
     from nsfwd.client import Client, Options
 
+    exclusion = Exclusion(rest["exclude"])
+    asked = Asked(paths, files_from, b"\0" if null else b"\n", rest["recursive"], exclusion, rest["send"])
+    countable = files_from is None and STDIN not in paths
     options = Options(lane=rest["lane"], deadline=rest["deadline"])
     summary, started = Summary(), time.perf_counter()
-    with Client(rest["connect"], options=options) as client, _progress(quiet=rest["quiet"]) as advance:
-        source = _sources(paths, files_from, null=null)
-        with closing(WRITERS[spelling](sys.stdout.buffer)) as writer:
-            for reply in _replies(client, source, summary, recursive=recursive):
-                summary.add(reply)
-                if reply.alarm or rest["only"] is None:
-                    writer.write(reply)
-                advance()
+    if rest["wait"]:
+        _wait(rest["connect"])
+    patience = {"patience": math.inf} if rest["wait"] else {}
+    with (
+        Client(rest["connect"], options=options, **patience) as client,
+        progress(asked.total if countable else None, quiet=rest["quiet"]) as advance,
+        closing(writer(rest["spelling"], sys.stdout.buffer, colour=_colour(rest["color"]))) as out,
+    ):
+        for reply in _replies(client, asked, summary):
+            summary.add(reply)
+            if reply.alarm or rest["only"] is None:
+                out.write(reply)
+            advance()
     if not rest["quiet"]:
         click.echo(summary.line(time.perf_counter() - started), err=True)
     return summary.exit_code(strict=rest["strict"])
 
 
-def absolute(path: bytes) -> bytes:
-    """Return ``path`` from the root. ``..`` stays: behind a link it does not lead back."""
-    joined = os.path.join(os.getcwdb(), path)  # noqa: PTH109, PTH118 (pathlib knows no bytes)
-    return joined if b".." in path.split(b"/") else os.path.normpath(joined)
+def _check(paths: tuple[bytes, ...], files_from: BinaryIO | None, *, null: bool) -> None:
+    if null and files_from is None:
+        raise click.UsageError("-0 is for the paths of --files-from")
+    if not paths and files_from is None:
+        raise click.UsageError("name a PATH, or a list with --files-from")
+    if paths.count(STDIN) + (files_from is not None and files_from.fileno() == 0) > 1:
+        raise click.UsageError("stdin can be read once: it is either an image or a list")
 
 
-def _sources(paths: Iterable[bytes], files_from: BinaryIO | None, *, null: bool) -> Iterator[bytes | None]:
-    """Yield absolute paths as they come, and None before a wait for the next."""
-    yield from map(absolute, paths)
-    if files_from is not None:
-        for record in _records(files_from, b"\0" if null else b"\n"):
-            if record is None or record:
-                yield record and absolute(record)
+def _colour(choice: str) -> bool:
+    return choice == "always" or (choice == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
-def _records(stream: BinaryIO, end: bytes) -> Iterator[bytes | None]:
-    partial = b""
+def _wait(connect: str | None) -> None:
+    """Return once a daemon is there and ready."""
+    from nsfwd.client import Client, ConnectionLost, DaemonUnreachable
+    from nsfwd.client.addresses import candidates
+
+    candidates(connect)  # what is no address never becomes one
+    told = False
     while True:
-        if _would_wait(stream):
-            yield None
-        chunk = os.read(stream.fileno(), _CHUNK)
-        if not chunk:
-            break
-        *records, partial = (partial + chunk).split(end)
-        yield from records
-    yield partial
+        try:
+            with Client(connect, patience=0) as client:
+                why = client.ready()
+            if why.get("ready"):
+                return
+        except (DaemonUnreachable, ConnectionLost) as error:
+            why = {"why": str(error)}
+        if not told:
+            click.echo(f"nsfwd: waiting: {why.get('why') or 'the daemon is not ready'}", err=True)
+            told = True
+        time.sleep(BETWEEN_LOOKS)
 
 
-def _would_wait(stream: BinaryIO) -> bool:
-    return not select.select([stream], [], [], 0)[0]
-
-
-def _replies(client: Client, source: Iterable[bytes | None], summary: Summary, *, recursive: bool) -> Iterator[Reply]:
+def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
     """Yield what comes; a daemon that goes away ends the run with one line, and what came before still counts."""
-    from nsfwd.errors import ConnectionLost
+    from nsfwd.errors import ConnectionLost, DaemonUnreachable
 
+    local = Local(
+        asked.exclusion, recursive=asked.recursive, limit=lambda: int(client.version()["limits"]["max_bytes"])
+    )
+    here = _is_here(client.address)
+    if asked.exclusion and asked.send != "always" and not here:
+        raise click.UsageError(f"--exclude lists directories here, and {client.address} is elsewhere; use --send always")
+    passing = asked.send == "auto" and here
+    source, recursive = _items(asked, local), asked.recursive and not asked.exclusion
     try:
-        yield from client.scan_many(source, recursive=recursive)
-    except ConnectionLost as error:
+        while True:
+            for reply in client.scan_many(source, recursive=recursive):
+                if not (passing and local.takes(reply)):
+                    yield reply
+                while local.replies:
+                    yield local.replies.popleft()
+            while local.replies:
+                yield local.replies.popleft()
+            if not local.waiting:
+                return
+            source = local.again()
+    except (ConnectionLost, DaemonUnreachable) as error:
         summary.broken = True
         click.echo(f"nsfwd: {error}; the rest was not scanned", err=True)
 
 
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[], None]]:
-    """Count on stderr where that is a terminal and stdout, which would get in its way, is not."""
-    if quiet or not sys.stderr.isatty() or sys.stdout.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def _items(asked: Asked, local: Local) -> Iterator[bytes | Encoded | None]:
+    """Yield what is to be asked, what has to be read here in its place, and None before a wait."""
+    paths = asked.each()
+    if asked.exclusion and asked.send != "always":
+        paths = listed(paths, asked.exclusion, local, recursive=asked.recursive)
+    for path in paths:
+        if path == STDIN:
+            yield from local.stream(sys.stdin.buffer, "-")
+        elif asked.send == "always" and path is not None:
+            if not asked.exclusion.holds(path):
+                yield from local.images(path)
+        else:
+            yield path
+        if local.waiting:
+            yield from local.again()
+            if path is None:
+                yield None
 
-    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} files"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("scan", total=None)
-        yield lambda: progress.advance(task)
+
+def _is_here(address: str) -> bool:
+    """Tell whether the daemon sees the file system of this machine: elsewhere the same path is another file."""
+    return address.startswith(("unix:", "tcp:127.", "tcp:[::1]", "tcp:localhost:"))

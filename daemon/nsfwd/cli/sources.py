@@ -1,0 +1,214 @@
+"""What a scan is asked for: paths of the command line, of lists, of directories walked here, and images read here.
+
+Everything is an iterator, so that memory does not grow with a list or a tree. Names are bytes, as file systems have
+them. Knows no reply but those it makes itself for files that cannot be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nsfwd.client import Encoded, Reply
+
+_CHUNK = 65536
+
+CANNOT_OPEN = frozenset({"permission", "not_found"})
+"""What a daemon answers for files that its user may not read, or that its sandbox does not show it. Not ``forbidden``:
+an operator who named roots said what is to be scanned, and a client does not decide otherwise by itself."""
+
+_CODES = {errno.ENOENT: "not_found", errno.ENOTDIR: "not_found", errno.EACCES: "permission", errno.EPERM: "permission"}
+
+STDIN = b"-"
+
+
+def absolute(path: bytes) -> bytes:
+    """Return ``path`` from the root. ``..`` stays: behind a link it does not lead back."""
+    joined = os.path.join(os.getcwdb(), path)  # noqa: PTH109, PTH118 (pathlib knows no bytes)
+    return joined if b".." in path.split(b"/") else os.path.normpath(joined)
+
+
+def records(stream: BinaryIO, end: bytes) -> Iterator[bytes | None]:
+    """Yield what ``end`` ends in a list as it comes, and None before a wait for more."""
+    partial = b""
+    while True:
+        if not select.select([stream], [], [], 0)[0]:
+            yield None
+        chunk = os.read(stream.fileno(), _CHUNK)
+        if not chunk:
+            break
+        *whole, partial = (partial + chunk).split(end)
+        yield from whole
+    yield partial
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """What is left out.
+
+    Attributes:
+        patterns: shell patterns; one without a slash is compared with the name of each file and each directory below
+            what was asked for, one with a slash with the whole path.
+    """
+
+    patterns: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns)
+
+    def holds(self, path: bytes) -> bool:
+        """Tell whether the file or directory at ``path`` is left out."""
+        whole = os.fsdecode(path)
+        name = whole.rpartition("/")[2]
+        return any(fnmatchcase(whole if "/" in pattern else name, pattern) for pattern in self.patterns)
+
+
+def below(
+    directory: bytes,
+    exclusion: Exclusion,
+    *,
+    recursive: bool,
+    problem: Callable[[bytes, OSError], None] = lambda path, error: None,
+) -> Iterator[bytes]:
+    """Yield the regular files of a directory as the daemon would: hidden ones too, links to files, no links to
+    directories (so that loops of links end). What cannot be listed is told to ``problem``."""
+    waiting = [directory]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if exclusion.holds(entry.path):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        if recursive:
+                            waiting.append(entry.path)
+                    elif _is_file(entry):
+                        yield entry.path
+        except OSError as error:
+            problem(place, error)
+
+
+def _is_file(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+class Local:
+    """Files that are read here and sent as bytes, because the daemon cannot open them.
+
+    Args:
+        recursive, exclusion: for directories among them.
+        limit: tells how many bytes the daemon takes of an image; asked once, when it is first needed.
+
+    Attributes:
+        replies: made here for what cannot be read or is too large to be sent.
+    """
+
+    def __init__(self, exclusion: Exclusion, *, recursive: bool, limit: Callable[[], int]) -> None:
+        self._exclusion = exclusion
+        self._recursive = recursive
+        self._limit = limit
+        self._most: int | None = None
+        self._refused: deque[Reply] = deque()
+        self.replies: deque[Reply] = deque()
+
+    def takes(self, reply: Reply) -> bool:
+        """Take over what the daemon could not open, where it looks as if it could be read here."""
+        if reply.code not in CANNOT_OPEN or not os.access(reply.path, os.R_OK):
+            return False
+        self._refused.append(reply)
+        return True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something was taken over and not sent yet."""
+        return bool(self._refused)
+
+    def again(self) -> Iterator[Encoded]:
+        """Yield the images of what was taken over."""
+        while self._refused:
+            yield from self.images(os.fsencode(self._refused.popleft().path))
+
+    def images(self, path: bytes) -> Iterator[Encoded]:
+        """Yield the image at ``path``, or those of the directory there."""
+        if os.path.isdir(path):  # noqa: PTH112 (pathlib knows no bytes)
+            for file in below(path, self._exclusion, recursive=self._recursive, problem=self._unreadable):
+                yield from self._image(file)
+        else:
+            yield from self._image(path)
+
+    def stream(self, source: BinaryIO, name: str) -> Iterator[Encoded]:
+        """Yield the image that ``source`` holds."""
+        yield from self._read(source, name)
+
+    def _image(self, path: bytes) -> Iterator[Encoded]:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold it up
+            with os.fdopen(descriptor, "rb") as source:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    self._answer(path, "error", "bad_path", "not a regular file")
+                    return
+                yield from self._read(source, os.fsdecode(path))
+        except OSError as error:
+            self._unreadable(path, error)
+
+    def _read(self, source: BinaryIO, name: str) -> Iterator[Encoded]:
+        from nsfwd.client import Encoded
+
+        if self._most is None:
+            self._most = self._limit()
+        data = source.read(self._most + 1)
+        if len(data) > self._most:
+            self._answer(os.fsencode(name), "skipped", "too_large", f"more than {self._most} bytes")
+        else:
+            yield Encoded(data, name)
+
+    def _unreadable(self, path: bytes, error: OSError) -> None:
+        self._answer(path, "error", _CODES.get(error.errno or 0, "unreadable"), error.strerror or str(error))
+
+    def _answer(self, path: bytes, status: str, code: str, message: str) -> None:
+        from nsfwd.client.replies import to_reply
+
+        name = os.fsdecode(path)
+        error = {"code": code, "message": message, "retry": False}
+        self.replies.append(to_reply({"path": name, "status": status, "error": error}))
+
+
+def listed(
+    paths: Iterable[bytes | None], exclusion: Exclusion, local: Local, *, recursive: bool
+) -> Iterator[bytes | None]:
+    """Yield the paths that are not left out, and the files of directories in their place: the daemon knows no
+    exclusions. A path that is no directory here goes on as it is."""
+    for path in paths:
+        if path is None or path == STDIN:
+            yield path
+        elif not exclusion.holds(path):
+            if os.path.isdir(path):  # noqa: PTH112 (pathlib knows no bytes)
+                yield from below(path, exclusion, recursive=recursive, problem=local._unreadable)
+            else:
+                yield path
+
+
+def count(paths: Iterable[bytes], exclusion: Exclusion, *, recursive: bool, stop: Callable[[], bool]) -> int | None:
+    """Count the files that ``paths`` come to, for a progress bar; None when ``stop`` said so first."""
+    total = 0
+    for path in paths:
+        files = below(path, exclusion, recursive=recursive) if os.path.isdir(path) else iter([path])  # noqa: PTH112
+        for _ in files:
+            total += 1
+            if stop():
+                return None
+    return total
