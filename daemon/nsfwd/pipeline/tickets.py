@@ -33,10 +33,11 @@ class Claim:
         deadline: loop time at which the whole request ends; None when only each image has a limit.
         allowance: seconds for each image from its admission; None for no limit.
         identity: hash each opened file.
+        frames: how many frames of each image to look at most; 0 for as many as the bundle says.
         parts: what is under way.
     """
 
-    __slots__ = ("allowance", "connection", "deadline", "error", "identity", "lane", "parts")
+    __slots__ = ("allowance", "connection", "deadline", "error", "frames", "identity", "lane", "parts")
 
     def __init__(
         self,
@@ -46,12 +47,14 @@ class Claim:
         deadline: float | None = None,
         allowance: float | None = None,
         identity: bool = False,
+        frames: int = 0,
     ) -> None:
         self.connection = connection
         self.lane = lane
         self.deadline = deadline
         self.allowance = allowance
         self.identity = identity
+        self.frames = frames
         self.parts: set[Part] = set()
         self.error: CodedError | None = None
 
