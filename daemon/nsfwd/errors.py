@@ -122,6 +122,16 @@ _TABLE: list[Code] = [
     ),
     *_rows(
         Status.ERROR,
+        Fault.OPERATOR,
+        (
+            "reload_refused",
+            False,
+            "the changed settings or bundles are not taken; the old ones serve on",
+            "mend what the message names and reload again",
+        ),
+    ),
+    *_rows(
+        Status.ERROR,
         Fault.DAEMON,
         ("engine_died", True, "the engine process ended while it held only this image", "report it with the image"),
         ("engine_failed", True, "the engine cannot score at present", "see the daemon's log"),

@@ -110,7 +110,12 @@ def setup(level: str = "info", style: str = "full", stream: TextIO | None = None
     root = logging.getLogger(_ROOT)
     root.handlers = [handler]
     root.propagate = False
-    root.setLevel(LEVELS[level])
+    adjust(level, style)
+
+
+def adjust(level: str, style: str) -> None:
+    """Change level and path style of a log that is set up."""
+    logging.getLogger(_ROOT).setLevel(LEVELS[level])
     paths.style = PathStyle(style)
 
 

@@ -115,7 +115,7 @@ BAD_REQUESTS: dict[str, tuple[bytes, str]] = {
     "no base64": (spell({"id": "bad", "data": "!!!"}), "bad_request"),
     "unknown operation": (spell({"id": "bad", "op": "shutdown"}), "unknown_op"),
     "key not built yet": (spell({"id": "bad", "path": "/x", "boxes": True}), "unsupported"),
-    "operation not built yet": (spell({"id": "bad", "op": "reload"}), "unsupported"),
+    "operation for admins": (spell({"id": "bad", "op": "reload"}), "not_permitted"),
     "nothing to cancel": (spell({"id": "bad", "op": "cancel", "target": "nobody"}), "no_target"),
     "no picture in data": (spell({"id": "bad", "data": base64.b64encode(b"x" * 999).decode()}), "not_an_image"),
     "no picture in bytes": (spell({"id": "bad", "bytes": 999}) + b"x" * 999, "not_an_image"),

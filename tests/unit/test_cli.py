@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,8 +111,8 @@ def test_config_show_is_toml_that_gives_the_same_settings(
 def test_serve_gives_its_settings_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[settings.Settings] = []
 
-    def run(given: settings.Settings) -> int:
-        seen.append(given)
+    def run(given: settings.Settings, reread: Callable[[], settings.Settings]) -> int:
+        seen.extend((given, reread()))
         return 3
 
     monkeypatch.setattr("nsfwd.server.main.run", run)
@@ -133,6 +133,7 @@ def test_serve_gives_its_settings_to_the_server(monkeypatch: pytest.MonkeyPatch)
     assert main.run(["serve", *flags]) == 3
     assert (seen[0].models, seen[0].engine, seen[0].queue, seen[0].idle_timeout) == (("a=x", "b"), "echo", 4, 3600.0)
     assert not seen[0].is_given("roots")
+    assert seen[1] == seen[0], "what a reload reads"
 
 
 def test_questions(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:

@@ -463,7 +463,7 @@ def test_operations() -> None:
         assert "reload" not in version["operations"]
         assert models["models"] == []
         assert stats["server"]["connections"] == 1
-        assert reload["error"]["code"] == "unsupported"
+        assert reload["error"]["code"] == "not_permitted"
 
     hold_conversation(conversation)
 

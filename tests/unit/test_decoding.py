@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from nsfwd.ipc import messages
 from nsfwd.pipeline import decoding
 from nsfwd.pipeline.admission import Admission
 from nsfwd.pipeline.decoding import DecodeStage
+from nsfwd.pipeline.poison import PoisonList
 from nsfwd.pipeline.slots import Slots
 from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Image, Lane
@@ -32,6 +34,7 @@ class Bench:
     def __init__(self, loop: ManualLoop, *, slots: int = 8, workers: int = 2) -> None:
         self.arena = FakeArena()
         self.broken: list[EngineError] = []
+        self.poison = PoisonList(Path("/dev/null/nowhere"))
         self.slots = Slots(slots, lambda: self.stage.schedule())
         self.stage = DecodeStage(
             self.arena,  # type: ignore[arg-type]  # only notes are used
@@ -39,6 +42,7 @@ class Bench:
             SETUP,
             workers=workers,
             decode_timeout=10.0,
+            poison=self.poison,
             on_broken=self.broken.append,
         )
         self.stage.start()
@@ -70,6 +74,36 @@ def test_pixels_arrive_with_the_slot_they_lie_in() -> None:
         assert ticket.lease == (job.slot, job.generation)
 
     run(test)
+
+
+def test_a_further_view_is_asked_for_as_the_one_before_it_said() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        bench.claim.frames, bench.claim.identity = 5, True
+        ticket, waiting = bench.submit("/a")
+        await settle()
+        child = next(child for child in FakeChild.born if child.jobs())
+        stamp = (1, 2, 3, 4, 5)
+        first = messages.Decoded(ticket.number, *ticket_slot(child), "", "", 0.5, next=2, frames=9, stamp=stamp)
+        child.say(messages.DecodedGroup([first]))
+        decoded = await waiting
+        bench.slots.release(ticket.lease)  # type: ignore[arg-type]  # scored
+        ticket.lease = None
+        waiting = asyncio.ensure_future(bench.stage.decode(Image(b"/a"), ticket, after=decoded))
+        await settle()
+        (one, other) = (job for child in FakeChild.born for job in child.jobs())
+        assert (one.view, one.frames, one.stamp, one.identity) == (0, 5, None, True)
+        assert (other.view, other.frames, other.stamp, other.identity) == (2, 5, stamp, False)
+        child = next(child for child in FakeChild.born if other in child.jobs())
+        child.say(done(other))
+        assert (await waiting).next == 0
+        assert ticket.time.decode == 0.51
+
+    run(test)
+
+
+def ticket_slot(child: FakeChild) -> tuple[int, int]:
+    return child.jobs()[-1].slot, child.jobs()[-1].generation
 
 
 def test_two_images_go_to_two_decoders() -> None:
@@ -278,5 +312,100 @@ def test_a_settled_ticket_in_the_queue_is_never_sent() -> None:
         with pytest.raises(CodedError):
             await waiting
         assert len(bench.stage.queue) == 0
+
+    run(test)
+
+
+def crash(bench: Bench, child: FakeChild, number: int, signal: int) -> None:
+    """The decoder was on this job and ends by this signal."""
+    bench.arena.notes[0] = (number, 0.0)
+    child.say(messages.Hello([], []))
+    child.die(signal)
+
+
+@pytest.mark.parametrize(("first", "second", "listed"), [(11, 6, True), (31, 7, True), (9, 11, False), (11, 9, False)])
+def test_only_crashes_are_put_on_the_poison_list(first: int, second: int, listed: bool) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        ticket, waiting = bench.submit("/a")
+        await settle()
+        assert not FakeChild.born[0].jobs()[0].suspect
+        crash(bench, FakeChild.born[0], ticket.number, first)
+        await settle()
+        (job,) = FakeChild.born[1].jobs()
+        assert job.suspect
+        FakeChild.born[1].say(messages.Suspected(job.number, 5, "ab"))
+        crash(bench, FakeChild.born[1], ticket.number, second)
+        with pytest.raises(CodedError, match="decoder_died"):
+            await waiting
+        assert bench.poison.digests() == (((5, "ab"),) if listed else ())
+        assert FakeChild.born[2].received[0].poison == bench.poison.digests(), "the next one knows"
+
+    run(test)
+
+
+def test_a_decoder_that_cannot_be_killed_is_abandoned_with_its_slot() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        ticket, stuck = bench.submit("/stalled")
+        _, behind = bench.submit("/behind")
+        await settle()
+        old = FakeChild.born[0]
+        bench.arena.notes[0] = (ticket.number, time.monotonic() - 11.0)
+        await loop.advance(decoding.WATCH_INTERVAL)
+        await settle()
+        assert old.killed
+        assert len(FakeChild.born) == 1, "it may still end"
+        for _ in range(6):
+            await loop.advance(decoding.WATCH_INTERVAL)
+            await settle()
+        with pytest.raises(CodedError, match="decode_timeout"):
+            await stuck
+        assert len(bench.stage.abandoned) == 1
+        new = FakeChild.born[1]
+        assert [job.path for job in new.jobs()] == [b"/behind"]
+        new.say(done(new.jobs()[0]))
+        await behind
+        assert bench.slots.free == bench.slots.count - 2, "what the kernel holds and what was just decoded"
+        old.die()
+        assert bench.slots.free == bench.slots.count - 1
+        assert bench.stage.abandoned == []
+        assert len(FakeChild.born) == 2
+
+    run(test)
+
+
+def test_only_so_many_are_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(loop: ManualLoop) -> None:
+        monkeypatch.setattr(decoding, "most_abandoned", lambda: 1)
+        bench = Bench(loop, workers=2)
+        tickets = [bench.submit(f"/{name}") for name in "ab"]
+        await settle()
+        for number, (ticket, _) in enumerate(tickets):
+            bench.arena.notes[number] = (ticket.number, time.monotonic() - 11.0)
+        for _ in range(8):
+            await loop.advance(decoding.WATCH_INTERVAL)
+            await settle()
+        assert len(bench.stage.abandoned) == 1
+        assert len(FakeChild.born) == 3
+        assert all(waiting.done() for _, waiting in tickets), "both have their answer all the same"
+        for _, waiting in tickets:
+            assert isinstance(waiting.exception(), CodedError)
+
+    run(test)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        monkeypatch.setattr(FakeChild, "refusals", 3)
+        FakeChild.born[0].die()
+        for _ in range(3):
+            assert len(FakeChild.born) == 1
+            assert not bench.broken
+            await loop.advance(1.0)
+            await settle()
+        assert len(FakeChild.born) == 2
+        assert FakeChild.born[1].received, "it was set up"
 
     run(test)

@@ -420,7 +420,7 @@ def test_operations_need_permission() -> None:
     assert [getattr(event, "error", None) and event.error.code for event in events] == [
         None,
         "not_permitted",
-        "unsupported",
+        "not_permitted",
     ]
     (event,) = pull(session(operations=frozenset({"reload"})), b'{"op":"reload"}\n')
     assert isinstance(event, OperationRequest) and event.operation.dialect is Dialect.NDJSON

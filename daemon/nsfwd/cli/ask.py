@@ -1,4 +1,4 @@
-"""``nsfwd ping``, ``ready`` and ``stats``: one question to the daemon, its answer on stdout."""
+"""``nsfwd ping``, ``ready``, ``stats`` and ``reload``: one question to the daemon, its answer on stdout."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 TIMEOUT = 10.0
 """Seconds of silence after which a daemon that only has to say how it is counts as gone."""
 
+RELOAD_TIMEOUT = 600.0
+"""Seconds that a new engine may take to load, warm and pass its goldens."""
+
 
 def connect_option(command: _Command) -> _Command:
     """Add ``--connect``, which every command that talks to the daemon has."""
@@ -29,10 +32,10 @@ def connect_option(command: _Command) -> _Command:
     )(command)
 
 
-def _client(connect: str | None) -> Client:
+def _client(connect: str | None, timeout: float = TIMEOUT) -> Client:
     from nsfwd.client import Client
 
-    return Client(connect, timeout=TIMEOUT, patience=0)
+    return Client(connect, timeout=timeout, patience=0)
 
 
 @click.command()
@@ -72,3 +75,19 @@ def stats(connect: str | None) -> None:
     """
     with _client(connect) as client:
         click.echo(json.dumps(client.stats(), indent=2, ensure_ascii=False))
+
+
+@click.command()
+@connect_option
+def reload(connect: str | None) -> None:
+    """Have it take up changed settings and bundles. No request is dropped.
+
+    Only root and the daemon's own user may, over its Unix socket. Exit 0 when the new ones serve, 1 when they are
+    refused: then the old ones serve on, and the message says what to mend.
+
+    Example: nsfwd config check && nsfwd reload
+    """
+    with _client(connect, RELOAD_TIMEOUT) as client:
+        answer = client.reload()
+    for name, identity in answer["models"].items():
+        click.echo(f"{name} = {identity}, after {answer['seconds']:.1f} s")

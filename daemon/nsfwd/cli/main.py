@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ping": ("nsfwd.cli.ask:ping", "Ask whether a daemon is there."),
     "ready": ("nsfwd.cli.ask:ready", "Ask whether it can score."),
     "stats": ("nsfwd.cli.ask:stats", "Show its counters."),
+    "reload": ("nsfwd.cli.ask:reload", "Have it take up changed settings and bundles."),
     "config": ("nsfwd.cli.config:config", "Show or check the settings."),
     "models": ("nsfwd.cli.models:models", "Bundles: the networks that nsfwd can serve."),
 }

@@ -71,4 +71,4 @@ def serve(config: Path | None, **flags: Any) -> int:
     settings = settings_from(config, flags)
     from nsfwd.server.main import run
 
-    return run(settings)
+    return run(settings, lambda: settings_from(config, flags))

@@ -172,6 +172,14 @@ class Client:
         """Return the daemon's counters."""
         return self._operation("stats")
 
+    def reload(self) -> dict[str, Any]:
+        """Have changed settings and bundles taken up; return the ``models`` that serve now and the ``seconds`` it took.
+
+        Raises:
+            CodedError: ``reload_refused`` (what served before serves on), ``not_permitted``.
+        """
+        return self._operation("reload")
+
     def _operation(self, op: str) -> dict[str, Any]:
         inbox = Inbox()
         self.connect()

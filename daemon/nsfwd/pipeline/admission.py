@@ -44,7 +44,7 @@ class Admission:
     """
 
     def __init__(self, queue: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._queue = queue
+        self.queue = queue
         self._loop = loop
         self._numbers = itertools.count(1)
         self._deadlines = Deadlines(loop)
@@ -56,15 +56,18 @@ class Admission:
         self._empty: asyncio.Event = asyncio.Event()
         self._empty.set()
 
-    def admit(self, claim: Claim) -> Ticket:
+    def admit(self, claim: Claim, *, exempt: bool = False) -> Ticket:
         """Let one image in.
+
+        Args:
+            exempt: the daemon's own image, for which there is always room.
 
         Raises:
             CodedError: ``busy`` or ``draining``, both the daemon's doing; a retry after ``retry_after`` helps.
         """
         if self.draining:
             raise self._refusal("draining")
-        if len(self.tickets) >= self._queue:
+        if len(self.tickets) >= self.queue and not exempt:
             raise self._refusal("busy")
         ticket = Ticket(claim, next(self._numbers), self._loop)
         until = claim.until(self._loop.time())

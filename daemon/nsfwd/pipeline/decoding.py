@@ -8,6 +8,7 @@ one is suspected.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,16 @@ from nsfwd.errors import CODES, CodedError, EngineError
 from nsfwd.ipc import messages
 from nsfwd.ipc.child import LEAN, Child, Exit
 from nsfwd.pipeline.lanes import LaneQueue
+from nsfwd.pipeline.poison import CRASHES, CRASHES_BEFORE_LISTING
+from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned
+from nsfwd.pipeline.workers import DecodeJob, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nsfwd.ipc.arena import Arena
-    from nsfwd.pipeline.slots import Lease, Slots
+    from nsfwd.pipeline.poison import PoisonList
+    from nsfwd.pipeline.slots import Slots
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.protocol.messages import Image
 
@@ -45,31 +50,9 @@ WATCH_INTERVAL = 0.25
 """Seconds between looks at what each decoder is on."""
 
 DECODER = "nsfwd.imaging.decoder"
-_RESULTS = msgspec.msgpack.Decoder(messages.Hello | messages.DecodedGroup)
+_RESULTS = msgspec.msgpack.Decoder(messages.Hello | messages.DecodedGroup | messages.Suspected)
 
-
-class DecodeJob:
-    """One image on its way to pixels."""
-
-    __slots__ = ("deaths", "image", "lease", "ticket")
-
-    def __init__(self, image: Image, ticket: Ticket) -> None:
-        self.image = image
-        self.ticket = ticket
-        self.lease: Lease | None = None
-        self.deaths = 0
-
-
-class Worker:
-    """One decoder process and the jobs it holds."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.jobs: dict[int, DecodeJob] = {}
-        self.child: Child | None = None
-        self.greeted = False
-        self.alone = False
-        self.overdue: int | None = None
+_log = logging.getLogger("nsfwd.pipeline")
 
 
 class DecodeStage:
@@ -80,7 +63,12 @@ class DecodeStage:
         slots: who holds which of its slots.
         setup: what every decoder is told first (its ``worker`` is filled in here).
         decode_timeout: seconds one image may take; then its decoder is killed.
+        poison: files that are known to crash decoders.
         on_broken: called once when decoders cannot be started at all.
+
+    Attributes:
+        applied, missing: what decoders gave up before their first image, and what they could not.
+        abandoned: decoders that were killed, do not end, and were replaced.
     """
 
     def __init__(
@@ -91,6 +79,7 @@ class DecodeStage:
         *,
         workers: int,
         decode_timeout: float,
+        poison: PoisonList,
         on_broken: Callable[[EngineError], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -98,6 +87,8 @@ class DecodeStage:
         self._slots = slots
         self._setup = setup
         self._timeout = decode_timeout
+        self._poison = poison
+        self._starter = Starter(self._loop)
         self._on_broken = on_broken
         self.queue: LaneQueue[DecodeJob] = LaneQueue()
         self._suspects: list[DecodeJob] = []
@@ -109,6 +100,7 @@ class DecodeStage:
         self._watch: asyncio.TimerHandle | None = None
         self.applied: list[str] = []
         self.missing: list[str] = []
+        self.abandoned: list[Worker] = []
         self.restarts = 0
         self.decoded = 0
 
@@ -125,13 +117,23 @@ class DecodeStage:
             self._watch.cancel()
         await asyncio.gather(*(worker.child.stop(timeout) for worker in self._workers if worker.child is not None))
 
-    async def decode(self, image: Image, ticket: Ticket) -> messages.Decoded:
-        """Turn one image into pixels in the slot that is then ``ticket.lease``.
+    def spread_poison(self) -> None:
+        """Tell every decoder what is on the poison list now."""
+        packet = messages.encode(messages.Poison(self._poison.digests()))
+        for worker in self._workers:
+            if worker.child is not None:
+                worker.child.send(packet)
+
+    async def decode(self, image: Image, ticket: Ticket, *, after: messages.Decoded | None = None) -> messages.Decoded:
+        """Turn one view of an image into pixels in the slot that is then ``ticket.lease``.
+
+        Args:
+            after: the view before it, whose slot is free again; None for the first.
 
         Raises:
             CodedError: the file's fault, or the ticket was settled first.
         """
-        job = DecodeJob(image, ticket)
+        job = DecodeJob(image, ticket, after)
         claim = ticket.claim
         self.queue.push(job, claim.lane, claim.connection)
         self.schedule()
@@ -179,7 +181,7 @@ class DecodeStage:
         self._suspects = [job for job in self._suspects if job.ticket.settled is None]
         if not self._suspects:
             return None
-        free = [worker for worker in self._workers if worker.child is not None and not worker.alone]
+        free = [worker for worker in self._workers if worker.working and not worker.alone]
         if not free:
             return None
         worker = min(free, key=lambda worker: len(worker.jobs))
@@ -202,7 +204,7 @@ class DecodeStage:
     def _least_loaded(self, parcels: dict[int, list[DecodeJob]], depth: int, reserved: Worker | None) -> Worker | None:
         best: Worker | None = None
         for worker in self._workers:
-            if worker.child is None or worker.alone or worker is reserved or len(worker.jobs) >= depth:
+            if not worker.working or worker.alone or worker is reserved or len(worker.jobs) >= depth:
                 continue
             if best is None or len(worker.jobs) < len(best.jobs):
                 best = worker
@@ -216,7 +218,8 @@ class DecodeStage:
         for job in jobs:
             assert job.lease is not None
             ticket, image = job.ticket, job.image
-            ticket.time.queue = now - ticket.admitted
+            ticket.time.queue += now - job.since
+            job.since = now
             if image.descriptor is not None:
                 descriptors.append(image.descriptor)
             wire.append(
@@ -226,7 +229,11 @@ class DecodeStage:
                     job.lease.generation,
                     image.path or b"",
                     image.descriptor is not None,
-                    ticket.claim.identity,
+                    ticket.claim.identity and job.after is None,
+                    job.after.next if job.after is not None else 0,
+                    ticket.claim.frames,
+                    job.after.stamp if job.after is not None else None,
+                    suspect=job.deaths > 0,
                 )
             )
         worker.child.send(messages.encode(messages.Decode(wire)), descriptors)
@@ -242,18 +249,27 @@ class DecodeStage:
         try:
             message = _RESULTS.decode(packet)
         except msgspec.MsgspecError:
-            assert worker.child is not None
-            worker.child.kill()  # it no longer speaks our language: whatever it is now, it is not our decoder
-            return
-        if isinstance(message, messages.Hello):
-            worker.greeted = True
-            self._early_deaths = 0
-            self.applied, self.missing = message.applied, message.missing
+            worker.kill(self._loop.time())  # it no longer speaks our language: it is not our decoder any more
             return
         self._early_deaths = 0
+        if isinstance(message, messages.Hello):
+            self._greet(worker, message)
+            return
+        if isinstance(message, messages.Suspected):
+            if message.number in worker.jobs:
+                worker.jobs[message.number].digest = (message.size, message.sha256)
+            return
         for decoded in message.results:
             self._finish(worker, decoded)
         self.schedule()
+
+    def _greet(self, worker: Worker, hello: messages.Hello) -> None:
+        worker.greeted = True
+        if (hello.applied, hello.missing) != (self.applied, self.missing):
+            _log.info("decoders gave up: %s", ", ".join(hello.applied))
+            if hello.missing:
+                _log.warning("decoders could not give up, on this system: %s", "; ".join(hello.missing))
+        self.applied, self.missing = hello.applied, hello.missing
 
     def _finish(self, worker: Worker, decoded: messages.Decoded) -> None:
         job = worker.jobs.get(decoded.number)
@@ -265,7 +281,7 @@ class DecodeStage:
         self.decoded += 1
         self._mean_seconds += 0.05 * (decoded.seconds - self._mean_seconds)
         ticket, lease = job.ticket, job.lease
-        ticket.time.decode = decoded.seconds
+        ticket.time.decode += decoded.seconds
         if decoded.code or ticket.settled is not None:
             self._slots.release(lease)
         else:
@@ -282,7 +298,8 @@ class DecodeStage:
             return
         worker.greeted = worker.alone = False
         worker.overdue = None
-        worker.child = Child(
+        worker.killed = None
+        child = Child(
             DECODER,
             name=f"decoder {worker.number}",
             fds=[self._arena.fd],
@@ -290,25 +307,24 @@ class DecodeStage:
             on_message=lambda packet: self._receive(worker, packet),
             on_exit=lambda exit_: self._reaped(worker, exit_),
         )
-        worker.child.start()
-        worker.child.send(messages.encode(msgspec.structs.replace(self._setup, worker=worker.number)))
+        if not self._starter.start(child, lambda: self._spawn(worker)):
+            return
+        worker.child = child
+        setup = msgspec.structs.replace(self._setup, worker=worker.number, poison=self._poison.digests())
+        child.send(messages.encode(setup))
         self.schedule()
 
     def _reaped(self, worker: Worker, exit_: Exit) -> None:
         worker.child = None
-        note = self._arena.note(worker.number)
-        self._arena.clear_note(worker.number)
-        jobs, worker.jobs = worker.jobs, {}
-        for job in jobs.values():
-            assert job.lease is not None
-            self._slots.release(job.lease)
-            job.lease = None
-        culprit = jobs.pop(note[0], None) if note is not None else None
+        if worker in self.abandoned:
+            self._found(worker)
+            return
+        culprit = self._take_back(worker)
         if culprit is not None:
-            self._suspect(culprit, overdue=worker.overdue == culprit.ticket.number)
-        for job in reversed(jobs.values()):
-            if job.ticket.settled is None:
-                self.queue.push_front(job, job.ticket.claim.lane, job.ticket.claim.connection)
+            assert culprit.lease is not None
+            self._slots.release(culprit.lease)
+            culprit.lease = None
+            self._suspect(culprit, exit_, overdue=worker.overdue == culprit.ticket.number)
         if self._stopping:
             return
         self.restarts += 1
@@ -317,6 +333,42 @@ class DecodeStage:
         else:
             self._died_early(worker, exit_)
 
+    def _take_back(self, worker: Worker) -> DecodeJob | None:
+        """The decoder does no more work: what it had not begun waits again. Return what it was on."""
+        note = self._arena.note(worker.number)
+        self._arena.clear_note(worker.number)
+        jobs, worker.jobs = worker.jobs, {}
+        culprit = jobs.pop(note[0], None) if note is not None else None
+        for job in reversed(jobs.values()):
+            assert job.lease is not None
+            self._slots.release(job.lease)
+            job.lease = None
+            if job.ticket.settled is None:
+                self.queue.push_front(job, job.ticket.claim.lane, job.ticket.claim.connection)
+        return culprit
+
+    def _abandon(self, worker: Worker) -> None:
+        """Leave a decoder behind that the kernel does not let end (a stalled mount), and put another in its place.
+
+        Only the slot that it may be writing to stays taken until it has ended; it never runs another instruction of its
+        own, so its number and note are free.
+        """
+        _log.error("decoder %d was killed and does not end; it is abandoned", worker.number)
+        self.abandoned.append(worker)
+        culprit = self._take_back(worker)
+        if culprit is not None:
+            worker.lost, culprit.lease = culprit.lease, None
+            culprit.ticket.fail(self._too_late())  # unless that was said when it was killed
+        successor = Worker(worker.number)
+        self._workers[worker.number] = successor
+        self._spawn(successor)
+
+    def _found(self, worker: Worker) -> None:
+        """An abandoned decoder has ended after all."""
+        self.abandoned.remove(worker)
+        if worker.lost is not None:
+            self._slots.release(worker.lost)
+
     def _died_early(self, worker: Worker, exit_: Exit) -> None:
         self._early_deaths += 1
         if self._early_deaths >= EARLY_DEATHS:
@@ -324,26 +376,36 @@ class DecodeStage:
         else:
             self._loop.call_later(EARLY_DELAY * self._early_deaths, self._spawn, worker)
 
-    def _suspect(self, job: DecodeJob, *, overdue: bool) -> None:
+    def _suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
         """The file a decoder was on when it ended: tried once more alone, then it is to blame."""
         if overdue:
-            job.ticket.fail(CodedError("decode_timeout", f"decoding took longer than {self._timeout:g} seconds"))
+            job.ticket.fail(self._too_late())
             return
         job.deaths += 1
-        if job.deaths >= DEATHS_BEFORE_BLAME:
-            job.ticket.fail(CodedError("decoder_died"))
-        else:
+        job.crashes += exit_.signal in CRASHES
+        if job.deaths < DEATHS_BEFORE_BLAME:
             self._suspects.append(job)
+            return
+        if job.crashes >= CRASHES_BEFORE_LISTING and job.digest is not None and exit_.signal is not None:
+            self._poison.add(*job.digest, exit_.signal)
+            self.spread_poison()
+        job.ticket.fail(CodedError("decoder_died"))
+
+    def _too_late(self) -> CodedError:
+        return CodedError("decode_timeout", f"decoding took longer than {self._timeout:g} seconds")
 
     def _look(self) -> None:
-        """Kill the decoders that have been on one image for too long."""
+        """Kill the decoders that have been on one image for too long; abandon those that do not end."""
         self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
         now = time.monotonic()
-        for worker in self._workers:
+        for worker in tuple(self._workers):
             note = self._arena.note(worker.number)
-            if note is None or worker.child is None:
+            if worker.child is None:
                 continue
-            number, started = note
-            if number in worker.jobs and now - started > self._timeout:
-                worker.overdue = number
-                worker.child.kill()
+            if worker.killed is not None:
+                if self._loop.time() - worker.killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
+                    self._abandon(worker)
+            elif note is not None and note[0] in worker.jobs and now - note[1] > self._timeout:
+                worker.overdue = note[0]
+                worker.jobs[note[0]].ticket.fail(self._too_late())  # its end may be long in coming
+                worker.kill(self._loop.time())

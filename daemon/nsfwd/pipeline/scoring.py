@@ -19,7 +19,9 @@ import msgspec
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import messages
 from nsfwd.ipc.child import Child, Exit
+from nsfwd.pipeline.accounts import CostCurve
 from nsfwd.pipeline.lanes import LaneQueue
+from nsfwd.pipeline.starting import Starter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,6 +121,7 @@ class ScoreStage:
         self._number = 0
         self._deaths: deque[float] = deque()
         self._child: Child | None = None
+        self._starter = Starter(self._loop)
         self._restart: asyncio.TimerHandle | None = None
         self._stopping = False
         self.engine: messages.EngineReady | None = None
@@ -129,18 +132,21 @@ class ScoreStage:
         self.sizes: dict[int, int] = {}
         self.rechecked = 0
         self.infer_seconds = 0.0
+        self.cost = CostCurve()
 
     def start(self) -> None:
         """Start the engine process; ``on_warm`` or ``on_broken`` follows."""
-        self._child = Child(
+        child = Child(
             _ENGINE,
             name="engine",
             fds=[self._arena.fd],
             on_message=self._receive,
             on_exit=self._reaped,
         )
-        self._child.start()
-        self._child.send(messages.encode(self._setup))
+        if self._stopping or not self._starter.start(child, self.start):
+            return
+        self._child = child
+        child.send(messages.encode(self._setup))
 
     async def stop(self, timeout: float) -> None:
         """End the engine. Tickets must have been settled before."""
@@ -224,7 +230,7 @@ class ScoreStage:
         now = time.monotonic()
         slots: list[int] = []
         for entry in batch:
-            entry.ticket.time.wait = now - entry.ready
+            entry.ticket.time.wait += now - entry.ready
             slots.append(entry.hand_over().slot)
         self._child.send(messages.encode(messages.Batch(self._number, slots)))
 
@@ -279,12 +285,13 @@ class ScoreStage:
         self.rechecked += message.rechecked
         self.sizes[len(batch)] = self.sizes.get(len(batch), 0) + 1
         self.infer_seconds += message.seconds
+        self.cost.add(len(batch), message.seconds)
         rows = array("f", message.scores).tolist()
         complete = len(rows) == len(batch) * self._labels
         for index, entry in enumerate(batch):
             self._slots.release(entry.take_back())
             ticket = entry.ticket
-            ticket.time.infer = message.seconds
+            ticket.time.infer += message.seconds
             if complete:
                 ticket.resolve(rows[index * self._labels : (index + 1) * self._labels])
             else:

@@ -31,8 +31,6 @@ OPERATIONS: dict[str, str] = {
 OPEN_OPERATIONS = frozenset(OPERATIONS) - {"reload"}
 """Operations open to every peer."""
 
-_UNBUILT_OPERATIONS = frozenset({"reload"})
-
 Check = Callable[[Any], Any]
 
 
@@ -129,12 +127,12 @@ def _check_deadline(value: Any) -> float:
     if type(value) in (int, float) and 0 < value <= MAX_DEADLINE and math.isfinite(value):
         return float(value)
     raise _bad(f"deadline must be a number of seconds above 0 and at most {MAX_DEADLINE:.0f}")
+
+
 def _check_frames(value: Any) -> int:
     if type(value) is int and 1 <= value <= MAX_FRAMES_ASKED:
         return value
     raise _bad(f"frames must be an integer from 1 to {MAX_FRAMES_ASKED}")
-
-
 
 
 def _check_op(value: Any) -> str:
@@ -268,9 +266,9 @@ def _scan(values: dict[str, Any], parsed: Parsed) -> Scan:
         many or recursive,
         recursive,
         values.get("lane"),
-        values.get("frames", 0),
         values.get("deadline"),
         values.get("identity", False),
+        values.get("frames", 0),
     )
 
 
@@ -278,10 +276,10 @@ def check_operation(op: str, allowed: frozenset[str]) -> None:
     """Refuse an operation that this peer may not use.
 
     Raises:
-        CodedError: ``unsupported`` when this daemon has no such operation, ``not_permitted`` when others may use it.
+        CodedError: ``not_permitted``: only others may use it.
     """
     if op not in allowed:
-        raise CodedError("unsupported" if op in _UNBUILT_OPERATIONS else "not_permitted")
+        raise CodedError("not_permitted")
 
 
 def _head(request: RequestId, path: bytes | None) -> dict[str, object]:
@@ -341,6 +339,8 @@ def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
             "score": because.score,
             "threshold": because.threshold,
         }
+        reply["model"] = judgement.model
+        reply["policy"] = judgement.policy
     if outcome.frame is not None:
         frame = outcome.frame
         reply["frame"] = {
@@ -349,8 +349,6 @@ def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
             "sampled": frame.sampled,
             "background": frame.background or None,
         }
-        reply["model"] = judgement.model
-        reply["policy"] = judgement.policy
     if outcome.identity is not None:
         reply["file"] = {name: getattr(outcome.identity, name) for name in _IDENTITY}
     return _finish(reply, outcome.time)

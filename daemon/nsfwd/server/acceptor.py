@@ -51,7 +51,7 @@ class Acceptor:
         self._listeners = list(listeners)
         self._service = service
         room = max(1, raise_descriptor_limit() - SPARE_DESCRIPTORS)
-        self._limit = min(service.settings.max_connections, room)
+        self._room = room
         self.connections: set[Connection] = set()
         self.empty = asyncio.Event()
         self.empty.set()
@@ -88,7 +88,7 @@ class Acceptor:
             self._welcome(sock, listener)
 
     def _welcome(self, sock: socket.socket, listener: Listener) -> None:
-        if len(self.connections) >= self._limit:
+        if len(self.connections) >= min(self._service.settings.max_connections, self._room):
             self._refuse(sock)
             return
         try:

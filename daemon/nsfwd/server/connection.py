@@ -12,6 +12,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CodedError
@@ -291,6 +292,7 @@ class Connection:
             lane=lower_lane(self._spec.lane, scan.lane),
             deadline=scan.deadline,
             identity=scan.identity,
+            frames=scan.frames,
         )
         self._requests[turn] = Request(self, turn, scan, claim, size=size)
         self._body_bytes += size
@@ -300,6 +302,9 @@ class Connection:
         operation = event.operation
         if operation.op == "cancel":
             self._cancel(event.turn, operation.target)
+            return
+        if operation.op == "reload":
+            self._reload(event.turn)
             return
         try:
             payload = OPERATIONS[operation.op](self.service, self.peer)
@@ -322,6 +327,22 @@ class Connection:
             request.claim.cancel("cancelled")
         self._wake_series()
         self.session.operation(turn, {"target": target})
+
+    def _reload(self, turn: Turn) -> None:
+        try:
+            self.service.begin_reload().add_done_callback(partial(self._reloaded, turn))
+        except CodedError as error:
+            self.session.fail(turn, error, 0.0)
+
+    def _reloaded(self, turn: Turn, task: asyncio.Future[dict[str, Any]]) -> None:
+        if self._stream.closed:
+            return
+        error = CodedError("draining") if task.cancelled() else task.exception()
+        if error is None:
+            self.session.operation(turn, task.result())
+        else:
+            self.session.fail(turn, error if isinstance(error, CodedError) else CodedError("internal"), 0.0)
+        self.changed()
 
     def _on_body_start(self, event: BodyStart) -> None:
         self.service.metrics.bodies_total += 1

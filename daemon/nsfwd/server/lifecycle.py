@@ -18,6 +18,7 @@ from nsfwd.server.acceptor import Acceptor
 from nsfwd.server.listeners import Listener
 from nsfwd.server.notify import Notifier
 from nsfwd.server.operations import VERSION
+from nsfwd.server.reloading import Reloader, Reread
 from nsfwd.server.service import Service
 
 if TYPE_CHECKING:
@@ -41,20 +42,26 @@ class Daemon:
         bundles: the opened bundles.
         listeners: open sockets; closed here.
         notifier: the line to the service manager.
+        reread: settings and bundles anew, for a reload.
 
     Raises:
         NsfwdError: the pipeline cannot be built from these settings and bundles.
     """
 
     def __init__(
-        self, settings: Settings, bundles: Sequence[Bundle], listeners: Sequence[Listener], notifier: Notifier
+        self,
+        settings: Settings,
+        bundles: Sequence[Bundle],
+        listeners: Sequence[Listener],
+        notifier: Notifier,
+        reread: Reread,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._settings = settings
         self._listeners = listeners
         self._notifier = notifier
         self._pipeline = Pipeline(settings, bundles)
         self._service = Service(self._loop, settings, self._pipeline, bundles)
+        self._service.reload = Reloader(reread, self._service, self._pipeline, notifier).reload
         self._acceptor = Acceptor(listeners, self._service)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -113,7 +120,8 @@ class Daemon:
         now = self._loop.time()
         for connection in tuple(self._acceptor.connections):
             connection.check(now)
-        limits = [limit for limit in (self._settings.write_stall, self._settings.idle_timeout) if limit]
+        settings = self._service.settings
+        limits = [limit for limit in (settings.write_stall, settings.idle_timeout) if limit]
         self._ticker = self._loop.call_later(min(TICK, *(limit / 4 for limit in limits)), self._tick)
 
     # -- signals -----------------------------------------------------------------------------------------------------
@@ -129,7 +137,8 @@ class Daemon:
         self._stop.set()
 
     def _asked_to_reload(self) -> None:
-        _log.warning("SIGHUP: this version cannot reload; restart the daemon to apply changed settings")
+        if not self._service.draining:
+            self._service.begin_reload()
 
     # -- drain and stop ----------------------------------------------------------------------------------------------
 
@@ -137,7 +146,7 @@ class Daemon:
         """Stop in the order that loses nothing: no reply means not done, and everything admitted gets one."""
         failed = self._pipeline.failed.done()
         if not failed:
-            _log.info("stopping: answering what was admitted, at most %g s", self._settings.drain_timeout)
+            _log.info("stopping: answering what was admitted, at most %g s", self._service.settings.drain_timeout)
         self._notifier.stopping()
         self._acceptor.stop()
         self._service.draining = True
@@ -158,7 +167,7 @@ class Daemon:
         hurry = self._loop.create_task(self._hurry.wait())
         try:
             await asyncio.wait(
-                {drained, hurry}, timeout=self._settings.drain_timeout, return_when=asyncio.FIRST_COMPLETED
+                {drained, hurry}, timeout=self._service.settings.drain_timeout, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
             drained.cancel()
@@ -181,7 +190,11 @@ class Daemon:
 
 
 async def serve(
-    settings: Settings, bundles: Sequence[Bundle], listeners: Sequence[Listener], notifier: Notifier
+    settings: Settings,
+    bundles: Sequence[Bundle],
+    listeners: Sequence[Listener],
+    notifier: Notifier,
+    reread: Reread,
 ) -> int:
     """Run a daemon; return its exit code. An error of the operator's is one line of the log.
 
@@ -189,7 +202,7 @@ async def serve(
         listeners: closed whatever happens.
     """
     try:
-        return await Daemon(settings, bundles, listeners, notifier).run()
+        return await Daemon(settings, bundles, listeners, notifier, reread).run()
     except NsfwdError as error:
         _log.error("%s", error)
         return 1

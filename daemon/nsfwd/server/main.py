@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("nsfwd.server")
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Serve until told to stop.
+
+    Args:
+        reread: the settings anew from where these came from, for a reload; raises NsfwdError.
 
     Returns:
         0 after an orderly stop, 1 when the daemon could not start or had to give up; the log says why.
@@ -45,7 +49,12 @@ def run(settings: Settings) -> int:
         _log.error("%s", error)
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, bundles, listeners, notifier))
+        return runner.run(serve(settings, bundles, listeners, notifier, lambda: _reread(reread)))
+
+
+def _reread(reread: Callable[[], Settings]) -> tuple[Settings, list[Bundle]]:
+    settings = reread()
+    return settings, open_bundles(settings)
 
 
 def open_bundles(settings: Settings) -> list[Bundle]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import MutableMapping
 
 _log = logging.getLogger("nsfwd.server")
@@ -22,10 +23,24 @@ class Notifier:
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         name = environment.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + name[1:] if name.startswith("@") else name
+        self._complained = False
 
     def ready(self, status: str) -> None:
-        """Say that requests are answered."""
+        """Say that requests are answered, after the start or again after a reload."""
         self._send("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """Say that changed settings are taken up; ``ready`` ends it."""
+        stamp = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={stamp}", "STATUS=reloading")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Ask for so much more time from now for the step that is under way."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def alive(self) -> None:
+        """Say that the daemon does its work: the manager kills one that does not say so for ``watchdog`` seconds."""
+        self._send("WATCHDOG=1")
 
     def status(self, status: str) -> None:
         """Say what the daemon is doing, in one line."""
@@ -43,4 +58,6 @@ class Notifier:
                 sock.setblocking(False)
                 sock.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            _log.warning("cannot tell the service manager: %s", error.strerror)
+            if not self._complained:
+                _log.warning("cannot tell the service manager: %s (said once)", error.strerror)
+            self._complained = True

@@ -1,6 +1,6 @@
 """The requests that are no scans: one function for each, from what all connections share to what the reply says.
 
-``cancel`` is not here: it is about the requests of one connection, which answers it.
+``cancel`` is not here: it is about the requests of one connection, which answers it. Nor is ``reload``: it takes time.
 """
 
 from __future__ import annotations

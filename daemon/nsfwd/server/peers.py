@@ -17,8 +17,8 @@ from nsfwd.protocol.wire import OPEN_OPERATIONS
 _UCRED = struct.Struct("3i")
 """``struct ucred`` of Linux: pid, uid, gid (unix(7))."""
 
-ADMIN_OPERATIONS: frozenset[str] = frozenset()
-"""What only an admin may ask, of the operations that this daemon has."""
+ADMIN_OPERATIONS: frozenset[str] = frozenset({"reload"})
+"""What only an admin may ask."""
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 

@@ -6,7 +6,7 @@ Knows no socket and no protocol; a test puts a pipeline of its own in here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,6 +64,8 @@ class Service:
 
     Attributes:
         draining: the daemon stops: what has not begun is refused.
+        reload: takes up changed settings and bundles.
+        tasks: under way on nobody's behalf; kept here, because the loop holds tasks only weakly.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -72,7 +74,28 @@ class Service:
     bundles: Sequence[Bundle] = ()
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
+    reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
+    tasks: set[asyncio.Future[Any]] = field(default_factory=set)
     _complained: set[str] = field(default_factory=set)
+
+    def begin_reload(self) -> asyncio.Future[dict[str, Any]]:
+        """Start a reload; its result is what the reply tells, or a CodedError.
+
+        Raises:
+            CodedError: ``unsupported``: nobody here can reload.
+        """
+        if self.reload is None:
+            raise CodedError("unsupported")
+        task = asyncio.ensure_future(self.reload(), loop=self.loop)
+        self.tasks.add(task)
+        task.add_done_callback(self._reloaded)
+        return task
+
+    def _reloaded(self, task: asyncio.Future[dict[str, Any]]) -> None:
+        """Whoever asked may be gone: what went wrong stands in the log already, unless it is a defect."""
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, CodedError):
+            self.loop.call_exception_handler({"message": "while reloading", "exception": error})
 
     def complain_once(self, peer: str) -> bool:
         """Tell whether this is the first complaint about ``peer``."""

@@ -1,0 +1,87 @@
+"""Takes up changed settings and bundles while requests go on; whatever is wrong with them, the old ones serve on.
+
+Knows no signal and no connection: ``lifecycle`` and the operation ``reload`` ask for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nsfwd import logs
+from nsfwd.config import TABLE
+from nsfwd.errors import CodedError, NsfwdError, SettingsError
+
+if TYPE_CHECKING:
+    from nsfwd.bundles.store import Bundle
+    from nsfwd.config import Settings
+    from nsfwd.pipeline.pipeline import Pipeline
+    from nsfwd.server.notify import Notifier
+    from nsfwd.server.service import Service
+
+Reread = Callable[[], "tuple[Settings, Sequence[Bundle]]"]
+"""Reads settings and opens bundles as the start did; raises NsfwdError."""
+
+_log = logging.getLogger("nsfwd.server")
+
+
+class Reloader:
+    """One reload at a time.
+
+    Args:
+        reread: where settings and bundles come from.
+        service: gets them once they serve.
+        pipeline: loads and proves them first.
+        notifier: is told when a reload begins and that it has ended.
+    """
+
+    def __init__(self, reread: Reread, service: Service, pipeline: Pipeline, notifier: Notifier) -> None:
+        self._reread = reread
+        self._service = service
+        self._pipeline = pipeline
+        self._notifier = notifier
+        self._turn = asyncio.Lock()
+
+    async def reload(self) -> dict[str, Any]:
+        """Reload, and return what the reply tells.
+
+        Raises:
+            CodedError: ``reload_refused`` says what the operator has to mend; ``draining``.
+        """
+        async with self._turn:
+            started = self._service.loop.time()
+            announced = self._pipeline.ready.is_set()
+            if announced:
+                self._notifier.reloading()
+            try:
+                settings, bundles = self._reread()
+                refuse_fixed(self._service.settings, settings)
+                await self._pipeline.reload(settings, bundles)
+            except NsfwdError as error:
+                if isinstance(error, CodedError) and error.code == "draining":
+                    raise
+                _log.error("reload refused, what served before serves on: %s", error)
+                raise CodedError("reload_refused", str(error)) from None
+            finally:
+                if announced and not self._service.draining:
+                    self._notifier.ready("")
+            self._service.settings, self._service.bundles = settings, bundles
+            logs.adjust(settings.log_level, settings.log_paths)
+            seconds = self._service.loop.time() - started
+            models = {bundle.name: bundle.model_identity for bundle in bundles}
+            _log.info("reloaded in %.1f s: %s", seconds, ", ".join(models.values()))
+            return {"models": models, "seconds": round(seconds, 3)}
+
+
+def refuse_fixed(present: Settings, wanted: Settings) -> None:
+    """Refuse a change of a setting that only a restart changes.
+
+    Raises:
+        SettingsError: names each of them; the operator restarts the daemon or takes the change back.
+    """
+    fixed = [row.name for row in TABLE.values() if not row.reloadable]
+    changed = [name for name in fixed if getattr(present, name) != getattr(wanted, name)]
+    if changed:
+        raise SettingsError(f"{', '.join(changed)}: a reload cannot change this; restart the daemon")

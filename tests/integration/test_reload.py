@@ -1,0 +1,140 @@
+"""Changed settings and bundles take over without a dropped request, or are refused while the old ones serve on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import pictures
+from tests.integration.harness import Daemon, Json, ask, raw_connect, replies, spell, wait_until
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.jpg"
+    path.write_bytes(pictures.encoded(pictures.photo(1), "JPEG"))
+    return path
+
+
+class Site:
+    """A daemon whose settings stand in a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "nsfwd.toml"
+        self.write(max_pixels=1_000_000)
+        self.daemon = Daemon(directory, flags=["--config", str(self.file)])
+
+    def write(self, **settings: object) -> None:
+        self.file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()), "utf-8")
+
+    def reload(self) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "nsfwd.cli.main", "reload", "--connect", f"unix:{self.daemon.unix}"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    with site.daemon:
+        yield site
+
+
+def limit(site: Site) -> int:
+    return int(ask(site.daemon.unix, {"op": "version"})["limits"]["max_pixels"])
+
+
+def engines(site: Site) -> list[int]:
+    found: list[int] = ask(site.daemon.unix, {"op": "stats"})["engine"]["processes"]
+    return found
+
+
+def test_a_reload_under_load_loses_nothing(site: Site, photo: Path) -> None:
+    before, count = engines(site), 2000
+    found: list[Json] = []
+    with raw_connect(site.daemon.unix) as connection:
+
+        def read() -> None:
+            rest = b""
+            while len(found) < count and (part := connection.recv(1 << 16)):
+                whole, _, rest = (rest + part).rpartition(b"\n")
+                found.extend(replies(whole))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(count // 2)))
+        site.write(max_pixels=2_000_000, decoders=1)
+        done = site.reload()
+        connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(count // 2, count)))
+        reader.join(60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(reply["id"] for reply in found) == list(range(count))
+    assert {reply["status"] for reply in found} == {"ok"}
+    assert limit(site) == 2_000_000
+    assert engines(site) != before
+    # The processes of before end with their last image: server, lister, one decoder and the engine remain.
+    wait_until(lambda: len(site.daemon.processes()) == 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"max_pixel": 5}, 'unknown setting "max_pixel"'),
+        ({"backend": '"abacus"'}, "expected one of"),
+        ({"policy": "{other = {}}"}, "policy other"),
+    ],
+)
+def test_what_is_wrong_is_refused_and_the_old_ones_serve_on(
+    site: Site, photo: Path, settings: dict[str, object], reason: str
+) -> None:
+    before, allowed = engines(site), limit(site)
+    site.write(**settings)
+    done = site.reload()
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (engines(site), limit(site)) == (before, allowed)
+    assert ask(site.daemon.unix, {"path": str(photo)})["status"] == "ok"
+
+
+def test_a_bundle_with_altered_weights_leaves_the_old_one_serving(site: Site, photo: Path) -> None:
+    before = engines(site)
+    weights = site.file.parent / "models" / "echo" / "model.keras"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"altered")
+    site.write()
+    try:
+        done = site.reload()
+    finally:
+        weights.write_bytes(whole)
+    assert done.returncode == 1
+    assert "model.keras" in done.stderr
+    assert engines(site) == before
+    assert ask(site.daemon.unix, {"path": str(photo)})["status"] == "ok"
+
+
+def test_sighup_reloads_as_well_and_says_why_not(site: Site) -> None:
+    site.write(max_pixels=3_000_000)
+    os.kill(site.daemon.pid, signal.SIGHUP)
+    wait_until(lambda: limit(site) == 3_000_000)
+    site.write(nonsense=1)
+    os.kill(site.daemon.pid, signal.SIGHUP)
+    wait_until(lambda: "reload refused, what served before serves on" in site.daemon.stderr)
+    assert limit(site) == 3_000_000
+
+
+def test_a_stop_ends_a_reload(site: Site, tmp_path: Path) -> None:
+    other = Site(tmp_path)
+    with other.daemon, raw_connect(other.daemon.unix) as connection:
+        connection.sendall(spell({"op": "reload"}))
+        # __exit__ sends SIGTERM and sees to it that the daemon leaves with 0 and nothing behind.
+
+
+def test_a_stranger_may_not(site: Site) -> None:
+    assert ask(site.daemon.tcp, {"op": "reload"})["error"]["code"] == "not_permitted"
