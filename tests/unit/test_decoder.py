@@ -23,8 +23,12 @@ SLOT = 16 * 16 * 3
 LIMITS = messages.ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000, min_side=8, max_frames=9, memory=1 << 30)
 
 
+told: list[messages.Wire] = []
+
+
 @pytest.fixture
 def arena() -> Iterator[Arena]:
+    told.clear()
     arena = Arena.create(4, SLOT, 2)
     yield arena
     arena.close()
@@ -33,7 +37,7 @@ def arena() -> Iterator[Arena]:
 def make(arena: Arena, **keys: Any) -> Decoder:
     recipe = msgspec.to_builtins(Recipe(width=16, height=16))
     values: dict[str, Any] = {"worker": 1, "slot_bytes": SLOT, "recipe": recipe, "roots": (b"/",), "limits": LIMITS}
-    return Decoder(messages.DecoderSetup(**{**values, **keys}), arena)
+    return Decoder(messages.DecoderSetup(**{**values, **keys}), arena, told.append)
 
 
 def job(path: Path | bytes = b"", *, slot: int = 0, descriptor: bool = False, identity: bool = False) -> messages.Job:
@@ -134,7 +138,7 @@ def test_descriptors_of_other_things_are_refused(arena: Arena, tmp_path: Path) -
     assert decoder.do(job(descriptor=True), reader).code == "fifo"
     assert decoder.do(job(descriptor=True), os.open("/dev/zero", os.O_RDONLY)).code == "device"
     assert decoder.do(job(descriptor=True), os.open(tmp_path, os.O_RDONLY)).code == "bad_path"
-    assert decoder.do(job(descriptor=True), os.open(tmp_path / "w", os.O_WRONLY | os.O_CREAT)).code == "unreadable"
+    assert decoder.do(job(descriptor=True), os.open(tmp_path / "w", os.O_WRONLY | os.O_CREAT)).code == "permission"
     assert decoder.do(job(descriptor=True), None).code == "no_descriptor"
     assert decoder.do(job(descriptor=True), memfd(b"")).code == "empty"
 
@@ -157,7 +161,7 @@ def test_a_file_that_changes_while_it_is_read_is_unreadable(
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
-    stamps = iter([(1, 1, 1, 1, 1), (1, 1, 1, 2, 1)])
+    stamps = iter([(1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (1, 1, 1, 2, 1)])
     monkeypatch.setattr(module, "_stamp", lambda _: next(stamps))
     assert make(arena).do(job(path, identity=True), None).code == "unreadable"
 

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -42,6 +42,8 @@ class _Facts:
 
     seen: preprocess.Seen
     identity: FileIdentity | None = None
+    stamp: messages.Stamp | None = None
+    pixels: preprocess.Pixels | None = None
 
 
 class Decoder:
@@ -50,15 +52,23 @@ class Decoder:
     Args:
         setup: the server's first message.
         arena: where notes and pixels are written.
+        tell: sends the server what it must know before a job ends.
     """
 
-    def __init__(self, setup: messages.DecoderSetup, arena: Arena) -> None:
+    def __init__(self, setup: messages.DecoderSetup, arena: Arena, tell: Callable[[messages.Wire], None]) -> None:
         self._worker = setup.worker
         self._arena = arena
         self._recipe = msgspec.convert(setup.recipe, Recipe)
         resizing.check(self._recipe)
         self._limits = setup.limits
         self._roots = opening.Roots(setup.roots)
+        self._tell = tell
+        self.avoid(setup.poison)
+
+    def avoid(self, digests: Iterable[tuple[int, str]]) -> None:
+        """Learn which files, by size and digest, are not to be decoded."""
+        self._poison = frozenset(digests)
+        self._poison_sizes = frozenset(size for size, _ in self._poison)
 
     def groups(self, jobs: list[messages.Job], descriptors: list[int]) -> Iterator[messages.DecodedGroup]:
         """Do the jobs; give their results in groups, none later than ``REPORT_SECONDS`` of work."""
@@ -111,20 +121,47 @@ class Decoder:
             facts.seen.height,
             facts.seen.format,
             facts.identity,
+            *_view(facts, probe=job.probe),
         )
 
     def _fill(self, job: messages.Job, descriptor: int | None, facts: _Facts) -> None:
         """Open, check, decode, and write the pixels into the job's slot."""
         with self._opened(job, descriptor) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > self._limits.max_bytes:
-                raise CodedError("too_large", f"{size} bytes; the limit is {self._limits.max_bytes}")
-            source: BinaryIO = file
-            if job.identity:
-                content, facts.identity = _read_identified(file, self._limits.max_bytes)
-                source = io.BytesIO(content)
-            pixels = preprocess.decode(source, self._recipe, self._limits, facts.seen)
+            found = os.fstat(file.fileno())
+            if found.st_size > self._limits.max_bytes:
+                raise CodedError("too_large", f"{found.st_size} bytes; the limit is {self._limits.max_bytes}")
+            facts.stamp = _stamp(found)
+            if job.stamp is not None and job.stamp != facts.stamp:
+                raise CodedError("unreadable", "the file changed while it was read")
+            if job.probe == messages.STAT:
+                return
+            source = self._examined(job, file, facts)
+            if job.probe:
+                return
+            wanted = preprocess.Wanted(job.view, job.frames)
+            pixels = facts.pixels = preprocess.decode(source, self._recipe, self._limits, facts.seen, wanted)
         self._arena.slot(job.slot)[: len(pixels.data)] = pixels.data
+
+    def _examined(self, job: messages.Job, file: BinaryIO, facts: _Facts) -> BinaryIO:
+        """Give what is to be decoded; read as a whole first where its digest must be known, or its position is shared.
+
+        Raises:
+            CodedError: ``decoder_died``: it is on the poison list; ``unreadable`` as ``_read``.
+        """
+        size = os.fstat(file.fileno()).st_size
+        hashed = job.identity or job.suspect or job.probe or size in self._poison_sizes
+        if not hashed and not job.descriptor:
+            return file
+        content, stamp = _read(file.fileno(), self._limits.max_bytes)
+        if hashed:
+            digest = hashlib.sha256(content).hexdigest()
+            if job.identity or job.probe:
+                facts.identity = (*stamp, digest)
+            if (len(content), digest) in self._poison:
+                raise CodedError("decoder_died", "it is on the poison list: it ended decoders before")
+            if job.suspect:
+                self._tell(messages.Suspected(job.number, len(content), digest))
+        return io.BytesIO(content)
 
     def _opened(self, job: messages.Job, descriptor: int | None) -> BinaryIO:
         if not job.descriptor:
@@ -132,7 +169,7 @@ class Decoder:
         if descriptor is None:
             raise CodedError("no_descriptor")
         try:
-            opening.check_kind(os.fstat(descriptor).st_mode)
+            opening.check_passed(descriptor)
             file = os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
@@ -140,26 +177,40 @@ class Decoder:
         return file
 
 
-def _read_identified(file: BinaryIO, max_bytes: int) -> tuple[bytes, FileIdentity]:
-    """Read the whole file once, so that the digest is of the very bytes that are then decoded.
+def _read(descriptor: int, max_bytes: int) -> tuple[bytes, messages.Stamp]:
+    """Read a whole file, so that what is known of it is true of the very bytes that are then decoded.
+
+    Read by position: who passed a descriptor shares its offset, and may pass it twice.
 
     Raises:
         CodedError: ``unreadable`` when it cannot be read or is being written to; a retry may help.
     """
+    pieces: list[bytes] = []
+    at = 0
     try:
-        file.seek(0)
-        before = os.fstat(file.fileno())
-        content = file.read(max_bytes + 1)
-        after = os.fstat(file.fileno())
+        before = os.fstat(descriptor)
+        while at <= max_bytes and (piece := os.pread(descriptor, max(before.st_size + 1 - at, 1), at)):
+            pieces.append(piece)
+            at += len(piece)
+        after = os.fstat(descriptor)
     except OSError as error:
         raise CodedError("unreadable", os.strerror(error.errno) if error.errno else "") from error
-    first, last = _stamp(before), _stamp(after)
-    if first != last or len(content) != before.st_size:
+    stamp = _stamp(before)
+    if stamp != _stamp(after) or at != before.st_size:
         raise CodedError("unreadable", "the file changed while it was read")
-    return content, (*first, hashlib.sha256(content).hexdigest())
+    return b"".join(pieces), stamp
 
 
-def _stamp(found: os.stat_result) -> tuple[int, int, int, int, int]:
+def _view(facts: _Facts, *, probe: int) -> tuple[int, int, int, int, str, messages.Stamp | None]:
+    """What ``Decoded`` tells of the view, from ``next`` on."""
+    if facts.pixels is None:
+        return 0, 0, 1, 1, "", facts.stamp if probe else None
+    shown = facts.pixels
+    stamp = facts.stamp if shown.next else None
+    return shown.next, shown.frame, shown.frames, shown.sampled, shown.background, stamp
+
+
+def _stamp(found: os.stat_result) -> messages.Stamp:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -174,7 +225,7 @@ def serve(link: Link, arena_fd: int) -> None:
     packet, _ = link.receive()
     setup = msgspec.msgpack.decode(packet, type=messages.DecoderSetup)
     arena = Arena.attach(arena_fd, setup.slot_bytes)
-    decoder = Decoder(setup, arena)
+    decoder = Decoder(setup, arena, lambda message: link.send(messages.encode(message)))
     # The arena is shared by all and not counted as this decoder's memory.
     applied, missing = sandbox.apply(
         memory=setup.limits.memory + arena.bytes,
@@ -183,10 +234,14 @@ def serve(link: Link, arena_fd: int) -> None:
         descriptors=(link.fileno(), arena_fd),
     )
     link.send(messages.encode(messages.Hello(applied, missing)))
-    requests = msgspec.msgpack.Decoder(messages.Decode)
+    requests = msgspec.msgpack.Decoder(messages.Decode | messages.Poison)
     while True:
         packet, descriptors = link.receive()
-        for group in decoder.groups(requests.decode(packet).jobs, descriptors):
+        request = requests.decode(packet)
+        if isinstance(request, messages.Poison):
+            decoder.avoid(request.digests)
+            continue
+        for group in decoder.groups(request.jobs, descriptors):
             link.send(messages.encode(group))
 
 
