@@ -6,6 +6,7 @@ this size, which this engine reads. A ticket keeps the generation it was admitte
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
     from nsfwd.bundles.manifest import Golden
     from nsfwd.bundles.store import Bundle
+    from nsfwd.bundles.verdict import View
     from nsfwd.config import Settings
     from nsfwd.pipeline.poison import PoisonList
+    from nsfwd.pipeline.tickets import Ticket
     from nsfwd.protocol.messages import Judgement
 
 CHANNELS = 3
@@ -43,7 +46,10 @@ class Generation:
         workers: decoder processes.
         poison: files that are known to crash decoders; it outlives the generation.
         on_warm: called each time an engine has loaded and warmed; the goldens come next.
-        on_broken: called once with the reason why this generation will never (again) score.
+        on_broken: called with the reason why this generation will never (again) score.
+
+    Attributes:
+        tickets: the images that were admitted to this generation and have no outcome yet.
     """
 
     def __init__(
@@ -53,12 +59,14 @@ class Generation:
         *,
         workers: int,
         poison: PoisonList,
-        on_warm: Callable[[], None],
-        on_broken: Callable[[NsfwdError], None],
+        on_warm: Callable[[Generation], None],
+        on_broken: Callable[[Generation, NsfwdError], None],
     ) -> None:
         if len(bundles) != 1:
             raise SettingsError("models: this version serves exactly one bundle at a time")
         self.settings = settings
+        self.tickets: set[Ticket] = set()
+        self._left: asyncio.Future[None] | None = None
         self.bundles = tuple(bundles)
         self.bundle = bundles[0]
         self._judge = Judge({bundle.name: bundle for bundle in bundles})
@@ -75,16 +83,16 @@ class Generation:
             workers=workers,
             decode_timeout=settings.decode_timeout,
             poison=poison,
-            on_broken=on_broken,
+            on_broken=lambda error: on_broken(self, error),
         )
         self.scoring = ScoreStage(
             self.arena,
             self.slots,
             self._engine_setup(slot_bytes),
             labels=len(self.bundle.manifest.output.labels),
-            on_warm=on_warm,
-            on_broken=on_broken,
             on_device_loss=settings.on_device_loss,
+            on_warm=lambda: on_warm(self),
+            on_broken=lambda error: on_broken(self, error),
         )
 
     def start(self) -> None:
@@ -98,6 +106,21 @@ class Generation:
         await self.scoring.stop(timeout)
         self.arena.close()
 
+    def leave(self, ticket: Ticket) -> None:
+        """The ticket has its outcome and holds nothing any more."""
+        if ticket.lease is not None:
+            self.slots.release(ticket.lease)
+            ticket.lease = None
+        self.tickets.discard(ticket)
+        if not self.tickets and self._left is not None and not self._left.done():
+            self._left.set_result(None)
+
+    async def empty(self) -> None:
+        """Wait until every ticket has left; no further one may join."""
+        if self.tickets:
+            self._left = asyncio.get_running_loop().create_future()
+            await self._left
+
     def judge(self, scores: Sequence[float]) -> Judgement:
         """Make a verdict of the scores of one image.
 
@@ -105,6 +128,14 @@ class Generation:
             CodedError: ``bad_scores``: they are no probabilities; the daemon's fault, no retry helps.
         """
         return self._judge.judge({self.bundle.name: scores})
+
+    def judge_views(self, views: Sequence[View]) -> tuple[Judgement, View]:
+        """Make a verdict of the views of one image, and tell which of them decided.
+
+        Raises:
+            CodedError: ``bad_scores``, as ``judge``.
+        """
+        return self._judge.judge_views(views, self.bundle.manifest.recipe.frames)
 
     def goldens(self) -> Iterator[tuple[bytes, Golden]]:
         """The bundle's golden pictures (encoded, a few kilobytes each) with the scores they must have.

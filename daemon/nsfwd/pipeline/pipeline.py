@@ -6,6 +6,7 @@ The pipeline lives in the server process's event loop. It knows nothing of socke
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import BundleError, CodedError, NsfwdError, Status
 from nsfwd.ipc import messages
+from nsfwd.pipeline import views
+from nsfwd.pipeline.accounts import Accounts, CostCurve
 from nsfwd.pipeline.admission import Admission
 from nsfwd.pipeline.generation import Generation
 from nsfwd.pipeline.listing import CHUNK, ListStage
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT = 2.0
 """Seconds a child may take to end once its link is closed; then it is killed."""
+
+_log = logging.getLogger("nsfwd.pipeline")
 
 
 class Pipeline:
@@ -49,19 +54,17 @@ class Pipeline:
         self.failed: asyncio.Future[None] = loop.create_future()
         self.ready = asyncio.Event()
         self.admission = Admission(settings.queue, loop)
-        workers = settings.decoders or len(os.sched_getaffinity(0))
         self.poison = PoisonList(Path(settings.cache_dir))
-        self.generation = Generation(
-            settings, bundles, workers=workers, poison=self.poison, on_warm=self._prove, on_broken=self._broken
-        )
-        roots = tuple(os.fsencode(root) for root in settings.roots)
-        lister = messages.ListerSetup(roots, settings.max_depth, settings.max_entries, CHUNK)
-        self.lister = ListStage(lister, patience=settings.decode_timeout)
-        self._golden = Claim("goldens", Lane.INTERACTIVE)
-        self._proof: asyncio.Task[None] | None = None
+        self.generation = self._build(settings, bundles)
+        self.lister = _lister(settings)
+        self._goldens: dict[Claim, Generation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._retired: dict[asyncio.Task[None], tuple[Generation, ListStage]] = {}
+        self._reloading = asyncio.Lock()
+        self._successor: tuple[Generation, asyncio.Future[None]] | None = None
         self._started = time.monotonic()
-        self.outcomes: dict[str, int] = {status.value: 0 for status in Status if status is not Status.DONE}
-        self.codes: dict[str, int] = {}
+        self.reloads = 0
+        self.accounts = Accounts()
 
     async def scan(self, image: Image, claim: Claim) -> Outcome:
         """Score one image.
@@ -77,23 +80,24 @@ class Pipeline:
             The one outcome. A directory comes back as an error with the code ``is_directory``.
         """
         timing, identity, ticket = Timing(), None, None
-        generation = self.generation
+        golden = claim in self._goldens
+        generation = self._goldens.get(claim, self.generation)
         try:
-            ticket = self.admission.admit(claim)
+            ticket = self.admission.admit(claim, exempt=golden)
+            generation.tickets.add(ticket)
             timing = ticket.time
             decoded = await generation.decoding.decode(image, ticket)
             identity = Identity(*decoded.identity) if decoded.identity else None
             if decoded.code:
                 return Outcome(image.path, Status.ERROR, timing, code=decoded.code)
-            scores = await generation.scoring.score(ticket, probe=claim is self._golden)
-            judgement = generation.judge(scores)
-            outcome = Outcome(image.path, Status.OK, timing, judgement, identity=identity)
+            judgement, frame = await views.judge(generation, image, ticket, decoded, probe=golden)
+            outcome = Outcome(image.path, Status.OK, timing, judgement, identity=identity, frame=frame)
         except CodedError as error:
             outcome = Outcome.failed(image.path, error, timing, identity)
         finally:
             self._leave(image, ticket, generation)
-        if claim is not self._golden:
-            self._count(outcome)
+        if not golden:
+            self.accounts.count(outcome)
         return outcome
 
     def claim(
@@ -103,16 +107,18 @@ class Pipeline:
         lane: Lane = Lane.NORMAL,
         deadline: float | None = None,
         identity: bool = False,
+        frames: int = 0,
     ) -> Claim:
         """On whose behalf the images of one request are scored.
 
         Args:
             connection: whose turn it is within the lane.
             deadline: seconds for the whole request; None gives each image the default of its lane (none in background).
+            frames: how many frames of each image to look at most; 0 for as many as the bundle says.
         """
         allowance = None if lane is Lane.BACKGROUND or deadline is not None else self._settings.deadline
         until = None if deadline is None else self._loop.time() + deadline
-        return Claim(connection, lane, deadline=until, allowance=allowance, identity=identity)
+        return Claim(connection, lane, deadline=until, allowance=allowance, identity=identity, frames=frames)
 
     def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.
@@ -140,6 +146,8 @@ class Pipeline:
     def drain(self) -> None:
         """Refuse whatever comes from now on."""
         self.admission.draining = True
+        if self._successor is not None and not self._successor[1].done():
+            self._successor[1].set_exception(CodedError("draining"))
 
     async def drained(self) -> None:
         """Wait until every admitted image has its outcome."""
@@ -150,33 +158,100 @@ class Pipeline:
         self.admission.expire_all()
 
     async def stop(self) -> None:
-        """End all child processes: decoders, engine, lister."""
-        if self._proof is not None:
-            self._proof.cancel()
-        await self.generation.stop(STOP_TIMEOUT)
-        await self.lister.stop(STOP_TIMEOUT)
+        """End all child processes: decoders, engines, lister. Tickets must have been settled before."""
+        for task in (*self._tasks, *self._retired):
+            task.cancel()
+        async with self._reloading:  # a reload that was cut short has ended its own
+            former = [part.stop(STOP_TIMEOUT) for parts in self._retired.values() for part in parts]
+            await asyncio.gather(*former)
+            await self.generation.stop(STOP_TIMEOUT)
+            await self.lister.stop(STOP_TIMEOUT)
+
+    # -- reload ------------------------------------------------------------------------------------------------------
+
+    async def reload(self, settings: Settings, bundles: Sequence[Bundle]) -> None:
+        """Let new settings and bundles take over once their engine is warm and their goldens agree.
+
+        Images that were admitted before end where they began; then their processes end.
+
+        Raises:
+            NsfwdError: why not; what served before serves on. The operator's to mend, or the daemon is stopping.
+        """
+        async with self._reloading:
+            if self.admission.draining:
+                raise CodedError("draining")
+            successor, proven = self._build(settings, bundles), self._loop.create_future()
+            self._successor = successor, proven
+            try:
+                successor.start()
+                await proven
+            except BaseException:
+                await successor.stop(STOP_TIMEOUT)
+                raise
+            finally:
+                self._successor = None
+            self._take_over(successor)
+
+    def _take_over(self, successor: Generation) -> None:
+        """Swap the one reference by which a new ticket finds its processes."""
+        old, self.generation = self.generation, successor
+        self._settings = successor.settings
+        self.admission.queue = successor.settings.queue
+        former, self.lister = self.lister, _lister(successor.settings)
+        self.lister.start()
+        self.reloads += 1
+        self.ready.set()
+        task = self._loop.create_task(self._retire(old, former))
+        self._retired[task] = (old, former)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            del self._retired[task]
+
+    async def _retire(self, generation: Generation, lister: ListStage) -> None:
+        """End what nobody is left in. A listing that is under way keeps only its lister."""
+        await generation.empty()
+        await generation.stop(STOP_TIMEOUT)
+        await lister.unused()
+        await lister.stop(STOP_TIMEOUT)
+
+    def _build(self, settings: Settings, bundles: Sequence[Bundle]) -> Generation:
+        workers = settings.decoders or len(os.sched_getaffinity(0))
+        return Generation(
+            settings, bundles, workers=workers, poison=self.poison, on_warm=self._prove, on_broken=self._broken
+        )
 
     # -- goldens -----------------------------------------------------------------------------------------------------
 
-    def _prove(self) -> None:
+    def _prove(self, generation: Generation) -> None:
         """An engine has warmed: send the goldens through decoders and engine before anybody trusts it."""
-        self._proof = self._loop.create_task(self._prove_goldens())
+        task = self._loop.create_task(self._prove_goldens(generation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _prove_goldens(self) -> None:
-        generation = self.generation
+    async def _prove_goldens(self, generation: Generation) -> None:
+        claim = Claim("goldens", Lane.INTERACTIVE)
+        self._goldens[claim] = generation
         try:
             for picture, golden in generation.goldens():
-                outcome = await self.scan(Image(descriptor=_in_memory(picture)), self._golden)
+                outcome = await self.scan(Image(descriptor=_in_memory(picture)), claim)
                 if outcome.code in ("engine_died", "draining"):
                     return  # the next engine is proved anew, or none follows
                 if outcome.judgement is None:
                     raise BundleError(f"golden {golden.file} of {generation.bundle.name} failed: {outcome.message}")
                 generation.check_golden(golden, outcome.judgement)
         except NsfwdError as error:
-            self._broken(error)
+            self._broken(generation, error)
         else:
             generation.scoring.trust()
-            self.ready.set()
+            if self._successor is not None and generation is self._successor[0]:
+                if not self._successor[1].done():
+                    self._successor[1].set_result(None)
+            elif generation is self.generation:
+                self.ready.set()
+        finally:
+            del self._goldens[claim]
 
     # -- accounts ----------------------------------------------------------------------------------------------------
 
@@ -184,22 +259,23 @@ class Pipeline:
         """Whatever the outcome: nothing is held any more on the image's behalf."""
         if image.descriptor is not None:
             os.close(image.descriptor)
-        if ticket is None:
-            return
-        if ticket.lease is not None:
-            generation.slots.release(ticket.lease)
-            ticket.lease = None
-        self.admission.leave(ticket)
+        if ticket is not None:
+            generation.leave(ticket)
+            self.admission.leave(ticket)
 
-    def _count(self, outcome: Outcome) -> None:
-        self.outcomes[outcome.status.value] += 1
-        if outcome.code:
-            self.codes[outcome.code] = self.codes.get(outcome.code, 0) + 1
-
-    def _broken(self, error: NsfwdError) -> None:
-        self.ready.clear()
-        if not self.failed.done():
-            self.failed.set_exception(error)
+    def _broken(self, generation: Generation, error: NsfwdError) -> None:
+        """A generation will not score any more: the present one ends the daemon, a successor its reload."""
+        if generation is self.generation:
+            self.ready.clear()
+            if not self.failed.done():
+                self.failed.set_exception(error)
+        elif self._successor is not None and generation is self._successor[0]:
+            if not self._successor[1].done():
+                self._successor[1].set_exception(error)
+        else:
+            _log.error("the processes that a reload replaced broke with %d images: %s", len(generation.tickets), error)
+            for ticket in tuple(generation.tickets):
+                ticket.fail(CodedError("engine_failed", str(error)))
 
     def stats(self) -> dict[str, Any]:
         """The pipeline's numbers, for ``stats``."""
@@ -211,8 +287,10 @@ class Pipeline:
             "in_flight": len(admission.tickets),
             "admitted": admission.admitted,
             "refused": dict(admission.refused),
-            "images": dict(self.outcomes),
-            "codes": dict(self.codes),
+            "images": dict(self.accounts.images),
+            "codes": dict(self.accounts.codes),
+            "seconds": {stage: round(total, 6) for stage, total in self.accounts.seconds.items()},
+            "reloads": self.reloads,
             "queues": {"decode": decoding.queue.depths(), "score": scoring.queue.depths()},
             "slots": {"total": generation.slots.count, "free": generation.slots.free},
             "decoders": {
@@ -245,8 +323,20 @@ class Pipeline:
                 "rechecked_share": round(scoring.rechecked / scoring.images, 6) if scoring.images else 0.0,
                 "sizes": {str(size): count for size, count in sorted(scoring.sizes.items())},
                 "seconds": round(scoring.infer_seconds, 6),
+                "cost": _cost(scoring.cost),
             },
         }
+
+
+def _lister(settings: Settings) -> ListStage:
+    roots = tuple(os.fsencode(root) for root in settings.roots)
+    setup = messages.ListerSetup(roots, settings.max_depth, settings.max_entries, CHUNK)
+    return ListStage(setup, patience=settings.decode_timeout)
+
+
+def _cost(curve: CostCurve) -> dict[str, float] | None:
+    fitted = curve.fit()
+    return None if fitted is None else {"fixed": round(fitted[0], 6), "each": round(fitted[1], 6)}
 
 
 def _in_memory(encoded: bytes) -> int:
