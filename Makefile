@@ -24,7 +24,7 @@ NPM     = $(shell npm --version >/dev/null 2>&1 || echo ,node)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run test check clean lock help
+.PHONY: setup run test check clean lock help install uninstall test-systemd
 
 help:
 	@echo "make run    set up, then serve on 127.0.0.1:$(PORT) and unix:$(SOCKET)"
@@ -32,6 +32,8 @@ help:
 	@echo "make setup  preflight, virtual environment in $(VENV), pinned install, the bundle $(BUNDLE)"
 	@echo "make check  style, types and layers alone"
 	@echo "make lock   write requirements.lock anew"
+	@echo "make install, make uninstall   into PREFIX ($(PREFIX)) below DESTDIR, with the units for systemd"
+	@echo "make test-systemd   boot a Debian in a container and try the units there; as root"
 	@echo "make clean  remove what the build made; pulled bundles stay"
 
 setup: $(STAMP) $(MODELS)/$(BUNDLE)/bundle.toml
@@ -81,6 +83,44 @@ lock: $(STAMP)
 	   $(BIN)/uv pip compile --quiet --no-config --universal --fork-strategy fewest --python-version 3.11 --all-extras \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links setup.cfg; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
+
+# -- a system-wide installation: a virtual environment of its own in PREFIX/lib/nsfwd, units, settings -------------------
+# Bundles, index and quarantine lie in /var/lib/nsfwd, which neither target touches. EXTRAS=[gpu] for a GPU.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+EXTRAS  ?=
+WHAT    ?= .$(EXTRAS)
+PIPARGS ?=
+HOUSE    = $(PREFIX)/lib/nsfwd
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+UNITS    = nsfwd.service nsfwd.socket nsfwd-metrics.socket nsfwd@.service nsfwd@.socket
+SYSUSERS = $(PREFIX)/lib/sysusers.d/nsfwd.conf
+TMPFILES = $(PREFIX)/lib/tmpfiles.d/nsfwd.conf
+SETTINGS = /etc/nsfwd/nsfwd.toml
+
+# A virtual environment spells out where it lies; below DESTDIR that is not yet where it will lie.
+install:
+	@$(PYTHON) -m venv $(DESTDIR)$(HOUSE)
+	@$(DESTDIR)$(HOUSE)/bin/python -m pip --disable-pip-version-check --quiet install --upgrade -c requirements.lock $(PIPARGS) '$(WHAT)'
+	@find $(DESTDIR)$(HOUSE)/bin -type f -exec sed -i '1s|^#!$(DESTDIR)$(HOUSE)|#!$(HOUSE)|' {} +
+	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITDIR) $(dir $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES) $(DESTDIR)$(SETTINGS))
+	@ln -sfn ../lib/nsfwd/bin/nsfwd $(DESTDIR)$(PREFIX)/bin/nsfwd
+	@for unit in $(UNITS); do sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit; done
+	@install -m 644 systemd/nsfwd.sysusers.conf $(DESTDIR)$(SYSUSERS)
+	@install -m 644 systemd/nsfwd.tmpfiles.conf $(DESTDIR)$(TMPFILES)
+	@test -e $(DESTDIR)$(SETTINGS) || install -m 644 systemd/nsfwd.toml $(DESTDIR)$(SETTINGS)
+	@echo "installed; go on with: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"
+
+# Settings that were changed stay, and so does /var/lib/nsfwd.
+uninstall:
+	@rm -rf $(DESTDIR)$(HOUSE) $(DESTDIR)/var/cache/nsfwd
+	@rm -f $(DESTDIR)$(PREFIX)/bin/nsfwd $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES)
+	@! cmp -s systemd/nsfwd.toml $(DESTDIR)$(SETTINGS) || rm -f $(DESTDIR)$(SETTINGS)
+	@rmdir $(DESTDIR)$(dir $(SETTINGS)) 2>/dev/null || true
+
+test-systemd: $(STAMP)
+	@PATH="$(PATH)" tests/systemd/run
 
 clean:
 	rm -rf $(VENV) .run build dist daemon/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

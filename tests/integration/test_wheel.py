@@ -31,6 +31,11 @@ def build(what: str, directory: Path) -> tuple[Path, str]:
     return directory / done.stdout.splitlines()[-1], done.stdout + done.stderr
 
 
+def tracked(directory: str) -> list[str]:
+    listed = subprocess.run(["git", "ls-files", directory], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return listed.stdout.split()
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return build("wheel", tmp_path_factory.mktemp("wheel"))
@@ -39,11 +44,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_wheel_holds_every_module_and_the_catalogue(wheel: tuple[Path, str]) -> None:
     with zipfile.ZipFile(wheel[0]) as content:
         names = set(content.namelist())
-    listed = subprocess.run(["git", "ls-files", "daemon"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    modules = {name.removeprefix("daemon/") for name in listed.stdout.split() if name.endswith(".py")}
+    modules = {name.removeprefix("daemon/") for name in tracked("daemon") if name.endswith(".py")}
     entries = {f"nsfwd_catalogue/{path.name}" for path in (REPOSITORY / "models").glob("*.toml")}
     assert len(entries) >= 3
-    wanted = modules | entries | {"nsfwd/py.typed", "nsfwd_catalogue/__init__.py"}
+    units = {f"nsfwd_units/{name.rpartition('/')[2]}" for name in tracked("systemd")}
+    assert len(units) >= 10
+    wanted = modules | entries | units | {"nsfwd/py.typed", "nsfwd_catalogue/__init__.py"}
     inside = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert inside == wanted
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -67,7 +73,7 @@ def test_sdist_can_be_built_again(tmp_path: Path) -> None:
     archive, _ = build("sdist", tmp_path)
     with tarfile.open(archive) as content:
         names = {name.partition("/")[2] for name in content.getnames()}
-    entries = {f"models/{path.name}" for path in (REPOSITORY / "models").glob("*.toml")}
+    entries = {f"models/{path.name}" for path in (REPOSITORY / "models").glob("*.toml")} | set(tracked("systemd"))
     assert {"setup.cfg", "pyproject.toml", "LICENSE", "daemon/nsfwd/py.typed", "models/__init__.py"} | entries <= names
 
 
