@@ -23,7 +23,7 @@ from nsfwd.cli.ask import connect_option
 from nsfwd.cli.sources import STDIN, Exclusion, Local, absolute, count, listed, records
 
 if TYPE_CHECKING:
-    from nsfwd.client import Client, Encoded
+    from nsfwd.client import Client, Encoded, Options
     from nsfwd.client.replies import Reply
 
 FORMATS = ("text", "json", "ndjson", "csv")
@@ -123,6 +123,7 @@ class Asked:
     help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
 )
 @connect_option
+@click.option("--local", is_flag=True, help="Scan without a daemon, with the settings that serve would have.")
 @click.option("--wait", is_flag=True, help="Wait for the daemon to be there and ready, and through its restarts.")
 @click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
@@ -153,18 +154,15 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
     _check(paths, files_from, null=null)
     from nsfwd.cli.formats import writer
     from nsfwd.cli.progress import progress
-    from nsfwd.client import Client, Options
+    from nsfwd.client import Options
 
     exclusion = Exclusion(rest["exclude"])
     asked = Asked(paths, files_from, b"\0" if null else b"\n", rest["recursive"], exclusion, rest["send"])
     countable = files_from is None and STDIN not in paths
     options = Options(lane=rest["lane"], deadline=rest["deadline"])
     summary, started = Summary(), time.perf_counter()
-    if rest["wait"]:
-        _wait(rest["connect"])
-    patience = {"patience": math.inf} if rest["wait"] else {}
     with (
-        Client(rest["connect"], options=options, **patience) as client,
+        _client(rest["connect"], options, local=rest["local"], wait=rest["wait"]) as client,
         progress(asked.total if countable else None, quiet=rest["quiet"]) as advance,
         closing(writer(rest["spelling"], sys.stdout.buffer, colour=_colour(rest["color"]))) as out,
     ):
@@ -185,6 +183,24 @@ def _check(paths: tuple[bytes, ...], files_from: BinaryIO | None, *, null: bool)
         raise click.UsageError("name a PATH, or a list with --files-from")
     if paths.count(STDIN) + (files_from is not None and files_from.fileno() == 0) > 1:
         raise click.UsageError("stdin can be read once: it is either an image or a list")
+
+
+def _client(connect: str | None, options: Options, *, local: bool, wait: bool) -> Client:
+    """Return what scans: a daemon's client, or with ``local`` one that needs none."""
+    if local:
+        if connect or wait:
+            raise click.UsageError("--local needs no daemon: leave out --connect and --wait")
+        from nsfwd import logs
+        from nsfwd.local import Scanner
+
+        logs.setup("warning")
+        return Scanner(options=options)
+    from nsfwd.client import Client
+
+    if not wait:
+        return Client(connect, options=options)
+    _wait(connect)
+    return Client(connect, options=options, patience=math.inf)
 
 
 def _colour(choice: str) -> bool:
@@ -221,7 +237,9 @@ def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
     )
     here = _is_here(client.address)
     if asked.exclusion and asked.send != "always" and not here:
-        raise click.UsageError(f"--exclude lists directories here, and {client.address} is elsewhere; use --send always")
+        raise click.UsageError(
+            f"--exclude lists directories here, and {client.address} is elsewhere; use --send always"
+        )
     passing = asked.send == "auto" and here
     source, recursive = _items(asked, local), asked.recursive and not asked.exclusion
     try:
@@ -262,4 +280,4 @@ def _items(asked: Asked, local: Local) -> Iterator[bytes | Encoded | None]:
 
 def _is_here(address: str) -> bool:
     """Tell whether the daemon sees the file system of this machine: elsewhere the same path is another file."""
-    return address.startswith(("unix:", "tcp:127.", "tcp:[::1]", "tcp:localhost:"))
+    return address.startswith(("local", "unix:", "tcp:127.", "tcp:[::1]", "tcp:localhost:"))
