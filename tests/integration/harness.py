@@ -50,8 +50,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def echo_bundle(models_dir: Path, name: str = "echo", *, side: int = 64) -> Path:
-    """Write a bundle with no network in it, for the echo engine: the five labels, three tiers, no goldens."""
+def echo_bundle(models_dir: Path, name: str = "echo", *, side: int = 64, **recipe: Any) -> Path:
+    """Write a bundle with no network in it, for the echo engine: the five labels, three tiers, no goldens.
+
+    ``recipe``: what its preprocessing has besides its size.
+    """
     directory = models_dir / name
     directory.mkdir(parents=True)
     weights = b"no network: only the echo engine serves this bundle\n"
@@ -71,7 +74,7 @@ def echo_bundle(models_dir: Path, name: str = "echo", *, side: int = 64) -> Path
         short="nsfw",
         summary="Scores made of pixels, for tests",
         licence=Licence(name="Apache-2.0"),
-        recipe=Recipe(width=side, height=side, draft=0.0),
+        recipe=Recipe(**{"width": side, "height": side, "draft": 0.0, **recipe}),
         output=Output(labels=LABELS, activation="softmax"),
         policy=policy,
         tolerance={"f32": 1e-4},
