@@ -145,6 +145,19 @@ def test_questions(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> No
     assert '\n  "requests_total": 3' in capsys.readouterr().out
 
 
+def test_the_poison_list_is_shown_and_cleared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = {
+        "poison": {"op": "poison", "status": "ok", "poison": [{"sha256": "ab", "signal": "SIGSEGV"}]},
+        "clear_poison": {"op": "clear_poison", "status": "ok", "cleared": 1},
+    }
+    with FakeDaemon(tmp_path / "e.sock", lambda request: [answers[request["op"]]]) as daemon:
+        assert main.run(["stats", "--poison", "--connect", daemon.address]) == 0
+        assert '"SIGSEGV"' in capsys.readouterr().out
+        assert main.run(["stats", "--poison", "--clear", "--connect", daemon.address]) == 0
+        assert capsys.readouterr().out == "forgot 1 files\n"
+    assert main.run(["stats", "--clear"]) == 64
+
+
 def test_not_ready_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = {"op": "ready", "status": "ok", "ready": False, "why": "warming"}
     with FakeDaemon(tmp_path / "e.sock", lambda _: [state]) as daemon:

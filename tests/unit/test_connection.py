@@ -110,6 +110,12 @@ class FakePipeline:
     def stats(self) -> dict[str, Any]:
         return {"in_flight": len(self.waiting)}
 
+    def poisoned(self) -> list[dict[str, Any]]:
+        return []
+
+    def clear_poison(self) -> int:
+        return 0
+
 
 class Talk:
     """Both ends of one connection."""
@@ -454,9 +460,12 @@ def test_lane_deadline_and_identity_reach_the_claim() -> None:
 
 def test_operations() -> None:
     async def conversation(talk: Talk) -> None:
-        await talk.send(*({"op": op} for op in ("ping", "ready", "version", "models", "stats", "reload")))
+        names = ("ping", "ready", "version", "models", "stats", "poison", "reload", "clear_poison")
+        await talk.send(*({"op": op} for op in names))
         talk.half_close()
-        ping, ready, version, models, stats, reload = await talk.replies()
+        ping, ready, version, models, stats, poison, reload, clear = await talk.replies()
+        assert poison["poison"] == []
+        assert clear["error"]["code"] == "not_permitted"
         assert ping["status"] == "ok"
         assert ready["ready"] is False
         assert version["protocol"] == 1

@@ -68,13 +68,21 @@ def ready(connect: str | None) -> int:
 
 @click.command()
 @connect_option
-def stats(connect: str | None) -> None:
+@click.option("--poison", is_flag=True, help="Show the files that crashed decoders and are not decoded again.")
+@click.option("--clear", is_flag=True, help="With --poison: forget them. For root and the daemon's own user.")
+def stats(connect: str | None, *, poison: bool, clear: bool) -> None:
     """Show its counters as JSON.
 
     Example: nsfwd stats | jq .server
     """
+    if clear and not poison:
+        raise click.UsageError("--clear belongs to --poison")
     with _client(connect) as client:
-        click.echo(json.dumps(client.stats(), indent=2, ensure_ascii=False))
+        if clear:
+            click.echo(f"forgot {client.poison(clear=True)['cleared']} files")
+            return
+        answer = client.poison()["poison"] if poison else client.stats()
+        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
 
 
 @click.command()

@@ -376,6 +376,14 @@ class AsyncClient:
         """Return what scores, and by which policies."""
         return await self._operation("models")
 
+    async def poison(self, *, clear: bool = False) -> dict[str, Any]:
+        """Return ``poison``, the files that crashed decoders; with ``clear`` forget them, ``cleared`` tells how many.
+
+        Raises:
+            NsfwdError: only root and the daemon's own user may clear, over the Unix socket.
+        """
+        return await self._operation("clear_poison" if clear else "poison")
+
     async def stats(self) -> dict[str, Any]:
         """Return the daemon's counters."""
         return await self._operation("stats")

@@ -168,6 +168,14 @@ class Client:
         """Return what scores, and by which policies."""
         return self._operation("models")
 
+    def poison(self, *, clear: bool = False) -> dict[str, Any]:
+        """Return ``poison``, the files that crashed decoders; with ``clear`` forget them, ``cleared`` tells how many.
+
+        Raises:
+            NsfwdError: only root and the daemon's own user may clear, over the Unix socket.
+        """
+        return self._operation("clear_poison" if clear else "poison")
+
     def stats(self) -> dict[str, Any]:
         """Return the daemon's counters."""
         return self._operation("stats")

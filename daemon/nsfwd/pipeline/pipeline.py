@@ -277,6 +277,16 @@ class Pipeline:
             for ticket in tuple(generation.tickets):
                 ticket.fail(CodedError("engine_failed", str(error)))
 
+    def poisoned(self) -> list[dict[str, Any]]:
+        """The files that crashed decoders and are not decoded again for a while."""
+        return self.poison.describe()
+
+    def clear_poison(self) -> int:
+        """Forget them; return how many there were."""
+        count = self.poison.clear()
+        self.generation.decoding.spread_poison()
+        return count
+
     def stats(self) -> dict[str, Any]:
         """The pipeline's numbers, for ``stats``."""
         generation, admission = self.generation, self.admission

@@ -24,11 +24,13 @@ OPERATIONS: dict[str, str] = {
     "version": "protocol, limits, operations open to this peer, models",
     "models": "the models that score and their policies",
     "stats": "what was counted so far",
+    "poison": "the files that crashed decoders and are not decoded again for a while",
+    "clear_poison": "forget them",
     "cancel": "drop an earlier request of this connection",
     "reload": "take up changed settings and bundles",
 }
 
-OPEN_OPERATIONS = frozenset(OPERATIONS) - {"reload"}
+OPEN_OPERATIONS = frozenset(OPERATIONS) - {"reload", "clear_poison"}
 """Operations open to every peer."""
 
 Check = Callable[[Any], Any]

@@ -83,10 +83,20 @@ def _stats(service: Service, _peer: Peer) -> dict[str, Any]:
     return {**service.pipeline.stats(), "server": service.metrics.snapshot()}
 
 
+def _poison(service: Service, _peer: Peer) -> dict[str, Any]:
+    return {"poison": service.pipeline.poisoned()}
+
+
+def _clear_poison(service: Service, _peer: Peer) -> dict[str, Any]:
+    return {"cleared": service.pipeline.clear_poison()}
+
+
 OPERATIONS: dict[str, Callable[[Service, Peer], dict[str, Any]]] = {
     "ping": _ping,
     "ready": _ready,
     "version": _version,
     "models": _models,
     "stats": _stats,
+    "poison": _poison,
+    "clear_poison": _clear_poison,
 }

@@ -17,7 +17,7 @@ from nsfwd.protocol.wire import OPEN_OPERATIONS
 _UCRED = struct.Struct("3i")
 """``struct ucred`` of Linux: pid, uid, gid (unix(7))."""
 
-ADMIN_OPERATIONS: frozenset[str] = frozenset({"reload"})
+ADMIN_OPERATIONS: frozenset[str] = frozenset({"reload", "clear_poison"})
 """What only an admin may ask."""
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}

@@ -57,6 +57,12 @@ class Scanner(Protocol):
     def stats(self) -> dict[str, Any]:
         """The pipeline's numbers."""
 
+    def poisoned(self) -> list[dict[str, Any]]:
+        """The files that crashed decoders."""
+
+    def clear_poison(self) -> int:
+        """Forget them; return how many there were."""
+
 
 @dataclass(slots=True, eq=False)
 class Service:
