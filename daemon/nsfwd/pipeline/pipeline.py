@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import BundleError, CodedError, NsfwdError, Status
 from nsfwd.ipc import messages
+from nsfwd.ipc.closing import close_foreign
 from nsfwd.pipeline import views
 from nsfwd.pipeline.accounts import Accounts, CostCurve
 from nsfwd.pipeline.admission import Admission
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT = 2.0
 """Seconds a child may take to end once its link is closed; then it is killed."""
+
+STANDSTILL = 30.0
+"""Seconds in which a stage with work has to get something done: three decode timeouts, many times the longest batch."""
+
+LONGEST_LOAD = 600.0
+"""Seconds that an engine may take to load, warm and prove itself before this counts as a standstill."""
 
 _log = logging.getLogger("nsfwd.pipeline")
 
@@ -142,6 +149,16 @@ class Pipeline:
         if not self.ready.is_set() or not self.generation.scoring.trusted:
             return {"ready": False, "why": "the engine is loading"}
         return {"ready": True}
+
+    def work(self) -> dict[str, tuple[int, float] | None]:
+        """Stage -> a number that changes as it gets work done, and how long it may stand still; None without work."""
+        decoding, scoring = self.generation.decoding, self.generation.scoring
+        loading = not scoring.trusted
+        patience = LONGEST_LOAD if loading else STANDSTILL
+        return {
+            "decoders": (decoding.decoded + decoding.restarts, patience) if len(decoding.queue) else None,
+            "engine": (scoring.batches + scoring.restarts, patience) if loading or scoring.busy else None,
+        }
 
     def drain(self) -> None:
         """Refuse whatever comes from now on."""
@@ -258,7 +275,7 @@ class Pipeline:
     def _leave(self, image: Image, ticket: Ticket | None, generation: Generation) -> None:
         """Whatever the outcome: nothing is held any more on the image's behalf."""
         if image.descriptor is not None:
-            os.close(image.descriptor)
+            (close_foreign if image.foreign else os.close)(image.descriptor)
         if ticket is not None:
             generation.leave(ticket)
             self.admission.leave(ticket)

@@ -190,6 +190,11 @@ class ScoreStage:
         """Process id of the engine, if it lives."""
         return [self._child.pid] if self._child is not None and self._child.alive else []
 
+    @property
+    def busy(self) -> bool:
+        """Whether the engine holds a batch."""
+        return bool(self._batches)
+
     # -- batching ----------------------------------------------------------------------------------------------------
 
     def dispatch(self) -> None:

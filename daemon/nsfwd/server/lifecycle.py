@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import NsfwdError
-from nsfwd.pipeline.pipeline import Pipeline
+from nsfwd.pipeline.pipeline import LONGEST_LOAD, Pipeline
 from nsfwd.server.acceptor import Acceptor
 from nsfwd.server.listeners import Listener
 from nsfwd.server.notify import Notifier
 from nsfwd.server.operations import VERSION
 from nsfwd.server.reloading import Reloader, Reread
 from nsfwd.server.service import Service
+from nsfwd.server.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 TICK = 1.0
 """Seconds between looks at idle and stalled connections, at most; a quarter of the shortest limit if less."""
+
+REPORT = 5.0
+"""Seconds between looks at what the service manager should be told."""
+
+PATIENCE = 3 * REPORT
+"""Seconds more that the service manager is asked for while the engine loads, and beyond the drain timeout."""
 
 FLUSH_TIMEOUT = 2.0
 """Seconds that peers have, at a stop, to take the replies that are already spelled."""
@@ -43,6 +50,7 @@ class Daemon:
         listeners: open sockets; closed here.
         notifier: the line to the service manager.
         reread: settings and bundles anew, for a reload.
+        watchdog: seconds within which the service manager wants to hear that all is well; 0 for never.
 
     Raises:
         NsfwdError: the pipeline cannot be built from these settings and bundles.
@@ -55,14 +63,18 @@ class Daemon:
         listeners: Sequence[Listener],
         notifier: Notifier,
         reread: Reread,
+        watchdog: float,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._born = self._loop.time()
         self._listeners = listeners
         self._notifier = notifier
         self._pipeline = Pipeline(settings, bundles)
         self._service = Service(self._loop, settings, self._pipeline, bundles)
-        self._service.reload = Reloader(reread, self._service, self._pipeline, notifier).reload
+        self._service.reload = Reloader(reread, self._service, self._pipeline, notifier, self._status).reload
         self._acceptor = Acceptor(listeners, self._service)
+        self._watchdog = Watchdog(self._loop, watchdog, notifier, self._pipeline.work)
+        self._report_timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
@@ -81,8 +93,9 @@ class Daemon:
     def _start(self) -> None:
         self._pipeline.start()
         self._acceptor.start()
-        self._notifier.status("loading the engine")
         self._tick()
+        self._report()
+        self._watchdog.start()
 
     async def _serve(self) -> int:
         """Wait for readiness, then for the end: 0 after a signal, 1 after a failure."""
@@ -105,16 +118,35 @@ class Daemon:
 
     def _announce(self, seconds: float) -> None:
         """Say what serves what and where: only now, so that a daemon that cannot serve says nothing but why."""
-        engine = self._pipeline.stats()["engine"]
-        what = f"engine {engine['name']} on {engine['device']}, {engine['precision']}"
-        _log.info("nsfwd %s is ready after %.1f s: %s", VERSION, seconds, what)
-        if engine["note"]:
-            _log.warning("engine: %s", engine["note"])
+        _log.info("nsfwd %s is ready after %.1f s: %s", VERSION, seconds, self._engine())
+        if note := self._pipeline.stats()["engine"]["note"]:
+            _log.warning("engine: %s", note)
         for bundle in self._service.bundles:
             _log.info("model %s = %s, policy %s", bundle.name, bundle.model_identity, bundle.policy_identity)
         for listener in self._listeners:
             _log.info("listening on %s", listener)
-        self._notifier.ready(what)
+        self._notifier.ready(self._status())
+
+    def _engine(self) -> str:
+        engine = self._pipeline.stats()["engine"]
+        return f"engine {engine['name']} on {engine['device']}, {engine['precision']}"
+
+    def _status(self) -> str:
+        """One line for ``systemctl status``: what scores, where, and how fast."""
+        readiness = self._pipeline.readiness()
+        if not readiness["ready"]:
+            return str(readiness["why"])
+        models = ", ".join(bundle.model_identity for bundle in self._service.bundles)
+        admission = self._pipeline.admission
+        rate = f"{admission.rate.value:.0f} images/s, {len(admission.tickets)} in flight"
+        return f"{models}; {self._engine()}; {rate}"
+
+    def _report(self) -> None:
+        """Tell the service manager how it goes; while the engine loads, ask it for patience, but not for ever."""
+        self._report_timer = self._loop.call_later(REPORT, self._report)
+        self._notifier.status(self._status())
+        if not self._pipeline.ready.is_set() and self._loop.time() - self._born < LONGEST_LOAD:
+            self._notifier.extend_timeout(PATIENCE)
 
     def _tick(self) -> None:
         now = self._loop.time()
@@ -148,6 +180,10 @@ class Daemon:
         if not failed:
             _log.info("stopping: answering what was admitted, at most %g s", self._service.settings.drain_timeout)
         self._notifier.stopping()
+        self._watchdog.stop()
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+        self._notifier.extend_timeout(self._service.settings.drain_timeout + PATIENCE)
         self._acceptor.stop()
         self._service.draining = True
         self._pipeline.drain()
@@ -195,6 +231,7 @@ async def serve(
     listeners: Sequence[Listener],
     notifier: Notifier,
     reread: Reread,
+    watchdog: float = 0.0,
 ) -> int:
     """Run a daemon; return its exit code. An error of the operator's is one line of the log.
 
@@ -202,7 +239,7 @@ async def serve(
         listeners: closed whatever happens.
     """
     try:
-        return await Daemon(settings, bundles, listeners, notifier, reread).run()
+        return await Daemon(settings, bundles, listeners, notifier, reread, watchdog).run()
     except NsfwdError as error:
         _log.error("%s", error)
         return 1

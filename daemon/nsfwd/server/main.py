@@ -23,6 +23,7 @@ from nsfwd.errors import NsfwdError, SettingsError
 from nsfwd.server.lifecycle import serve
 from nsfwd.server.listeners import inherited_listeners, open_listeners
 from nsfwd.server.notify import Notifier
+from nsfwd.server.watchdog import watchdog_seconds
 
 if TYPE_CHECKING:
     from nsfwd.config import Settings
@@ -40,7 +41,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
         0 after an orderly stop, 1 when the daemon could not start or had to give up; the log says why.
     """
     logs.setup(settings.log_level, settings.log_paths)
-    notifier = Notifier(os.environ)
+    notifier, watchdog = Notifier(os.environ), watchdog_seconds(os.environ)
     try:
         inherited = inherited_listeners(os.environ)
         bundles = open_bundles(settings)
@@ -49,7 +50,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
         _log.error("%s", error)
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, bundles, listeners, notifier, lambda: _reread(reread)))
+        return runner.run(serve(settings, bundles, listeners, notifier, lambda: _reread(reread), watchdog))
 
 
 def _reread(reread: Callable[[], Settings]) -> tuple[Settings, list[Bundle]]:

@@ -24,9 +24,11 @@ class Notifier:
         name = environment.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + name[1:] if name.startswith("@") else name
         self._complained = False
+        self._status = ""
 
     def ready(self, status: str) -> None:
         """Say that requests are answered, after the start or again after a reload."""
+        self._status = status
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
@@ -43,8 +45,10 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def status(self, status: str) -> None:
-        """Say what the daemon is doing, in one line."""
-        self._send(f"STATUS={status}")
+        """Say what the daemon is doing, in one line; what was said last is not said again."""
+        if status != self._status:
+            self._send(f"STATUS={status}")
+        self._status = status
 
     def stopping(self) -> None:
         """Say that the daemon is on its way out."""

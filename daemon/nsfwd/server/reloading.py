@@ -35,13 +35,17 @@ class Reloader:
         service: gets them once they serve.
         pipeline: loads and proves them first.
         notifier: is told when a reload begins and that it has ended.
+        status: how the daemon is, in one line for the service manager.
     """
 
-    def __init__(self, reread: Reread, service: Service, pipeline: Pipeline, notifier: Notifier) -> None:
+    def __init__(
+        self, reread: Reread, service: Service, pipeline: Pipeline, notifier: Notifier, status: Callable[[], str]
+    ) -> None:
         self._reread = reread
         self._service = service
         self._pipeline = pipeline
         self._notifier = notifier
+        self._status = status
         self._turn = asyncio.Lock()
 
     async def reload(self) -> dict[str, Any]:
@@ -66,7 +70,7 @@ class Reloader:
                 raise CodedError("reload_refused", str(error)) from None
             finally:
                 if announced and not self._service.draining:
-                    self._notifier.ready("")
+                    self._notifier.ready(self._status())
             self._service.settings, self._service.bundles = settings, bundles
             logs.adjust(settings.log_level, settings.log_paths)
             seconds = self._service.loop.time() - started

@@ -1,0 +1,94 @@
+"""Tells the service manager that the daemon does its work, and stays silent when it does not (WatchdogSec=).
+
+Alive means: this loop is on time, and every stage that has work gets on with it. Before the manager kills a daemon that
+is not, the stacks of all threads stand in the log: those of a loop that hangs are written by a C thread of Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
+
+from nsfwd.server.notify import Notifier
+
+_log = logging.getLogger("nsfwd.server")
+
+Work = Callable[[], Mapping[str, "tuple[int, float] | None"]]
+"""Stage -> what it has done so far and how long it may take for more; None while it has no work."""
+
+
+def watchdog_seconds(environment: MutableMapping[str, str]) -> float:
+    """Return within how many seconds the manager wants to hear of us (sd_watchdog_enabled(3)), 0 for never.
+
+    Args:
+        environment: the variables are removed, so that no child answers for the daemon.
+    """
+    pid, text = environment.pop("WATCHDOG_PID", ""), environment.pop("WATCHDOG_USEC", "")
+    if not text.isdigit() or pid not in ("", str(os.getpid())):
+        return 0.0
+    return int(text) / 1e6
+
+
+class Watchdog:
+    """Looks four times within the manager's patience.
+
+    Args:
+        seconds: the manager's patience; 0 when nobody asks.
+        notifier: the line to the manager.
+        work: what the pipeline gets done.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, notifier: Notifier, work: Work) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._notifier = notifier
+        self._work = work
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._complained = False
+
+    def start(self) -> None:
+        """Begin to look, if anybody asks."""
+        if self._seconds:
+            self._look()
+
+    def stop(self) -> None:
+        """End; the manager goes by its stop timeout from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
+            with suppress(OSError, ValueError):
+                faulthandler.cancel_dump_traceback_later()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(self._seconds / 4, self._look)
+        with suppress(OSError, ValueError):  # a stderr without a descriptor, as under some test runners
+            faulthandler.dump_traceback_later(self._seconds * 0.75, file=sys.stderr)
+        stuck = self.standstill()
+        if not stuck:
+            self._complained = False
+            self._notifier.alive()
+        elif not self._complained:
+            self._complained = True
+            _log.error("%s: nothing gets done; the service manager is told no more that all is well", ", ".join(stuck))
+            with suppress(OSError, ValueError):
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+
+    def standstill(self) -> list[str]:
+        """Return the stages that have had work for too long without getting any of it done."""
+        now, stuck = self._loop.time(), []
+        for stage, state in self._work().items():
+            if state is None:
+                self._seen.pop(stage, None)
+                continue
+            done, patience = state
+            before = self._seen.get(stage)
+            if before is None or before[0] != done:
+                self._seen[stage] = (done, now)
+            elif now - before[1] >= patience:
+                stuck.append(stage)
+        return stuck
