@@ -164,7 +164,7 @@ class Quantized(_Part, frozen=True, kw_only=True):
         images: how many pictures calibrated it.
         tolerance: how far a golden's scores may be off.
         drift: see ``Manifest.drift``.
-        mean_change: mean change of the first alarm's group (of any labels where there is none) over those pictures.
+        mean_change: of the highest tier's group, over those pictures and as many others.
     """
 
     by: str
@@ -183,8 +183,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
         precision: the default one.
         policy: None gives one group per label.
         goldens: pictures with pinned scores; ``tolerance`` is the allowed difference for each precision.
-        drift: precision -> how far the sum of any labels' scores was seen to be off from full precision. An image that
-            lies this near to a threshold is scored again in full precision.
+        drift: precision -> how far the score of a group was seen to be off from full precision, and a quarter more. An
+            image that lies this near to a threshold is scored again in full precision.
         quantized: of the network of 8 bits; None in the catalogue and where none was made.
         good_for, bad_for: what to use it for, and what not.
         files: path inside the bundle -> sha256; empty in the catalogue, where no weights are.

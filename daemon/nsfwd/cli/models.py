@@ -1,24 +1,36 @@
 """``nsfwd models``: what bundles are known and here, and how to get, check, pack and install them.
 
 Results on standard output, progress on standard error. The workshop, and with it numpy and Keras, is imported only by
-the verbs that need it; ``list``, ``info``, ``pack`` and ``import`` never load a framework.
+the verbs that need it; ``list``, ``info``, ``pack`` and ``import`` never load a framework (``import`` starts a program
+that does where the bundle brings no network for OpenVINO).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from nsfwd.bundles.manifest import Manifest, dump_manifest
-from nsfwd.bundles.store import CatalogueEntry, catalogue, find, installed, open_bundle, read_manifest
+from nsfwd.bundles.store import (
+    Bundle,
+    CatalogueEntry,
+    catalogue,
+    find,
+    installed,
+    open_bundle,
+    read_manifest,
+)
 from nsfwd.config import find_file, load_settings
 from nsfwd.errors import BundleError
 
 _MB = 1e6
+
+_TUNE_ROUNDS = 25
+"""Measurements of each candidate: a few seconds in all, and a median that one slow spell does not move."""
 
 
 def _models_dir(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,20 +165,80 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
     _say(f"{bundle.model_identity} is in {bundle.directory}")
 
 
+@models.command("quantize")
+@click.argument("name")
+@click.option(
+    "--calibrate",
+    "pictures",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Directory of pictures like those that will be scored.",
+)
+@click.option(
+    "--images", type=click.IntRange(20, 10_000), default=300, show_default=True, help="How many of them calibrate."
+)
+@_models_dir
+def quantize(name: str, pictures: Path, images: int, models_dir: Path) -> None:
+    """Make a bundle's network of 8 bits, and print how far it is off full precision. Serve it with --precision int8.
+
+    Needs the extra quantize (NNCF). One half of the pictures calibrates, all are compared.
+
+    Example: nsfwd models quantize nsfw-mobilenet-v2-140 --calibrate ~/photos
+    """
+    from nsfwd.workshop.networks import add_network
+    from nsfwd.workshop.quantize import quantize as quantize_bundle
+
+    bundle = add_network(open_bundle(find(models_dir, name), precision="f32"), _say)
+    report = quantize_bundle(bundle, pictures, images=images, say=_say)
+    made = report.bundle.manifest
+    for file, drift in report.goldens.items():
+        click.echo(f"{file:<16} drift {drift:.6f}  allowed {made.tolerance_for('int8')}")
+    click.echo(f"{report.compared} pictures: mean change {report.mean_change:.6f}, largest {report.largest:.6f}")
+    click.echo(f"scored again within {made.drift_for('int8')} of a threshold: {report.near:.1%} of them")
+    click.echo(f"{report.bundle.model_identity}  ok")
+
+
 @models.command("verify")
 @click.argument("name")
+@click.option("--tune", is_flag=True, help="Measure which streams and threads are best on this processor, and keep it.")
+@click.option("--precision", help="Precision to tune.  [default: the bundle's]")
 @_models_dir
-def verify(name: str, models_dir: Path) -> None:
+def verify(name: str, *, tune: bool, precision: str | None, models_dir: Path) -> None:
     """Hash a bundle's files, load its model, score its golden pictures, and print how far they are off.
 
     Example: nsfwd models verify nsfw-mobilenet-v2-140
     """
     from nsfwd.workshop.goldens import require
     from nsfwd.workshop.verify import verify as verify_bundle
+    from nsfwd.workshop.verify import verify_networks
 
-    bundle = open_bundle(find(models_dir, name))
-    drifts = verify_bundle(bundle, _say)
-    for drift in drifts:
-        click.echo(f"{drift.file:<16} drift {drift.largest:.6f}  allowed {drift.allowed}")
-    require(bundle.manifest, drifts)
+    bundle = open_bundle(find(models_dir, name), precision=precision)
+    for how, drifts in (("keras f32", verify_bundle(bundle, _say)), *_openvino(verify_networks(bundle, _say))):
+        for drift in drifts:
+            click.echo(f"{how:<14} {drift.file:<16} drift {drift.largest:.6f}  allowed {drift.allowed}")
+        require(bundle.manifest, drifts)
     click.echo(f"{bundle.model_identity}  ok")
+    if tune:
+        _tune(bundle)
+
+
+def _openvino(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    for precision, drifts in found:
+        yield f"openvino {precision}", drifts
+
+
+def _tune(bundle: Bundle) -> None:
+    """Measure on this processor and say what was found."""
+    from nsfwd.workshop.tune import tune
+
+    cache = Path(load_settings(find_file(None, os.environ)).cache_dir)
+    _say(f"{bundle.manifest.name}: measuring streams and threads at {bundle.precision}; keep the machine idle")
+    found = tune(bundle, cache, rounds=_TUNE_ROUNDS)
+    for what, measured, chosen in (
+        ("alone", found.alone, found.chosen.alone),
+        ("queue", found.crowd, found.chosen.crowd),
+    ):
+        for streams, seconds in measured:
+            mark = "  chosen" if streams == chosen else ""
+            click.echo(f"{what}  {streams.streams} streams, {streams.threads} threads: {1000 * seconds:.2f} ms{mark}")
+    click.echo(f"kept in {found.file}")

@@ -197,7 +197,7 @@ class Recheck(msgspec.Struct, array_like=True, frozen=True):
     """Which images to score again in full precision: those for which a reduced one may have changed the verdict.
 
     Attributes:
-        drift: how far the sum of any labels may be off at the precision served.
+        drift: how far the score of a group may be off at the precision served.
         thresholds: (places of the labels that are summed, the sum at which the verdict changes).
         contest: places of the labels of which the highest is the verdict; empty where thresholds decide.
     """

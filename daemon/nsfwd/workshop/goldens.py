@@ -19,6 +19,9 @@ from nsfwd.workshop import keras_file
 if TYPE_CHECKING:
     import keras
 
+    from nsfwd.bundles.store import Bundle
+    from nsfwd.engines.contract import Engine
+
 _LIMITS = ImageLimits(max_bytes=16 << 20, max_pixels=16 << 20, min_side=1, max_frames=1, memory=0)
 """Golden pictures are our own and small; these only guard against a file that was put in their place."""
 
@@ -42,13 +45,19 @@ def scores_of(model: keras.Model, manifest: Manifest, pictures: Mapping[str, byt
     Raises:
         BundleError: a picture cannot be decoded.
     """
+    pixels = _pixels_of(manifest, pictures)
+    return dict(zip(pictures, keras_file.score(model, pixels, manifest), strict=True))
+
+
+def _pixels_of(manifest: Manifest, pictures: Mapping[str, bytes]) -> list[bytes]:
+    """Decode pictures by the bundle's recipe."""
     pixels = []
     for file, encoded in pictures.items():
         try:
             pixels.append(bytes(decode(io.BytesIO(encoded), manifest.recipe, _LIMITS).data))
         except CodedError as error:
             raise BundleError(f"{manifest.name}: golden {file}: {error.message}") from None
-    return dict(zip(pictures, keras_file.score(model, pixels, manifest), strict=True))
+    return pixels
 
 
 def measure(model: keras.Model, manifest: Manifest, pictures: Mapping[str, bytes]) -> list[Drift]:
@@ -57,11 +66,32 @@ def measure(model: keras.Model, manifest: Manifest, pictures: Mapping[str, bytes
     Raises:
         BundleError: a picture cannot be decoded, or its scores are no probabilities.
     """
-    allowed = manifest.tolerance_for("f32")
+    return _drifts(manifest, "f32", scores_of(model, manifest, pictures))
+
+
+def measure_engine(engine: Engine, bundle: Bundle) -> list[Drift]:
+    """The same through an engine, at the precision the bundle is opened with.
+
+    Raises:
+        BundleError: a picture cannot be decoded, or its scores are no probabilities.
+        EngineError: the device failed.
+    """
+    import numpy as np
+
+    manifest = bundle.manifest
+    pictures = {golden.file: path.read_bytes() for golden, path in bundle.golden_files()}
+    shape = (manifest.recipe.height, manifest.recipe.width, 3)
+    images = [np.frombuffer(bytearray(one), np.uint8).reshape(shape) for one in _pixels_of(manifest, pictures)]
+    scores = dict(zip(pictures, engine.score(images).tolist(), strict=True))
+    return _drifts(manifest, bundle.precision, scores)
+
+
+def _drifts(manifest: Manifest, precision: str, scores: Mapping[str, list[float]]) -> list[Drift]:
+    allowed = manifest.tolerance_for(precision)
     drifts = []
-    for file, scores in scores_of(model, manifest, pictures).items():
+    for file, row in scores.items():
         try:
-            drifts.append(Drift(file, golden_drift(manifest, file, scores), allowed))
+            drifts.append(Drift(file, golden_drift(manifest, file, row), allowed))
         except CodedError as error:
             raise BundleError(f"{manifest.name}: golden {file}: {error.message}") from None
     return drifts

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.bundles.manifest import Manifest
+from nsfwd.bundles.manifest import Manifest, Recipe
 from nsfwd.errors import BundleError
 
 if TYPE_CHECKING:
@@ -94,9 +94,23 @@ def score(model: keras.Model, pixels: Iterable[bytes], manifest: Manifest) -> li
     """
     import numpy as np
 
-    recipe = manifest.recipe
-    shape = (recipe.height, recipe.width, 3)
+    shape = (manifest.recipe.height, manifest.recipe.width, 3)
     batch = np.stack([np.frombuffer(one, np.uint8).reshape(shape) for one in pixels])
+    values = prepare(batch, manifest.recipe)
+    return [[float(one) for one in row] for row in np.asarray(model(values, training=False))]
+
+
+def prepare(batch: Any, recipe: Recipe) -> Any:
+    """The engine's part of a recipe: channel order, scale, mean and std.
+
+    Shape:
+        batch: uint8 (n, height, width, 3), RGB.
+
+    Returns:
+        float32 of the same shape, as the network takes it.
+    """
+    import numpy as np
+
     values: Any = batch.astype(np.float32) * np.float32(recipe.scale)
     if recipe.channels == "bgr":
         values = values[..., ::-1]
@@ -104,4 +118,4 @@ def score(model: keras.Model, pixels: Iterable[bytes], manifest: Manifest) -> li
         values = values - np.asarray(recipe.mean, np.float32)
     if recipe.std:
         values = values / np.asarray(recipe.std, np.float32)
-    return [[float(one) for one in row] for row in np.asarray(model(values, training=False))]
+    return values
