@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import messages
 from nsfwd.pipeline import decoding
@@ -16,6 +15,7 @@ from nsfwd.pipeline.poison import PoisonList
 from nsfwd.pipeline.slots import Slots
 from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Image, Lane
+
 from tests.unit.fakes import FakeArena, FakeChild
 from tests.unit.manual import ManualLoop, run, settle
 
@@ -257,6 +257,28 @@ def test_an_overdue_decoder_is_killed_and_the_file_told() -> None:
         child.die()
         with pytest.raises(CodedError, match="decode_timeout"):
             await waiting
+
+    run(test)
+
+
+def test_a_decoder_that_does_not_begin_is_killed_and_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        _, waiting = bench.submit("/a")
+        await settle()
+        stuck = FakeChild.born[0]
+        await loop.advance(0.3)
+        assert not stuck.killed
+        later = time.monotonic() + 11
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        await loop.advance(0.3)
+        assert stuck.killed
+        stuck.die()
+        await settle()
+        successor = FakeChild.born[-1]
+        (job,) = successor.jobs()
+        successor.say(done(job))
+        assert (await waiting).code == ""
 
     run(test)
 

@@ -236,6 +236,8 @@ class DecodeStage:
                     suspect=job.deaths > 0,
                 )
             )
+        if len(worker.jobs) == len(jobs):
+            worker.heard = now
         worker.child.send(messages.encode(messages.Decode(wire)), descriptors)
 
     def _withdraw(self, job: DecodeJob) -> None:
@@ -252,6 +254,7 @@ class DecodeStage:
             worker.kill(self._loop.time())  # it no longer speaks our language: it is not our decoder any more
             return
         self._early_deaths = 0
+        worker.heard = time.monotonic()
         if isinstance(message, messages.Hello):
             self._greet(worker, message)
             return
@@ -395,7 +398,7 @@ class DecodeStage:
         return CodedError("decode_timeout", f"decoding took longer than {self._timeout:g} seconds")
 
     def _look(self) -> None:
-        """Kill the decoders that have been on one image for too long; abandon those that do not end."""
+        """Kill decoders that are on one image, or do not begin with any, for too long; abandon those that do not end."""
         self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
         now = time.monotonic()
         for worker in tuple(self._workers):
@@ -409,3 +412,5 @@ class DecodeStage:
                 worker.overdue = note[0]
                 worker.jobs[note[0]].ticket.fail(self._too_late())  # its end may be long in coming
                 worker.kill(self._loop.time())
+            elif note is None and worker.jobs and worker.greeted and now - worker.heard > self._timeout:
+                worker.kill(self._loop.time())  # stopped, or stuck before any image: no file is to blame

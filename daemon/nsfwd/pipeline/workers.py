@@ -41,6 +41,7 @@ class Worker:
     """One decoder process and the jobs it holds.
 
     Attributes:
+        heard: ``time.monotonic()`` when it last said something, or was given work while it had none.
         alone: it has a suspect and gets nothing else.
         overdue: the job for which it was killed.
         killed: loop time at which it was killed.
@@ -52,6 +53,7 @@ class Worker:
         self.jobs: dict[int, DecodeJob] = {}
         self.child: Child | None = None
         self.greeted = False
+        self.heard = 0.0
         self.alone = False
         self.overdue: int | None = None
         self.killed: float | None = None
