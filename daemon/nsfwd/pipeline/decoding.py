@@ -150,6 +150,11 @@ class DecodeStage:
             self._scheduled = True
             self._loop.call_soon(self._dispatch)
 
+    def count_on(self, former: DecodeStage) -> None:
+        """Go on counting where a stage that is replaced stands."""
+        self.restarts += former.restarts
+        self.decoded += former.decoded
+
     def processes(self) -> list[int]:
         """Process ids of the live decoders."""
         return [worker.child.pid for worker in self._workers if worker.child is not None and worker.child.alive]
@@ -398,7 +403,7 @@ class DecodeStage:
         return CodedError("decode_timeout", f"decoding took longer than {self._timeout:g} seconds")
 
     def _look(self) -> None:
-        """Kill decoders that are on one image, or do not begin with any, for too long; abandon those that do not end."""
+        """Kill decoders that are too long on one image, or do not begin with any; abandon those that do not end."""
         self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
         now = time.monotonic()
         for worker in tuple(self._workers):
