@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from tests import pictures
 
 SIZE = (96, 64)
 PARTS = 16
+register_heif_opener()
 FLIPS = 12
 
 SCORED = ""
@@ -66,6 +68,8 @@ def seeds() -> dict[str, bytes]:
         "pages.tiff": saved("TIFF", frames=4, compression="tiff_deflate"),
         "plain.avif": saved("AVIF"),
         "moving.avif": saved("AVIF", frames=4, duration=50),
+        "plain.heic": saved("HEIF"),
+        "several.heic": saved("HEIF", frames=3),
     }
 
 
@@ -128,7 +132,7 @@ def resized(name: str, content: bytes, width: int, height: int) -> bytes:
         struct.pack_into("<ii", changed, 18, width, height)
     elif form == "tiff":
         _set_tags(changed, {256: width, 257: height})
-    elif form == "avif":
+    elif form in ("avif", "heic"):
         at = content.index(b"ispe")
         struct.pack_into(">II", changed, at + 8, width, height)
     elif content[12:16] == b"VP8L":
@@ -155,7 +159,7 @@ def bombs(sound: dict[str, bytes]) -> dict[str, bytes]:
     made = {
         name: resized(name, content, 15_000, 15_000)
         for name, content in sound.items()
-        if name not in ("two.mpo", "moving.avif")  # their sizes stand in several places
+        if name not in ("two.mpo", "moving.avif", "several.heic")  # their sizes stand in several places
     }
     return {**made, "zeros.png": pictures.bomb(30_000, 30_000)}
 

@@ -6,10 +6,10 @@ import io
 import struct
 
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.imaging.colour import PROFILE_BYTES, embedded, to_srgb
+from nsfwd.imaging.colour import PROFILE_BYTES, embedded, from_lab, to_srgb
 from nsfwd.imaging.preprocess import decode
 from nsfwd.ipc.messages import ImageLimits
 from tests import pictures
@@ -27,7 +27,11 @@ def _fixed(*values: float) -> bytes:
 
 def swapped() -> bytes:
     """A small RGB profile of gamma 2.2 whose red and green primaries are exchanged against sRGB's."""
-    red, green, blue = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
+    red, green, blue = (
+        (0.4361, 0.2225, 0.0139),
+        (0.3851, 0.7169, 0.0971),
+        (0.1431, 0.0606, 0.7141),
+    )
     curve = _tag(b"curv", struct.pack(">IHxx", 1, round(2.2 * 256)))
     name = b"swapped\0"
     tags = {
@@ -80,3 +84,127 @@ def test_a_profile_of_another_colour_space_is_left_alone() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     picture = Image.new("RGB", (8, 8), (1, 2, 3))
     assert to_srgb(picture, embedded(lab, "RGB")).tobytes() == picture.tobytes()
+
+
+# -- grey, inks, CIELAB ----------------------------------------------------------------------------------------------
+
+
+def _profile(kind: bytes, space: bytes, pcs: bytes, tags: dict[bytes, bytes]) -> bytes:
+    name = b"made by code\0"
+    tags = {
+        b"desc": _tag(b"desc", struct.pack(">I", len(name)) + name + bytes(79)),
+        **tags,
+    }
+    tags[b"wtpt"] = _tag(b"XYZ ", _fixed(0.9642, 1.0, 0.8249))
+    table, data = b"", b""
+    start = 128 + 4 + 12 * len(tags)
+    for tag, body in tags.items():
+        body += bytes(-len(body) % 4)
+        table += tag + struct.pack(">II", start + len(data), len(body))
+        data += body
+    header = struct.pack(">I4sI4s4s4s", start + len(data), b"test", 0x02100000, kind, space, pcs)
+    header += bytes(12) + b"acsp" + bytes(28) + _fixed(0.9642, 1.0, 0.8249)
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
+
+
+def dark_grey() -> bytes:
+    """A profile of grey with gamma 4: its middle is far darker than sRGB's."""
+    return _profile(
+        b"mntr",
+        b"GRAY",
+        b"XYZ ",
+        {b"kTRC": _tag(b"curv", struct.pack(">IHxx", 1, 4 * 256))},
+    )
+
+
+INKS = {0: (255, 128, 128), 8: (150, 80, 128), 4: (150, 200, 128), 2: (150, 128, 200)}
+"""Cyan 8, magenta 4, yellow 2, black 1 -> the CIELAB bytes of that full ink on this press: a cyan that looks green."""
+
+
+def press() -> bytes:
+    """A profile of four inks: paper, each ink alone as ``INKS``, black and all mixtures black."""
+    identity = bytes(range(256))
+    corners = b"".join(bytes(INKS.get(inks, (0, 128, 128))) for inks in range(16))
+    matrix = _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    body = bytes((4, 3, 2, 0)) + matrix + identity * 4 + corners + identity * 3
+    return _profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": _tag(b"mft1", body)})
+
+
+LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20, min_side=1, max_frames=1, memory=1 << 30)
+
+
+def first_pixel(content: bytes, **keys: object) -> tuple[int, ...]:
+    recipe = Recipe(**{"width": 8, "height": 8, **keys})  # type: ignore[arg-type]
+    return tuple(decode(io.BytesIO(content), recipe, LIMITS).data[:3])
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [("PNG", "L"), ("TIFF", "L"), ("JPEG", "L"), ("PNG", "LA"), ("PNG", "I;16")],
+)
+def test_the_profile_of_a_grey_picture_counts(form: str, mode: str) -> None:
+    if mode == "I;16":
+        picture = pictures.deep(pictures.solid((128, 128, 128)))
+    else:
+        picture = pictures.solid((128, 128, 128)).convert(mode)
+    plain = first_pixel(pictures.encoded(picture.copy(), form))
+    dark = first_pixel(pictures.encoded(picture.copy(), form, icc_profile=dark_grey()))
+    assert plain == (128, 128, 128)
+    assert dark[0] == dark[1] == dark[2]
+    assert abs(dark[0] - 72) < 4  # (128/255)^4 of the light is 72 in sRGB
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+@pytest.mark.parametrize("inks", [0, 8, 4, 2, 1])
+def test_the_profile_of_a_picture_of_inks_counts(form: str, inks: int) -> None:
+    amounts = tuple(255 * bool(inks & ink) for ink in (8, 4, 2, 1))
+    picture = Image.new("CMYK", (64, 64), amounts)
+    options = {"quality": 100} if form == "JPEG" else {}
+    lab = INKS.get(inks, (0, 128, 128))
+    signed = bytes((lab[0], lab[1] ^ 128, lab[2] ^ 128))
+    (expected,) = (from_lab(Image.frombytes("LAB", (1, 1), signed)).getpixel((0, 0)),)
+    found = first_pixel(pictures.encoded(picture, form, icc_profile=press(), **options))
+    assert isinstance(expected, tuple)
+    assert all(abs(one - other) <= 6 for one, other in zip(found, expected, strict=True)), (found, expected)
+
+
+def test_inks_padded_with_a_profile_have_bars_of_paper_or_of_black() -> None:
+    content = pictures.encoded(Image.new("CMYK", (64, 16), (255, 0, 0, 0)), "TIFF", icc_profile=press())
+    white, black = (first_pixel(content, fit="pad", background=name) for name in ("white", "black"))
+    assert min(white) > 245
+    assert max(black) < 10
+
+
+def test_a_broken_profile_of_inks_is_as_good_as_none() -> None:
+    picture = Image.new("CMYK", (64, 64), (255, 0, 0, 0))
+    for profile in (press()[:400], press()[:140] + b"\xff" * 200, SRGB, b"nonsense"):
+        assert first_pixel(pictures.encoded(picture.copy(), "TIFF", icc_profile=profile)) == (0, 255, 255)
+
+
+def test_cielab_is_seen_in_its_colours() -> None:
+    picture = Image.frombytes("LAB", (64, 64), bytes((128, 70, 0)) * 4096)
+    red, green, blue = first_pixel(pictures.encoded(picture, "TIFF"))
+    assert (red > 200, 60 < blue < 200, green < blue) == (True, True, True), (red, green, blue)
+
+
+def ycck(picture: Image.Image, **options: int) -> bytes:
+    """A JPEG of four components as Adobe's programs write them: inverted inks, the first three as luma and chroma."""
+    inks = picture.convert("CMYK").split()
+    light = Image.merge("RGB", inks[:3]).convert("YCbCr").split()
+    content = pictures.encoded(
+        Image.merge("CMYK", (*(ImageChops.invert(one) for one in light), inks[3])),
+        "JPEG",
+        **options,
+    )
+    at = content.index(b"Adobe") + 11
+    return content[:at] + b"\2" + content[at + 1 :]
+
+
+def test_adobes_inverted_inks_are_seen_as_they_are_meant() -> None:
+    picture = pictures.photo(3, (64, 64))
+    cmyk = pictures.encoded(picture.convert("CMYK"), "JPEG", quality=98)
+    limits = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20, min_side=1, max_frames=1, memory=1 << 30)
+    for content in (cmyk, ycck(picture, quality=98)):
+        data = decode(io.BytesIO(content), Recipe(width=64, height=64, draft=0), limits).data
+        off = [abs(one - other) for one, other in zip(data, picture.tobytes(), strict=True)]
+        assert sum(off) / len(off) < 3

@@ -41,7 +41,7 @@ def test_other_media_in_the_same_container_are_not_avif() -> None:
         return struct.pack(">I", 16 + 4 * len(brands[1:])) + b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
 
     assert recognise(begins(b"isom", b"mp41", b"iso2")) is None
-    assert recognise(begins(b"heic", b"mif1")) is None
+    assert recognise(begins(b"mif1", b"miaf")) is None
     for brands in ((b"avif",), (b"mif1", b"miaf", b"avif"), (b"avis", b"msf1")):
         form = recognise(begins(*brands))
         assert form is not None

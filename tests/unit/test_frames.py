@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.errors import CodedError
@@ -22,6 +23,7 @@ from tests import pictures
 
 SIZE = (48, 32)
 LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=1_000_000, min_side=8, max_frames=50, memory=1 << 30)
+register_heif_opener()
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
@@ -78,6 +80,7 @@ ANIMATED = {
     "TIFF": {},
     "MPO": {"quality": 100, "subsampling": 0},
     "AVIF": {"quality": 100, "duration": 100},
+    "HEIF": {"quality": 100},
 }
 """Format -> how a film is saved as it. A plain endless loop is endless only for a viewer."""
 
@@ -125,7 +128,7 @@ def test_frames_are_sampled_evenly_and_a_request_may_ask_for_another_number(form
     assert [(one.frame, one.frames, one.sampled) for one in views(content, recipe(sample=3), 1)] == [(0, 9, 1)]
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF"])
 def test_more_frames_than_the_limit_are_too_many(form: str) -> None:
     content = film(form, grey(6), **ANIMATED[form])
     limits = ImageLimits(max_bytes=1 << 24, max_pixels=1_000_000, min_side=8, max_frames=5, memory=1 << 30)
@@ -143,7 +146,7 @@ def test_a_still_picture_is_one_view() -> None:
 # -- transparency ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 def test_transparency_is_seen_on_white_and_on_black(form: str) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
     clear = pictures.encoded(Image.new("RGBA", SIZE, (90, 90, 90, 0)), form, **options)
@@ -283,6 +286,14 @@ def test_a_gain_map_is_no_picture() -> None:
     second = content.rindex(b"\xff\xd8\xff")
     marked = content[: second + 2] + segment + content[second + 2 :]
     assert len(views(marked, recipe())) == 1
+
+
+def test_the_primary_picture_of_a_heic_comes_first() -> None:
+    shots = [pictures.solid(colour, SIZE) for colour in (RED, GREEN, BLUE)]
+    content = pictures.encoded(shots[0], "HEIF", save_all=True, append_images=shots[1:], primary_index=1)
+    found = views(content, recipe())
+    assert [(one.frame, one.frames, one.format) for one in found] == [(1, 3, "heif"), (0, 3, "heif"), (2, 3, "heif")]
+    assert colour_at(found[0], 9, 9)[1] > 200
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Image appears to be a malformed MPO")

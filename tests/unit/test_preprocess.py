@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import subprocess
@@ -273,3 +274,21 @@ def test_only_allowed_plugins_are_ever_loaded() -> None:
     plugins = {name.removeprefix("PIL.").removesuffix("ImagePlugin") for name in loaded if name.endswith("ImagePlugin")}
     assert plugins == {"Avif", "Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP"}
     assert "numpy" not in loaded
+
+
+ARITHMETIC = base64.b85decode(
+    "|JeWF01!$>Nk#wx0RR9200961|JwjV02>k%7Zed27Zw*D92+1gLMtdGB`8rkJupIGRb^yfRb5+Zc$tA}agcLcU4^xVke;Kft*d8%yve$z$C;?B"
+    "r2pFhLjfEf9w;LyPAe-;q;6eqq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@@4J01*fPAOJ7}0U`hb5di}c"
+    "0sqVZ3IGrg1pyEd1^?Or3<CiG0ucid06zfxS40{&ZmfprU_z2$`1XO%$1h677s&Kj=BmKC+v1Gy7BYRGA-(?q88#4`g6VHd+PC1^{{VjQK7q3T"
+    "0L%ImC6~gkTyF@85RPtSsqP$#rIGLrsNAQ4gwrD~j0s8VTb@b^^XsE>l<`|DGy)mQ`Q^A+WY|}!`rjD`ssQv@s|C;SriYzjXnkO-keLmI0D(>n"
+    "YCJ+W)1(}@MK(mMXIZ)yx9r0I*#"
+)
+"""``pictures.photo(5, (48, 32))`` as a JPEG of quality 30, made arithmetic-coded by ``jpegtran -arithmetic``."""
+
+
+def test_an_arithmetic_coded_jpeg_is_a_jpeg() -> None:
+    plain = pictures.encoded(pictures.photo(5, (48, 32)), "JPEG", quality=30)
+    recipe = Recipe(width=48, height=32, draft=0)
+    assert mean_difference(run(ARITHMETIC, recipe).data, run(plain, recipe).data) < 2.0
+    error = refusal(ARITHMETIC[:300], recipe)
+    assert error.code == "corrupt"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import PIL.MpoImagePlugin  # noqa: F401  # not at the first MPO, when no file may be opened any more
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -45,13 +46,21 @@ def _tiff(head: bytes) -> bool:
     return head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 
 
-def _avif(head: bytes) -> bool:
-    """One of the brands of the ``ftyp`` box, the major or a compatible one, is AVIF's."""
+def _brands(head: bytes) -> set[bytes]:
+    """The brands of an ISO media file, the major and the compatible ones."""
     if head[4:8] != b"ftyp":
-        return False
+        return set()
     size = min(struct.unpack(">I", head[:4])[0], len(head))
-    brands = [head[8:12], *(head[at : at + 4] for at in range(16, size, 4))]
-    return b"avif" in brands or b"avis" in brands
+    return {head[8:12], *(head[at : at + 4] for at in range(16, size, 4))}
+
+
+def _avif(head: bytes) -> bool:
+    return not _brands(head).isdisjoint((b"avif", b"avis"))
+
+
+def _heif(head: bytes) -> bool:
+    """HEVC in an ISO media file: what phones call HEIC."""
+    return not _brands(head).isdisjoint((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
 
 
 def _bmp(head: bytes) -> bool:
@@ -88,6 +97,17 @@ def _open_jpeg(source: BinaryIO) -> ImageFile:
         return JpegImageFile(source)
 
 
+def _with_heif() -> tuple[Format, ...]:
+    """HEIC, where the extra ``heif`` is installed; elsewhere it is no allowed format."""
+    try:
+        from pillow_heif import options
+        from pillow_heif.as_plugin import HeifImageFile
+    except ImportError:
+        return ()
+    options.DECODE_THREADS = 1  # decoders are one a core already
+    return (Format("heif", _heif, HeifImageFile),)
+
+
 FORMATS = (
     Format("jpeg", _jpeg, _open_jpeg),
     Format("png", _png, PngImageFile),
@@ -96,6 +116,7 @@ FORMATS = (
     Format("avif", _avif, AvifImageFile),
     Format("bmp", _bmp, BmpImageFile),
     Format("tiff", _tiff, TiffImageFile),
+    *_with_heif(),
 )
 
 
@@ -129,7 +150,7 @@ def announced_size(form: Format, head: bytes) -> tuple[int, int] | None:
 
 
 def cut_short(form: Format, source: BinaryIO) -> bool:
-    """Tell whether a file is shorter than it says itself, for the formats whose decoders cannot tell (WebP, AVIF).
+    """Tell whether a file is shorter than it says itself, for formats whose decoders cannot tell (WebP, AVIF, HEIC).
 
     Source: RIFF container as above; ISO/IEC 14496-12, section 4.2 (boxes).
     """
@@ -137,7 +158,7 @@ def cut_short(form: Format, source: BinaryIO) -> bool:
     if form.name == "webp":
         source.seek(4)
         return 8 + int.from_bytes(source.read(4), "little") > size
-    return form.name == "avif" and _boxes_end(source, size) > size
+    return form.name in ("avif", "heif") and _boxes_end(source, size) > size
 
 
 def _boxes_end(source: BinaryIO, size: int) -> int:

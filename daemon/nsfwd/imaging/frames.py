@@ -53,8 +53,8 @@ def next_view(view: int, chosen: int, *, transparent: bool) -> int:
 def usable(form: str, image: Image.Image, source: BinaryIO, limits: ImageLimits, check: CheckPixels) -> Sequence[int]:
     """Name the frames that a person may be shown.
 
-    Pages of a TIFF and pictures of a MPO have sizes of their own: those under ``min_side`` (thumbnails) are left out,
-    and so are a MPO's gain map and what no reader finds in it.
+    Pages of a TIFF and pictures of a MPO or HEIC have sizes of their own: those under ``min_side`` (thumbnails) are
+    left out, and so are a gain map and what no reader finds.
 
     Args:
         form: as ``formats.FORMATS`` names it.
@@ -76,7 +76,7 @@ def usable(form: str, image: Image.Image, source: BinaryIO, limits: ImageLimits,
         count = getattr(image, "n_frames", 1)
     if count > limits.max_frames:
         raise _too_many(limits)
-    if form == "jpeg" and count > 1:
+    if form in ("jpeg", "heif") and count > 1:
         return _pictures(image, limits, check)
     _check_small(image.size, limits)
     return range(count)
@@ -112,10 +112,12 @@ def _pages(image: Image.Image, limits: ImageLimits, check: CheckPixels) -> Seque
 
 
 def _pictures(image: Image.Image, limits: ImageLimits, check: CheckPixels) -> Sequence[int]:
-    """Look at each picture of a MPO. The first is the one that every viewer shows, and must be fit to be shown."""
+    """Look at each picture of a MPO or HEIC, first at the one that every viewer shows, which must be fit for it."""
     _check_small(image.size, limits)
-    found = [0]
-    for at in range(1, getattr(image, "n_frames", 1)):
+    found = [image.tell()]
+    for at in range(getattr(image, "n_frames", 1)):
+        if at == found[0]:
+            continue
         try:
             image.seek(at)
         except Exception:  # its place in the file is wrong: no viewer finds it either
