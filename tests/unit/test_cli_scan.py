@@ -321,3 +321,24 @@ def test_results_come_while_the_list_goes_on_and_ctrl_c_is_one_line(daemon: Fake
     assert process.wait(10) == 130
     assert process.stderr.read().splitlines()[-1] == b"nsfwd: interrupted"
     process.stdin.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_disk_is_one_line_and_no_verdict(daemon: FakeDaemon) -> None:
+    command = [sys.executable, "-m", "nsfwd.cli.main", "scan", "--connect", daemon.address, "/a"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (74, b"nsfwd: output: No space left on device\n")
+
+
+def test_a_defect_is_never_taken_for_an_alarm(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsfwd.cli.scan.Summary.add", lambda *_: 1 / 0)
+    code, _, err = scan("/a")
+    assert code == 70
+    assert "ZeroDivisionError" in err
+
+
+def test_an_empty_path_is_no_name_of_the_working_directory(scan: Scan) -> None:
+    code, out, err = scan("/a", "")
+    assert (code, out) == (64, "")
+    assert "empty" in err

@@ -15,6 +15,8 @@ FAILED = 1
 """A command other than ``scan`` could not do what it was asked."""
 USAGE = 64
 UNAVAILABLE = 69
+DEFECT = 70
+IO = 74
 CONFIG = 78
 INTERRUPTED = 130
 BROKEN_PIPE = 141

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,6 +86,13 @@ def run(arguments: Sequence[str]) -> int:
         return exits.BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", exits.INTERRUPTED)
+    except OSError as error:
+        _forget_stdout()
+        return _complain(f"{error.filename or 'output'}: {error.strerror or error}", exits.IO)
+    except Exception:
+        # Python would leave with 1, which means an alarm.
+        traceback.print_exc()
+        return exits.DEFECT
 
 
 def main() -> None:

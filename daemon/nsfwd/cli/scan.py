@@ -181,6 +181,8 @@ def _check(paths: tuple[bytes, ...], files_from: BinaryIO | None, *, null: bool)
         raise click.UsageError("-0 is for the paths of --files-from")
     if not paths and files_from is None:
         raise click.UsageError("name a PATH, or a list with --files-from")
+    if b"" in paths:
+        raise click.UsageError("a PATH is empty: a variable that is not set?")
     if paths.count(STDIN) + (files_from is not None and files_from.fileno() == 0) > 1:
         raise click.UsageError("stdin can be read once: it is either an image or a list")
 
