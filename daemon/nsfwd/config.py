@@ -62,9 +62,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     listen: Annotated[
         tuple[str, ...],
         _about(
-            "Address to listen on: tcp:HOST:PORT or unix:/path, then any of ,style=session|plain|oneshot"
+            "Address to listen on: tcp:HOST:PORT or unix:/path, then any of ,style=session|plain|oneshot|clamd"
             " ,lane=interactive|normal|background ,mode=0660 ,color=yes. May be given several times.",
             f"{DEFAULT_LISTEN} where none is configured or inherited: what a stranger cannot reach",
+            reload=False,
+        ),
+    ] = ()
+    metrics: Annotated[
+        tuple[str, ...],
+        _about(
+            "Address to serve metrics for Prometheus on: tcp:HOST:PORT or unix:/path. May be given several times.",
+            "none: not everybody has a Prometheus, and the numbers are in stats as well",
             reload=False,
         ),
     ] = ()

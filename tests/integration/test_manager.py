@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import PATIENCE, Daemon, ask, wait_until
+from tests.integration.harness import PATIENCE, Daemon, ask, raw_connect, read_all, wait_until
 
 
 class Manager:
@@ -45,12 +45,15 @@ def daemon(tmp_path: Path, watchdog: float, *, flags: Sequence[str] = ()) -> Dae
 
 
 def test_from_start_to_stop(tmp_path: Path, manager: Manager) -> None:
-    with daemon(tmp_path, 4.0) as served:
+    with daemon(tmp_path, 4.0, flags=["--metrics", f"unix:{tmp_path}/metrics"]) as served:
         manager.wait("STATUS=the engine is loading")
         manager.wait("EXTEND_TIMEOUT_USEC=")
         ready = manager.wait("READY=1")
         assert "STATUS=echo@" in ready and "on cpu" in ready and "images/s" in ready
         manager.wait("WATCHDOG=1")
+        with raw_connect(tmp_path / "metrics") as scrape:
+            scrape.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert b"\nnsfwd_ready 1.0\n" in read_all(scrape)
         ask(served.unix, {"op": "reload"})
         assert "MONOTONIC_USEC=" in manager.wait("RELOADING=1")
         manager.wait("READY=1")

@@ -9,10 +9,19 @@ from typing import Any
 
 import click
 
-from nsfwd.config import BYTES, SECONDS, TABLE, Setting, Settings, find_file, load_settings
+from nsfwd.config import (
+    BYTES,
+    SECONDS,
+    TABLE,
+    Setting,
+    Settings,
+    find_file,
+    load_settings,
+)
 
 _METAVARS = {
     "listen": "ADDR[,OPTION...]",
+    "metrics": "ADDR",
     "roots": "DIR",
     "models_dir": "DIR",
     "cache_dir": "DIR",

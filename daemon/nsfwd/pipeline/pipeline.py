@@ -212,6 +212,8 @@ class Pipeline:
     def _take_over(self, successor: Generation) -> None:
         """Swap the one reference by which a new ticket finds its processes."""
         old, self.generation = self.generation, successor
+        successor.decoding.count_on(old.decoding)
+        successor.scoring.count_on(old.scoring)
         self._settings = successor.settings
         self.admission.queue = successor.settings.queue
         former, self.lister = self.lister, _lister(successor.settings)
@@ -348,6 +350,7 @@ class Pipeline:
                 "images": scoring.images,
                 "rechecked": scoring.rechecked,
                 "rechecked_share": round(scoring.rechecked / scoring.images, 6) if scoring.images else 0.0,
+                "padded": scoring.padded,
                 "sizes": {str(size): count for size, count in sorted(scoring.sizes.items())},
                 "seconds": round(scoring.infer_seconds, 6),
                 "cost": _cost(scoring.cost),

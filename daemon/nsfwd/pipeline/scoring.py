@@ -133,6 +133,7 @@ class ScoreStage:
         self.rechecked = 0
         self.infer_seconds = 0.0
         self.cost = CostCurve()
+        self.padded = 0
 
     def start(self) -> None:
         """Start the engine process; ``on_warm`` or ``on_broken`` follows."""
@@ -194,6 +195,17 @@ class ScoreStage:
     def busy(self) -> bool:
         """Whether the engine holds a batch."""
         return bool(self._batches)
+
+    def count_on(self, former: ScoreStage) -> None:
+        """Go on counting where a stage that is replaced stands; the cost of a batch is measured anew."""
+        self.restarts += former.restarts
+        self.batches += former.batches
+        self.images += former.images
+        self.padded += former.padded
+        self.rechecked += former.rechecked
+        self.infer_seconds += former.infer_seconds
+        for size, count in former.sizes.items():
+            self.sizes[size] = self.sizes.get(size, 0) + count
 
     # -- batching ----------------------------------------------------------------------------------------------------
 
@@ -291,6 +303,8 @@ class ScoreStage:
         self.sizes[len(batch)] = self.sizes.get(len(batch), 0) + 1
         self.infer_seconds += message.seconds
         self.cost.add(len(batch), message.seconds)
+        if self.engine is not None:
+            self.padded += next((size for size in self.engine.buckets if size >= len(batch)), len(batch)) - len(batch)
         rows = array("f", message.scores).tolist()
         complete = len(rows) == len(batch) * self._labels
         for index, entry in enumerate(batch):

@@ -55,6 +55,7 @@ class ListenSpec:
         lane: the lane of its connections; a request may lower it, never raise it. People at a ``session`` come first.
         mode: permissions of a Unix socket.
         colour: text sessions start in colour.
+        metrics: it serves metrics over HTTP, and no requests; style and lane mean nothing then.
     """
 
     address: Address
@@ -62,6 +63,7 @@ class ListenSpec:
     lane: Lane
     mode: int = UNIX_MODE
     colour: bool = False
+    metrics: bool = False
 
 
 def parse(text: str) -> ListenSpec:
@@ -109,13 +111,13 @@ def by_name(name: str, address: Address) -> ListenSpec:
     """Derive style and lane of an inherited socket from its descriptor name.
 
     Args:
-        name: such as ``oneshot`` or ``plain-background``: words apart by ``-``, ``_``, ``.`` or ``:``. Other words,
-            such as a unit's name, mean nothing.
+        name: such as ``oneshot``, ``plain-background`` or ``metrics``: words apart by ``-``, ``_``, ``.`` or ``:``.
+            Other words, such as a unit's name, mean nothing.
     """
     words = set(name.lower().replace("_", "-").replace(".", "-").replace(":", "-").split("-"))
     style = next((style for style in Style if style in words), _STYLES[address.family])
     lane = next((lane for lane in Lane if lane in words), default_lane(style))
-    return ListenSpec(address, style, lane)
+    return ListenSpec(address, style, lane, metrics="metrics" in words)
 
 
 def default_lane(style: Style) -> Lane:

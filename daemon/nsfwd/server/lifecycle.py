@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nsfwd.errors import NsfwdError
 from nsfwd.pipeline.pipeline import LONGEST_LOAD, Pipeline
 from nsfwd.server.acceptor import Acceptor
+from nsfwd.server.exposition import MetricsServer
 from nsfwd.server.listeners import Listener
 from nsfwd.server.notify import Notifier
 from nsfwd.server.operations import VERSION
@@ -72,7 +73,8 @@ class Daemon:
         self._pipeline = Pipeline(settings, bundles)
         self._service = Service(self._loop, settings, self._pipeline, bundles)
         self._service.reload = Reloader(reread, self._service, self._pipeline, notifier, self._status).reload
-        self._acceptor = Acceptor(listeners, self._service)
+        self._acceptor = Acceptor([listener for listener in listeners if not listener.spec.metrics], self._service)
+        self._metrics = MetricsServer([listener for listener in listeners if listener.spec.metrics], self._service)
         self._watchdog = Watchdog(self._loop, watchdog, notifier, self._pipeline.work)
         self._report_timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
@@ -84,6 +86,7 @@ class Daemon:
         self._loop.set_exception_handler(self._defect)
         self._watch_signals()
         self._start()
+        await self._metrics.start()
         code = await self._serve()
         await self._shut_down()
         return code
@@ -185,6 +188,7 @@ class Daemon:
             self._report_timer.cancel()
         self._notifier.extend_timeout(self._service.settings.drain_timeout + PATIENCE)
         self._acceptor.stop()
+        self._metrics.stop()
         self._service.draining = True
         self._pipeline.drain()
         if not failed:

@@ -40,6 +40,8 @@ class Listener:
     inode: tuple[int, int] | None = None
 
     def __str__(self) -> str:
+        if self.spec.metrics:
+            return f"{self.spec.address} (metrics)"
         return f"{self.spec.address} (style {self.spec.style}, lane {self.spec.lane})"
 
     @property
@@ -59,7 +61,9 @@ class Listener:
         self.inode = None
 
 
-def open_listeners(texts: Sequence[str], inherited: Sequence[Listener], default: str, *, roots: bool) -> list[Listener]:
+def open_listeners(
+    texts: Sequence[str], inherited: Sequence[Listener], default: str, *, roots: bool, metrics: Sequence[str] = ()
+) -> list[Listener]:
     """Merge inherited sockets with configured ones and open what is not there yet.
 
     Args:
@@ -67,17 +71,23 @@ def open_listeners(texts: Sequence[str], inherited: Sequence[Listener], default:
         inherited: sockets passed by the service manager.
         default: where to listen when there is neither.
         roots: whether directories that may be read were named; without them only this machine may ask.
+        metrics: where to serve metrics; numbers may be had from other machines in any case.
 
     Raises:
         ListenError: nothing stays open then.
     """
-    wanted = {spec.address: spec for spec in map(parse, texts or ([] if inherited else [default]))}
+    served = any(not listener.spec.metrics for listener in inherited)
+    specs = [
+        *map(parse, texts or ([] if served else [default])),
+        *(replace(parse(text), metrics=True) for text in metrics),
+    ]
+    wanted = {spec.address: spec for spec in specs}
     listeners = [_with_options(listener, wanted) for listener in inherited]
     try:
         for spec in wanted.values():
             listeners.extend(_open(spec))
         for listener in listeners:
-            if not roots and not listener.loopback:
+            if not roots and not listener.loopback and not listener.spec.metrics:
                 raise ListenError(
                     f"{listener.spec.address} is reachable from other machines and no root is set, so that they could "
                     "have any file read; name the allowed directories with --root, or listen on 127.0.0.1"

@@ -45,7 +45,8 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     try:
         inherited = inherited_listeners(os.environ)
         bundles = open_bundles(settings)
-        listeners = open_listeners(settings.listen, inherited, DEFAULT_LISTEN, roots=settings.is_given("roots"))
+        roots = settings.is_given("roots")
+        listeners = open_listeners(settings.listen, inherited, DEFAULT_LISTEN, roots=roots, metrics=settings.metrics)
     except NsfwdError as error:
         _log.error("%s", error)
         return 1

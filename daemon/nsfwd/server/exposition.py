@@ -1,0 +1,206 @@
+"""The daemon's numbers for Prometheus: the table of metrics, and the small HTTP server they are scraped from.
+
+Nothing is counted here: at a scrape a collector reads what ``stats`` tells and gives it Prometheus's names. The scrape
+is answered by the loop, without a thread. Knows HTTP just well enough for one GET a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from nsfwd.metrics import METRICS
+from nsfwd.server.listeners import Listener
+from nsfwd.server.operations import VERSION
+from nsfwd.server.service import Service
+
+PREFIX = "nsfwd_"
+
+REQUEST_BYTES = 8192
+"""Longest head of a scrape's request."""
+
+SCRAPE_TIMEOUT = 5.0
+"""Seconds that a scraper may take to ask, and again to read."""
+
+MOST_SCRAPES = 16
+"""Scrapes at once; further connections are closed."""
+
+Stats = dict[str, Any]
+Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric: how it is called and where in ``stats`` its samples are (label values, value)."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    read: Callable[[Stats], Samples]
+
+
+def _one(*keys: str) -> Callable[[Stats], Samples]:
+    """A single number at this place."""
+
+    def read(stats: Stats) -> Samples:
+        value: Any = stats
+        for key in keys:
+            value = value[key]
+        return [((), float(value))]
+
+    return read
+
+
+def _each(*keys: str) -> Callable[[Stats], Samples]:
+    """A number for every key of the mapping at this place; nothing where there is none yet."""
+
+    def read(stats: Stats) -> Samples:
+        value: Any = stats
+        for key in keys:
+            value = value[key]
+        return [((name,), float(number)) for name, number in (value or {}).items()]
+
+    return read
+
+
+def _queues(stats: Stats) -> Samples:
+    return [((stage, lane), count) for stage, lanes in stats["queues"].items() for lane, count in lanes.items()]
+
+
+def _slots(stats: Stats) -> Samples:
+    slots = stats["slots"]
+    return [(("free",), slots["free"]), (("held",), slots["total"] - slots["free"])]
+
+
+def _children(read: Callable[[Stats], float]) -> Callable[[Stats], Samples]:
+    places = {"decoder": "decoders", "lister": "lister", "engine": "engine"}
+    return lambda stats: [((name,), read(stats[key])) for name, key in places.items()]
+
+
+def _engine(stats: Stats) -> Samples:
+    engine = stats["engine"]
+    return [((VERSION, *(engine[key] or "" for key in ("name", "device", "precision"))), 1.0)]
+
+
+def _models(stats: Stats) -> Samples:
+    return [((name, *identity), 1.0) for name, identity in stats["models"].items()]
+
+
+ROWS: tuple[Row, ...] = (
+    Row("ready", "gauge", (), "1 while images are scored", _one("ready")),
+    Row("engine_info", "gauge", ("version", "engine", "device", "precision"), "what scores; always 1", _engine),
+    Row("model_info", "gauge", ("model", "identity", "policy"), "what it scores with; always 1", _models),
+    Row("uptime_seconds", "gauge", (), "since the start", _one("uptime")),
+    Row("rate", "gauge", (), "images answered a second, lately", _one("rate")),
+    Row("in_flight", "gauge", (), "images admitted and not yet answered", _one("in_flight")),
+    Row("admitted_total", "counter", (), "images admitted", _one("admitted")),
+    Row("refused_total", "counter", ("code",), "images refused", _each("refused")),
+    Row("images_total", "counter", ("status",), "outcomes by status", _each("images")),
+    Row("codes_total", "counter", ("code",), "outcomes that are no scores, by code", _each("codes")),
+    Row("stage_seconds_total", "counter", ("stage",), "seconds of all images by stage of their way", _each("seconds")),
+    Row("queue_images", "gauge", ("stage", "lane"), "images that wait", _queues),
+    Row("slots", "gauge", ("state",), "places for decoded pixels", _slots),
+    Row("processes", "gauge", ("kind",), "child processes alive", _children(lambda child: len(child["processes"]))),
+    Row("restarts_total", "counter", ("kind",), "child processes replaced", _children(lambda child: child["restarts"])),
+    Row("decoded_total", "counter", (), "files that decoders were done with", _one("decoders", "decoded")),
+    Row("batches_total", "counter", (), "batches scored", _one("engine", "batches")),
+    Row("batched_images_total", "counter", (), "images in them", _one("engine", "images")),
+    Row("padded_images_total", "counter", (), "places of batches that stayed empty", _one("engine", "padded")),
+    Row("batches_by_size_total", "counter", ("size",), "batches by their number of images", _each("engine", "sizes")),
+    Row("engine_seconds_total", "counter", (), "seconds the engine spent on batches", _one("engine", "seconds")),
+    Row("batch_cost_seconds", "gauge", ("part",), "fitted: a batch costs fixed + each * size", _each("engine", "cost")),
+    Row("reloads_total", "counter", (), "changed settings and bundles that took over", _one("reloads")),
+    *(Row(metric.name, metric.kind, (), metric.help, _one("server", metric.name)) for metric in METRICS),
+)
+"""Every metric, without its prefix. ``docs/operations.md`` lists the same; a test compares them."""
+
+
+class Collector:
+    """Reads the numbers of a service at each scrape."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family of the table."""
+        service = self._service
+        stats = {
+            **service.pipeline.stats(),
+            "ready": service.pipeline.readiness()["ready"],
+            "models": {bundle.name: (bundle.model_identity, bundle.policy_identity) for bundle in service.bundles},
+            "server": service.metrics.snapshot(),
+        }
+        for row in ROWS:
+            kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+            family = kind(PREFIX + row.name.removesuffix("_total"), row.help, labels=row.labels)
+            for labels, value in row.read(stats):
+                family.add_metric(labels, value)
+            yield family
+
+
+class MetricsServer:
+    """Answers scrapes on its own listeners.
+
+    Args:
+        listeners: those for metrics; the caller closes them after ``stop``.
+        service: whose numbers.
+    """
+
+    def __init__(self, listeners: Sequence[Listener], service: Service) -> None:
+        self._listeners = listeners
+        self._servers: list[asyncio.Server] = []
+        self._registry = CollectorRegistry()
+        self._registry.register(Collector(service))
+        self._open = 0
+
+    async def start(self) -> None:
+        """Accept scrapes."""
+        for listener in self._listeners:
+            server = await asyncio.start_server(self._serve, sock=listener.sock, limit=REQUEST_BYTES)
+            self._servers.append(server)
+
+    def stop(self) -> None:
+        """Accept no more."""
+        for server in self._servers:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            if self._open <= MOST_SCRAPES:
+                async with asyncio.timeout(SCRAPE_TIMEOUT):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self.answer(head))
+                async with asyncio.timeout(SCRAPE_TIMEOUT):
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # a scraper that went away or does not speak HTTP; the next one may
+        finally:
+            self._open -= 1
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    def answer(self, head: bytes) -> bytes:
+        """Spell the reply to the head of one request."""
+        method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if method not in (b"GET", b"HEAD"):
+            return _spell("405 Method Not Allowed", b"only GET\n")
+        if path != b"/metrics":
+            return _spell("404 Not Found", b"see /metrics\n")
+        body = generate_latest(self._registry)
+        return _spell("200 OK", body, CONTENT_TYPE_PLAIN_0_0_4, bodiless=method == b"HEAD")
+
+
+def _spell(status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, bodiless: bool = False) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + (b"" if bodiless else body)

@@ -1,0 +1,130 @@
+"""Metrics: what Prometheus reads is what stats tells; the documents, dashboard and alerts know every name."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from nsfwd.config import Settings
+from nsfwd.server.addresses import by_name, parse_address
+from nsfwd.server.exposition import PREFIX, ROWS, MetricsServer
+from nsfwd.server.listeners import close_all, open_listeners
+from nsfwd.server.service import Service
+from tests.unit import manual
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+STATS: dict[str, Any] = {
+    "uptime": 3.5,
+    "rate": 12.0,
+    "in_flight": 2,
+    "admitted": 9,
+    "refused": {"busy": 1, "draining": 0},
+    "images": {"ok": 5, "error": 1, "skipped": 0, "refused": 1},
+    "codes": {"corrupt": 1},
+    "seconds": {"queue": 0.1, "decode": 0.2, "wait": 0.0, "infer": 0.3, "total": 0.7},
+    "reloads": 1,
+    "queues": {"decode": {"interactive": 1}, "score": {"interactive": 0}},
+    "slots": {"total": 8, "free": 6},
+    "decoders": {"processes": [1, 2], "restarts": 3, "decoded": 7},
+    "lister": {"processes": [3], "restarts": 0},
+    "engine": {
+        "processes": [4],
+        "restarts": 1,
+        "name": "echo",
+        "device": "cpu",
+        "precision": None,
+        "batches": 3,
+        "images": 6,
+        "padded": 1,
+        "sizes": {"2": 3},
+        "seconds": 0.3,
+        "cost": None,
+    },
+}
+
+
+class FakePipeline:
+    def readiness(self) -> dict[str, Any]:
+        return {"ready": True}
+
+    def stats(self) -> dict[str, Any]:
+        return STATS
+
+
+def answer(head: bytes) -> tuple[bytes, bytes]:
+    found: list[bytes] = []
+
+    async def scenario(loop: manual.ManualLoop) -> None:
+        service = Service(loop, Settings(), FakePipeline())  # type: ignore[arg-type]
+        service.metrics.requests_total = 4
+        found.append(MetricsServer([], service).answer(head))
+
+    manual.run(scenario)
+    first, _, body = found[0].partition(b"\r\n\r\n")
+    return first, body
+
+
+def test_a_scrape_has_every_row_and_the_numbers_of_stats() -> None:
+    head, body = answer(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4")
+    families = list(text_string_to_metric_families(body.decode()))
+    rows = [(PREFIX + row.name.removesuffix("_total"), row.kind) for row in ROWS]
+    assert [(family.name, family.type) for family in families] == rows
+    values = {(sample.name, *sample.labels.values()): sample.value for f in families for sample in f.samples}
+    assert values[("nsfwd_ready",)] == 1
+    assert values[("nsfwd_images_total", "ok")] == 5
+    assert values[("nsfwd_slots", "held")] == 2
+    assert values[("nsfwd_processes", "decoder")] == 2
+    assert values[("nsfwd_queue_images", "interactive", "decode")] == 1
+    assert values[("nsfwd_requests_total",)] == 4
+    for row in ROWS:
+        assert (row.kind == "counter") == row.name.endswith("_total"), row.name
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [(b"POST /metrics HTTP/1.1", b"405"), (b"GET / HTTP/1.1", b"404"), (b"\x16\x03\x01", b"405"), (b"", b"405")],
+)
+def test_anything_else_is_turned_down(head: bytes, status: bytes) -> None:
+    assert answer(head + b"\r\n\r\n")[0].split()[1] == status
+
+
+def test_a_head_request_gets_the_head() -> None:
+    assert answer(b"HEAD /metrics?x=1 HTTP/1.1\r\n\r\n")[1] == b""
+
+
+def test_the_documents_list_every_metric() -> None:
+    text = (DOCS / "operations.md").read_text("utf-8")
+    rows = re.findall(r"^\| `nsfwd_(\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \|$", text, re.MULTILINE)
+    expected = [(row.name, row.kind, " ".join(f"`{label}`" for label in row.labels), row.help) for row in ROWS]
+    assert [(name, kind, labels.strip(), text) for name, kind, labels, text in rows] == expected
+
+
+@pytest.mark.parametrize("file", ["grafana.json", "alerts.yml"])
+def test_dashboard_and_alerts_ask_for_metrics_that_exist(file: str) -> None:
+    text = (DOCS / file).read_text("utf-8")
+    if file.endswith(".json"):
+        assert len(json.loads(text)["panels"]) >= 8
+    names = set(re.findall(r"\bnsfwd_\w+", text))
+    assert len(names) >= 5
+    assert names <= {PREFIX + row.name for row in ROWS}
+
+
+def test_an_inherited_socket_named_metrics_is_no_place_for_requests(tmp_path: Path) -> None:
+    address = parse_address("tcp:127.0.0.1:9235")
+    assert by_name("metrics", address).metrics
+    assert not by_name("nsfwd", address).metrics
+    listeners = open_listeners([f"unix:{tmp_path}/a"], [], "", roots=False, metrics=[f"unix:{tmp_path}/m"])
+    try:
+        assert [listener.spec.metrics for listener in listeners] == [False, True]
+        assert str(listeners[1]).endswith("(metrics)")
+        assert all(listener.sock.family == socket.AF_UNIX for listener in listeners)
+    finally:
+        close_all(listeners)
