@@ -127,3 +127,65 @@ def write_photos(directory: Path, count: int, *, size: tuple[int, int] = (160, 1
     for number, path in enumerate(paths):
         path.write_bytes(encoded(photo(number, size), "JPEG"))
     return paths
+
+
+def deep_png(picture: Image.Image) -> bytes:
+    """An RGB picture as a PNG of 16 bits a channel, which Pillow cannot write: each value times 257."""
+    width, height = picture.size
+    pixels = picture.convert("RGB").tobytes()
+    doubled = bytes(value for value in pixels for _ in range(2))
+    row = 6 * width
+    lines = b"".join(b"\0" + doubled[at : at + row] for at in range(0, len(doubled), row))
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(lines)) + _chunk(b"IEND", b"")
+
+
+def turned(picture: Image.Image, form: str, orientation: int, **options: Any) -> bytes:
+    """The picture as a camera held differently stores it: turned, with the EXIF orientation that undoes it."""
+    back = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = picture.transpose(back[orientation]) if orientation in back else picture.copy()
+    return encoded(stored, form, exif=exif, **options)
+
+
+def one_picture() -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The same picture of 200 colours in many encodings: file name -> bytes, those that lose nothing and the others."""
+    palette = photo(21, (480, 352)).quantize(200)
+    picture = palette.convert("RGB")
+    opaque = picture.convert("RGBA")
+    fine: dict[str, Any] = {"quality": 95, "subsampling": 0}
+    exact = {
+        "plain.png": encoded(picture.copy(), "PNG"),
+        "palette.png": encoded(palette.copy(), "PNG"),
+        "16-bit.png": deep_png(picture),
+        "opaque-alpha.png": encoded(opaque, "PNG"),
+        "palette.gif": encoded(palette.copy(), "GIF"),
+        "lossless.webp": encoded(picture.copy(), "WEBP", lossless=True),
+        "plain.bmp": encoded(picture.copy(), "BMP"),
+        "palette.bmp": encoded(palette.copy(), "BMP"),
+        "plain.tiff": encoded(picture.copy(), "TIFF"),
+        "lzw.tiff": encoded(picture.copy(), "TIFF", compression="tiff_lzw"),
+        "deflated.tiff": encoded(picture.copy(), "TIFF", compression="tiff_deflate"),
+        "cmyk.tiff": encoded(picture.convert("CMYK"), "TIFF"),
+        **{f"turned-{number}.png": turned(picture, "PNG", number) for number in range(1, 9)},
+        "turned-6.webp": turned(picture, "WEBP", 6, lossless=True),
+        "turned-8.tiff": turned(picture, "TIFF", 8),
+    }
+    close = {
+        "plain.jpg": encoded(picture.copy(), "JPEG", **fine),
+        "progressive.jpg": encoded(picture.copy(), "JPEG", progressive=True, **fine),
+        "cmyk.jpg": encoded(picture.convert("CMYK"), "JPEG", quality=95),
+        **{f"turned-{number}.jpg": turned(picture, "JPEG", number, **fine) for number in range(2, 9)},
+        "lossy.webp": encoded(picture.copy(), "WEBP", quality=95),
+        "lossy.avif": encoded(picture.copy(), "AVIF", quality=95, subsampling="4:4:4"),
+    }
+    return exact, close

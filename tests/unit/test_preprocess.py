@@ -64,6 +64,15 @@ def test_lossless_encodings_of_a_picture_give_the_same_pixels(form: str, options
     assert run(pictures.encoded(picture, form, **options)).data == picture.tobytes()
 
 
+def test_one_picture_has_the_same_pixels_in_every_lossless_encoding() -> None:
+    exact, close = pictures.one_picture()
+    recipe = Recipe(width=224, height=224)
+    pixels = {name: run(content, recipe).data for name, content in exact.items()}
+    assert {name for name, data in pixels.items() if data != pixels["plain.png"]} == set()
+    for name, content in close.items():
+        assert mean_difference(run(content, recipe).data, pixels["plain.png"]) < 1.0, name
+
+
 def test_a_palette_and_16_bits_lose_nothing_either() -> None:
     few = pictures.photo(7).quantize(200)
     for form in ("PNG", "GIF", "BMP", "TIFF"):
