@@ -160,11 +160,11 @@ def _calibrate(bundle: Bundle, network: Path, pixels: Pixels, place: Path) -> No
     quantised = nncf.quantize(
         openvino.Core().read_model(network),
         images,
-        preset=nncf.QuantizationPreset.MIXED,
+        preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(pixels),
         target_device=nncf.TargetDevice.CPU,
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            # Ranges by histogram, not by the extremes: on 1,680 pictures the mean change fell from 0.011 to 0.007.
+            # By histogram, not by the extremes: over 1,680 pictures the mean change fell from 0.011 to 0.007.
             activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
         ),
     )

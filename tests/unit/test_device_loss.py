@@ -1,0 +1,120 @@
+"""A GPU that is lost while running: the end, or the CPU, but never in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from nsfwd.errors import EngineError
+from nsfwd.ipc import messages
+from nsfwd.pipeline import scoring
+from nsfwd.pipeline.scoring import ScoreStage
+from nsfwd.pipeline.slots import Slots
+from tests.unit.fakes import FakeArena, FakeChild
+from tests.unit.manual import ManualLoop, run
+
+SETUP = messages.EngineSetup("", "auto", "auto", "", "bf16", 4, 12, "")
+GPU = messages.EngineReady("keras/jax", "gpu H9000", "bf16", [1, 4], 0.0, 0.0)
+CPU = messages.EngineReady("openvino", "cpu", "bf16", [1, 4], 0.0, 0.0)
+LOST = messages.EngineLost("CUDA_ERROR_ECC_UNCORRECTABLE")
+
+
+@pytest.fixture(autouse=True)
+def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeChild.born = []
+    monkeypatch.setattr(scoring, "Child", FakeChild)
+
+
+class Bench:
+    """A score stage whose first engine is warm on a GPU."""
+
+    def __init__(self, loop: ManualLoop, on_device_loss: str, first: messages.EngineReady = GPU) -> None:
+        self.loop = loop
+        self.broken: list[EngineError] = []
+        self.stage = ScoreStage(
+            FakeArena(),  # type: ignore[arg-type]  # only its descriptor is used
+            Slots(8, lambda: None),
+            SETUP,
+            labels=2,
+            on_device_loss=on_device_loss,
+            on_warm=lambda: None,
+            on_broken=self.broken.append,
+        )
+        self.stage.start()
+        self.engine.say(first)
+
+    @property
+    def engine(self) -> FakeChild:
+        return FakeChild.born[-1]
+
+    @property
+    def asked_for(self) -> str:
+        """The device that the youngest engine was told."""
+        setup = self.engine.received[0]
+        assert isinstance(setup, messages.EngineSetup)
+        return setup.device
+
+    async def restart(self) -> None:
+        self.engine.die()
+        await self.loop.advance(1.0)
+
+
+def test_refuse_ends_with_the_cause_and_what_to_set() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, "refuse")
+        bench.engine.say(LOST)
+        assert "CUDA_ERROR_ECC_UNCORRECTABLE" in str(bench.broken[0])
+        assert "on_device_loss = cpu" in str(bench.broken[0])
+        await bench.restart()
+        assert len(FakeChild.born) == 1
+
+    run(test)
+
+
+def test_cpu_goes_on_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, "cpu")
+        bench.engine.say(LOST)
+        await bench.restart()
+        assert bench.asked_for == "cpu"
+        bench.engine.say(CPU)
+        assert bench.stage.engine is not None
+        assert "the GPU was lost (CUDA_ERROR_ECC_UNCORRECTABLE)" in bench.stage.engine.note
+        assert "running on the CPU" in caplog.text
+        assert not bench.broken
+
+    run(test)
+
+
+def test_a_dead_engine_is_followed_by_one_on_the_same_device() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, "refuse")
+        await bench.restart()
+        assert bench.asked_for == "gpu"  # auto would take the CPU in silence
+        bench.engine.say(GPU)
+        assert not bench.broken
+
+    run(test)
+
+
+@pytest.mark.parametrize(("setting", "ends"), [("refuse", True), ("cpu", False)])
+def test_a_gpu_that_the_next_engine_does_not_find_is_lost(setting: str, *, ends: bool) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, setting)
+        await bench.restart()
+        bench.engine.say(messages.EngineFailed("TensorFlow sees no GPU"))
+        assert bool(bench.broken) is ends
+        await bench.restart()
+        assert len(FakeChild.born) == (2 if ends else 3)
+
+    run(test)
+
+
+def test_an_engine_that_was_never_on_a_gpu_stays_where_it_is() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, "refuse", first=CPU)
+        await bench.restart()
+        assert bench.asked_for == "auto"
+        bench.engine.say(messages.EngineFailed("no memory"))
+        assert [str(error) for error in bench.broken] == ["no memory"]
+
+    run(test)
