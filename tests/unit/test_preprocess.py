@@ -70,7 +70,7 @@ def test_one_picture_has_the_same_pixels_in_every_lossless_encoding() -> None:
     pixels = {name: run(content, recipe).data for name, content in exact.items()}
     assert {name for name, data in pixels.items() if data != pixels["plain.png"]} == set()
     for name, content in close.items():
-        assert mean_difference(run(content, recipe).data, pixels["plain.png"]) < 1.0, name
+        assert mean_difference(run(content, recipe).data, pixels["plain.png"]) < 2.0, name
 
 
 def test_a_palette_and_16_bits_lose_nothing_either() -> None:
