@@ -274,7 +274,7 @@ class DecodeStage:
     def _greet(self, worker: Worker, hello: messages.Hello) -> None:
         worker.greeted = True
         if (hello.applied, hello.missing) != (self.applied, self.missing):
-            _log.info("decoders gave up: %s", ", ".join(hello.applied))
+            _log.debug("decoders gave up: %s", ", ".join(hello.applied))
             if hello.missing:
                 _log.warning("decoders could not give up, on this system: %s", "; ".join(hello.missing))
         self.applied, self.missing = hello.applied, hello.missing
