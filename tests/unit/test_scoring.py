@@ -239,3 +239,26 @@ def test_the_goldens_of_a_dead_engine_are_abandoned() -> None:
             await golden
 
     run(test)
+
+
+def test_an_engine_that_does_not_answer_is_killed_and_its_image_scored_by_the_next() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        _, first = bench.submit()
+        await settle()
+        await loop.advance(scoring.STUCK - 1)
+        bench.engine.say(scores(bench.engine.batches()[-1]))
+        await first
+        await loop.advance(scoring.STUCK + 1)
+        assert not bench.engine.killed, "it holds nothing"
+        _, second = bench.submit()
+        await settle()
+        await loop.advance(scoring.STUCK + 1)
+        assert bench.engine.killed
+        bench.engine.die()
+        await loop.advance(1.0)
+        bench.greet()
+        bench.engine.say(scores(bench.engine.batches()[-1]))
+        assert await second
+
+    run(test)

@@ -40,6 +40,10 @@ MOST_DEATHS = 5
 DEATH_WINDOW = 60.0
 """More than ``MOST_DEATHS`` in this many seconds: the engine is broken and the daemon gives up."""
 
+STUCK = 60.0
+"""Seconds without an answer after which a warm engine that holds a batch is killed: a device that hangs would otherwise
+hold every image until its deadline, for ever. The slowest batch, InceptionV3 on one slow core, takes a few seconds."""
+
 _log = logging.getLogger("nsfwd.pipeline")
 
 _ENGINE = "nsfwd.engines.body"
@@ -123,6 +127,7 @@ class ScoreStage:
         self._child: Child | None = None
         self._starter = Starter(self._loop)
         self._restart: asyncio.TimerHandle | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._stopping = False
         self.engine: messages.EngineReady | None = None
         self.trusted = False
@@ -154,6 +159,7 @@ class ScoreStage:
         self._stopping = True
         if self._restart is not None:
             self._restart.cancel()
+        self._await_answer(False)
         if self._child is not None:
             await self._child.stop(timeout)
 
@@ -250,6 +256,20 @@ class ScoreStage:
             entry.ticket.time.wait += now - entry.ready
             slots.append(entry.hand_over().slot)
         self._child.send(messages.encode(messages.Batch(self._number, slots)))
+        if self._patience is None:
+            self._await_answer(True)
+
+    def _await_answer(self, holding: bool) -> None:
+        """Begin anew to count the time until the engine's next answer, or stop counting."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self._loop.call_later(STUCK, self._stuck) if holding else None
+
+    def _stuck(self) -> None:
+        self._patience = None
+        if self._child is not None:
+            _log.error("the engine has not answered for %g seconds and is killed", STUCK)
+            self._child.kill()
 
     def _receive(self, packet: bytes) -> None:
         assert self._child is not None
@@ -297,6 +317,7 @@ class ScoreStage:
         batch = self._batches.pop(message.number, None)
         if batch is None:
             return
+        self._await_answer(bool(self._batches))
         self.batches += 1
         self.images += len(batch)
         self.rechecked += message.rechecked
@@ -322,6 +343,7 @@ class ScoreStage:
         self._child = None
         self.engine, self.trusted = None, False
         batches, self._batches = self._batches, {}
+        self._await_answer(False)
         entries = [entry for batch in batches.values() for entry in batch]
         for entry in entries:
             self._return(entry, alone=len(entries) == 1)
