@@ -1,4 +1,4 @@
-"""The log: one line an event on stderr, safe to read on a terminal and to parse.
+"""The log: one line an event on stderr, safe to read on a terminal and to parse; with fields where there is a journal.
 
 Built on the standard library's logging, so that a library user keeps control of it. Names of files come from strangers:
 control characters are escaped, a line break can never forge a second event, and paths may be shown in full, as a digest
@@ -13,6 +13,8 @@ import hashlib
 import logging
 import os
 import secrets
+import socket
+import struct
 import sys
 import time
 from enum import StrEnum
@@ -24,6 +26,15 @@ _ROOT = "nsfwd"
 
 _JOURNAL = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 """Syslog priorities, which journald reads from a ``<N>`` before the line (sd-daemon(3))."""
+
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
+
+FIELD_BYTES = 64 * 1024
+"""Longest message handed to the journal: a datagram holds some 200 KiB, and no event needs more."""
+
+BURST = 20
+WINDOW = 60.0
+"""More than ``BURST`` events of one kind within ``WINDOW`` seconds are counted instead of shown."""
 
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """Overrides of the writing direction: they show a line in another order than it is written."""
@@ -97,6 +108,73 @@ class LineFormatter(logging.Formatter):
         return f"{stamp}.{int(record.msecs):03d}Z {line}"
 
 
+class JournalHandler(logging.Handler):
+    """Hands each event to the journal with its fields (systemd.journal-fields(7)); a traceback stays many lines.
+
+    Args:
+        fallback: gets what the journal does not take.
+        address: the journal's socket.
+    """
+
+    def __init__(self, fallback: logging.Handler, address: str = JOURNAL_SOCKET) -> None:
+        super().__init__()
+        self._fallback = fallback
+        self._address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one event; never waits and never fails."""
+        try:
+            self._socket.sendto(self.spell(record), self._address)
+        except OSError:
+            self._fallback.handle(record)
+
+    def spell(self, record: logging.LogRecord) -> bytes:
+        """Return the event in the journal's own format: every value with its length, so that none can forge a field."""
+        message = escape(record.getMessage())
+        if record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+            message = "\n".join((message, *map(escape, trace.splitlines())))
+        fields = {
+            "MESSAGE": message,
+            "PRIORITY": str(_JOURNAL.get(record.levelno, 6)),
+            "SYSLOG_IDENTIFIER": _ROOT,
+            "NSFWD_ROOM": record.name.removeprefix(_ROOT + "."),
+            "CODE_MODULE": record.module,
+            "CODE_FUNC": record.funcName or "",
+            "CODE_LINE": str(record.lineno),
+        }
+        values = {name: text.encode()[:FIELD_BYTES] for name, text in fields.items()}
+        return b"".join(
+            b"%s\n%s%s\n" % (name.encode(), struct.pack("<Q", len(value)), value) for name, value in values.items()
+        )
+
+
+class Coalescer(logging.Filter):
+    """Keeps an event that comes again and again from filling the log: beyond a burst it is counted, then told of once.
+
+    Events are of one kind when their text before the arguments is the same; what is for debugging always passes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to show the event; the first one of a new window says how many were not shown."""
+        if record.levelno <= logging.DEBUG:
+            return True
+        kind = f"{record.name} {record.msg}"
+        since, count = self._kinds.get(kind, (record.created, 0))
+        if record.created - since >= WINDOW:
+            if count > BURST:
+                record.msg = f"{record.msg} ({count - BURST} more like this before were not shown)"
+            since, count = record.created, 0
+        self._kinds[kind] = (since, count + 1)
+        return count < BURST
+
+
 def setup(level: str = "info", style: str = "full", stream: TextIO | None = None) -> None:
     """Send the events of ``nsfwd`` to stderr. May be called again: the last call counts.
 
@@ -105,8 +183,12 @@ def setup(level: str = "info", style: str = "full", stream: TextIO | None = None
         style: a value of ``PathStyle``.
         stream: where to instead of stderr.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(LineFormatter(journal=stream is None and _is_journal(sys.stderr)))
+    journal = stream is None and _is_journal(sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(LineFormatter(journal=journal))
+    if journal:
+        handler = JournalHandler(handler)
+    handler.addFilter(Coalescer())
     root = logging.getLogger(_ROOT)
     root.handlers = [handler]
     root.propagate = False

@@ -57,9 +57,9 @@ def test_a_further_instance_differs_in_its_names_alone() -> None:
 
 
 def test_the_example_of_settings_is_taken() -> None:
-    text = (UNITS / "nsfwd.toml").read_text("utf-8")
-    assert load_settings(UNITS / "nsfwd.toml", {}).given == {}
-    assert all(line.startswith("# ") or line in ("", "#") for line in text.splitlines())
+    settings = load_settings(UNITS / "nsfwd.toml", {})
+    assert settings.given.keys() == {"models_dir"}
+    assert f"d {settings.models_dir}  " in (UNITS / "nsfwd.tmpfiles.conf").read_text("utf-8")
 
 
 def make(target: str, root: Path, wheel: Path) -> None:

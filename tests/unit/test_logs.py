@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
+import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +69,56 @@ def test_paths_are_shown_as_the_style_says() -> None:
 
 def test_digests_cannot_be_compared_across_processes() -> None:
     assert logs.PathFilter(logs.PathStyle.HASHED).show(b"/a") != logs.PathFilter(logs.PathStyle.HASHED).show(b"/a")
+
+
+def fields_of(datagram: bytes) -> dict[str, str]:
+    fields = {}
+    while datagram:
+        name, _, rest = datagram.partition(b"\n")
+        (length,) = struct.unpack_from("<Q", rest)
+        fields[name.decode()] = rest[8 : 8 + length].decode()
+        assert rest[8 + length : 9 + length] == b"\n"
+        datagram = rest[9 + length :]
+    return fields
+
+
+def record(message: str, *arguments: object, created: float = 0.0, level: int = logging.WARNING) -> logging.LogRecord:
+    made = logging.LogRecord("nsfwd.server", level, "/x/lifecycle.py", 7, message, arguments, None, "run")
+    made.created = created
+    return made
+
+
+def test_the_journal_gets_fields_that_no_name_of_a_file_can_forge(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "journal"))
+        handler = logs.JournalHandler(logging.NullHandler(), str(tmp_path / "journal"))
+        handler.emit(record("scanned %s", "a\nPRIORITY=0"))
+        fields = fields_of(journal.recv(1 << 16))
+    assert fields["MESSAGE"] == "scanned a\\nPRIORITY=0"
+    assert (fields["PRIORITY"], fields["NSFWD_ROOM"], fields["CODE_FUNC"], fields["CODE_LINE"]) == (
+        "4",
+        "server",
+        "run",
+        "7",
+    )
+
+
+def test_without_a_journal_events_go_where_they_went_before(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    handler = logs.JournalHandler(logging.StreamHandler(stream), str(tmp_path / "none"))
+    handler.handle(record("still here"))
+    assert stream.getvalue() == "still here\n"
+
+
+def test_an_event_that_repeats_is_counted_instead_of_shown() -> None:
+    coalescer = logs.Coalescer()
+    shown = [coalescer.filter(record("peer %d is wrong", number, created=number / 100)) for number in range(100)]
+    assert shown == [True] * logs.BURST + [False] * (100 - logs.BURST)
+    assert coalescer.filter(record("something else", created=1.0))
+    assert coalescer.filter(record("peer %d is wrong", 1, created=1.0, level=logging.DEBUG))
+    later = record("peer %d is wrong", 5, created=logs.WINDOW + 1)
+    assert coalescer.filter(later)
+    assert later.getMessage() == f"peer 5 is wrong ({100 - logs.BURST} more like this before were not shown)"
+    again = record("peer %d is wrong", 6, created=2 * logs.WINDOW + 2)
+    assert coalescer.filter(again)
+    assert again.getMessage() == "peer 6 is wrong"
