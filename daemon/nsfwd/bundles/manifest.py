@@ -164,7 +164,7 @@ class Quantized(_Part, frozen=True, kw_only=True):
         images: how many pictures calibrated it.
         tolerance: how far a golden's scores may be off.
         drift: see ``Manifest.drift``.
-        mean_change: of the highest tier's group, over those pictures and as many others.
+        mean_change: of the highest tier's group, over those pictures and others.
     """
 
     by: str

@@ -38,6 +38,9 @@ FEWEST = 20
 WORST_GOLDEN = 0.25
 """A golden that is further off than this says that calibration failed."""
 
+COMPARED = 1000
+"""Pictures that are compared, where the folder has as many: the rarest change is what rechecks must reach."""
+
 MARGIN = 1.25
 """What was seen, times this, is what is expected of pictures not seen."""
 
@@ -74,7 +77,7 @@ def quantize(bundle: Bundle, pictures: Path, *, images: int, say: Say) -> Report
     Args:
         bundle: opened at full precision, with its network for OpenVINO; its directory must be writable.
         pictures: directory of calibration pictures, searched below as well.
-        images: how many of them calibrate; up to as many others are compared.
+        images: how many of them calibrate, at most every second one; all are compared.
         say: takes lines of progress.
 
     Raises:
@@ -84,13 +87,14 @@ def quantize(bundle: Bundle, pictures: Path, *, images: int, say: Say) -> Report
     if not machine.installed("nncf"):
         raise EngineError("NNCF is missing; install the quantize extra: pip install 'nsfwd[quantize]'")
     verify_weights(bundle)
-    seen = _decode_all(pictures, bundle, 2 * images)
-    say(f"{bundle.manifest.name}: calibrating with {len(seen[::2])} of {len(seen)} pictures")
+    seen = _decode_all(pictures, bundle, max(2 * images, COMPARED))
+    chosen = seen[:: max(2, math.ceil(len(seen) / images))]
+    say(f"{bundle.manifest.name}: calibrating with {len(chosen)} of {len(seen)} pictures")
     with _draft(bundle) as draft:
         trial = replace(bundle, directory=draft, precision="int8")
-        _make(bundle, seen[::2], ir.beside(trial))
+        _make(bundle, chosen, ir.beside(trial))
         say(f"{bundle.manifest.name}: comparing with full precision")
-        report = _compare(bundle, trial, seen, calibrated=len(seen[::2]))
+        report = _compare(bundle, trial, seen, calibrated=len(chosen))
         _put_in_place(bundle, ir.beside(trial), report)
     opened = open_bundle(bundle.directory, short=bundle.name, precision="int8")
     return report._replace(bundle=opened)
