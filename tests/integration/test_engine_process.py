@@ -16,7 +16,7 @@ from nsfwd.engines.contract import Pixels
 from nsfwd.engines.echo import MARK, VARIABLE, echo_scores
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.link import Link
-from nsfwd.ipc.messages import Batch, EngineFailed, EngineReady, EngineSetup, Scores, encode
+from nsfwd.ipc.messages import Batch, EngineFailed, EngineLost, EngineReady, EngineSetup, Recheck, Scores, encode
 from tests.integration.harness import LABELS, PATIENCE, echo_bundle
 
 SIDE = 64
@@ -158,3 +158,33 @@ def test_what_cannot_be_built_is_one_clear_line(
     assert "\n" not in failed.message
     assert server.close()[1] == b""
     assert server.process.returncode == 1
+
+
+def test_a_lost_device_is_told_before_the_process_ends(start: Callable[[str], Server], tmp_path: Path) -> None:
+    server = start("lost")
+    server.ask(setup(tmp_path))
+    server.fill(0, np.full((SIDE, SIDE, 3), MARK, np.uint8))
+    server.link.send(encode(Batch(1, [0])))
+    lost = msgspec.msgpack.decode(server.link.receive()[0], type=EngineLost)
+    assert "lose its device" in lost.message
+    with pytest.raises(EOFError):
+        server.link.receive()
+    assert server.process.wait(PATIENCE) == 1
+
+
+def test_what_was_scored_again_is_counted(start: Callable[[str], Server], tmp_path: Path) -> None:
+    """The echo engine scores alike at every precision, so that only the count can tell."""
+    server = start("")
+    pictures = np.random.default_rng(6).integers(0, 256, (SLOTS, SIDE, SIDE, 3), np.uint8)
+    expected = np.stack([echo_scores(one, len(LABELS)) for one in pictures])
+    threshold = float(expected[3, 1])
+    told = setup(tmp_path, precision="bf16")
+    ready = server.ask(msgspec.structs.replace(told, recheck=Recheck(1e-6, (((1,), threshold),))))
+    assert isinstance(ready, EngineReady)
+    assert ready.precision == "bf16"
+    for slot, pixels in enumerate(pictures):
+        server.fill(slot, pixels)
+    scored = server.ask(Batch(1, list(range(SLOTS))))
+    assert isinstance(scored, Scores)
+    assert scored.scores == expected.tobytes()
+    assert scored.rechecked == 1

@@ -165,6 +165,22 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
     _say(f"{bundle.model_identity} is in {bundle.directory}")
 
 
+@models.command("export")
+@click.argument("name")
+@_models_dir
+def export(name: str, models_dir: Path) -> None:
+    """Make a bundle's network for OpenVINO beside its model, where it is missing, so that no first start has to.
+
+    pull and import do it by themselves; this is for bundles that were made or copied by hand.
+
+    Example: nsfwd models export nsfw-mobilenet-v2-140
+    """
+    from nsfwd.workshop.networks import add_network
+
+    bundle = add_network(open_bundle(find(models_dir, name)), _say)
+    _say(f"{bundle.model_identity}: {bundle.directory} is complete")
+
+
 @models.command("quantize")
 @click.argument("name")
 @click.option(

@@ -38,7 +38,10 @@ def add_network(bundle: Bundle, say: Callable[[str], None]) -> Bundle:
     if has_network(bundle):
         return bundle
     if not (machine.installed("openvino") and machine.installed("tensorflow")):
-        say(f"{bundle.manifest.name}: no network for OpenVINO in it, and none can be made without TensorFlow")
+        say(
+            f"{bundle.manifest.name}: no network for OpenVINO in it, and none can be made here without TensorFlow; "
+            "pack the bundle on a machine that has it, after: nsfwd models export"
+        )
         return bundle
     say(f"{bundle.manifest.name}: exporting the network for OpenVINO")
     ir.export_elsewhere(bundle, ir.beside(bundle))

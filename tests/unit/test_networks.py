@@ -1,0 +1,92 @@
+"""What is derived from a bundle's model: named in its manifest, packed with it, part of its identity. No framework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER, Quantized
+from nsfwd.bundles.store import Bundle, open_bundle, verify_file
+from nsfwd.engines import ir, machine
+from nsfwd.errors import BundleError
+from nsfwd.workshop.networks import add_network, enter, has_network
+from nsfwd.workshop.pack import import_packed, pack
+from tests.unit.shelf import make_bundle
+
+QUANTIZED = Quantized(by="nncf 3", images=30, tolerance=0.1, drift=0.3, mean_change=0.007)
+
+
+def add(bundle: Bundle, folder: str, content: bytes = b"network", quantized: Quantized | None = None) -> Bundle:
+    (bundle.directory / folder).mkdir(exist_ok=True)
+    for name in (ir.NETWORK, ir.WEIGHTS, ir.RECORD):
+        (bundle.directory / folder / name).write_bytes(content)
+    enter(bundle.directory, msgspec.structs.replace(bundle.manifest, quantized=quantized), folder)
+    return open_bundle(bundle.directory)
+
+
+def test_its_files_are_named_with_digests(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    assert not has_network(bundle)
+    entered = add(bundle, NETWORK_FOLDER)
+    assert has_network(entered)
+    assert entered.manifest.files.items() > bundle.manifest.files.items()
+    for path in entered.manifest.files:
+        verify_file(entered, path)
+    (bundle.directory / NETWORK_FOLDER / ir.WEIGHTS).write_bytes(b"altered")
+    with pytest.raises(BundleError, match="altered"):
+        verify_file(entered, f"{NETWORK_FOLDER}/{ir.WEIGHTS}")
+
+
+def test_the_identity_at_full_precision_does_not_change(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    entered = add(add(bundle, NETWORK_FOLDER), INT8_FOLDER, quantized=QUANTIZED)
+    assert entered.model_identity == bundle.model_identity
+
+
+def test_other_weights_of_8_bits_are_another_model(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    with pytest.raises(BundleError, match="nsfwd models quantize tiny --calibrate DIR"):
+        open_bundle(bundle.directory, precision="int8")
+    identities = set()
+    for content in (b"one", b"two"):
+        add(bundle, INT8_FOLDER, content, QUANTIZED)
+        opened = open_bundle(bundle.directory, precision="int8")
+        identities.add(opened.model_identity)
+        assert (opened.drift, opened.tolerance) == (0.3, 0.1)
+    assert len(identities) == 2
+
+
+def test_a_packed_bundle_brings_it(tmp_path: Path) -> None:
+    bundle = add(make_bundle(tmp_path / "here"), NETWORK_FOLDER)
+    pack(bundle, tmp_path / "packed")
+    there = import_packed(tmp_path / "packed", tmp_path / "there")
+    assert there.manifest == bundle.manifest
+    assert (there.directory / NETWORK_FOLDER / ir.WEIGHTS).read_bytes() == b"network"
+
+
+def test_it_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def export(bundle: Bundle, place: Path) -> None:
+        made.append(place)
+        place.mkdir()
+        for name in (ir.NETWORK, ir.WEIGHTS, ir.RECORD):
+            (place / name).write_bytes(b"network")
+
+    monkeypatch.setattr(ir, "export_elsewhere", export)
+    monkeypatch.setattr(machine, "installed", lambda package: True)
+    bundle = make_bundle(tmp_path)
+    said: list[str] = []
+    bundle = add_network(add_network(bundle, said.append), said.append)
+    assert made == [bundle.directory / NETWORK_FOLDER]
+    assert has_network(bundle)
+    assert len(said) == 1
+
+
+def test_without_tensorflow_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "installed", lambda package: package != "tensorflow")
+    said: list[str] = []
+    assert not has_network(add_network(make_bundle(tmp_path), said.append))
+    assert "nsfwd models export" in said[0]
