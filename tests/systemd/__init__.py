@@ -1,0 +1,1 @@
+"""The trial of the units under a real systemd; ``run`` starts it."""

@@ -1,0 +1,287 @@
+"""Runs inside the container, as root, under its systemd: install, use, break and remove nsfwd as an administrator does.
+
+Uses the standard library and the installed program alone. Prints one line a step; the first failure ends it with the
+journal of the unit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+UNIT = "nsfwd.service"
+SOCKET = "/run/nsfwd/nsfwd.sock"
+PATIENCE = 90.0
+PICTURES = Path("/srv/pictures")
+STEPS: list[Callable[[], None]] = []
+
+
+def step(function: Callable[[], None]) -> Callable[[], None]:
+    STEPS.append(function)
+    return function
+
+
+def sh(command: str, *, check: bool = True) -> str:
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+def wait(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
+        time.sleep(0.1)
+
+
+def show(name: str, unit: str = UNIT) -> str:
+    return sh(f"systemctl show --value --property={name} {unit}")
+
+
+def active(unit: str = UNIT) -> bool:
+    return show("ActiveState", unit) == "active"
+
+
+def ask(address: str, request: dict[str, object]) -> dict[str, object]:
+    unix = address.startswith("/")
+    with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as connection:
+        connection.settimeout(PATIENCE)
+        connection.connect(address if unix else ("127.0.0.1", int(address)))
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as replies:
+            reply: dict[str, object] = json.loads(replies.readline())
+            return reply
+
+
+def write_picture(path: Path) -> None:
+    """A PNG of 64 x 64 pixels."""
+    rows = b"".join(
+        b"\0" + bytes((x * 3 + y, x ^ y, y)[c] & 255 for x in range(64) for c in range(3)) for y in range(64)
+    )
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def documented(section: str) -> list[str]:
+    """The commands of one section of the guide, those marked ``sh``."""
+    text = Path("docs/operations.md").read_text("utf-8").partition(f"## {section}\n")[2].partition("\n## ")[0]
+    blocks = text.split("```sh\n")[1:]
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.partition("```")[0].splitlines()]
+
+
+@step
+def install() -> None:
+    """The guide's commands install it; the bundle is one without a network."""
+    first, *rest = documented("Install")
+    assert first.startswith("make install"), first
+    sh("make install WHAT=nsfwd PIPARGS='--no-deps --no-index --find-links wheels'")
+    packages = os.environ["PYTHON_PACKAGES"]
+    sh(f"/usr/local/lib/nsfwd/bin/python -m pip install --quiet --no-index --find-links wheels {packages}")
+    for command in rest[:3]:
+        sh(command)
+    assert sh("getent passwd nsfwd")
+    code = "from pathlib import Path; from tests.systemd.bundle import write; write(Path('/var/lib/nsfwd/models/echo'))"
+    sh(f'cd /checkout && /usr/local/lib/nsfwd/bin/python -c "{code}"')
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    write_picture(PICTURES / "one.png")
+    settings(max_pixels=1_000_000)
+
+
+def settings(**values: object) -> None:
+    lines = [
+        'models_dir = "/var/lib/nsfwd/models"',
+        'engine = "echo"',
+        'models = ["echo=nsfw"]',
+        'roots = ["/srv/pictures"]',
+    ]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    Path("/etc/nsfwd/nsfwd.toml").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+@step
+def start_by_socket() -> None:
+    """The first connection starts it, READY comes after the warm-up, and both sockets answer."""
+    commands = documented("Install")[4:]
+    for command in commands[:2]:
+        sh(command)
+    assert not active()
+    reply = ask(SOCKET, {"path": "/srv/pictures/one.png"})
+    assert reply["status"] == "ok", reply
+    wait(active, "active")
+    assert ask("1235", {"path": "/srv/pictures/one.png"})["status"] == "ok"
+    assert ask(SOCKET, {"path": "/etc/passwd"})["error"]["code"] == "forbidden"  # type: ignore[index]
+    for command in commands[2:]:
+        sh(command)
+    wait(lambda: "images/s" in show("StatusText"), "a status")
+
+
+@step
+def sealed() -> None:
+    """The decoders' own sandbox works inside that of the unit."""
+    stats = json.loads(sh("nsfwd stats"))
+    assert not stats["decoders"]["missing"], stats["decoders"]
+
+
+@step
+def metrics() -> None:
+    """Prometheus gets its numbers from the socket that systemd holds."""
+    for command in documented("Metrics"):
+        assert "\nnsfwd_ready 1.0\n" in sh(command)
+
+
+@step
+def day_by_day() -> None:
+    """Every command of the guide works."""
+    for command in documented("Day by day"):
+        sh(command)
+        wait(active, f"active after {command}")
+
+
+@step
+def reload_under_load() -> None:
+    """No request fails while settings change; a refused change fails the reload and the old settings serve on."""
+    before, stop = show("MainPID"), threading.Event()
+    good: list[dict[str, object]] = []
+    bad: list[dict[str, object]] = []
+
+    def load() -> None:
+        while not stop.is_set():
+            reply = ask(SOCKET, {"path": "/srv/pictures/one.png"})
+            (good if reply["status"] == "ok" else bad).append(reply)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        settings(max_pixels=2_000_000)
+        sh(f"systemctl reload {UNIT}")
+        settings(max_pixel=3)
+        assert "exit 1" in sh(f"systemctl reload {UNIT} 2>/dev/null || echo exit $?")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        settings(max_pixels=2_000_000)
+    assert good and not bad, bad[:1]
+    assert active() and show("MainPID") == before
+    version = ask(SOCKET, {"op": "version"})
+    assert version["limits"]["max_pixels"] == 2_000_000  # type: ignore[index]
+    assert 'unknown setting "max_pixel"' in sh(f"journalctl -b -u {UNIT} --no-pager -o cat")
+    print(f"  {len(good)} requests during two reloads")
+
+
+@step
+def kill_each_process() -> None:
+    """Children are replaced; a killed server is started again by systemd; the listener stays."""
+    for kind, module in (("decoders", "imaging.decoder"), ("engine", "engines.body"), ("lister", "imaging.lister")):
+        stats = ask(SOCKET, {"op": "stats"})
+        old = stats[kind]["processes"]  # type: ignore[index]
+        os.kill(old[0], signal.SIGKILL)
+        wait(lambda: old[0] not in ask(SOCKET, {"op": "stats"})[kind]["processes"], module)  # type: ignore[index]  # noqa: B023
+        assert ask(SOCKET, {"path": "/srv/pictures/one.png"})["status"] == "ok"
+    inode, main = Path(SOCKET).stat().st_ino, int(show("MainPID"))
+    os.kill(main, signal.SIGKILL)
+    wait(lambda: active() and show("MainPID") not in ("0", str(main)), "a new server")
+    assert ask(SOCKET, {"path": "/srv/pictures/one.png"})["status"] == "ok"
+    assert Path(SOCKET).stat().st_ino == inode
+
+
+@step
+def watchdog() -> None:
+    """A frozen server is killed by the watchdog and started again."""
+    Path("/run/systemd/system/nsfwd.service.d").mkdir(parents=True, exist_ok=True)
+    Path("/run/systemd/system/nsfwd.service.d/quick.conf").write_text("[Service]\nWatchdogSec=2\n", "utf-8")
+    sh(f"systemctl daemon-reload && systemctl restart {UNIT}")
+    main = int(show("MainPID"))
+    os.kill(main, signal.SIGSTOP)
+    wait(lambda: active() and show("MainPID") not in ("0", str(main)), "a new server")
+    assert "watchdog" in sh(f"journalctl -b -u {UNIT} --no-pager").lower()
+    Path("/run/systemd/system/nsfwd.service.d/quick.conf").unlink()
+    sh("systemctl daemon-reload")
+
+
+@step
+def journal() -> None:
+    """Events have priorities and fields of their own."""
+    sh("journalctl --flush || true")
+    lines = sh(f"journalctl -b -u {UNIT} --no-pager -o json").splitlines()
+    events = [event for event in map(json.loads, lines) if event.get("NSFWD_ROOM")]
+    assert events, "no event with fields"
+    assert {"CODE_FUNC", "CODE_LINE", "CODE_MODULE", "PRIORITY", "MESSAGE"} <= events[0].keys()
+    assert any(event["PRIORITY"] == "3" and "reload refused" in event["MESSAGE"] for event in events)
+
+
+@step
+def a_listener_that_cannot_be() -> None:
+    """A configured address that does not come up stops the start, with a line that says so."""
+    settings(listen=["tcp:127.0.0.1:4321"])
+    assert "exit 1" in sh(f"systemctl restart {UNIT} 2>/dev/null || echo exit $?")
+    assert "cannot listen on tcp:127.0.0.1:4321" in sh(f"journalctl -b -u {UNIT} --no-pager -o cat")
+    settings()
+    sh(f"systemctl reset-failed {UNIT}; systemctl restart {UNIT}")
+
+
+@step
+def a_further_instance() -> None:
+    """The template serves another socket with settings of its own."""
+    Path("/etc/nsfwd/two.toml").write_bytes(Path("/etc/nsfwd/nsfwd.toml").read_bytes())
+    sh("systemctl start nsfwd@two.socket")
+    assert ask("/run/nsfwd/two.sock", {"path": "/srv/pictures/one.png"})["status"] == "ok"
+    sh("systemctl reload nsfwd@two.service")
+    sh("systemctl stop nsfwd@two.socket nsfwd@two.service")
+    assert Path(SOCKET).exists()
+    assert ask(SOCKET, {"op": "ping"})["status"] == "ok"
+
+
+@step
+def stop_and_remove() -> None:
+    """It ends in order; what is the site's stays."""
+    sh("systemctl disable --now nsfwd.socket nsfwd-metrics.socket nsfwd.service 2>&1")
+    assert show("Result") == "success", show("Result")
+    sh("make uninstall")
+    assert Path("/etc/nsfwd/nsfwd.toml").exists() and Path("/var/lib/nsfwd/models/echo/bundle.toml").exists()
+    assert not Path("/usr/local/bin/nsfwd").is_symlink()
+    assert not list(Path("/usr/local/lib").rglob("*nsfwd*"))
+
+
+def main() -> int:
+    for function in STEPS:
+        started = time.monotonic()
+        try:
+            function()
+        except Exception as error:
+            print(f"FAILED {function.__name__}: {error}")
+            print(
+                sh(
+                    f"systemctl status --no-pager --lines=0 {UNIT} 2>&1; journalctl -b -u 'nsfwd*' --no-pager -n 40",
+                    check=False,
+                )
+            )
+            return 1
+        print(
+            f"ok {function.__name__} ({time.monotonic() - started:.1f} s): {(function.__doc__ or '').strip()}",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
