@@ -7,6 +7,7 @@ SOCKET ?= .run/nsfwd.sock
 MODELS ?= models
 BUNDLE ?= nsfw-mobilenet-v2-140
 SERVE  ?=
+FUZZ_SECONDS ?= 60
 
 # The parity tests need every bundle of the catalogue, not only the one that is served.
 TEST_BUNDLES = nsfw-mobilenet-v2-100 nsfw-inception-v3
@@ -24,12 +25,13 @@ NPM     = $(shell npm --version >/dev/null 2>&1 || echo ,node)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run test check clean lock help install uninstall test-systemd
+.PHONY: setup run test fuzz check clean lock help install uninstall test-systemd
 
 help:
 	@echo "make run    set up, then serve on 127.0.0.1:$(PORT) and unix:$(SOCKET)"
 	@echo "make test   set up, then style, types, layers and all tests"
 	@echo "make setup  preflight, virtual environment in $(VENV), pinned install, the bundle $(BUNDLE)"
+	@echo "make fuzz   property tests and damaged files, other ones each round, for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make check  style, types and layers alone"
 	@echo "make lock   write requirements.lock anew"
 	@echo "make install, make uninstall   into PREFIX ($(PREFIX)) below DESTDIR, with the units for systemd"
@@ -75,6 +77,16 @@ check: $(STAMP)
 
 test: setup $(TEST_BUNDLES:%=$(MODELS)/%/bundle.toml) check
 	$(BIN)/pytest tests/unit tests/integration
+
+# Rounds with a seed each, until the time is over; a round that fails names its seed.
+fuzz: setup
+	@end=$$(( $$(date +%s) + $(FUZZ_SECONDS) )); seed=$${FUZZ_SEED:-$$(date +%s)}; \
+	while [ $$(date +%s) -lt $$end ]; do \
+		echo "FUZZ_SEED=$$seed"; \
+		FUZZ_SEED=$$seed $(BIN)/pytest -q -m hypothesis --hypothesis-seed=$$seed tests/unit && \
+		FUZZ_SEED=$$seed $(BIN)/pytest -q tests/integration/test_hostile.py || exit 1; \
+		seed=$$(( seed + 1 )); \
+	done
 
 # One file for every extra and every Python allowed: constraints, so that an install takes only what it asks for.
 lock: $(STAMP)

@@ -73,13 +73,18 @@ def seeds() -> dict[str, bytes]:
     }
 
 
-def corpus(*, flips: int = FLIPS) -> Iterator[Odd]:
-    """Every file. ``flips``: how many damaged copies of each sound file."""
+def corpus(*, flips: int = FLIPS, seed: str = "") -> Iterator[Odd]:
+    """Every file.
+
+    Args:
+        flips: how many damaged copies of each sound file.
+        seed: other damage for another word.
+    """
     sound = seeds()
     for name, content in sound.items():
         yield Odd(f"sound/{name}", content, frozenset((SCORED,)))
         yield from _cut(name, content)
-        yield from _flipped(name, content, flips)
+        yield from _flipped(name, content, flips, seed)
         yield Odd(f"trailing/{name}", content + b"PK\3\4<script>" * 50, frozenset((SCORED, "corrupt")))
     for what, made, codes in (
         ("bomb", bombs(sound), frozenset(("too_many_pixels",))),
@@ -100,8 +105,8 @@ def _cut(name: str, content: bytes) -> Iterator[Odd]:
         yield Odd(f"cut/{part:02d}-{name}", content[: len(content) * part // PARTS], codes)
 
 
-def _flipped(name: str, content: bytes, count: int) -> Iterator[Odd]:
-    source = random.Random(name)
+def _flipped(name: str, content: bytes, count: int, seed: str) -> Iterator[Odd]:
+    source = random.Random(name + seed)
     for number in range(count):
         damaged = bytearray(content)
         # Headers are short and matter most: half of the damage goes to the first hundred bytes.
