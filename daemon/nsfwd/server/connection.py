@@ -70,6 +70,7 @@ class Connection:
         "_active",
         "_body",
         "_body_bytes",
+        "_draining",
         "_ended",
         "_lingering",
         "_on_closed",
@@ -108,6 +109,7 @@ class Connection:
         self._body: Body | None = None
         self._body_bytes = 0
         self._ended = False
+        self._draining = False
         self._scheduled = False
         self._lingering: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
@@ -177,8 +179,8 @@ class Connection:
             self._end()
 
     def drain(self) -> None:
-        """Take no more requests; close once those under way are answered."""
-        self.session.close()
+        """Answer what has arrived, which is refused by now, and then close."""
+        self._draining = True
         self._wake_series()
         self._step()
 
@@ -211,6 +213,9 @@ class Connection:
 
     def _exchange(self) -> None:
         starved = self._pull()
+        if self._draining and starved and (self._ended or not self._stream.readable()):
+            self.session.close()
+            self._pull()
         if self._stream.closed:
             return
         self._flush()

@@ -105,9 +105,16 @@ class Stream:
 
     def hung_up(self) -> bool:
         """Tell whether the peer closed both directions. Over TCP this shows only when something is sent to it."""
+        return bool(self._poll(0) & (select.POLLHUP | select.POLLERR))
+
+    def readable(self) -> bool:
+        """Tell whether bytes of the peer, or its end, wait in the kernel."""
+        return bool(self._poll(select.POLLIN))
+
+    def _poll(self, wanted: int) -> int:
         poll = select.poll()
-        poll.register(self._fd, 0)
-        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+        poll.register(self._fd, wanted)
+        return sum(event for _, event in poll.poll(0))
 
     def close(self) -> None:
         """Drop what waits and close the socket. Idempotent."""
