@@ -60,11 +60,11 @@ def test_a_source_about_to_wait_gets_its_replies_first(daemon: FakeDaemon) -> No
     async def together() -> None:
         async with AsyncClient(daemon.address) as client:
             async for reply in client.scan_many(source()):
-                seen.append(reply.path)  # noqa: PERF401 (the source looks on)
+                seen.append(reply.path)
 
     with Client(daemon.address) as client:
         for reply in client.scan_many(source()):
-            seen.append(reply.path)  # noqa: PERF401 (the source looks on)
+            seen.append(reply.path)
     assert at_waits == list(range(1, 100, 10))
     seen.clear()
     at_waits.clear()
@@ -263,10 +263,10 @@ def test_the_public_names() -> None:
         "Options",
         "Reply",
     ]
-    calls = {"scan", "scan_bytes", "scan_many", "scan_dir", "ping", "ready", "version", "models", "stats"}
+    calls = {"scan", "scan_bytes", "scan_many", "scan_dir", "ping", "ready", "version", "models", "stats", "poison"}
     for kind in (Client, AsyncClient):
         public = {name for name in dir(kind) if not name.startswith("_")}
-        assert public - {"address", "reload"} == {"connect", "close"} | calls
+        assert public - {"address", "reload", "scan_fd"} == {"connect", "close"} | calls
 
 
 def _busy_twice() -> Callable[[Request], list[dict[str, Any]]]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import uvloop
 
 from nsfwd.config import Settings
 from nsfwd.errors import CodedError, Status
-from nsfwd.protocol.limits import WINDOW
+from nsfwd.protocol.limits import DESCRIPTORS, WINDOW
 from nsfwd.protocol.messages import Image, Lane, Outcome, Style, Timing
 from nsfwd.server.addresses import Address, Family, ListenSpec
 from nsfwd.server.connection import SERIES_MARK, Connection
@@ -41,6 +42,17 @@ class FakeClaim:
         for part in tuple(self.parts):
             if not part.done():
                 part.set_exception(self.error)
+
+
+def pass_files(sock: socket.socket, data: bytes, *contents: bytes) -> None:
+    """Send these bytes, and a file with each of these contents."""
+    files = []
+    for content in contents:
+        files.append(os.memfd_create("test"))
+        os.pwrite(files[-1], content, 0)
+    socket.send_fds(sock, [data], files)
+    for fd in files:
+        os.close(fd)
 
 
 class FakePipeline:
@@ -594,6 +606,8 @@ def test_passed_descriptors_are_closed() -> None:
             socket.send_fds(talk.client, [b'{"op": "ping"}\n'], [other] * 60)
             assert (await talk.reply())["op"] == "ping"
         os.close(other)
+        talk.client.close()
+        await talk.closed.wait()
         assert os.read(one, 1) == b""  # the end of file shows that nobody holds the writing end
         os.close(one)
 
@@ -602,3 +616,51 @@ def test_passed_descriptors_are_closed() -> None:
 
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_passed_descriptors_go_to_their_requests_in_order() -> None:
+    async def conversation(talk: Talk) -> None:
+        pass_files(talk.client, b'{"id":1,"fd":true,"name":"one"}\n{"id":2,"fd":true,"nam', b"1", b"2", b"3")
+        pass_files(talk.client, b'e":"two"}\n{"id":3,"path":"/a"}\n{"id":4,"fd":true,"colour":1}\n', b"4")
+        await talk.send({"id": 5, "fd": True, "name": "five"}, {"id": 6, "fd": True})
+        talk.half_close()
+        replies = sorted(await talk.replies(), key=lambda reply: reply["id"])
+        assert [reply.get("path") for reply in replies] == ["one", "two", "/a", None, "five", None]
+        assert sorted(talk.pipeline.bodies) == [b"1", b"2", b"4"], "the third belonged to the request in error"
+        codes = [reply["error"]["code"] for reply in replies]
+        assert codes == ["too_small", "too_small", "too_small", "unknown_key", "too_small", "no_descriptor"]
+
+    hold_conversation(conversation, family=socket.AF_UNIX)
+
+
+def test_a_name_for_what_came_as_bytes() -> None:
+    async def conversation(talk: Talk) -> None:
+        await talk.send({"bytes": 1, "name": "x.png"}, b"1", {"data": "MQ==", "name": "y"}, {"path": "/a", "name": "z"})
+        talk.half_close()
+        replies = await talk.replies()
+        assert {(reply["path"], reply["error"]["code"]) for reply in replies} == {
+            ("x.png", "too_small"),
+            ("y", "too_small"),
+            ("/a", "bad_request"),
+        }
+
+    hold_conversation(conversation)
+
+
+def test_surplus_descriptors_are_closed_and_so_are_the_rest_at_the_end() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+
+    async def conversation(talk: Talk) -> None:
+        for _ in range(DESCRIPTORS // 32 + 1):
+            pass_files(talk.client, b"\n", *[b"x"] * 32)
+        await talk.send(*({"fd": True} for _ in range(DESCRIPTORS + 1)))
+        pass_files(talk.client, b"\n", b"left")
+        talk.half_close()
+        codes = sorted(reply["error"]["code"] for reply in await talk.replies())
+        assert codes == ["no_descriptor"] + ["too_small"] * DESCRIPTORS
+
+    hold_conversation(conversation, family=socket.AF_UNIX)
+    deadline = time.monotonic() + PATIENCE
+    while len(os.listdir("/proc/self/fd")) > before + 1 and time.monotonic() < deadline:
+        time.sleep(0)  # they are closed by a thread of its own
+    assert len(os.listdir("/proc/self/fd")) <= before + 1

@@ -15,7 +15,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from nsfwd.client.replies import Done, Reply, coded, cut_short, reply_path, to_done, to_reply
+from nsfwd.client.replies import (
+    Done,
+    Reply,
+    coded,
+    cut_short,
+    reply_path,
+    to_done,
+    to_reply,
+)
 from nsfwd.errors import CodedError, ConnectionLost, NsfwdError, Status
 from nsfwd.protocol import jsonio
 from nsfwd.protocol.limits import MIB, WINDOW
@@ -44,6 +52,18 @@ class Encoded:
 
     data: bytes
     name: str = ""
+
+
+class Passing(bytes):
+    """A line with which a descriptor is passed."""
+
+    descriptor: int
+
+    def __new__(cls, line: bytes, descriptor: int) -> Passing:
+        """Make it of both."""
+        passing = super().__new__(cls, line)
+        passing.descriptor = descriptor
+        return passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +137,7 @@ class _Request:
     operation: bool = False
     keys: dict[str, Any] = field(default_factory=dict)
     body: bytes = b""
+    descriptor: int | None = None
     begun: bool = False  # a part of its reply was delivered: it cannot be asked again
     tries: int = 0
     give_up: float | None = None  # when a refusal is taken for the answer
@@ -179,6 +200,11 @@ class ClientCore:
         """Ask for the scores of an encoded image: its bytes follow the line."""
         self._bodies += len(data)
         self._ask(_Request(inbox, name, keys={"bytes": len(data), **options.keys()}, body=data))
+
+    def scan_fd(self, inbox: Inbox, descriptor: int, options: Options, *, name: str = "") -> None:
+        """Ask for the scores of an open file: its descriptor goes along with the line."""
+        keys = {"fd": True, **({"name": name} if name else {}), **options.keys()}
+        self._ask(_Request(inbox, name, keys=keys, descriptor=descriptor))
 
     def scan_any(self, inbox: Inbox, what: Path | Encoded, options: Options, *, recursive: bool = False) -> None:
         """Ask for the scores of a path or of an encoded image."""
@@ -258,7 +284,8 @@ class ClientCore:
         self._send(number, request)
 
     def _send(self, number: int, request: _Request) -> None:
-        self._outgoing.append(jsonio.dumps({"id": number, **request.keys}) + b"\n")
+        line = jsonio.dumps({"id": number, **request.keys}) + b"\n"
+        self._outgoing.append(line if request.descriptor is None else Passing(line, request.descriptor))
         if request.body:
             self._outgoing.append(request.body)
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 import select
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
 from nsfwd.client.addresses import candidates, connect, pauses
-from nsfwd.client.core import ClientCore, Encoded, Inbox, Options, Path
+from nsfwd.client.core import ClientCore, Encoded, Inbox, Options, Passing, Path
 from nsfwd.client.replies import Reply
-from nsfwd.errors import ConnectionLost, DaemonUnreachable
+from nsfwd.errors import ConnectionLost, DaemonUnreachable, NsfwdError
 
 _CHUNK = 256 * 1024
 _MANY_BUFFERS = 64
@@ -107,6 +109,25 @@ class Client:
         inbox = Inbox()
         self.connect()
         self._core.scan_bytes(inbox, data, options or self._options)
+        self._finish(inbox)
+        return inbox.only_reply()
+
+    def scan_fd(self, descriptor: int, name: str = "", *, options: Options | None = None) -> Reply:
+        """Score a regular file that the caller has open for reading, which the daemon need not be able to open.
+
+        Args:
+            descriptor: stays the caller's.
+            name: what the file is called in the reply.
+
+        Raises:
+            NsfwdError: the daemon was not reached over a Unix socket, by which alone descriptors pass.
+        """
+        inbox = Inbox()
+        self.connect()
+        assert self._socket is not None
+        if self._socket.family != socket.AF_UNIX:
+            raise NsfwdError(f"{self.address}: descriptors pass over a Unix socket only")
+        self._core.scan_fd(inbox, descriptor, options or self._options, name=name)
         self._finish(inbox)
         return inbox.only_reply()
 
@@ -275,9 +296,17 @@ class Client:
         return ""
 
     def _send(self, sock: socket.socket) -> None:
-        buffers = [self._outgoing[index] for index in range(min(_MANY_BUFFERS, len(self._outgoing)))]
+        buffers: list[memoryview] = []
+        rights: list[tuple[int, int, bytes]] = []
+        for view in islice(self._outgoing, _MANY_BUFFERS):
+            whole = view.obj
+            if isinstance(whole, Passing) and len(view) == len(whole):  # no byte of it has gone out
+                if buffers:
+                    break
+                rights.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, whole.descriptor.to_bytes(4, sys.byteorder)))
+            buffers.append(view)
         try:
-            sent = sock.sendmsg(buffers)
+            sent = sock.sendmsg(buffers, rights)
         except BlockingIOError:
             return
         while self._outgoing and sent >= len(self._outgoing[0]):

@@ -170,7 +170,10 @@ def check_passed(descriptor: int) -> None:
     Raises:
         CodedError: as ``check_kind``; ``permission``: it is open for writing only, or for neither (O_PATH).
     """
-    check_kind(os.fstat(descriptor).st_mode)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        raise CodedError("bad_path", "the descriptor is a directory")
+    check_kind(mode)
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     if flags & os.O_PATH or flags & os.O_ACCMODE == os.O_WRONLY:
         raise CodedError("permission", "the descriptor is not open for reading")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nsfwd.ipc.childmain import LEFT_TO_THE_SERVER
+from nsfwd.ipc.closing import close_foreign
 from nsfwd.ipc.link import MAX_DESCRIPTORS, MAX_PACKET, Link
 
 LEAN = {"MALLOC_ARENA_MAX": "1"}
@@ -300,4 +301,4 @@ class Child:
 
 def _close_all(descriptors: Sequence[int]) -> None:
     for fd in descriptors:
-        os.close(fd)
+        close_foreign(fd)

@@ -21,6 +21,7 @@ class Turn:
         op: the operation; None for a scan.
         many: the reply is a series that ``done`` ends.
         ended: the last reply was given.
+        passed: the next descriptor that the client passed belongs to it, whether the request is good or bad.
         tally: what the series counted so far.
     """
 
@@ -31,6 +32,7 @@ class Turn:
     op: str | None = None
     many: bool = False
     ended: bool = False
+    passed: bool = False
     tally: Tally = field(default_factory=Tally)
     block: Block | None = None
     waiting: list[bytes] = field(default_factory=list)

@@ -44,10 +44,12 @@ class Image:
     Attributes:
         path: the path as the client gave it (bytes, as file names are); None when the image came as bytes.
         descriptor: an open file descriptor with the encoded bytes; whoever takes the image closes it. None for a path.
+        foreign: the client opened it, so that only a decoder may touch the file; ``path`` is then what it is called.
     """
 
     path: bytes | None = None
     descriptor: int | None = None
+    foreign: bool = False
 
 
 @dataclass(slots=True)

@@ -183,6 +183,7 @@ class Session:
             return self._reject(self._turn(None, Dialect.NDJSON), CodedError("line_too_long"))
         parsed = wire.parse(line.data)
         turn = self._turn(parsed.id, Dialect.NDJSON, parsed.path, parsed.op)
+        turn.passed = parsed.passed
         error = parsed.error
         scan = parsed.ask if isinstance(parsed.ask, Scan) else None
         size = parsed.body if parsed.data is None else len(parsed.data)

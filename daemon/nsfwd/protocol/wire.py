@@ -137,6 +137,20 @@ def _check_frames(value: Any) -> int:
     raise _bad(f"frames must be an integer from 1 to {MAX_FRAMES_ASKED}")
 
 
+def _check_fd(value: Any) -> bool:
+    if value is True:
+        return True
+    raise _bad("fd must be true")
+
+
+def _check_name(value: Any) -> bytes:
+    if type(value) is str and value and "\0" not in value:
+        name = value.encode()
+        if len(name) < PATH_BYTES:
+            return name
+    raise _bad(f"name must be a string of 1 to {PATH_BYTES - 1} bytes")
+
+
 def _check_op(value: Any) -> str:
     if type(value) is not str:
         raise _bad("op must be a string")
@@ -158,17 +172,16 @@ KEYS: dict[str, Key] = {
     "identity": Key("boolean", _flag("identity"), "add the identity of the opened file to the reply"),
     "op": Key("string", _check_op, "an operation instead of a scan"),
     "target": Key("string or integer", _check_id, "the id of the request to cancel"),
-    "fd": Key("boolean", None, "take the next descriptor passed over the Unix socket"),
-    "name": Key("string", None, "a name for what came without a path"),
+    "fd": Key("boolean", _check_fd, "true: take the next descriptor passed over the Unix socket"),
+    "name": Key("string", _check_name, "a name for what came without a path, returned as its path"),
     "models": Key("array of strings", None, "score with these models only"),
     "frames": Key("integer", _check_frames, "how many frames of an animation to look at most, spread evenly"),
     "boxes": Key("boolean", None, "where in the picture"),
 }
 """Every request key. One with no check answers ``unsupported``; one not here answers ``unknown_key``."""
 
-_SOURCES = ("path", "paths", "path_bytes", "data", "bytes")
+_SOURCES = ("path", "paths", "path_bytes", "data", "bytes", "fd")
 _OPERATION_KEYS = frozenset({"id", "op", "target"})
-_STORED: tuple[Image, ...] = (Image(None, None),)
 
 
 @dataclass(slots=True)
@@ -178,6 +191,7 @@ class Parsed:
     Attributes:
         body: raw bytes that follow the line, whether the request is good or bad; None when none were announced.
         data: the image that came inside the line.
+        passed: a descriptor belongs to the request, whether it is good or bad.
         path: what an error reply may show as the path, when that cannot be taken for an image of a series.
     """
 
@@ -188,6 +202,7 @@ class Parsed:
     path: bytes | None = None
     body: int | None = None
     data: bytes | None = None
+    passed: bool = False
 
 
 def parse(line: bytes) -> Parsed:
@@ -207,6 +222,7 @@ def _read(message: dict[str, Any], parsed: Parsed) -> Scan | Operation:
     size = message.get("bytes")
     if type(size) is int and size >= 0:
         parsed.body = size  # before anything may be wrong: the body comes in any case
+    parsed.passed = message.get("fd") is True
     if "id" in message:
         parsed.id = _check_id(message["id"])
     _note_names(message, parsed)
@@ -245,17 +261,20 @@ def _operation(values: dict[str, Any], parsed: Parsed) -> Operation:
 def _scan(values: dict[str, Any], parsed: Parsed) -> Scan:
     sources = [name for name in _SOURCES if name in values]
     if len(sources) != 1:
-        raise _bad("a request has exactly one of path, paths, path_bytes, data and bytes, or op")
+        raise _bad("a request has exactly one of path, paths, path_bytes, data, bytes and fd, or op")
     if "target" in values:
         raise _bad("target belongs to the operation cancel")
     source = sources[0]
     many = source == "paths"
     recursive = values.get("recursive", False)
-    if source in ("data", "bytes"):
+    if source in ("data", "bytes", "fd"):
         if recursive:
             raise _bad("recursive needs a path")
         parsed.data = values.get("data")
-        images = _STORED
+        parsed.path = values.get("name")
+        images: tuple[Image, ...] = (Image(parsed.path),)
+    elif "name" in values:
+        raise _bad("name is for what has no path")
     elif many:
         images = tuple(Image(path) for path in values["paths"])
     else:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CodedError
+from nsfwd.ipc.closing import close_foreign
 from nsfwd.protocol.events import (
     BodyData,
     BodyEnd,
@@ -26,7 +28,7 @@ from nsfwd.protocol.events import (
     ScanRequest,
     Turn,
 )
-from nsfwd.protocol.limits import KIB, SILENCE, WINDOW
+from nsfwd.protocol.limits import DESCRIPTORS, KIB, SILENCE, WINDOW
 from nsfwd.protocol.messages import Image
 from nsfwd.protocol.session import Session
 from nsfwd.server.addresses import ListenSpec
@@ -70,6 +72,7 @@ class Connection:
         "_active",
         "_body",
         "_body_bytes",
+        "_descriptors",
         "_draining",
         "_ended",
         "_lingering",
@@ -107,6 +110,7 @@ class Connection:
         self._requests: dict[Turn, Request] = {}
         self.series: set[Series] = set()
         self._body: Body | None = None
+        self._descriptors: deque[int] = deque()
         self._body_bytes = 0
         self._ended = False
         self._draining = False
@@ -122,6 +126,14 @@ class Connection:
         self._step()
 
     # -- what the stream tells ---------------------------------------------------------------------------------------
+
+    def passed(self, descriptors: Sequence[int]) -> None:
+        """Descriptors came: keep them, in order, for the requests that take them."""
+        for descriptor in descriptors:
+            if len(self._descriptors) < DESCRIPTORS and self._lingering is None:
+                self._descriptors.append(descriptor)
+            else:
+                close_foreign(descriptor)
 
     def received(self, data: bytes) -> None:
         """Bytes came: understand as many requests as there is room for."""
@@ -193,6 +205,8 @@ class Connection:
             if timer is not None:
                 timer.cancel()
         self._drop_body()
+        while self._descriptors:
+            close_foreign(self._descriptors.popleft())
         for request in tuple(self._requests.values()):
             request.claim.cancel("cancelled", "its client went away")
         self._wake_series()
@@ -284,14 +298,18 @@ class Connection:
         service, turn, scan = self.service, event.turn, event.scan
         service.metrics.requests_total += 1
         size = 0
-        if self._body is not None:
-            body, self._body = self._body, None
-            size = body.size
-            try:
-                scan = replace(scan, images=(Image(None, body.take()),))
-            except CodedError as error:
-                self.session.fail(turn, error, 0.0)
-                return
+        try:
+            if self._body is not None:
+                body, self._body = self._body, None
+                size = body.size
+                scan = replace(scan, images=(Image(turn.path, body.take()),))
+            elif turn.passed:
+                if not self._descriptors:
+                    raise CodedError("no_descriptor")
+                scan = replace(scan, images=(Image(turn.path, self._descriptors.popleft(), foreign=True),))
+        except CodedError as error:
+            self.session.fail(turn, error, 0.0)
+            return
         claim = service.pipeline.claim(
             connection=self,
             lane=lower_lane(self._spec.lane, scan.lane),
@@ -363,6 +381,8 @@ class Connection:
     def _on_rejected(self, event: Rejected) -> None:
         self.service.metrics.rejected_total += 1
         self._drop_body()
+        if event.turn.passed and self._descriptors:
+            close_foreign(self._descriptors.popleft())
         if event.error.code == "http":
             self.service.metrics.http_total += 1
             if self.service.complain_once(self.peer.guard):

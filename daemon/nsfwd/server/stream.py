@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import array
 import asyncio
-import os
 import select
 import socket
+from collections.abc import Sequence
 from typing import Protocol
 
 from nsfwd.protocol.limits import DESCRIPTORS, KIB
@@ -24,6 +24,9 @@ _ANCILLARY = socket.CMSG_SPACE(DESCRIPTORS * _DESCRIPTOR_SIZE)
 
 class Owner(Protocol):
     """Whoever is told what happens to a stream."""
+
+    def passed(self, descriptors: Sequence[int]) -> None:
+        """Descriptors came, with the bytes that are told next; whoever is told closes them."""
 
     def received(self, data: bytes) -> None:
         """Bytes came."""
@@ -148,9 +151,7 @@ class Stream:
         data, ancillary, _, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                # No request takes a descriptor yet; one that is kept open would be the peer's hold on this process.
-                for descriptor in array.array("i", content[: len(content) // _DESCRIPTOR_SIZE * _DESCRIPTOR_SIZE]):
-                    os.close(descriptor)
+                self._owner.passed(array.array("i", content[: len(content) // _DESCRIPTOR_SIZE * _DESCRIPTOR_SIZE]))
         return data
 
     def _writable(self) -> None:

@@ -1,0 +1,38 @@
+"""Close descriptors that a client passed, beside the event loop.
+
+Closing a file may wait for its file system, and a client may pass a file of one that never answers. One thread closes
+them in turn; should it be held up, descriptors pile up to the limit of open files, and nothing else waits.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from queue import SimpleQueue
+
+
+class _Closer:
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[int] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def close(self, descriptor: int) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="closing", daemon=True)
+            self._thread.start()
+        self._queue.put(descriptor)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                os.close(self._queue.get())
+            except OSError:
+                pass  # what the file system has to say about it is for whoever wrote to it
+
+
+_closer = _Closer()
+
+
+def close_foreign(descriptor: int) -> None:
+    """Close a descriptor that a client opened; returns at once. It must not be used any more."""
+    _closer.close(descriptor)
