@@ -106,7 +106,7 @@ class Link:
             return bytes(self._view[:size]), descriptors
 
     def receive_packet(self) -> bytes:
-        """Receive one message from a peer that has no descriptors to give; the kernel drops what it passes all the same.
+        """Receive one message from a peer that has no descriptors to give; the kernel drops any that it passes.
 
         Raises:
             BlockingIOError, EOFError: as ``receive``.

@@ -7,6 +7,8 @@ this size, which this engine reads. A ticket keeps the generation it was admitte
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,8 +35,14 @@ if TYPE_CHECKING:
 CHANNELS = 3
 """Pixels are uint8 (height, width, 3), RGB."""
 
-DEFAULT_MAX_BATCH = {"cpu": 8, "gpu": 64}
-"""Largest batch where no setting names one. On a CPU a larger batch is no faster and only makes others wait."""
+GPU_BATCH = 64
+"""Largest batch on a GPU where no setting names one."""
+
+IMAGES_A_CORE = 2
+"""The same on a CPU, for each core. Two batches are in flight, so no core waits for the server; four a core were no
+faster and only made others wait longer (docs/performance.md)."""
+
+_NVIDIA = Path("/dev/nvidiactl")
 
 
 class Generation:
@@ -72,7 +80,7 @@ class Generation:
         self._judge = Judge({bundle.name: bundle for bundle in bundles})
         recipe = self.bundle.manifest.recipe
         slot_bytes = recipe.width * recipe.height * CHANNELS
-        self.max_batch = settings.max_batch or DEFAULT_MAX_BATCH["gpu" if settings.device == "gpu" else "cpu"]
+        self.max_batch = settings.max_batch or default_max_batch(settings.device)
         count = (BATCHES_IN_FLIGHT + 1) * self.max_batch + workers * MOST_PENDING
         self.arena = Arena.create(count, slot_bytes, workers)
         self.slots = Slots(count, self._slot_freed)
@@ -198,3 +206,10 @@ class Generation:
             return None
         thresholds, contest = borders(self.bundle)
         return messages.Recheck(self.bundle.drift, thresholds, contest)
+
+
+def default_max_batch(device: str) -> int:
+    """The largest batch for a device as the setting names it; ``auto`` is a GPU where the kernel shows one."""
+    if device == "gpu" or (device == "auto" and _NVIDIA.exists()):
+        return GPU_BATCH
+    return IMAGES_A_CORE * len(os.sched_getaffinity(0))
