@@ -8,6 +8,7 @@ MODELS ?= models
 BUNDLE ?= nsfw-mobilenet-v2-140
 SERVE  ?=
 FUZZ_SECONDS ?= 60
+BENCH  ?= all --quick
 
 # The parity tests need every bundle of the catalogue, not only the one that is served.
 TEST_BUNDLES = nsfw-mobilenet-v2-100 nsfw-inception-v3
@@ -25,7 +26,7 @@ NPM     = $(shell npm --version >/dev/null 2>&1 || echo ,node)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run test fuzz check clean lock help install uninstall test-systemd
+.PHONY: setup run test fuzz check bench clean lock help install uninstall test-systemd
 
 help:
 	@echo "make run    set up, then serve on 127.0.0.1:$(PORT) and unix:$(SOCKET)"
@@ -33,6 +34,7 @@ help:
 	@echo "make setup  preflight, virtual environment in $(VENV), pinned install, the bundle $(BUNDLE)"
 	@echo "make fuzz   property tests and damaged files, other ones each round, for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make check  style, types and layers alone"
+	@echo "make bench  measure this machine in under ten minutes (thoroughly: make bench BENCH=all)"
 	@echo "make lock   write requirements.lock anew"
 	@echo "make install, make uninstall   into PREFIX ($(PREFIX)) below DESTDIR, with the units for systemd"
 	@echo "make test-systemd   boot a Debian in a container and try the units there; as root"
@@ -88,6 +90,11 @@ fuzz: setup
 		seed=$$(( seed + 1 )); \
 	done
 
+# Ratios are of one run; close what else uses the cores. Figures: bench/results/. What they mean: docs/performance.md.
+bench: setup
+	@$(PIP) install -c requirements.lock --no-build-isolation -e '.[bench]'
+	$(BIN)/python -m bench $(BENCH)
+
 # One file for every extra and every Python allowed: constraints, so that an install takes only what it asks for.
 lock: $(STAMP)
 	@$(PIP) install -c requirements.lock -e '.[lock]' --no-build-isolation
@@ -135,5 +142,5 @@ test-systemd: $(STAMP)
 	@PATH="$(PATH)" tests/systemd/run
 
 clean:
-	rm -rf $(VENV) .run build dist daemon/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .run build dist bench/.cache daemon/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find daemon tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+"""A decoder that opens nothing: every job is done at once and its slot stays as it is.
+
+With it the whole pipeline runs (admission, lanes, links, groups, batches, deadlines, replies), and what is measured is
+what the house itself costs. Started as ``python -m bench.blank serve ...``, a server has these decoders for the real.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from nsfwd.imaging import decoder
+from nsfwd.ipc import messages
+
+
+class Blank(decoder.Decoder):
+    """Answers every job like a decoder that needs no time."""
+
+    def do(self, job: messages.Job, descriptor: int | None) -> messages.Decoded:
+        """Say that the pixels are there."""
+        return messages.Decoded(job.number, job.slot, job.generation, "", "", 1e-6, 64, 64, "jpeg")
+
+
+def _serve() -> None:
+    from nsfwd.cli.main import main
+    from nsfwd.pipeline import decoding
+
+    decoding.DECODER = __spec__.name  # what the server starts as its decoders
+    main()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["serve"]:
+        _serve()
+    else:
+        decoder.Decoder = Blank  # type: ignore[misc]
+        decoder.main()

@@ -1,0 +1,21 @@
+"""BentoML: one worker a core, each with an engine."""
+
+from __future__ import annotations
+
+import bentoml
+
+from bench import machine
+from bench.rooms import Rooms
+
+
+@bentoml.service(workers=machine.cores(), traffic={"timeout": 120})
+class Scan:
+    """Path to scores."""
+
+    def __init__(self) -> None:
+        self.rooms = Rooms.of_environment()
+
+    @bentoml.api  # type: ignore[untyped-decorator]
+    def predict(self, path: str) -> list[float]:
+        """Decode and score one picture."""
+        return self.rooms.scan(path)
