@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,7 @@ def test_questions(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_poison_list_is_shown_and_cleared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    answers = {
+    answers: dict[str, dict[str, Any]] = {
         "poison": {"op": "poison", "status": "ok", "poison": [{"sha256": "ab", "signal": "SIGSEGV"}]},
         "clear_poison": {"op": "clear_poison", "status": "ok", "cleared": 1},
     }
