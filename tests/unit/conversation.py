@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nsfwd.errors import CODES, CodedError, Status
+from nsfwd.protocol.clamd import ClamdSession
 from nsfwd.protocol.events import BodyData, BodyStart, Event, OperationRequest, ScanRequest
 from nsfwd.protocol.messages import Because, Identity, Judgement, Outcome, Scan, Style, Timing
 from nsfwd.protocol.session import Session
@@ -76,13 +77,15 @@ OPERATIONS: dict[str, dict[str, object]] = {
 class Conversation:
     """A session whose requests are answered at once from ``FILES``, and what both sides said."""
 
-    session: Session
+    session: Session | ClamdSession
     sent: bytearray = field(default_factory=bytearray)
     events: list[Event] = field(default_factory=list)
     body: bytes = b""
 
     @classmethod
     def of(cls, style: Style, **options: object) -> Conversation:
+        if style is Style.CLAMD:
+            return cls(ClamdSession(max_bytes=MAX_BYTES))
         return cls(Session(style=style, max_bytes=MAX_BYTES, **options))  # type: ignore[arg-type]
 
     def say(self, data: bytes) -> None:

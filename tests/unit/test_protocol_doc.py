@@ -10,7 +10,8 @@ from nsfwd import config
 from nsfwd.errors import CODES
 from nsfwd.metrics import METRICS
 from nsfwd.pipeline.pipeline import Pipeline
-from nsfwd.protocol import limits, text, wire
+from nsfwd.protocol import clamd, limits, text, wire
+from nsfwd.protocol.messages import Style
 from tests.unit.conversation import fenced, play
 from tests.unit.shelf import make_bundle
 
@@ -51,6 +52,10 @@ def test_every_code_in_the_text_exists() -> None:
     first_table = prose[: prose.index("A JSON line in error")]
     named = set(re.findall(r"`([a-z_0-9]+)`", first_table))
     assert named - {"http"} <= CODES.keys()
+
+
+def test_clamds_commands_are_the_programs() -> None:
+    assert {row[0]: row[1] for row in table("command | reply")} == clamd.COMMANDS
 
 
 def test_limits_are_the_programs() -> None:
@@ -97,7 +102,7 @@ TRANSCRIPTS = list(fenced(DOCUMENT, "transcript"))
 
 
 def test_there_are_transcripts_of_every_style() -> None:
-    assert {block[0] for block in TRANSCRIPTS} == {"-- style session", "-- style plain", "-- style oneshot"}
+    assert {block[0] for block in TRANSCRIPTS} == {f"-- style {style}" for style in Style}
 
 
 @pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=lambda block: block[1][:40])

@@ -28,6 +28,7 @@ class Style(StrEnum):
     SESSION = "session"
     PLAIN = "plain"
     ONESHOT = "oneshot"
+    CLAMD = "clamd"
 
 
 class Dialect(StrEnum):

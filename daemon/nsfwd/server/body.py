@@ -17,13 +17,14 @@ class Body:
     A body for which there is no memory or descriptor swallows its bytes; ``take`` then tells why.
 
     Args:
-        size: bytes announced.
+        size: bytes announced; what comes beyond counts as well.
     """
 
-    __slots__ = ("_descriptor", "_error", "size")
+    __slots__ = ("_descriptor", "_error", "_written", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self._written = 0
         self._descriptor: int | None = None
         self._error: OSError | None = None
         try:
@@ -33,6 +34,8 @@ class Body:
 
     def write(self, data: bytes) -> None:
         """Append the next bytes."""
+        self._written += len(data)
+        self.size = max(self.size, self._written)
         if self._descriptor is None:
             return
         try:

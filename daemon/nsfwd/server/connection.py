@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CodedError
 from nsfwd.ipc.closing import close_foreign
+from nsfwd.protocol.clamd import ClamdSession
 from nsfwd.protocol.events import (
     BodyData,
     BodyEnd,
@@ -29,13 +30,13 @@ from nsfwd.protocol.events import (
     Turn,
 )
 from nsfwd.protocol.limits import DESCRIPTORS, KIB, SILENCE, WINDOW
-from nsfwd.protocol.messages import Image
+from nsfwd.protocol.messages import Image, Style
 from nsfwd.protocol.session import Session
 from nsfwd.server.addresses import ListenSpec
 from nsfwd.server.body import Body
 from nsfwd.server.operations import OPERATIONS
 from nsfwd.server.peers import Peer, lower_lane
-from nsfwd.server.requests import Request
+from nsfwd.server.requests import Conversation, Request
 from nsfwd.server.series import Series
 from nsfwd.server.stream import Stream
 
@@ -103,9 +104,7 @@ class Connection:
         self.service = service
         self._on_closed = on_closed
         self._stream = Stream(service.loop, sock, self)
-        self.session = Session(
-            style=spec.style, max_bytes=service.settings.max_bytes, colour=spec.colour, operations=peer.operations
-        )
+        self.session: Conversation = self._converse(spec.style)
         self._write_buffer = service.settings.write_buffer
         self._requests: dict[Turn, Request] = {}
         self.series: set[Series] = set()
@@ -120,6 +119,12 @@ class Connection:
         self._active = service.loop.time()
         service.metrics.connections += 1
         service.metrics.connections_total += 1
+
+    def _converse(self, style: Style) -> Conversation:
+        max_bytes = self.service.settings.max_bytes
+        if style is Style.CLAMD:
+            return ClamdSession(max_bytes=max_bytes)
+        return Session(style=style, max_bytes=max_bytes, colour=self._spec.colour, operations=self.peer.operations)
 
     def start(self) -> None:
         """Begin to read; a session's greeting goes out when its time has come."""
@@ -141,6 +146,8 @@ class Connection:
         if self._lingering is not None:
             return
         self._active = self.service.loop.time()
+        if data.startswith(b"{") and isinstance(self.session, ClamdSession) and self.session.untouched:
+            self.session = self._converse(Style.PLAIN)
         self.session.receive_data(data)
         self._step()
 

@@ -8,13 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from nsfwd.errors import CodedError
+from nsfwd.protocol.clamd import ClamdSession
+from nsfwd.protocol.session import Session
 from nsfwd.server.series import IS_DIRECTORY, Series
 
 if TYPE_CHECKING:
     from nsfwd.protocol.events import Turn
     from nsfwd.protocol.messages import Outcome, Scan
-    from nsfwd.protocol.session import Session
     from nsfwd.server.service import Claim, Service
+
+Conversation = Session | ClamdSession
+"""The two have one face; which it is the listener's style decides."""
 
 _log = logging.getLogger("nsfwd.server")
 
@@ -27,7 +31,7 @@ class Host(Protocol):
     """
 
     service: Service
-    session: Session
+    session: Conversation
     series: set[Series]
 
     def changed(self) -> None:

@@ -1,0 +1,131 @@
+<?php
+/**
+ * nsfwd from PHP 8.1 or newer: one file, to be copied; it needs no extension.
+ *
+ *     $reply = (new Nsfwd())->scanBytes(file_get_contents($_FILES['picture']['tmp_name']));
+ *     if ($reply['status'] !== 'ok') { hold_for_review($reply['error']['code']); }   // never publish what has no score
+ *     elseif ($reply['alarm'])       { reject(); }
+ *     else                           { publish(); }
+ *
+ * A reply is always an array with 'status': 'ok' (then also 'verdict', 'alarm', 'scores', ...), 'skipped', 'error' or
+ * 'refused' (then 'error' has 'code' and 'message'). A daemon that cannot be reached or does not answer in time is the
+ * status 'error' with the code 'unreachable' or 'silent'. Nothing is thrown. Codes: protocol.md.
+ */
+final class Nsfwd
+{
+    /** Seconds that the daemon's own reply to a deadline may take to come. */
+    private const GRACE = 2.0;
+
+    /**
+     * @param string $address  tcp://HOST:PORT or unix:///path
+     * @param float  $deadline seconds for one picture, waiting for a busy daemon included
+     */
+    public function __construct(
+        private string $address = 'tcp://127.0.0.1:1235',
+        private float $deadline = 10.0,
+    ) {
+    }
+
+    /** Scan a file of the machine that the daemon runs on; $path is absolute. */
+    public function scan(string $path): array
+    {
+        // base64 carries names that are not UTF-8 as well
+        return $this->ask(['path_bytes' => base64_encode($path)], '');
+    }
+
+    /** Scan an encoded picture (JPEG, PNG, ...) that the daemon has no file of. */
+    public function scanBytes(string $data): array
+    {
+        return $this->ask(['bytes' => strlen($data)], $data);
+    }
+
+    private function ask(array $request, string $body): array
+    {
+        $until = microtime(true) + $this->deadline;
+        while (true) {
+            $left = max(0.1, $until - microtime(true));
+            $reply = $this->once(['id' => 1, 'deadline' => $left] + $request, $body, $left + self::GRACE);
+            $pause = $reply['retry_after'] ?? null;
+            if ($reply['status'] !== 'refused' || $pause === null || microtime(true) + $pause >= $until) {
+                return $reply;
+            }
+            usleep((int) ($pause * 1e6));
+        }
+    }
+
+    private function once(array $request, string $body, float $seconds): array
+    {
+        $end = microtime(true) + $seconds;
+        $socket = @stream_socket_client($this->address, $number, $message, $seconds);
+        if ($socket === false) {
+            return self::failed('unreachable', "no daemon at {$this->address}: $message");
+        }
+        stream_set_blocking($socket, false);
+        $out = json_encode($request, JSON_UNESCAPED_SLASHES) . "\n" . $body;
+        $in = '';
+        try {
+            while (true) {
+                $left = $end - microtime(true);
+                if ($left <= 0) {
+                    return self::failed('silent', 'the daemon did not answer in time');
+                }
+                $read = [$socket];
+                $write = $out === '' ? [] : [$socket];
+                $except = null;
+                if (!@stream_select($read, $write, $except, (int) $left, (int) (fmod($left, 1) * 1e6))) {
+                    continue;
+                }
+                if ($write) {
+                    $sent = @fwrite($socket, substr($out, 0, 1 << 20));
+                    $out = substr($out, (int) $sent);
+                }
+                if (!$read) {
+                    continue;
+                }
+                $in .= $piece = (string) fread($socket, 1 << 16);
+                while (($stop = strpos($in, "\n")) !== false) {
+                    $line = substr($in, 0, $stop);
+                    $in = substr($in, $stop + 1);
+                    $reply = str_starts_with($line, '{') ? json_decode($line, true) : null;
+                    if (is_array($reply) && isset($reply['status'])) {
+                        return self::checked($reply, $request);
+                    }
+                }
+                if ($piece === '' && feof($socket)) {
+                    return self::failed('unreachable', 'the daemon closed the connection before it replied');
+                }
+            }
+        } finally {
+            fclose($socket);
+        }
+    }
+
+    /** A directory is answered with many lines; here one picture is asked for. */
+    private static function checked(array $reply, array $request): array
+    {
+        $path = $reply['path_bytes'] ?? base64_encode($reply['path'] ?? '');
+        $other = isset($request['path_bytes']) && isset($reply['path']) && $path !== $request['path_bytes'];
+        if ($reply['status'] === 'done' || $other) {
+            return self::failed('is_directory', 'a directory, not a picture');
+        }
+        return $reply;
+    }
+
+    private static function failed(string $code, string $message): array
+    {
+        return ['status' => 'error', 'error' => ['code' => $code, 'message' => $message]];
+    }
+}
+
+// Example: php Nsfwd.php ADDRESS DEADLINE path|bytes FILE says what an upload form should do with the picture.
+if (PHP_SAPI === 'cli' && realpath($argv[0]) === __FILE__) {
+    [, $address, $deadline, $way, $file] = $argv;
+    $client = new Nsfwd($address, (float) $deadline);
+    $reply = $way === 'bytes' ? $client->scanBytes(file_get_contents($file)) : $client->scan($file);
+    if ($reply['status'] !== 'ok') {
+        echo 'hold ', $reply['error']['code'], "\n";
+        exit(2);
+    }
+    echo $reply['alarm'] ? 'reject ' : 'publish ', $reply['verdict'], "\n";
+    exit($reply['alarm'] ? 1 : 0);
+}

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# nsfwd from bash with nc (netcat-openbsd) and jq: one file, to be copied.
+#
+#     source nsfwd.sh
+#     reply=$(nsfwd_bytes upload.jpg)
+#     case $(jq -r '.status + " " + (.alarm | tostring)' <<<"$reply") in
+#         "ok false") publish ;;
+#         "ok true") reject ;;
+#         *) hold_for_review "$(jq -r .error.code <<<"$reply")" ;;   # never publish what has no score
+#     esac
+#
+# A reply is always one JSON object with "status": "ok" (then also verdict, alarm, scores, ...), "skipped", "error" or
+# "refused" (then error.code and error.message). A daemon that cannot be reached or does not answer in time is the status
+# "error" with the code "unreachable" or "silent". Codes: protocol.md.
+
+# tcp:HOST:PORT or unix:/path; seconds for one picture, waiting for a busy daemon included.
+NSFWD_ADDRESS=${NSFWD_ADDRESS:-tcp:127.0.0.1:1235}
+NSFWD_DEADLINE=${NSFWD_DEADLINE:-10}
+
+# Scan a file of the machine that the daemon runs on; $1 is absolute. base64 carries names that are not UTF-8 as well.
+nsfwd_path() {
+    local name
+    name=$(printf %s "$1" | base64 -w0)
+    _nsfwd_ask "$(jq -cn --arg name "$name" '{id: 1, path_bytes: $name}')"
+}
+
+# Scan a picture that the daemon cannot read: its bytes are sent.
+nsfwd_bytes() {
+    local size
+    size=$(stat -Lc %s -- "$1") || return
+    _nsfwd_ask "$(jq -cn --argjson size "$size" '{id: 1, bytes: $size}')" "$1"
+}
+
+_nsfwd_ask() {
+    local until=$((SECONDS + NSFWD_DEADLINE)) left reply pause
+    while true; do
+        left=$((until - SECONDS > 0 ? until - SECONDS : 1))
+        reply=$(_nsfwd_once "$(jq -c --argjson left "$left" '. + {deadline: $left}' <<<"$1")" "$left" "${2:-}")
+        pause=$(jq -r 'select(.status == "refused") | .retry_after // empty' <<<"$reply")
+        if [[ -z $pause ]] || ((SECONDS + ${pause%.*} + 1 > until)); then
+            printf '%s\n' "$reply"
+            return
+        fi
+        sleep "$pause"
+    done
+}
+
+_nsfwd_once() {
+    local place rest lines code
+    if [[ $NSFWD_ADDRESS == unix:* ]]; then
+        place=(-U "${NSFWD_ADDRESS#unix:}")
+    else
+        rest=${NSFWD_ADDRESS#tcp:}
+        place=("${rest%:*}" "${rest##*:}")
+    fi
+    # 2 seconds more: the daemon's own reply to a deadline has to come.
+    lines=$({ printf '%s\n' "$1" && { [[ -z $3 ]] || cat -- "$3"; }; } 2>/dev/null |
+        timeout "$(($2 + 2))" nc -N "${place[@]}" 2>/dev/null | grep -a -m1 '^{'; exit "${PIPESTATUS[1]}")
+    code=$?
+    if [[ -n $lines ]]; then
+        # A directory is answered with many lines; here one picture is asked for.
+        jq -c --argjson asked "$1" 'if .status == "done" or ($asked.path_bytes and .path and
+            (.path_bytes // (.path | @base64)) != $asked.path_bytes)
+            then {status: "error", error: {code: "is_directory", message: "a directory, not a picture"}} else . end' <<<"$lines"
+    elif ((code == 124)); then
+        jq -cn '{status: "error", error: {code: "silent", message: "the daemon did not answer in time"}}'
+    else
+        jq -cn --arg at "$NSFWD_ADDRESS" '{status: "error", error: {code: "unreachable", message: "no daemon at \($at)"}}'
+    fi
+}
+
+# Example: bash nsfwd.sh ADDRESS DEADLINE path|bytes FILE says what an upload form should do with the picture.
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+    NSFWD_ADDRESS=$1 NSFWD_DEADLINE=$2
+    reply=$("nsfwd_$3" "$4")
+    case $(jq -r '.status + " " + (.alarm | tostring)' <<<"$reply") in
+        "ok false") echo "publish $(jq -r .verdict <<<"$reply")" ;;
+        "ok true") echo "reject $(jq -r .verdict <<<"$reply")" && exit 1 ;;
+        *) echo "hold $(jq -r .error.code <<<"$reply")" && exit 2 ;;
+    esac
+fi
