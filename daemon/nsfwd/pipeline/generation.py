@@ -58,6 +58,7 @@ class Generation:
 
     Attributes:
         tickets: the images that were admitted to this generation and have no outcome yet.
+        canary: a golden with its picture, once the goldens have agreed; None when the bundle has none.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Generation:
             raise SettingsError("models: this version serves exactly one bundle at a time")
         self.settings = settings
         self.tickets: set[Ticket] = set()
+        self.canary: tuple[bytes, Golden] | None = None
         self._left: asyncio.Future[None] | None = None
         self.bundles = tuple(bundles)
         self.bundle = bundles[0]

@@ -18,6 +18,7 @@ from nsfwd.ipc.closing import close_foreign
 from nsfwd.pipeline import views
 from nsfwd.pipeline.accounts import Accounts, CostCurve
 from nsfwd.pipeline.admission import Admission
+from nsfwd.pipeline.canary import PATIENCE, Canary
 from nsfwd.pipeline.generation import Generation
 from nsfwd.pipeline.listing import CHUNK, ListStage
 from nsfwd.pipeline.poison import PoisonList
@@ -69,6 +70,7 @@ class Pipeline:
         self._retired: dict[asyncio.Task[None], tuple[Generation, ListStage]] = {}
         self._reloading = asyncio.Lock()
         self._successor: tuple[Generation, asyncio.Future[None]] | None = None
+        self._canary = Canary(loop, lambda: self.generation, self._scan_golden)
         self._started = time.monotonic()
         self.reloads = 0
         self.accounts = Accounts()
@@ -97,7 +99,9 @@ class Pipeline:
             identity = Identity(*decoded.identity) if decoded.identity else None
             if decoded.code:
                 return Outcome(image.path, Status.ERROR, timing, code=decoded.code)
-            judgement, frame = await views.judge(generation, image, ticket, decoded, probe=golden)
+            judgement, frame = await views.judge(
+                generation, image, ticket, decoded, probe=golden and not generation.scoring.trusted
+            )
             outcome = Outcome(image.path, Status.OK, timing, judgement, identity=identity, frame=frame)
         except CodedError as error:
             outcome = Outcome.failed(image.path, error, timing, identity)
@@ -141,6 +145,7 @@ class Pipeline:
         """Start decoders, lister and engine; returns at once. ``ready`` or ``failed`` follows."""
         self.generation.start()
         self.lister.start()
+        self._canary.start()
 
     def readiness(self) -> dict[str, Any]:
         """Whether images are being scored, and if not, why."""
@@ -148,6 +153,8 @@ class Pipeline:
             return {"ready": False, "why": "draining"}
         if not self.ready.is_set() or not self.generation.scoring.trusted:
             return {"ready": False, "why": "the engine is loading"}
+        if doubt := self._canary.doubt():
+            return {"ready": False, "why": doubt}
         return {"ready": True}
 
     def work(self) -> dict[str, tuple[int, float] | None]:
@@ -176,6 +183,7 @@ class Pipeline:
 
     async def stop(self) -> None:
         """End all child processes: decoders, engines, lister. Tickets must have been settled before."""
+        self._canary.stop()
         for task in (*self._tasks, *self._retired):
             task.cancel()
         async with self._reloading:  # a reload that was cut short has ended its own
@@ -250,25 +258,32 @@ class Pipeline:
         task.add_done_callback(self._tasks.discard)
 
     async def _prove_goldens(self, generation: Generation) -> None:
-        claim = Claim("goldens", Lane.INTERACTIVE)
-        self._goldens[claim] = generation
         try:
             for picture, golden in generation.goldens():
-                outcome = await self.scan(Image(descriptor=_in_memory(picture)), claim)
+                outcome = await self._scan_golden(generation, picture)
                 if outcome.code in ("engine_died", "draining"):
                     return  # the next engine is proved anew, or none follows
                 if outcome.judgement is None:
                     raise BundleError(f"golden {golden.file} of {generation.bundle.name} failed: {outcome.message}")
                 generation.check_golden(golden, outcome.judgement)
+                generation.canary = generation.canary or (picture, golden)
         except NsfwdError as error:
             self._broken(generation, error)
         else:
             generation.scoring.trust()
+            self._canary.proven()
             if self._successor is not None and generation is self._successor[0]:
                 if not self._successor[1].done():
                     self._successor[1].set_result(None)
             elif generation is self.generation:
                 self.ready.set()
+
+    async def _scan_golden(self, generation: Generation, picture: bytes) -> Outcome:
+        """Score one of our own pictures with this generation, whichever serves; it counts nowhere."""
+        claim = Claim("goldens", Lane.INTERACTIVE, allowance=PATIENCE if generation.scoring.trusted else None)
+        self._goldens[claim] = generation
+        try:
+            return await self.scan(Image(descriptor=_in_memory(picture)), claim)
         finally:
             del self._goldens[claim]
 

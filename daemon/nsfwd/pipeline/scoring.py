@@ -193,6 +193,12 @@ class ScoreStage:
             self.queue.discard(entry, claim.lane, claim.connection)
         return scores
 
+    def restart(self) -> None:
+        """End the engine process; another one is started, and proved before it is trusted."""
+        self.trusted = False
+        if self._child is not None:
+            self._child.kill()
+
     def processes(self) -> list[int]:
         """Process id of the engine, if it lives."""
         return [self._child.pid] if self._child is not None and self._child.alive else []
