@@ -60,7 +60,7 @@ class Process:
 
     def processes(self) -> list[int]:
         """The whole tree."""
-        return machine.session(self.pid)
+        return machine.tree(self.pid)
 
     def check(self) -> None:
         """Raise RuntimeError with what it said if it has ended."""
@@ -73,14 +73,16 @@ class Process:
         return self.log.read().decode("utf-8", "replace")[-3000:]
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL for whatever is left of the session."""
+        """SIGTERM, then SIGKILL for whatever is left of the tree."""
+        left = self.processes()
         with contextlib.suppress(ProcessLookupError):
             self._popen.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(15)
-        for pid in self.processes():
+        for pid in {*left, *self.processes()} - {self.pid}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._popen.kill()
         self._popen.wait()
 
 

@@ -35,16 +35,21 @@ def memory_mb(pids: Iterable[int]) -> float:
     return total / 1e6
 
 
-def session(leader: int) -> list[int]:
-    """Live processes of the session of ``leader``: a server and all that it started."""
-    found = []
+def tree(leader: int) -> list[int]:
+    """Live processes of the session of ``leader``, and their descendants: a server and all that it started."""
+    parents: dict[int, int] = {}
+    found: set[int] = set()
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                state, _, _, of_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(of_session) == leader and state != "Z":
-                    found.append(int(entry.name))
-    return found
+                state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if state != "Z":
+                    parents[int(entry.name)] = int(parent)
+                    if int(session) == leader:
+                        found.add(int(entry.name))
+    while further := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= further
+    return sorted(found)
 
 
 def cores() -> int:

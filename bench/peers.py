@@ -127,7 +127,7 @@ def _rounds(session: Session, kind: str, contenders: Sequence[Contender]) -> Non
     for one in contenders:
         _asked(one, paths[:40], 8)
     for number in range(session.rounds):
-        for one in contenders:
+        for one in (*contenders[number:], *contenders[:number]):  # nobody is always first
             session.say(f"peers: {kind}, round {number + 1} of {session.rounds}, {one.name}")
             slow = 4 if one.name == "the ancestor" else 1
             for c in CONCURRENCY:

@@ -101,7 +101,7 @@ def test_a_report_is_a_table_and_json_lines(tmp_path: Path, capsys: pytest.Captu
 def test_this_process_has_time_and_memory() -> None:
     assert machine.cpu_seconds([os.getpid()]) > 0
     assert machine.memory_mb([os.getpid()]) > 1
-    assert os.getpid() in machine.session(os.getsid(0))
+    assert os.getpid() in machine.tree(os.getsid(0))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
