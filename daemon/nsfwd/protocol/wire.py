@@ -55,7 +55,7 @@ def _check_id(value: Any) -> RequestId:
             return value
     elif type(value) is str and len(value) <= ID_BYTES and len(value.encode()) <= ID_BYTES:
         return value
-    raise _bad(f"id must be a string of at most {ID_BYTES} bytes or an integer of at most 53 bits")
+    raise _bad(f"an id must be a string of at most {ID_BYTES} bytes or an integer of at most 53 bits")
 
 
 def check_path(path: bytes) -> bytes:
