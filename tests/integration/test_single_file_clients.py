@@ -33,8 +33,9 @@ class Copied:
     def __call__(self, address: str, file: Path | str, *, way: str = "path", deadline: int = 10) -> str:
         if self._php:
             address = address.replace(":", "://", 1)
-        arguments = [address, str(deadline), way, os.fsencode(file)]
-        done = subprocess.run([*self._command, *arguments], capture_output=True, timeout=60, check=False)
+        arguments: list[str | bytes] = [address, str(deadline), way, os.fsencode(file)]
+        command: list[str | bytes] = [*self._command, *arguments]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
         said = done.stdout.decode().strip()
         assert done.stderr == b"", done
         assert done.returncode == EXITS[said.split()[0]], done

@@ -173,7 +173,7 @@ class ClamdSession:
         """Return a command and the end of its line: NUL after ``z``, else LF."""
         if not self._buffer:
             return None
-        mark = self._buffer[:1]
+        mark = bytes(self._buffer[:1])
         end = b"\0" if mark == b"z" else b"\n"
         stop = self._buffer.find(end, 0, TEXT_LINE + 1)
         if stop < 0 and not (self._eof or len(self._buffer) > TEXT_LINE):
@@ -182,7 +182,7 @@ class ClamdSession:
         if stop < 0 and not self._eof:
             line, self._ending = b"", True  # where the next command begins cannot be known
         del self._buffer[: len(line) + 1]
-        line = line.removeprefix(bytes(mark)) if mark in (b"z", b"n") else line
+        line = line.removeprefix(mark) if mark in (b"z", b"n") else line
         return (line.removesuffix(b"\r") if end == b"\n" else line), end
 
     def _take(self, line: bytes, end: bytes) -> Event | None:
