@@ -28,6 +28,10 @@ class Deadlines:
         self._next = 0
         self._timer: asyncio.TimerHandle | None = None
 
+    def __len__(self) -> int:
+        """How many tickets have a deadline."""
+        return sum(map(len, self._buckets.values()))
+
     def add(self, ticket: Ticket, until: float) -> None:
         """Let ``ticket`` expire at loop time ``until`` unless it is discarded before."""
         tick = int(until / TICK) + 1
