@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from nsfwd.cli import exits
 from nsfwd.cli.serve import settings_from, settings_options
-from nsfwd.config import TABLE
+from nsfwd.config import TABLE, Settings
 
 
 @click.group()
@@ -39,13 +40,23 @@ def show(explain: bool, config: Path | None, **flags: Any) -> None:
 
 
 @config.command()
+@click.option("--as", "user", metavar="USER", help="Look whether this user, the daemon's, may open the PATHs.")
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path))
 @settings_options
-def check(config: Path | None, **flags: Any) -> None:
+def check(user: str | None, paths: tuple[Path, ...], config: Path | None, **flags: Any) -> int:
     """Refuse what serve would refuse before it starts: settings, addresses, bundles, policies.
 
-    Example: nsfwd config check --config nsfwd.toml && systemctl restart nsfwd
+    With --as and PATHs it looks instead why these cannot be scanned, and names the directory, mode, root or setting
+    of the unit that denies it; exit 1 when one is denied.
+
+    \b
+    Example:
+      nsfwd config check --config nsfwd.toml && systemctl restart nsfwd
+      nsfwd config check --as nsfwd /srv/pictures/one.jpg
     """
     settings = settings_from(config, flags)
+    if user is not None or paths:
+        return _check_access(user, paths, settings)
     from nsfwd.server.addresses import parse
     from nsfwd.server.main import open_bundles
 
@@ -53,6 +64,19 @@ def check(config: Path | None, **flags: Any) -> None:
         parse(text)
     bundles = open_bundles(settings)
     click.echo(f"good: {len(settings.given)} settings given, serving {', '.join(bundle.name for bundle in bundles)}")
+    return exits.OK
+
+
+def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings) -> int:
+    from nsfwd.cli.access import obstacle
+    from nsfwd.logs import escape
+
+    if user is None or not paths:
+        raise click.UsageError("--as USER and PATH belong together")
+    found = {path: obstacle(path, user=user, roots=settings.roots) for path in paths}
+    for path, why in found.items():
+        click.echo(escape(f"denied: {why}" if why else f"{path}: {user} may open it"))
+    return exits.FAILED if any(found.values()) else exits.OK
 
 
 def _toml(value: Any) -> str:
