@@ -38,6 +38,7 @@ help:
 	@echo "make lock   write requirements.lock anew"
 	@echo "make install, make uninstall   into PREFIX ($(PREFIX)) below DESTDIR, with the units for systemd"
 	@echo "make test-systemd   boot a Debian in a container and try the units there; as root"
+	@echo "make man    man pages in build/man"
 	@echo "make clean  remove what the build made; pulled bundles stay"
 
 setup: $(STAMP) $(MODELS)/$(BUNDLE)/bundle.toml
@@ -140,6 +141,10 @@ uninstall:
 
 test-systemd: $(STAMP)
 	@PATH="$(PATH)" tests/systemd/run
+
+# One page a command, made from its help: man -l build/man/nsfwd-scan.1
+man: $(STAMP)
+	@$(BIN)/python -m nsfwd.cli.man build/man
 
 clean:
 	rm -rf $(VENV) .run build dist bench/.cache daemon/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

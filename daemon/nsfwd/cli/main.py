@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "reload": ("nsfwd.cli.ask:reload", "Have it take up changed settings and bundles."),
     "config": ("nsfwd.cli.config:config", "Show or check the settings."),
     "models": ("nsfwd.cli.models:models", "Bundles: the networks that nsfwd can serve."),
+    "completion": ("nsfwd.cli.completion:completion", "Print the completion script of a shell."),
 }
 """Verb -> where its command is, and its one line of help."""
 
@@ -96,7 +97,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script, and of a shell that completes a command line."""
+    asked = os.environ.get("_NSFWD_COMPLETE")
+    if asked:
+        from nsfwd.cli.completion import complete
+
+        sys.exit(complete(asked))
     sys.exit(run(sys.argv[1:]))
 
 
