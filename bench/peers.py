@@ -37,7 +37,7 @@ class Contender:
 def measure(session: Session) -> None:
     """Print everybody's figures, and ours over theirs."""
     python = environment(session) if set(session.peers) else None
-    for kind in session.kinds:
+    for kind in session.kinds[:1] if session.quick else session.kinds:
         with contextlib.ExitStack() as stack:
             contenders = [_nsfwd(session, stack)]
             contenders += [_peer(session, stack, name, python) for name in session.peers if python]

@@ -39,7 +39,7 @@ def _closed_and_open(session: Session, server: daemon.Nsfwd, kind: str) -> None:
             session.say(f"serve: {kind}, round {number + 1} of {session.rounds}")
             serial.append(alone.run(paths[: session.count(300)]))
             for c in CONCURRENCY:
-                some = (paths * 4)[: max(session.count(300 if c == 1 else 1000), 2 * c)]
+                some = (paths * 4)[: max(session.count(300 if c == 1 else 1000), c + c // 4)]
                 limit_now = crowd.run(some) if c > 1 else serial[-1]
                 if c > 1:
                     limit.append(limit_now)
