@@ -88,7 +88,7 @@ def test_killed_processes_lose_nothing(daemon: Daemon, known: dict[str, Json]) -
     errors = 0
     for load in loads:
         assert sorted(reply["id"] for reply in load.answers) == list(range(len(load.asked)))
-        assert len(load.asked) > 500
+        assert len(load.asked) > 100, "there was hardly any load"
         for reply in load.answers:
             if reply["status"] == "ok":
                 assert reply["scores"] == known[load.asked[reply["id"]]]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import messages
 from nsfwd.pipeline import decoding
@@ -15,7 +16,6 @@ from nsfwd.pipeline.poison import PoisonList
 from nsfwd.pipeline.slots import Slots
 from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Image, Lane
-
 from tests.unit.fakes import FakeArena, FakeChild
 from tests.unit.manual import ManualLoop, run, settle
 
