@@ -23,7 +23,7 @@ BROKEN_PIPE = 141
 
 TEXT = """\b
 Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored,
-64 wrong usage, 69 no daemon, 130 interrupted."""
+64 wrong usage, 69 no daemon, 70 a defect, 74 the output cannot be written, 130 interrupted."""
 
 
 def code_of(error: NsfwdError) -> int:
