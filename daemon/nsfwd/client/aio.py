@@ -388,6 +388,22 @@ class AsyncClient:
         """Return the daemon's counters."""
         return await self._operation("stats")
 
+    async def reload(self) -> dict[str, Any]:
+        """Have changed settings and bundles taken up; return the ``models`` that serve now and the ``seconds`` it took.
+
+        Raises:
+            CodedError: ``reload_refused`` (what served before serves on), ``not_permitted``.
+        """
+        return await self._operation("reload")
+
+    async def poison(self, *, clear: bool = False) -> dict[str, Any]:
+        """Return ``poison``, the files that crashed decoders; with ``clear`` forget them, ``cleared`` tells how many.
+
+        Raises:
+            CodedError: ``not_permitted``: only root and the daemon's own user may clear, over the Unix socket.
+        """
+        return await self._operation("clear_poison" if clear else "poison")
+
     async def _operation(self, op: str) -> dict[str, Any]:
         connection = await self._open()
         with connection.inbox() as inbox:
