@@ -25,6 +25,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "ready": ("nsfwd.cli.ask:ready", "Ask whether it can score."),
     "stats": ("nsfwd.cli.ask:stats", "Show its counters."),
     "reload": ("nsfwd.cli.ask:reload", "Have it take up changed settings and bundles."),
+    "top": ("nsfwd.cli.top:top", "Watch it at work."),
+    "bench": ("nsfwd.cli.bench:bench", "Measure how fast it answers."),
     "config": ("nsfwd.cli.config:config", "Show or check the settings."),
     "models": ("nsfwd.cli.models:models", "Bundles: the networks that nsfwd can serve."),
     "completion": ("nsfwd.cli.completion:completion", "Print the completion script of a shell."),

@@ -1,0 +1,126 @@
+"""``nsfwd bench``: how fast a running daemon answers, as one of its clients sees it.
+
+A closed loop keeps a number of requests in flight; an open loop sends at a rate whatever comes back, and counts a
+request's time from when it was due, so that a daemon that falls behind cannot look quick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nsfwd.cli import exits
+from nsfwd.cli.ask import connect_option
+
+if TYPE_CHECKING:
+    from nsfwd.client import AsyncClient
+
+PERCENTILES = (50, 90, 99, 99.9)
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@connect_option
+@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long to ask.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 64), default=16, show_default=True, help="Closed loop: requests in flight."
+)
+@click.option("--rate", type=click.FloatRange(0.1), help="Open loop: requests a second, at random moments.")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="How to report.")
+def bench(
+    paths: tuple[Path, ...], connect: str | None, seconds: float, concurrency: int, rate: float | None, style: str
+) -> int:
+    """Measure how fast it answers. It is asked for the files at PATH, and those of directories at PATH, again and
+    again.
+
+    Exit 1 when a request did not end with scores: the times of failures say nothing.
+
+    \b
+    Example:
+      nsfwd bench /srv/pictures                 (closed loop: how much at most)
+      nsfwd bench /srv/pictures --rate 100      (open loop: how long at this rate)
+    """
+    files = [str(file.absolute()) for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    files = [file for file in files if Path(file).is_file()]
+    if not files:
+        raise click.UsageError("there is no file at PATH")
+    report = asyncio.run(_measure(connect, files, seconds, concurrency, rate))
+    click.echo(json.dumps(report) if style == "json" else _text(report))
+    return exits.OK if set(report["outcomes"]) == {"ok"} else exits.FAILED
+
+
+async def _measure(
+    connect: str | None, files: list[str], seconds: float, concurrency: int, rate: float | None
+) -> dict[str, Any]:
+    from nsfwd.client import AsyncClient
+
+    bench = _Bench(itertools.cycle(files))
+    async with AsyncClient(connect) as client:
+        await bench.ask(client, time.perf_counter(), counted=False)  # connects, and warms nothing but the connection
+        started = time.perf_counter()
+        if rate is None:
+            await asyncio.gather(*(bench.closed(client, started + seconds) for _ in range(concurrency)))
+        else:
+            await bench.open(client, rate, seconds)
+        elapsed = time.perf_counter() - started
+    times = sorted(bench.times)
+    return {
+        "loop": "closed" if rate is None else "open",
+        "concurrency": concurrency if rate is None else None,
+        "asked_rate": rate,
+        "seconds": round(elapsed, 3),
+        "requests": len(times),
+        "rate": round(len(times) / elapsed, 2),
+        "latency": {f"p{share:g}": round(percentile(times, share), 6) for share in PERCENTILES},
+        "outcomes": dict(bench.outcomes),
+    }
+
+
+class _Bench:
+    """Asks for one file after the other and notes how long each takes."""
+
+    def __init__(self, files: Iterator[str]) -> None:
+        self._files = files
+        self.times: list[float] = []
+        self.outcomes: Counter[str] = Counter()
+
+    async def ask(self, client: AsyncClient, due: float, *, counted: bool = True) -> None:
+        reply = await client.scan(next(self._files))
+        if counted:
+            self.times.append(time.perf_counter() - due)
+            self.outcomes[reply.code or str(reply.status)] += 1
+
+    async def closed(self, client: AsyncClient, end: float) -> None:
+        while (now := time.perf_counter()) < end:
+            await self.ask(client, now)
+
+    async def open(self, client: AsyncClient, rate: float, seconds: float) -> None:
+        chance, due = random.Random(1), 0.0
+        started = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            while (due := due + chance.expovariate(rate)) < seconds:
+                await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
+                group.create_task(self.ask(client, started + due))
+
+
+def percentile(times: list[float], share: float) -> float:
+    """Return the time within which ``share`` per cent of the requests ended; ``times`` is sorted. 0.0 for none."""
+    return times[min(int(len(times) * share / 100), len(times) - 1)] if times else 0.0
+
+
+def _text(report: dict[str, Any]) -> str:
+    closed = report["loop"] == "closed"
+    loop = f"{report['concurrency']} in flight" if closed else f"{report['asked_rate']:g} a second asked"
+    latency = ", ".join(f"{name} {1000 * value:.1f}" for name, value in report["latency"].items())
+    outcomes = ", ".join(f"{name} {count}" for name, count in report["outcomes"].items())
+    head = f"{report['loop']} loop, {loop}: {report['requests']} requests in {report['seconds']:.1f} s"
+    return f"{head}\nrate         {report['rate']:.1f} a second\nlatency, ms  {latency}\noutcomes     {outcomes}"
