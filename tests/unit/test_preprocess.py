@@ -141,7 +141,8 @@ def test_a_turned_jpeg_is_close_to_the_upright_one_drafted_or_not(orientation: i
 def test_orientation_is_left_alone_where_the_recipe_says_so() -> None:
     recipe = Recipe(width=240, height=320, draft=0, rotate=False)
     expected = pictures.photo(9).transpose(Image.Transpose.ROTATE_90).tobytes()
-    assert run(stored(6, "PNG"), recipe).data == expected
+    for form in ("PNG", "WEBP", "TIFF"):
+        assert run(stored(6, form), recipe).data == expected, form
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -6,6 +6,7 @@ process and library users call it alike.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import warnings
@@ -36,6 +37,13 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_BACK = {
+    **_UPRIGHT,
+    6: Image.Transpose.ROTATE_90,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What undoes ``_UPRIGHT``."""
 
 _LYING = frozenset((5, 6, 7, 8))
 """Orientations that exchange width and height."""
@@ -181,9 +189,13 @@ def _decode(
 def _pixels(image: Image.Image, form: formats.Format, recipe: Recipe, background: str) -> tuple[bytes, bool]:
     """Decode the frame that ``image`` is at, and tell whether any pixel of it is transparent."""
     if form.name == "jpeg":
-        _draft(image, recipe, _orientation(image, recipe))
+        _draft(image, recipe, _stored_orientation(image) if recipe.rotate else 1)
+    stored = _stored_orientation(image) if form.name == "tiff" and not recipe.rotate else 1
     image.load()
-    orientation = _orientation(image, recipe)  # a PNG may carry it behind the pixels
+    if recipe.rotate:
+        turn = _UPRIGHT.get(_stored_orientation(image))  # only now: a PNG may carry it behind the pixels
+    else:
+        turn = _BACK.get(stored)  # Pillow itself has turned the TIFF
     space = "GRAY" if image.mode in modes.GREYS else "CMYK" if image.mode == "CMYK" else "RGB"
     profile = colour.embedded(image.info.get("icc_profile"), space)
     bars: tuple[int, ...] = _BACKGROUNDS[background]
@@ -192,8 +204,8 @@ def _pixels(image: Image.Image, form: formats.Format, recipe: Recipe, background
         bars = _ALL_BLACK if background == "black" else _NO_INK  # the profile wants the inks themselves
     else:
         image, transparent = modes.to_rgb(image, _BACKGROUNDS[background])
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
+    if turn is not None:
+        image = image.transpose(turn)
     return colour.to_srgb(resizing.fitted(image, recipe, bars), profile).tobytes(), transparent
 
 
@@ -214,10 +226,8 @@ def _draft(image: Image.Image, recipe: Recipe, orientation: int) -> None:
         image.draft(None, (size[1], size[0]) if lying else size)
 
 
-def _orientation(image: Image.Image, recipe: Recipe) -> int:
-    """Tell the EXIF orientation to undo; a broken EXIF block is as good as none and does not cost the picture."""
-    if not recipe.rotate:
-        return 1
+def _stored_orientation(image: Image.Image) -> int:
+    """Tell the EXIF orientation; a broken EXIF block is as good as none and does not cost the picture."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except MemoryError:
@@ -227,9 +237,13 @@ def _orientation(image: Image.Image, recipe: Recipe) -> int:
     return value if isinstance(value, int) else 1
 
 
+_OF_THE_FILE = frozenset((None, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG))
+"""What OSError says of a broken file rather than of the disk: an offset in it that leads nowhere, or Pillow's own word."""
+
+
 def _translated(error: Exception, form: formats.Format, source: BinaryIO) -> CodedError:
     """Find the code for what Pillow raised."""
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
         return CodedError("unreadable", _reason(error))
     if _is_truncated(error, form, source):
         return CodedError("corrupt", f"the {form.name} file is truncated")
