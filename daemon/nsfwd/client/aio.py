@@ -396,14 +396,6 @@ class AsyncClient:
         """
         return await self._operation("reload")
 
-    async def poison(self, *, clear: bool = False) -> dict[str, Any]:
-        """Return ``poison``, the files that crashed decoders; with ``clear`` forget them, ``cleared`` tells how many.
-
-        Raises:
-            CodedError: ``not_permitted``: only root and the daemon's own user may clear, over the Unix socket.
-        """
-        return await self._operation("clear_poison" if clear else "poison")
-
     async def _operation(self, op: str) -> dict[str, Any]:
         connection = await self._open()
         with connection.inbox() as inbox:
