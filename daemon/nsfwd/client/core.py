@@ -74,15 +74,22 @@ class Options:
         lane: ``interactive``, ``normal`` or ``background``; None is the connection's own. It can only be lowered.
         deadline: seconds allowed for each; None is the daemon's default.
         identity: ask for the identity of the opened file (``Reply.file``).
+        frames: how many frames of each animation to look at most; None is the bundle's.
     """
 
     lane: str | None = None
     deadline: float | None = None
     identity: bool = False
+    frames: int | None = None
 
     def keys(self) -> dict[str, Any]:
         """Return the request keys that say this."""
-        said: dict[str, Any] = {"lane": self.lane, "deadline": self.deadline, "identity": self.identity or None}
+        said: dict[str, Any] = {
+            "lane": self.lane,
+            "deadline": self.deadline,
+            "identity": self.identity or None,
+            "frames": self.frames,
+        }
         return {key: value for key, value in said.items() if value is not None}
 
 

@@ -31,6 +31,7 @@ class Reply:
         code: why it was not scored (``errors.CODES``); empty when it was. ``message`` says it in a sentence.
         retry: a later try may succeed; ``retry_after`` in seconds where the daemon knows.
         file: identity of the opened file, where it was asked for.
+        frame: which frame decided, on what background; None for a plain picture.
         raw: the whole object as received.
     """
 
@@ -52,6 +53,7 @@ class Reply:
     retry: bool = False
     retry_after: float | None = None
     file: dict[str, Any] | None = None
+    frame: dict[str, Any] | None = None
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -119,6 +121,7 @@ def to_reply(message: dict[str, Any], asked: str = "") -> Reply:
             policy=message.get("policy", ""),
             time=times,
             file=message.get("file"),
+            frame=message.get("frame"),
             raw=message,
         )
     code, text, retry = _error(message)

@@ -192,10 +192,8 @@ def _pixels(image: Image.Image, form: formats.Format, recipe: Recipe, background
         _draft(image, recipe, _stored_orientation(image) if recipe.rotate else 1)
     stored = _stored_orientation(image) if form.name == "tiff" and not recipe.rotate else 1
     image.load()
-    if recipe.rotate:
-        turn = _UPRIGHT.get(_stored_orientation(image))  # only now: a PNG may carry it behind the pixels
-    else:
-        turn = _BACK.get(stored)  # Pillow itself has turned the TIFF
+    # A PNG may carry its orientation behind the pixels; a TIFF was turned by Pillow itself.
+    turn = _UPRIGHT.get(_stored_orientation(image)) if recipe.rotate else _BACK.get(stored)
     space = "GRAY" if image.mode in modes.GREYS else "CMYK" if image.mode == "CMYK" else "RGB"
     profile = colour.embedded(image.info.get("icc_profile"), space)
     bars: tuple[int, ...] = _BACKGROUNDS[background]
@@ -238,7 +236,7 @@ def _stored_orientation(image: Image.Image) -> int:
 
 
 _OF_THE_FILE = frozenset((None, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG))
-"""What OSError says of a broken file rather than of the disk: an offset in it that leads nowhere, or Pillow's own word."""
+"""What OSError says of a broken file rather than of the disk: an offset that leads nowhere, or Pillow's own word."""
 
 
 def _translated(error: Exception, form: formats.Format, source: BinaryIO) -> CodedError:
