@@ -236,6 +236,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ge=256 * MIB,
         ),
     ] = 2 * GIB
+    cache: Annotated[
+        Literal["off", "on"],
+        _about(
+            "Answer content that was scored before without decoding it again.",
+            "off: hashing costs more than 2 % of an image's CPU, and most streams never repeat",
+        ),
+    ] = "off"
+    cache_entries: Annotated[
+        int, _about("Results the cache keeps.", "a few hundred bytes each", ge=1, le=10_000_000)
+    ] = 100_000
     max_depth: Annotated[
         int, _about("Directories below each other that are walked.", "deeper is a loop or a trap", ge=1, le=1000)
     ] = 64

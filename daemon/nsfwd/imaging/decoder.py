@@ -121,7 +121,7 @@ class Decoder:
             facts.seen.height,
             facts.seen.format,
             facts.identity,
-            *_view(facts),
+            *_view(facts, probe=job.probe),
         )
 
     def _fill(self, job: messages.Job, descriptor: int | None, facts: _Facts) -> None:
@@ -133,7 +133,11 @@ class Decoder:
             facts.stamp = _stamp(found)
             if job.stamp is not None and job.stamp != facts.stamp:
                 raise CodedError("unreadable", "the file changed while it was read")
+            if job.probe == messages.STAT:
+                return
             source = self._examined(job, file, facts)
+            if job.probe:
+                return
             wanted = preprocess.Wanted(job.view, job.frames)
             pixels = facts.pixels = preprocess.decode(source, self._recipe, self._limits, facts.seen, wanted)
         self._arena.slot(job.slot)[: len(pixels.data)] = pixels.data
@@ -145,13 +149,13 @@ class Decoder:
             CodedError: ``decoder_died``: it is on the poison list; ``unreadable`` as ``_read``.
         """
         size = os.fstat(file.fileno()).st_size
-        hashed = job.identity or job.suspect or size in self._poison_sizes
+        hashed = job.identity or job.suspect or job.probe or size in self._poison_sizes
         if not hashed and not job.descriptor:
             return file
         content, stamp = _read(file.fileno(), self._limits.max_bytes)
         if hashed:
             digest = hashlib.sha256(content).hexdigest()
-            if job.identity:
+            if job.identity or job.probe:
                 facts.identity = (*stamp, digest)
             if (len(content), digest) in self._poison:
                 raise CodedError("decoder_died", "it is on the poison list: it ended decoders before")
@@ -197,10 +201,10 @@ def _read(descriptor: int, max_bytes: int) -> tuple[bytes, messages.Stamp]:
     return b"".join(pieces), stamp
 
 
-def _view(facts: _Facts) -> tuple[int, int, int, int, str, messages.Stamp | None]:
+def _view(facts: _Facts, *, probe: int) -> tuple[int, int, int, int, str, messages.Stamp | None]:
     """What ``Decoded`` tells of the view, from ``next`` on."""
     if facts.pixels is None:
-        return 0, 0, 1, 1, "", None
+        return 0, 0, 1, 1, "", facts.stamp if probe else None
     shown = facts.pixels
     stamp = facts.stamp if shown.next else None
     return shown.next, shown.frame, shown.frames, shown.sampled, shown.background, stamp

@@ -59,6 +59,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
         frames: how many frames to look at most; 0 for as many as the recipe says.
         stamp: of the file that the first view came from (``Decoded.stamp``); another file is not the same image.
         suspect: a decoder ended on this file: tell its digest (``Suspected``) before anything else.
+        probe: ``STAT``: tell only the stamp; ``HASH``: only stamp and identity; 0: decode.
     """
 
     number: int
@@ -71,6 +72,11 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
     frames: int = 0
     stamp: Stamp | None = None
     suspect: bool = False
+    probe: int = 0
+
+
+STAT, HASH = 1, 2
+"""What ``Job.probe`` may ask instead of pixels."""
 
 
 Stamp = tuple[int, int, int, int, int]
@@ -94,7 +100,7 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
         next: the view to ask for when this one is scored; 0 after the last.
         frame, frames, sampled: which frame this view shows, of how many, and how many of them are looked at.
         background: what transparent pixels lie on, ``white`` or ``black``; empty where there are none.
-        stamp: of the opened file, where there is a next view.
+        stamp: of the opened file, where there is a next view, or it was asked for.
     """
 
     number: int

@@ -67,6 +67,7 @@ class DecodeStage:
         on_broken: called once when decoders cannot be started at all.
 
     Attributes:
+        identify: hash every file that is decoded, as the cache wants it.
         applied, missing: what decoders gave up before their first image, and what they could not.
         abandoned: decoders that were killed, do not end, and were replaced.
     """
@@ -101,6 +102,7 @@ class DecodeStage:
         self.applied: list[str] = []
         self.missing: list[str] = []
         self.abandoned: list[Worker] = []
+        self.identify = False
         self.restarts = 0
         self.decoded = 0
 
@@ -124,16 +126,19 @@ class DecodeStage:
             if worker.child is not None:
                 worker.child.send(packet)
 
-    async def decode(self, image: Image, ticket: Ticket, *, after: messages.Decoded | None = None) -> messages.Decoded:
+    async def decode(
+        self, image: Image, ticket: Ticket, *, after: messages.Decoded | None = None, probe: int = 0
+    ) -> messages.Decoded:
         """Turn one view of an image into pixels in the slot that is then ``ticket.lease``.
 
         Args:
             after: the view before it, whose slot is free again; None for the first.
+            probe: ask for this instead of pixels (``messages.Job.probe``); there is no lease then.
 
         Raises:
             CodedError: the file's fault, or the ticket was settled first.
         """
-        job = DecodeJob(image, ticket, after)
+        job = DecodeJob(image, ticket, after, probe=probe)
         claim = ticket.claim
         self.queue.push(job, claim.lane, claim.connection)
         self.schedule()
@@ -234,11 +239,12 @@ class DecodeStage:
                     job.lease.generation,
                     image.path or b"",
                     image.descriptor is not None,
-                    ticket.claim.identity and job.after is None,
+                    (ticket.claim.identity or self.identify) and job.after is None,
                     job.after.next if job.after is not None else 0,
                     ticket.claim.frames,
                     job.after.stamp if job.after is not None else None,
                     suspect=job.deaths > 0,
+                    probe=job.probe,
                 )
             )
         if len(worker.jobs) == len(jobs):
@@ -290,7 +296,7 @@ class DecodeStage:
         self._mean_seconds += 0.05 * (decoded.seconds - self._mean_seconds)
         ticket, lease = job.ticket, job.lease
         ticket.time.decode += decoded.seconds
-        if decoded.code or ticket.settled is not None:
+        if decoded.code or job.probe or ticket.settled is not None:
             self._slots.release(lease)
         else:
             ticket.lease = lease

@@ -17,6 +17,7 @@ from nsfwd.bundles.verdict import Judge, borders
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
+from nsfwd.pipeline.cache import Cache
 from nsfwd.pipeline.decoding import MOST_PENDING, DecodeStage
 from nsfwd.pipeline.scoring import BATCHES_IN_FLIGHT, ScoreStage
 from nsfwd.pipeline.slots import Slots
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
     from nsfwd.bundles.verdict import View
     from nsfwd.config import Settings
+    from nsfwd.pipeline.cache import Hit
     from nsfwd.pipeline.poison import PoisonList
     from nsfwd.pipeline.tickets import Ticket
-    from nsfwd.protocol.messages import Judgement
+    from nsfwd.pipeline.views import Scored
+    from nsfwd.protocol.messages import Identity, Image, Judgement
 
 CHANNELS = 3
 """Pixels are uint8 (height, width, 3), RGB."""
@@ -95,6 +98,8 @@ class Generation:
             poison=poison,
             on_broken=lambda error: on_broken(self, error),
         )
+        self.cache = Cache(settings.cache_entries) if settings.cache == "on" else None
+        self.decoding.identify = self.cache is not None
         self.scoring = ScoreStage(
             self.arena,
             self.slots,
@@ -130,6 +135,19 @@ class Generation:
         if self.tickets:
             self._left = asyncio.get_running_loop().create_future()
             await self._left
+
+    async def recall(self, image: Image, ticket: Ticket) -> Hit | None:
+        """Find the scores of an image that was scored before; None where it must be decoded, or there is no cache.
+
+        Raises:
+            CodedError: it cannot be opened or read; as decoding it would.
+        """
+        return None if self.cache is None else await self.cache.find(self.decoding, image, ticket)
+
+    def remember(self, identity: Identity | None, frames: int, scored: Scored) -> None:
+        """Keep the scores of what was just judged, where there is a cache."""
+        if self.cache is not None and identity is not None:
+            self.cache.keep(identity.sha256, frames, scored)
 
     def judge(self, scores: Sequence[float]) -> Judgement:
         """Make a verdict of the scores of one image.

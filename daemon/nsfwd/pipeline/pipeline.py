@@ -95,16 +95,21 @@ class Pipeline:
             ticket = self.admission.admit(claim, exempt=golden)
             generation.tickets.add(ticket)
             timing = ticket.time
-            decoded = await generation.decoding.decode(image, ticket)
-            identity = Identity(*decoded.identity) if decoded.identity else None
-            if decoded.code:
-                return Outcome(image.path, Status.ERROR, timing, code=decoded.code)
-            judgement, frame = await views.judge(
-                generation, image, ticket, decoded, probe=golden and not generation.scoring.trusted
-            )
-            outcome = Outcome(image.path, Status.OK, timing, judgement, identity=identity, frame=frame)
+            hit = None if golden else await generation.recall(image, ticket)
+            if hit is None:
+                decoded = await generation.decoding.decode(image, ticket)
+                identity = Identity(*decoded.identity) if decoded.identity else None
+                if decoded.code:
+                    return Outcome(image.path, Status.ERROR, timing, code=decoded.code)
+                scored = await views.score(generation, image, ticket, decoded, golden=golden)
+            else:
+                identity, scored = Identity(*hit.file), hit.scored
+            judgement, frame = views.judge(generation, scored)
+            generation.remember(identity, claim.frames, scored)
+            told, by = claim.told(identity), hit.by if hit is not None else ""
+            outcome = Outcome(image.path, Status.OK, timing, judgement, identity=told, frame=frame, cached=by)
         except CodedError as error:
-            outcome = Outcome.failed(image.path, error, timing, identity)
+            outcome = Outcome.failed(image.path, error, timing, claim.told(identity))
         finally:
             self._leave(image, ticket, generation)
         if not golden:
@@ -337,6 +342,7 @@ class Pipeline:
             "reloads": self.reloads,
             "queues": {"decode": decoding.queue.depths(), "score": scoring.queue.depths()},
             "slots": {"total": generation.slots.count, "free": generation.slots.free},
+            "cache": generation.cache.stats() if generation.cache is not None else None,
             "decoders": {
                 "processes": decoding.processes(),
                 "restarts": decoding.restarts,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from nsfwd.errors import CodedError
 from nsfwd.pipeline.slots import Lease
-from nsfwd.protocol.messages import Lane, Timing
+from nsfwd.protocol.messages import Identity, Lane, Timing
 
 
 class Part(Protocol):
@@ -63,6 +63,10 @@ class Claim:
         self.error = CodedError(code, message)
         for part in tuple(self.parts):
             part.fail(self.error)
+
+    def told(self, identity: Identity | None) -> Identity | None:
+        """What of an opened file the client is told: its identity, if it asked."""
+        return identity if self.identity else None
 
     def until(self, now: float) -> float | None:
         """Loop time at which an image admitted ``now`` ends; None for never."""

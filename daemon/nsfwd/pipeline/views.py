@@ -6,6 +6,7 @@ same image. All of them have one ticket, and come to one judgement.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nsfwd.bundles.verdict import View
@@ -19,25 +20,35 @@ if TYPE_CHECKING:
     from nsfwd.protocol.messages import Image, Judgement
 
 
-async def judge(
-    generation: Generation, image: Image, ticket: Ticket, decoded: Decoded, *, probe: bool
-) -> tuple[Judgement, Frame | None]:
-    """Score an image whose first view is decoded, then its further views if it has any, and judge them together.
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of all views of one image, before any policy.
+
+    Attributes:
+        frames, sampled: how many frames it has, and how many were looked at.
+        plain: one frame and nothing transparent.
+    """
+
+    views: tuple[View, ...]
+    frames: int
+    sampled: int
+    plain: bool
+
+
+async def score(generation: Generation, image: Image, ticket: Ticket, decoded: Decoded, *, golden: bool) -> Scored:
+    """Score an image whose first view is decoded, then its further views if it has any.
 
     Args:
         decoded: the first view.
-        probe: a golden; see ``ScoreStage.score``.
-
-    Returns:
-        The judgement, and which view decided; None for a picture of which there is only one.
+        golden: it also proves an engine that is not trusted yet; see ``ScoreStage.score``.
 
     Raises:
         CodedError: a view has no scores, so the image has none: a part of it must never get the verdict of all.
     """
-    scores = await generation.scoring.score(ticket, probe=probe)
-    if decoded.frames == 1 and not decoded.background:
-        return generation.judge(scores), None
     name = generation.bundle.name
+    probe = golden and not generation.scoring.trusted
+    plain = decoded.frames == 1 and not decoded.background
+    scores = await generation.scoring.score(ticket, probe=probe)
     views = [View(decoded.frame, decoded.background, {name: scores})]
     while decoded.next:
         decoded = await generation.decoding.decode(image, ticket, after=decoded)
@@ -45,5 +56,19 @@ async def judge(
             raise CodedError("unreadable", "it was replaced by a directory")
         scores = await generation.scoring.score(ticket, probe=probe)
         views.append(View(decoded.frame, decoded.background, {name: scores}))
-    judgement, decisive = generation.judge_views(views)
-    return judgement, Frame(decisive.frame, decoded.frames, decoded.sampled, decisive.background)
+    return Scored(tuple(views), decoded.frames, decoded.sampled, plain)
+
+
+def judge(generation: Generation, scored: Scored) -> tuple[Judgement, Frame | None]:
+    """Judge the views of one image together.
+
+    Returns:
+        The judgement, and which view decided; None for a picture of which there is only one.
+
+    Raises:
+        CodedError: ``bad_scores``: they are no probabilities.
+    """
+    if scored.plain:
+        return generation.judge(scored.views[0].results[generation.bundle.name]), None
+    judgement, decisive = generation.judge_views(scored.views)
+    return judgement, Frame(decisive.frame, scored.frames, scored.sampled, decisive.background)

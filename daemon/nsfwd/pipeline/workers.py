@@ -18,16 +18,18 @@ class DecodeJob:
 
     Attributes:
         after: what the view before it came to; None for the first.
+        probe: what is asked instead of pixels (``messages.Job.probe``).
         since: ``time.monotonic()`` since when it waits.
         deaths: decoders that ended while they were on it.
         crashes: how many of these by a signal that only the file's content explains.
         digest: size and SHA-256 of the file, as the decoder that got it alone told before it began.
     """
 
-    __slots__ = ("after", "crashes", "deaths", "digest", "image", "lease", "since", "ticket")
+    __slots__ = ("after", "crashes", "deaths", "digest", "image", "lease", "probe", "since", "ticket")
 
-    def __init__(self, image: Image, ticket: Ticket, after: Decoded | None = None) -> None:
+    def __init__(self, image: Image, ticket: Ticket, after: Decoded | None = None, *, probe: int = 0) -> None:
         self.image = image
+        self.probe = probe
         self.ticket = ticket
         self.after = after
         self.since = ticket.admitted if after is None else time.monotonic()

@@ -168,6 +168,7 @@ class Outcome:
 
     Attributes:
         frame: None for an image with one frame and nothing transparent.
+        cached: how its scores were found without decoding it, ``identity`` or ``digest``; empty if it was decoded.
     """
 
     path: bytes | None
@@ -179,6 +180,7 @@ class Outcome:
     retry_after: float | None = None
     identity: Identity | None = None
     frame: Frame | None = None
+    cached: str = ""
 
     @classmethod
     def failed(cls, path: bytes | None, error: CodedError, time: Timing, identity: Identity | None = None) -> Outcome:

@@ -370,6 +370,8 @@ def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
             "sampled": frame.sampled,
             "background": frame.background or None,
         }
+    if outcome.cached:
+        reply["cached"] = outcome.cached
     if outcome.identity is not None:
         reply["file"] = {name: getattr(outcome.identity, name) for name in _IDENTITY}
     return _finish(reply, outcome.time)

@@ -1,0 +1,74 @@
+"""The result cache of a real daemon: what it believes, and what it does not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nsfwd.client import Client, Reply
+from tests import pictures
+from tests.integration.harness import Daemon
+
+LONG_AGO = 3600
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    directory = tmp_path_factory.mktemp("cache")
+    with Daemon(directory, root=directory, flags=["--cache", "on"]) as daemon, Client(f"unix:{daemon.unix}") as client:
+        client.directory = directory  # type: ignore[attr-defined]
+        yield client
+
+
+def place(client: Client) -> Path:
+    path: Path = client.directory  # type: ignore[attr-defined]
+    return path
+
+
+def settled(client: Client, path: Path, content: bytes) -> Path:
+    """Write a file and wait until the clock says that its last change was long enough ago."""
+    path.write_bytes(content)
+    while time.time_ns() < path.stat().st_ctime_ns + 2_100_000_000:
+        time.sleep(0.1)
+    return path
+
+
+def cached(reply: Reply) -> object:
+    assert reply.status == "ok", reply
+    return reply.raw.get("cached")
+
+
+def test_content_is_known_again(client: Client) -> None:
+    first = settled(client, place(client) / "a.png", pictures.encoded(pictures.photo(1), "PNG"))
+    decoded, again = client.scan(first), client.scan(first)
+    assert (cached(decoded), cached(again)) == (None, "identity")
+    assert again.scores == decoded.scores
+    copy = place(client) / "copy.png"
+    shutil.copy(first, copy)
+    assert cached(client.scan(copy)) == "digest"
+    assert cached(client.scan(copy)) == "digest", "its identity is too young to be believed"
+    assert cached(client.scan_bytes(first.read_bytes())) == "digest"
+    first.write_bytes(pictures.encoded(pictures.photo(2), "PNG"))
+    os.utime(first, ns=(0, 0))
+    changed = client.scan(first)
+    assert cached(changed) is None
+    assert changed.scores != decoded.scores
+
+
+def test_errors_are_never_cached(client: Client) -> None:
+    broken = settled(client, place(client) / "broken.jpg", pictures.truncated())
+    for _ in range(3):
+        assert client.scan(broken).code == "corrupt"
+        assert client.scan(place(client) / "none.png").code == "not_found"
+
+
+def test_hits_are_counted(client: Client) -> None:
+    stats = client.stats()["cache"]
+    assert stats["identity_hits"] >= 0
+    assert stats["misses"] > 0
+    assert client.stats()["slots"]["free"] == client.stats()["slots"]["total"]
