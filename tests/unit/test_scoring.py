@@ -178,6 +178,22 @@ def test_restarts_back_off_and_too_many_deaths_break_the_stage() -> None:
     run(test)
 
 
+def test_engines_that_were_of_use_may_be_killed_for_ever() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        for _ in range(20):
+            _, waiting = bench.submit()
+            await settle()
+            bench.engine.say(scores(bench.engine.batches()[-1]))
+            await waiting
+            bench.engine.die()
+            await loop.advance(4.0)
+            bench.greet()
+        assert bench.broken == []
+
+    run(test)
+
+
 def test_deaths_long_ago_are_forgotten() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop)

@@ -38,7 +38,8 @@ BACK_OFF = (0.0, 1.0, 2.0, 4.0)
 
 MOST_DEATHS = 5
 DEATH_WINDOW = 60.0
-"""More than ``MOST_DEATHS`` in this many seconds: the engine is broken and the daemon gives up."""
+"""More than ``MOST_DEATHS`` in this many seconds: the engine is broken and the daemon gives up. Only those
+count that ended without having scored anybody's image: one that works and is killed every few seconds loses nothing."""
 
 STUCK = 60.0
 """Seconds without an answer after which a warm engine that holds a batch is killed: a device that hangs would otherwise
@@ -123,7 +124,8 @@ class ScoreStage:
         self._suspects: deque[Entry] = deque()
         self._batches: dict[int, list[Entry]] = {}
         self._number = 0
-        self._deaths: deque[float] = deque()
+        self._deaths: deque[tuple[float, bool]] = deque()
+        self._useful = False
         self._child: Child | None = None
         self._starter = Starter(self._loop)
         self._restart: asyncio.TimerHandle | None = None
@@ -334,6 +336,7 @@ class ScoreStage:
             self.padded += next((size for size in self.engine.buckets if size >= len(batch)), len(batch)) - len(batch)
         rows = array("f", message.scores).tolist()
         complete = len(rows) == len(batch) * self._labels
+        self._useful = self._useful or (complete and not batch[0].probe)
         for index, entry in enumerate(batch):
             self._slots.release(entry.take_back())
             ticket = entry.ticket
@@ -362,7 +365,7 @@ class ScoreStage:
             words = exit_.last_words or str(exit_)
             if exit_.signal == signal.SIGKILL:
                 words += " (too little memory? free some, or serve a smaller bundle)"
-            self._on_broken(EngineError(f"the engine died {len(self._deaths)} times in {DEATH_WINDOW:g} s: {words}"))
+            self._on_broken(EngineError(f"the engine died {MOST_DEATHS + 1} times in {DEATH_WINDOW:g} s: {words}"))
             return
         self._restart = self._loop.call_later(delay, self.start)
 
@@ -385,11 +388,12 @@ class ScoreStage:
             self._probes.popleft().ticket.fail(CodedError("engine_died"))
 
     def _back_off(self) -> float | None:
-        """Seconds until the restart; None when the engine has died too often."""
+        """Seconds until the restart; None when engines have died too often without having been of use."""
         now = self._loop.time()
-        self._deaths.append(now)
-        while self._deaths[0] < now - DEATH_WINDOW:
+        self._deaths.append((now, self._useful))
+        self._useful = False
+        while self._deaths[0][0] < now - DEATH_WINDOW:
             self._deaths.popleft()
-        if len(self._deaths) > MOST_DEATHS:
+        if sum(not useful for _, useful in self._deaths) > MOST_DEATHS:
             return None
         return BACK_OFF[min(len(self._deaths), len(BACK_OFF)) - 1]
