@@ -141,6 +141,19 @@ def sealed() -> None:
 
 
 @step
+def denied() -> None:
+    """What keeps the daemon's user from a file is named: a directory's mode, the roots, the unit's sandbox."""
+    check = "nsfwd config check --as nsfwd"
+    assert "may open it" in sh(f"{check} /srv/pictures/one.png")
+    closed = PICTURES / "closed"
+    closed.mkdir(mode=0o700, exist_ok=True)
+    assert f"{closed} may not be searched: it is drwx------" in sh(f"{check} {closed}/a.png", check=False)
+    assert "the setting roots" in sh(f"{check} /etc/passwd", check=False)
+    Path("/tmp/a.png").touch(mode=0o644)
+    assert "hidden by PrivateTmp=yes" in sh(f"{check} --root / /tmp/a.png", check=False)
+
+
+@step
 def metrics() -> None:
     """Prometheus gets its numbers from the socket that systemd holds."""
     for command in documented("Metrics"):
