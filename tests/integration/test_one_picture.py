@@ -45,7 +45,7 @@ def test_one_picture_has_one_score(daemon: Daemon) -> None:
 
 
 def test_draft_decoding_hardly_changes_a_score(daemon: Daemon) -> None:
-    files = {}
+    files: dict[str, bytes] = {}
     for seed in range(3):
         jpeg = pictures.encoded(pictures.photo(seed, (1600, 1200)), "JPEG", quality=90)
         with Image.open(io.BytesIO(jpeg)) as whole:
