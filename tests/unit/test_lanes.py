@@ -55,8 +55,44 @@ def test_push_front_goes_first_again() -> None:
     queue: LaneQueue[str] = LaneQueue()
     queue.push("b", Lane.NORMAL, "one")
     queue.push("x", Lane.NORMAL, "two")
-    queue.push_front("a", Lane.NORMAL, "one")
-    assert drain(queue) == ["a", "x", "b"]
+    queue.push_front("a", Lane.NORMAL)
+    assert drain(queue) == ["a", "b", "x"]
+
+
+def test_who_asks_rarely_waits_for_nobodys_queue() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    for connection in range(32):
+        for number in range(64):
+            queue.push(f"{connection}:{number}", Lane.NORMAL, connection)
+    drain(queue, 100)
+    queue.push("single", Lane.NORMAL, "person")
+    assert queue.pop() == "single"
+
+
+def test_asking_again_and_again_gains_nothing() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    for connection in range(4):
+        for number in range(64):
+            queue.push(f"{connection}:{number}", Lane.NORMAL, connection)
+    drain(queue, 8)
+    taken: list[str] = []
+    for _ in range(50):
+        queue.push("again", Lane.NORMAL, "quick")
+        while (item := queue.pop()) is not None:
+            taken.append(item)
+            if item == "again":
+                break
+    assert taken.count("again") == 50
+    assert len(taken) >= 49 * 5, "between two turns of one connection each of the four others has had its own"
+
+
+def test_a_discarded_item_leaves_no_turn_behind() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    queue.push("a", Lane.NORMAL, "one")
+    queue.push("b", Lane.NORMAL, "two")
+    queue.discard("a", Lane.NORMAL, "one")
+    assert drain(queue) == ["b"]
+    assert queue.depths()["normal"] == 0
 
 
 def test_discard_takes_out_of_the_middle_and_twice_is_harmless() -> None:

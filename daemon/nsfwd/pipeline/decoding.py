@@ -358,7 +358,7 @@ class DecodeStage:
             self._slots.release(job.lease)
             job.lease = None
             if job.ticket.settled is None:
-                self.queue.push_front(job, job.ticket.claim.lane, job.ticket.claim.connection)
+                self.queue.push_front(job, job.ticket.claim.lane)
         return culprit
 
     def _abandon(self, worker: Worker) -> None:

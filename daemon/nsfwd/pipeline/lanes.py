@@ -18,23 +18,76 @@ WEIGHTS: dict[Lane, int] = {Lane.INTERACTIVE: 16, Lane.NORMAL: 4, Lane.BACKGROUN
 
 
 class _LaneItems(Generic[Item]):
-    """The items of one lane: connections in turn, each with its items in order of arrival."""
+    """The items of one lane: connections in turn, each with its items in order of arrival.
 
-    __slots__ = ("connections", "credit", "weight")
+    A connection that begins to ask has its first turn at once, before those that have been asking all along (the rule
+    of FQ-CoDel, RFC 8290: one who asks rarely waits for nobody's queue). It stays in the round until its next turn has
+    come, also when nothing of it waits, so that asking little and often gains nothing.
+    """
+
+    __slots__ = ("again", "credit", "new", "old", "size", "weight")
 
     def __init__(self, weight: int) -> None:
         self.weight = weight
         self.credit = 0
+        self.size = 0
         # A dict is an ordered set here: a settled ticket leaves the middle of a long queue in constant time.
-        self.connections: OrderedDict[Hashable, dict[Item, None]] = OrderedDict()
+        self.again: dict[Item, None] = {}
+        self.new: OrderedDict[Hashable, dict[Item, None]] = OrderedDict()
+        self.old: OrderedDict[Hashable, dict[Item, None]] = OrderedDict()
+
+    def push(self, item: Item, connection: Hashable) -> None:
+        """Queue behind the connection's other items."""
+        items = self.new.get(connection)
+        if items is None:
+            items = self.old.get(connection)
+        if items is None:
+            items = self.new[connection] = {}
+        items[item] = None
+        self.size += 1
+
+    def discard(self, item: Item, connection: Hashable) -> bool:
+        """Take an item out, wherever it waits."""
+        for items in (self.again, self.new.get(connection), self.old.get(connection)):
+            if items is not None and item in items:
+                del items[item]
+                self._left()
+                return True
+        return False
+
+    def take(self) -> Item:
+        """Take the item whose turn it is; there is one."""
+        if self.again:
+            item = next(iter(self.again))
+            del self.again[item]
+        else:
+            item = self._take_in_turn()
+        self._left()
+        return item
+
+    def _take_in_turn(self) -> Item:
+        while True:
+            connection, items = (self.new or self.old).popitem(last=False)
+            if items:
+                item = next(iter(items))
+                del items[item]
+                self.old[connection] = items
+                return item
+
+    def _left(self) -> None:
+        self.size -= 1
+        if not self.size:  # an idle lane saves nothing up and remembers nobody
+            self.credit = 0
+            self.new.clear()
+            self.old.clear()
 
 
 class LaneQueue(Generic[Item]):
     """Items waiting for a stage.
 
     ``pop`` takes from the lanes that have items by smooth weighted round-robin (the scheme of nginx's upstreams: every
-    lane with work earns its weight, the richest is served and pays the sum), and within the lane from the connection
-    that has waited longest for its turn.
+    lane with work earns its weight, the richest is served and pays the sum), and within the lane from the connections
+    in turn.
     """
 
     def __init__(self) -> None:
@@ -46,60 +99,35 @@ class LaneQueue(Generic[Item]):
 
     def depths(self) -> dict[str, int]:
         """Items waiting in each lane."""
-        return {
-            lane.value: sum(len(items) for items in state.connections.values()) for lane, state in self._lanes.items()
-        }
+        return {lane.value: items.size for lane, items in self._lanes.items()}
 
     def push(self, item: Item, lane: Lane, connection: Hashable) -> None:
         """Queue ``item`` behind the others of its connection."""
-        connections = self._lanes[lane].connections
-        items = connections.get(connection)
-        if items is None:
-            connections[connection] = {item: None}
-        else:
-            items[item] = None
+        self._lanes[lane].push(item, connection)
         self._size += 1
 
-    def push_front(self, item: Item, lane: Lane, connection: Hashable) -> None:
+    def push_front(self, item: Item, lane: Lane) -> None:
         """Queue ``item`` before all others of its lane: it was taken once and has to be taken again."""
-        connections = self._lanes[lane].connections
-        connections[connection] = {item: None, **connections.get(connection, {})}
-        connections.move_to_end(connection, last=False)
+        items = self._lanes[lane]
+        items.again = {item: None, **items.again}
+        items.size += 1
         self._size += 1
 
     def discard(self, item: Item, lane: Lane, connection: Hashable) -> None:
         """Take ``item`` out if it still waits."""
-        connections = self._lanes[lane].connections
-        items = connections.get(connection)
-        if items is None or item not in items:
-            return
-        del items[item]
-        if not items:
-            del connections[connection]
-        self._size -= 1
+        if self._lanes[lane].discard(item, connection):
+            self._size -= 1
 
     def pop(self) -> Item | None:
         """Take the item whose turn it is; None when nothing waits."""
-        waiting = [lane for lane in self._lanes.values() if lane.connections]
+        waiting = [lane for lane in self._lanes.values() if lane.size]
         if not waiting:
             return None
-        if len(waiting) == 1:  # it would earn its weight and pay it back
-            return self._take(waiting[0])
-        for lane in waiting:
-            lane.credit += lane.weight
-        chosen = max(waiting, key=lambda lane: lane.credit)
-        chosen.credit -= sum(lane.weight for lane in waiting)
-        return self._take(chosen)
-
-    def _take(self, lane: _LaneItems[Item]) -> Item:
-        connection, items = next(iter(lane.connections.items()))
-        item = next(iter(items))
-        del items[item]
-        if items:
-            lane.connections.move_to_end(connection)
-        else:
-            del lane.connections[connection]
-            if not lane.connections:
-                lane.credit = 0  # an idle lane saves nothing up
+        chosen = waiting[0]
+        if len(waiting) > 1:  # a lane that is alone would earn its weight and pay it back
+            for lane in waiting:
+                lane.credit += lane.weight
+            chosen = max(waiting, key=lambda lane: lane.credit)
+            chosen.credit -= sum(lane.weight for lane in waiting)
         self._size -= 1
-        return item
+        return chosen.take()
