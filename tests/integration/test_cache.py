@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.client import Client, Reply
+from nsfwd.client import AsyncClient, Client, Reply
 from tests import pictures
 from tests.integration.harness import Daemon
 
@@ -20,7 +21,10 @@ LONG_AGO = 3600
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     directory = tmp_path_factory.mktemp("cache")
-    with Daemon(directory, root=directory, flags=["--cache", "on"]) as daemon, Client(f"unix:{daemon.unix}") as client:
+    with (
+        Daemon(directory, root=directory, flags=["--cache", "on", "--decoders", "1"]) as daemon,
+        Client(f"unix:{daemon.unix}") as client,
+    ):
         client.directory = directory  # type: ignore[attr-defined]
         yield client
 
@@ -65,6 +69,24 @@ def test_errors_are_never_cached(client: Client) -> None:
     for _ in range(3):
         assert client.scan(broken).code == "corrupt"
         assert client.scan(place(client) / "none.png").code == "not_found"
+
+
+def test_what_waits_together_is_decoded_once(client: Client) -> None:
+    busy = [place(client) / f"busy{number}.png" for number in range(4)]
+    for number, one in enumerate(busy):
+        one.write_bytes(pictures.encoded(pictures.solid((number, 0, 0), (4000, 3000))))
+    path = place(client) / "many.jpg"
+    path.write_bytes(pictures.encoded(pictures.photo(3), "JPEG"))
+
+    async def ask() -> list[Reply]:
+        async with AsyncClient(client.address) as many:
+            return await asyncio.gather(*(many.scan(one) for one in (*busy, *[path] * 20)))
+
+    before = client.stats()["cache"]["coalesced"]
+    replies = asyncio.run(ask())
+    ways = [cached(reply) for reply in replies]
+    assert client.stats()["cache"]["coalesced"] - before == ways.count("coalesced") > 0
+    assert {str(reply.scores) for reply in replies[len(busy) :]} == {str(replies[-1].scores)}
 
 
 def test_hits_are_counted(client: Client) -> None:

@@ -89,7 +89,7 @@ def test_a_further_view_is_asked_for_as_the_one_before_it_said() -> None:
         decoded = await waiting
         bench.slots.release(ticket.lease)  # type: ignore[arg-type]  # scored
         ticket.lease = None
-        waiting = asyncio.ensure_future(bench.stage.decode(Image(b"/a"), ticket, after=decoded))
+        waiting = asyncio.ensure_future(bench.stage.decode_next(Image(b"/a"), ticket, decoded))
         await settle()
         (one, other) = (job for child in FakeChild.born for job in child.jobs())
         assert (one.view, one.frames, one.stamp, one.identity) == (0, 5, None, True)

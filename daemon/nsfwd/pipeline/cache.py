@@ -34,7 +34,7 @@ class Hit:
     """Scores that need no decoding.
 
     Attributes:
-        by: ``identity`` or ``digest``.
+        by: ``identity``, ``digest`` or ``coalesced``.
         file: identity and digest of the file as it was opened now.
     """
 
@@ -66,12 +66,16 @@ class Cache:
     async def find(self, decoding: DecodeStage, image: Image, ticket: Ticket) -> Hit | None:
         """Look for an image's scores: first by what the opened file is, then by what is in it.
 
+        They may come from the decode of another request instead, which begins while this one waits.
+
         Raises:
             CodedError: it cannot be opened or read; as decoding it would.
         """
         if image.descriptor is None:
             asked = self._clock()
             seen = await decoding.decode(image, ticket, probe=STAT)
+            if isinstance(seen, Hit):
+                return seen
             digest = self._digest(seen.stamp, asked)
             if seen.stamp is not None and digest is not None:
                 hit = self._hit("identity", (*seen.stamp, digest), ticket)
@@ -79,6 +83,8 @@ class Cache:
                     return hit
         asked = self._clock()
         read = await decoding.decode(image, ticket, probe=HASH)
+        if isinstance(read, Hit):
+            return read
         if read.identity is not None:
             self._learn(image, read, asked)
             hit = self._hit("digest", read.identity, ticket)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nsfwd.ipc.arena import Arena
+    from nsfwd.pipeline.cache import Hit
+    from nsfwd.pipeline.coalescing import Coalescing
     from nsfwd.pipeline.poison import PoisonList
     from nsfwd.pipeline.slots import Slots
     from nsfwd.pipeline.tickets import Ticket
@@ -67,6 +69,7 @@ class DecodeStage:
         on_broken: called once when decoders cannot be started at all.
 
     Attributes:
+        coalescing: who shares whose decode; None where every image is decoded for itself.
         identify: hash every file that is decoded, as the cache wants it.
         applied, missing: what decoders gave up before their first image, and what they could not.
         abandoned: decoders that were killed, do not end, and were replaced.
@@ -102,6 +105,7 @@ class DecodeStage:
         self.applied: list[str] = []
         self.missing: list[str] = []
         self.abandoned: list[Worker] = []
+        self.coalescing: Coalescing | None = None
         self.identify = False
         self.restarts = 0
         self.decoded = 0
@@ -126,28 +130,47 @@ class DecodeStage:
             if worker.child is not None:
                 worker.child.send(packet)
 
-    async def decode(
-        self, image: Image, ticket: Ticket, *, after: messages.Decoded | None = None, probe: int = 0
-    ) -> messages.Decoded:
-        """Turn one view of an image into pixels in the slot that is then ``ticket.lease``.
+    async def decode(self, image: Image, ticket: Ticket, *, probe: int = 0) -> messages.Decoded | Hit:
+        """Turn an image, or its first view, into pixels in the slot that is then ``ticket.lease``.
 
         Args:
-            after: the view before it, whose slot is free again; None for the first.
             probe: ask for this instead of pixels (``messages.Job.probe``); there is no lease then.
+
+        Returns:
+            Scores, where those of another's decode are shared; there is no lease then.
 
         Raises:
             CodedError: the file's fault, or the ticket was settled first.
         """
-        job = DecodeJob(image, ticket, after, probe=probe)
-        claim = ticket.claim
+        found: messages.Decoded | Hit = await self._run(DecodeJob(image, ticket, probe=probe))
+        return found
+
+    async def decode_next(self, image: Image, ticket: Ticket, after: messages.Decoded) -> messages.Decoded:
+        """Turn a further view into pixels, as ``decode``; the slot of the one before it is free again."""
+        decoded: messages.Decoded = await self._run(DecodeJob(image, ticket, after))
+        return decoded
+
+    async def _run(self, job: DecodeJob) -> Any:
+        claim = job.ticket.claim
         self.queue.push(job, claim.lane, claim.connection)
+        if self.coalescing is not None:
+            self.coalescing.wait(job)
         self.schedule()
         try:
-            decoded: messages.Decoded = await ticket.wait()
+            return await job.ticket.wait()
         finally:
             if job.lease is None:
                 self._withdraw(job)
-        return decoded
+
+    def leave(self, ticket: Ticket) -> None:
+        """The ticket has its outcome: those who waited for its decode in vain wait for their own, before all others."""
+        if self.coalescing is None:
+            return
+        for job in reversed(self.coalescing.leave(ticket)):
+            job.since = time.monotonic()
+            self.queue.push_front(job, job.ticket.claim.lane)
+            self.coalescing.wait(job)
+            self.schedule()
 
     def schedule(self) -> None:
         """Hand out work once this turn of the loop is over, so that what arrives together travels together."""
@@ -181,10 +204,21 @@ class DecodeStage:
             job = self.queue.pop()
             assert job is not None
             job.lease = lease
+            self._take_along(job)
             worker.jobs[job.ticket.number] = job
             parcels.setdefault(worker.number, []).append(job)
         for number, jobs in parcels.items():
             self._send(self._workers[number], jobs)
+
+    def _take_along(self, leader: DecodeJob) -> None:
+        """Take those out of the queue for whom this job is decoded too."""
+        if self.coalescing is None:
+            return
+        now = time.monotonic()
+        for job in self.coalescing.begin(leader):
+            claim = job.ticket.claim
+            self.queue.discard(job, claim.lane, claim.connection)
+            job.ticket.time.queue += now - job.since
 
     def _send_suspect(self) -> Worker | None:
         """Give a suspect to an idle decoder, alone; without an idle one, keep the least loaded free of new work."""
@@ -252,7 +286,9 @@ class DecodeStage:
         worker.child.send(messages.encode(messages.Decode(wire)), descriptors)
 
     def _withdraw(self, job: DecodeJob) -> None:
-        """A job whose ticket was settled before any decoder had it."""
+        """A job that no decoder had: its ticket was settled, or another's decode served it too."""
+        if self.coalescing is not None:
+            self.coalescing.forget(job)
         claim = job.ticket.claim
         self.queue.discard(job, claim.lane, claim.connection)
 

@@ -7,6 +7,7 @@ this size, which this engine reads. A ticket keeps the generation it was admitte
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ from nsfwd.bundles.verdict import Judge, borders
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
-from nsfwd.pipeline.cache import Cache
+from nsfwd.pipeline.cache import Cache, Hit
+from nsfwd.pipeline.coalescing import Coalescing
 from nsfwd.pipeline.decoding import MOST_PENDING, DecodeStage
 from nsfwd.pipeline.scoring import BATCHES_IN_FLIGHT, ScoreStage
 from nsfwd.pipeline.slots import Slots
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
     from nsfwd.bundles.verdict import View
     from nsfwd.config import Settings
-    from nsfwd.pipeline.cache import Hit
     from nsfwd.pipeline.poison import PoisonList
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.pipeline.views import Scored
@@ -99,7 +100,9 @@ class Generation:
             on_broken=lambda error: on_broken(self, error),
         )
         self.cache = Cache(settings.cache_entries) if settings.cache == "on" else None
-        self.decoding.identify = self.cache is not None
+        if self.cache is not None:
+            self.decoding.identify = True
+            self.decoding.coalescing = Coalescing()
         self.scoring = ScoreStage(
             self.arena,
             self.slots,
@@ -123,6 +126,7 @@ class Generation:
 
     def leave(self, ticket: Ticket) -> None:
         """The ticket has its outcome and holds nothing any more."""
+        self.decoding.leave(ticket)
         if ticket.lease is not None:
             self.slots.release(ticket.lease)
             ticket.lease = None
@@ -136,18 +140,29 @@ class Generation:
             self._left = asyncio.get_running_loop().create_future()
             await self._left
 
-    async def recall(self, image: Image, ticket: Ticket) -> Hit | None:
-        """Find the scores of an image that was scored before; None where it must be decoded, or there is no cache.
+    async def find(self, image: Image, ticket: Ticket, *, known: bool) -> Hit | messages.Decoded:
+        """Find the scores of an image that was scored before or is being scored for another; else its first view.
+
+        Args:
+            known: such scores will do; otherwise it is decoded whatever is known of it.
 
         Raises:
-            CodedError: it cannot be opened or read; as decoding it would.
+            CodedError: it cannot be opened, read or decoded.
         """
-        return None if self.cache is None else await self.cache.find(self.decoding, image, ticket)
+        hit = await self.cache.find(self.decoding, image, ticket) if known and self.cache is not None else None
+        return hit if hit is not None else await self.decoding.decode(image, ticket)
 
-    def remember(self, identity: Identity | None, frames: int, scored: Scored) -> None:
-        """Keep the scores of what was just judged, where there is a cache."""
-        if self.cache is not None and identity is not None:
-            self.cache.keep(identity.sha256, frames, scored)
+    def remember(self, ticket: Ticket, identity: Identity | None, scored: Scored) -> None:
+        """Keep the scores of what was just judged, and give them to all it was decoded for, where there is a cache."""
+        if self.cache is not None and self.decoding.coalescing is not None and identity is not None:
+            self.cache.keep(identity.sha256, ticket.claim.frames, scored)
+            self.decoding.coalescing.share(ticket, Hit("coalesced", scored, dataclasses.astuple(identity)))
+
+    def known(self) -> dict[str, int] | None:
+        """The numbers of the cache; None where there is none."""
+        if self.cache is None or self.decoding.coalescing is None:
+            return None
+        return self.cache.stats() | {"coalesced": self.decoding.coalescing.shared}
 
     def judge(self, scores: Sequence[float]) -> Judgement:
         """Make a verdict of the scores of one image.

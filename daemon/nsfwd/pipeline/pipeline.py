@@ -18,6 +18,7 @@ from nsfwd.ipc.closing import close_foreign
 from nsfwd.pipeline import views
 from nsfwd.pipeline.accounts import Accounts, CostCurve
 from nsfwd.pipeline.admission import Admission
+from nsfwd.pipeline.cache import Hit
 from nsfwd.pipeline.canary import PATIENCE, Canary
 from nsfwd.pipeline.generation import Generation
 from nsfwd.pipeline.listing import CHUNK, ListStage
@@ -95,18 +96,17 @@ class Pipeline:
             ticket = self.admission.admit(claim, exempt=golden)
             generation.tickets.add(ticket)
             timing = ticket.time
-            hit = None if golden else await generation.recall(image, ticket)
-            if hit is None:
-                decoded = await generation.decoding.decode(image, ticket)
-                identity = Identity(*decoded.identity) if decoded.identity else None
-                if decoded.code:
-                    return Outcome(image.path, Status.ERROR, timing, code=decoded.code)
-                scored = await views.score(generation, image, ticket, decoded, golden=golden)
+            found = await generation.find(image, ticket, known=not golden)
+            if isinstance(found, Hit):
+                identity, scored, by = Identity(*found.file), found.scored, found.by
             else:
-                identity, scored = Identity(*hit.file), hit.scored
+                identity, by = Identity(*found.identity) if found.identity else None, ""
+                if found.code:
+                    return Outcome(image.path, Status.ERROR, timing, code=found.code)
+                scored = await views.score(generation, image, ticket, found, golden=golden)
             judgement, frame = views.judge(generation, scored)
-            generation.remember(identity, claim.frames, scored)
-            told, by = claim.told(identity), hit.by if hit is not None else ""
+            generation.remember(ticket, identity, scored)
+            told = claim.told(identity)
             outcome = Outcome(image.path, Status.OK, timing, judgement, identity=told, frame=frame, cached=by)
         except CodedError as error:
             outcome = Outcome.failed(image.path, error, timing, claim.told(identity))
@@ -342,7 +342,7 @@ class Pipeline:
             "reloads": self.reloads,
             "queues": {"decode": decoding.queue.depths(), "score": scoring.queue.depths()},
             "slots": {"total": generation.slots.count, "free": generation.slots.free},
-            "cache": generation.cache.stats() if generation.cache is not None else None,
+            "cache": generation.known(),
             "decoders": {
                 "processes": decoding.processes(),
                 "restarts": decoding.restarts,

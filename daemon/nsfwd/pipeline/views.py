@@ -51,7 +51,7 @@ async def score(generation: Generation, image: Image, ticket: Ticket, decoded: D
     scores = await generation.scoring.score(ticket, probe=probe)
     views = [View(decoded.frame, decoded.background, {name: scores})]
     while decoded.next:
-        decoded = await generation.decoding.decode(image, ticket, after=decoded)
+        decoded = await generation.decoding.decode_next(image, ticket, decoded)
         if decoded.code:
             raise CodedError("unreadable", "it was replaced by a directory")
         scores = await generation.scoring.score(ticket, probe=probe)

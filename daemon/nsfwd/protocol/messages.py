@@ -168,7 +168,8 @@ class Outcome:
 
     Attributes:
         frame: None for an image with one frame and nothing transparent.
-        cached: how its scores were found without decoding it, ``identity`` or ``digest``; empty if it was decoded.
+        cached: how its scores were found without decoding it for this request: ``identity``, ``digest`` or
+            ``coalesced``; empty if it was decoded.
     """
 
     path: bytes | None
