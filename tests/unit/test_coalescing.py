@@ -9,7 +9,7 @@ from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
 from nsfwd.pipeline import decoding
 from nsfwd.pipeline.cache import Hit
-from nsfwd.pipeline.coalescing import Coalescing
+from nsfwd.pipeline.coalescing import MOST_TAKEN, Coalescing
 from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.pipeline.views import Scored
 from nsfwd.pipeline.workers import DecodeJob
@@ -142,6 +142,53 @@ def test_a_better_lane_waits_for_no_worse_one() -> None:
             coalescing.wait(job)
         assert coalescing.begin(normal) == [late]
         assert coalescing.begin(quick) == []
+
+    run(test)
+
+
+def test_the_best_lane_leads_those_who_must_try_again() -> None:
+    async def test(loop: ManualLoop) -> None:
+        room = Room(loop)
+        await room.busy()
+        (leader, first), (_, late), (_, normal) = (
+            room.ask("/a", lane=lane) for lane in (Lane.INTERACTIVE, Lane.BACKGROUND, Lane.NORMAL)
+        )
+        await room.answer()
+        leader.claim.cancel("cancelled")
+        await settle()
+        assert await room.answer() == [b"/a", b"/a"]
+        assert (await first, await normal, await late) == ("cancelled", "decoded", "coalesced")
+        await room.end()
+
+    run(test)
+
+
+def test_one_takes_only_so_many_along() -> None:
+    async def test(loop: ManualLoop) -> None:
+        room = Room(loop)
+        await room.busy()
+        asked = [room.ask("/a")[1] for _ in range(MOST_TAKEN + 2)]
+        while await room.answer():
+            pass
+        ways = [await one for one in asked]
+        assert (ways.count("decoded"), ways.count("coalesced")) == (2, MOST_TAKEN)
+        await room.end()
+
+    run(test)
+
+
+def test_all_who_give_up_leave_nothing_behind() -> None:
+    async def test(loop: ManualLoop) -> None:
+        room = Room(loop)
+        await room.busy()
+        asked = [room.ask("/a") for _ in range(5)]
+        await room.answer()
+        for ticket, one in asked:
+            ticket.claim.cancel("cancelled")
+            assert await one == "cancelled"
+        while await room.answer():
+            pass
+        await room.end()
 
     run(test)
 

@@ -3,11 +3,12 @@
 Every request keeps its own ticket, deadline and place in the decode queue. The one whose turn to be decoded comes first
 takes along those that wait for the same path, so none has joined a decode that had begun, and none waits longer than
 alone. They get its scores, or what is wrong with the file. If it ends without either (cancelled, too late, the engine
-died), they go back to where they were taken from, and the next of them leads.
+died), one of them goes back to where it was taken from, before all others, and leads the rest.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from nsfwd.errors import CODES, CodedError, Fault
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.workers import DecodeJob
 
 _Key = tuple[bytes, int]
+
+MOST_TAKEN = 64
+"""Most requests taken along by one: almost all of the gain, and handing them on stays cheap however many ask."""
 
 
 class Coalescing:
@@ -46,12 +50,11 @@ class Coalescing:
         key = _key(leader)
         if key is None or leader.probe or key not in self._waiting:
             return []
-        weight = WEIGHTS[leader.ticket.claim.lane]
-        jobs = [job for job in self._waiting[key] if WEIGHTS[job.ticket.claim.lane] <= weight]
+        suited = (job for job in self._waiting[key] if _weight(job) <= _weight(leader))
+        jobs = list(itertools.islice(suited, MOST_TAKEN))
         for job in jobs:
             self.forget(job)
-            self._leaders[job] = leader.ticket
-            self._taken.setdefault(leader.ticket, {})[job] = None
+            self._take(leader.ticket, job)
         return jobs
 
     def forget(self, job: DecodeJob) -> None:
@@ -71,15 +74,24 @@ class Coalescing:
             self.shared += 1
             job.ticket.resolve(hit)
 
-    def leave(self, leader: Ticket) -> list[DecodeJob]:
-        """The leader has its outcome. What is wrong with the file is so for all; return those who must try again."""
+    def leave(self, leader: Ticket) -> DecodeJob | None:
+        """The leader has its outcome. What is wrong with the file is so for all; else return who leads now."""
         jobs = self._end(leader)
         error = leader.settled
-        if error is None or CODES[error.code].fault is not Fault.FILE:
-            return jobs
-        for job in jobs:
-            job.ticket.fail(CodedError(error.code, error.message))
-        return []
+        if error is not None and CODES[error.code].fault is Fault.FILE:
+            for job in jobs:
+                job.ticket.fail(CodedError(error.code, error.message))
+            return None
+        successor = max(jobs, key=_weight, default=None)
+        if successor is not None:
+            for job in jobs:
+                if job is not successor:
+                    self._take(successor.ticket, job)
+        return successor
+
+    def _take(self, leader: Ticket, job: DecodeJob) -> None:
+        self._leaders[job] = leader
+        self._taken.setdefault(leader, {})[job] = None
 
     def _end(self, leader: Ticket) -> list[DecodeJob]:
         """Those it took along and who still wait."""
@@ -87,6 +99,10 @@ class Coalescing:
         for job in jobs:
             del self._leaders[job]
         return [job for job in jobs if job.ticket.settled is None]
+
+
+def _weight(job: DecodeJob) -> int:
+    return WEIGHTS[job.ticket.claim.lane]
 
 
 def _key(job: DecodeJob) -> _Key | None:

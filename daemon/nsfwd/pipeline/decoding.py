@@ -163,10 +163,11 @@ class DecodeStage:
                 self._withdraw(job)
 
     def leave(self, ticket: Ticket) -> None:
-        """The ticket has its outcome: those who waited for its decode in vain wait for their own, before all others."""
+        """The ticket has its outcome: of those who waited for its decode in vain one leads the others now."""
         if self.coalescing is None:
             return
-        for job in reversed(self.coalescing.leave(ticket)):
+        job = self.coalescing.leave(ticket)
+        if job is not None:
             job.since = time.monotonic()
             self.queue.push_front(job, job.ticket.claim.lane)
             self.coalescing.wait(job)
