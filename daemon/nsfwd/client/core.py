@@ -190,8 +190,9 @@ class ClientCore:
     @property
     def longest(self) -> float | None:
         """Seconds within which something must come: every request has a deadline, and this is the latest; else None."""
-        limits = [request.keys.get("deadline") for request in self._requests.values() if not request.operation]
-        return max(limits) + GRACE if limits and None not in limits else None  # type: ignore[type-var,operator]
+        scans = [request for request in self._requests.values() if not request.operation]
+        limits = [limit for scan in scans if isinstance(limit := scan.keys.get("deadline"), (int, float))]
+        return max(limits) + GRACE if limits and len(limits) == len(scans) else None
 
     def scan_path(self, inbox: Inbox, path: Path, options: Options, *, recursive: bool = False) -> None:
         """Ask for the scores of a path of the server: a file, or a directory's files."""
