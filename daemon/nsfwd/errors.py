@@ -10,6 +10,7 @@ each. This module knows no room of the house and imports nothing but the standar
     +-- BundleError       a bundle is missing, altered or wrong: the operator mends it; no retry helps
     +-- EngineError       an engine cannot be built or warmed on this machine; the message says what to set
     +-- ListenError       an address cannot be listened on
+    +-- IndexFailure      an index cannot be opened, read or written; the message names the file and the cause
     +-- DaemonUnreachable a client found no daemon; the message names every address tried
     +-- ConnectionLost    the daemon went away before replying: not done, so a retry is safe
 """
@@ -189,6 +190,10 @@ class EngineError(NsfwdError):
 
 class ListenError(NsfwdError):
     """An address cannot be listened on (in use, not permitted, malformed)."""
+
+
+class IndexFailure(NsfwdError):
+    """An index cannot be opened, read or written. The message names the file and the cause."""
 
 
 class DaemonUnreachable(NsfwdError):
