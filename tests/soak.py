@@ -2,11 +2,14 @@
 
     python tests/soak.py --minutes 60       (10 is the short mode)
 
-Runs a daemon of its own with the echo engine. Good pictures, damaged ones, missing ones and directories are asked for
-by several clients at once; meanwhile decoders and the engine are killed at random and the settings are reloaded. Prints
-a report as JSON and exits 1 when a reply was lost or doubled, when the server's memory grew (the last third of the time
-against the middle third, by more than ``--growth``; decoders and engine do not live long enough here), or when
-descriptors, slots, tickets or processes are left.
+Runs a daemon of its own with the echo engine and a small result cache. Good pictures, damaged ones, missing ones and
+directories are asked for by several clients at once, by path and as bytes that are new each time; meanwhile decoders
+and the engine are killed at random and the settings are reloaded. Now and then nothing is disturbed for a while, so
+that children live long enough to show whether they grow.
+
+Prints a report as JSON and exits 1 when a reply was lost or doubled, when descriptors, slots, tickets or processes are
+left, or when memory grew by more than ``--growth``: for each kind of process the last third of the time against the
+middle third, and the same within the lives of those that lived for a minute or longer.
 """
 
 from __future__ import annotations
@@ -21,18 +24,36 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests import pictures
-from tests.integration.harness import Daemon, ask, raw_connect, replies, spell
+from tests.integration.harness import Daemon, ndjson, raw_connect, replies, spell
 
 CLIENTS = 4
 ROUND = 64
 """Requests that a client sends before it reads."""
+
+PATIENCE = 600.0
+"""Seconds after which a reply counts as lost."""
+
+SAMPLE = 2.0
+"""Seconds between two looks at the processes."""
+YOUNG = 10.0
+"""Seconds in which a process still takes up the memory that it needs; not looked at."""
+LONG_LIFE = 60.0
+"""Seconds from which on the life of one process tells whether it grows."""
+CYCLES, CALM = 6, 0.4
+"""Parts that the time is divided into, and the share of each, at its end, in which nothing is disturbed."""
+SETTLE = 20.0
+"""Seconds that processes which a reload replaced have to end."""
+
+SETTINGS = 'cache = "on"\ncache_entries = 500\n'
 
 Json = dict[str, Any]
 
@@ -40,24 +61,33 @@ Json = dict[str, Any]
 class Client(threading.Thread):
     """Sends rounds of requests and accounts for every reply."""
 
-    def __init__(self, daemon: Daemon, paths: list[str], stop: threading.Event, seed: int) -> None:
+    def __init__(self, daemon: Daemon, paths: Sequence[str], stop: threading.Event, *, rest: float, seed: int) -> None:
         super().__init__()
         self._daemon, self._paths, self._stop_asked = daemon, paths, stop
+        self._rest = rest
         self._random = random.Random(seed)
+        self._pictures = [path.read_bytes() for path in map(Path, paths) if path.is_file()]
         self.sent = self.lost = self.doubled = 0
         self.outcomes: Counter[str] = Counter()
 
     def run(self) -> None:
         while not self._stop_asked.is_set():
-            with raw_connect(self._daemon.unix, timeout=120.0) as connection:
+            with raw_connect(self._daemon.unix, timeout=PATIENCE) as connection:
                 for _ in range(50):
                     self._round(connection)
-                    if self._stop_asked.is_set():
+                    if self._stop_asked.wait(self._rest):
                         break
+
+    def _request(self, number: int, path: str) -> bytes:
+        """By path; or, every second time, as bytes that nobody has seen before."""
+        if path.endswith("/") or self._random.random() < 0.5:
+            return spell({"id": number, "path": path})
+        data = self._random.choice(self._pictures) + self._random.randbytes(8)
+        return spell({"id": number, "bytes": len(data)}) + data
 
     def _round(self, connection: Any) -> None:
         wanted = {number: self._random.choice(self._paths) for number in range(ROUND)}
-        connection.sendall(b"".join(spell({"id": number, "path": path}) for number, path in wanted.items()))
+        connection.sendall(b"".join(self._request(number, path) for number, path in wanted.items()))
         self.sent += len(wanted)
         rest, open_, ended = b"", set(wanted), set()
         while open_:
@@ -77,24 +107,96 @@ class Client(threading.Thread):
                 self.outcomes[reply["error"]["code"] if "error" in reply else reply["status"]] += 1
 
 
+class Watch(threading.Thread):
+    """Looks at the memory and the descriptors of every process of the daemon, at regular times."""
+
+    def __init__(self, daemon: Daemon, stop: threading.Event) -> None:
+        super().__init__()
+        self._daemon, self._stop_asked = daemon, stop
+        self._begun = time.monotonic()
+        self.lives: dict[tuple[str, int], list[tuple[float, int]]] = defaultdict(list)
+        self.most_descriptors: Counter[str] = Counter()
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(SAMPLE):
+            self._look()
+
+    def _look(self) -> None:
+        now = time.monotonic() - self._begun
+        for role, pids in processes(self._daemon).items():
+            for pid in pids:
+                with suppress(OSError, KeyError):  # it was killed just now
+                    self.lives[role, pid].append((now, anonymous(pid)))
+                    self.most_descriptors[role] = max(self.most_descriptors[role], descriptors(pid))
+
+    def report(self) -> Json:
+        """Judge each kind of process: memory over the time of the soak, and over the lives of single processes."""
+        return {role: self._judge(role) for role in sorted({role for role, _ in self.lives})}
+
+    def _judge(self, role: str) -> Json:
+        lives = [samples for (of_role, _), samples in self.lives.items() if of_role == role]
+        grown: dict[float, list[int]] = defaultdict(list)
+        for samples in lives:
+            for now, memory in samples:
+                if now - samples[0][0] >= YOUNG:
+                    grown[now].append(memory)
+        series = [statistics.fmean(grown[now]) for now in sorted(grown)]
+        long = [samples for samples in lives if samples[-1][0] - samples[0][0] >= LONG_LIFE]
+        in_life = [growth([memory for _, memory in samples]) for samples in long]
+        return {
+            "processes": len(lives),
+            "longest_life": round(max(samples[-1][0] - samples[0][0] for samples in lives), 1),
+            "middle_third": round(thirds(series)[0]),
+            "last_third": round(thirds(series)[1]),
+            "growth": round(growth(series), 4),
+            "long_lives": len(long),
+            "growth_in_life": round(statistics.median(in_life), 4) if in_life else 0.0,
+            "most_descriptors": self.most_descriptors[role],
+        }
+
+
+def thirds(samples: Sequence[float]) -> tuple[float, float]:
+    """Medians of the middle third and of the last third."""
+    third = len(samples) // 3
+    if not third:
+        return 0.0, 0.0
+    return statistics.median(samples[third : 2 * third]), statistics.median(samples[2 * third :])
+
+
+def growth(samples: Sequence[float]) -> float:
+    """The last third against the middle third."""
+    middle, last = thirds(samples)
+    return last / middle - 1 if middle else 0.0
+
+
+def told(daemon: Daemon, operation: str) -> Json:
+    """The reply to an operation, however busy the machine is."""
+    with raw_connect(daemon.unix, timeout=PATIENCE) as connection:
+        (reply,) = ndjson(connection, [{"op": operation}])
+    return reply
+
+
 def processes(daemon: Daemon) -> dict[str, list[int]]:
-    stats = ask(daemon.unix, {"op": "stats"})
-    found = {kind: stats[kind]["processes"] for kind in ("decoders", "engine", "lister")}
-    return {"server": [daemon.pid], **found}
+    stats = told(daemon, "stats")
+    return {"server": [daemon.pid], **{kind: stats[kind]["processes"] for kind in ("decoders", "engine", "lister")}}
 
 
-def resident(pid: int) -> int:
-    """Private memory in bytes: what is shared (the arena) is counted once elsewhere."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8")
-    except OSError:
-        return 0
+def anonymous(pid: int) -> int:
+    """Memory in bytes that is this process's own: neither files nor the arena, which does not grow."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8")
     fields = {line.split()[0]: int(line.split()[1]) for line in text.splitlines() if line.endswith("kB")}
-    return 1024 * (fields["Private_Clean:"] + fields["Private_Dirty:"])
+    return 1024 * (fields["Pss_Anon:"] + fields["SwapPss:"])
 
 
 def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def held(daemon: Daemon) -> Counter[str]:
+    """The most descriptors that a process of each kind has."""
+    return Counter(
+        {role: max((descriptors(pid) for pid in pids), default=0) for role, pids in processes(daemon).items()}
+    )
 
 
 def write_pictures(directory: Path) -> list[str]:
@@ -119,85 +221,102 @@ def disturb(daemon: Daemon, settings: Path, chance: random.Random, done: Counter
     if what in ("decoders", "engine"):
         alive = processes(daemon)[what]
         if alive:
-            os.kill(chance.choice(alive), signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(chance.choice(alive), signal.SIGKILL)
         return
-    settings.write_text(
-        "nonsense = 1\n" if what == "refused reload" else f"max_frames = {chance.randint(500, 900)}\n", "utf-8"
-    )
-    reply = ask(daemon.unix, {"op": "reload"})
+    change = "nonsense = 1\n" if what == "refused reload" else f"max_frames = {chance.randint(500, 900)}\n"
+    settings.write_text(SETTINGS + change, "utf-8")
+    reply = told(daemon, "reload")
     expected = "error" if what == "refused reload" else "ok"
     if reply["status"] != expected:
         done[f"unexpected: {reply}"] += 1
 
 
-def memory_growth(samples: list[int]) -> float:
-    """Median of the last third against that of the middle third."""
-    third = len(samples) // 3
-    middle, last = samples[third : 2 * third], samples[2 * third :]
-    return statistics.median(last) / statistics.median(middle) - 1 if middle and last else 0.0
+def disturb_in_cycles(daemon: Daemon, settings: Path, options: argparse.Namespace) -> Counter[str]:
+    """Disturb the daemon for the time of the soak, but for the calm at the end of each cycle."""
+    chance, done = random.Random(options.seed), Counter[str]()
+    begun, length = time.monotonic(), 60 * options.minutes
+    while (past := time.monotonic() - begun) < length:
+        time.sleep(options.pause)
+        if past / length * CYCLES % 1 < 1 - CALM:
+            disturb(daemon, settings, chance, done)
+    return done
 
 
-def soak(minutes: float, pause: float, seed: int) -> Json:
-    chance, disturbances = random.Random(seed), Counter[str]()
+def leftovers(daemon: Daemon, quiet: Counter[str]) -> Json:
+    """What is still held, once what a reload replaced has ended by itself."""
+    end = time.monotonic() + SETTLE
+    while True:
+        stats = told(daemon, "stats")
+        alive = sum(len(pids) for pids in processes(daemon).values())
+        left: Json = {
+            "tickets": stats["in_flight"],
+            "slots": stats["slots"]["total"] - stats["slots"]["free"],
+            "processes": len(daemon.processes()) - alive,
+            **{f"descriptors of {role}": count - quiet[role] for role, count in held(daemon).items()},
+        }
+        if time.monotonic() > end or not any(count > 0 for count in left.values()):
+            return left
+        time.sleep(SAMPLE)
+
+
+def soak(options: argparse.Namespace) -> Json:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         paths, settings = write_pictures(directory / "pictures"), directory / "nsfwd.toml"
-        settings.touch()
+        settings.write_text(SETTINGS, "utf-8")
         with Daemon(directory / "daemon", flags=["--config", str(settings), "--log-level", "error"]) as daemon:
-            quiet = descriptors(daemon.pid)
-            stop = threading.Event()
-            clients = [Client(daemon, paths, stop, seed + number) for number in range(CLIENTS)]
-            for client in clients:
-                client.start()
-            memory: list[int] = []
-            end = time.monotonic() + 60 * minutes
-            while time.monotonic() < end:
-                time.sleep(pause)
-                disturb(daemon, settings, chance, disturbances)
-                memory.append(resident(daemon.pid))
+            quiet, stop, watched = held(daemon), threading.Event(), threading.Event()
+            watch = Watch(daemon, watched)
+            clients = [
+                Client(daemon, paths, stop, rest=options.rest, seed=options.seed + number) for number in range(CLIENTS)
+            ]
+            for thread in (watch, *clients):
+                thread.start()
+            disturbances = disturb_in_cycles(daemon, settings, options)
+            watched.set()
             stop.set()
-            for client in clients:
-                client.join()
-            settings.write_text("", "utf-8")
-            ask(daemon.unix, {"op": "reload"})
-            time.sleep(3)  # what the reload replaced ends by itself
-            stats = ask(daemon.unix, {"op": "stats"})
-            kinds = {kind: len(alive) for kind, alive in processes(daemon).items()}
-            left = {
-                "tickets": stats["in_flight"],
-                "slots": stats["slots"]["total"] - stats["slots"]["free"],
-                "descriptors": descriptors(daemon.pid) - quiet,
-                "processes": len(daemon.processes()) - sum(kinds.values()),
-            }
+            for thread in (watch, *clients):
+                thread.join()
+            settings.write_text(SETTINGS, "utf-8")
+            told(daemon, "reload")
+            left = leftovers(daemon, quiet)
+            stats = told(daemon, "stats")
             return {
-                "minutes": minutes,
+                "minutes": options.minutes,
+                "seed": options.seed,
                 "sent": sum(client.sent for client in clients),
                 "lost": sum(client.lost for client in clients),
                 "doubled": sum(client.doubled for client in clients),
                 "outcomes": dict(sum((client.outcomes for client in clients), Counter())),
                 "disturbances": dict(disturbances),
                 "restarts": {kind: stats[kind]["restarts"] for kind in ("decoders", "engine", "lister")},
-                "memory": {"first": memory[0], "last": memory[-1], "growth": round(memory_growth(memory), 4)},
+                "memory": watch.report(),
                 "left": left,
             }
+
+
+def faults(report: Json, most: float) -> list[str]:
+    """What of the report must not be."""
+    found = [name for name in ("lost", "doubled") if report[name]]
+    found += [f"left {name}" for name, count in report["left"].items() if count > 0]
+    found += [name for name in report["disturbances"] if name.startswith("unexpected")]
+    found += [f"memory of {role}" for role, judged in report["memory"].items() if judged["growth"] > most]
+    return found + [f"life of {role}" for role, judged in report["memory"].items() if judged["growth_in_life"] > most]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--pause", type=float, default=5.0, help="seconds between disturbances")
-    parser.add_argument("--growth", type=float, default=0.03, help="share by which the server's memory may grow")
+    parser.add_argument("--rest", type=float, default=0.0, help="seconds that a client rests after 64 requests")
+    parser.add_argument("--growth", type=float, default=0.03, help="share by which memory may grow")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
     options = parser.parse_args()
-    report = soak(options.minutes, options.pause, options.seed)
-    report["seed"] = options.seed
-    faults = [name for name in ("lost", "doubled") if report[name]]
-    faults += [f"left {name}" for name, count in report["left"].items() if count > 0]
-    faults += [name for name in report["disturbances"] if name.startswith("unexpected")]
-    faults += ["memory"] if report["memory"]["growth"] > options.growth else []
-    report["faults"] = faults
+    report = soak(options)
+    report["faults"] = faults(report, options.growth)
     print(json.dumps(report, indent=2))
-    return 1 if faults else 0
+    return 1 if report["faults"] else 0
 
 
 if __name__ == "__main__":
