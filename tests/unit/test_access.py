@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd import config as settings
 from nsfwd.cli import main
 from nsfwd.cli.access import obstacle
 from nsfwd.errors import SettingsError
@@ -53,7 +52,7 @@ def test_the_directory_that_denies_it_is_named() -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(settings, "SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("nsfwd.config.loading.SYSTEM_FILE", tmp_path / "none.toml")
     user, file = getpass.getuser(), tmp_path / "a.jpg"
     file.touch()
     assert main.run(["config", "check", "--as", user, str(file)]) == 0

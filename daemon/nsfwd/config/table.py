@@ -1,47 +1,24 @@
-"""Every setting of the daemon in one table, and how a value gets into it.
+"""The table of settings: the fields of ``Settings`` with their types, defaults, units, help and reasons.
 
-The fields of ``Settings`` are the table: name, type, default and, in their ``Meta``, range, unit, help, the reason of
-the default, and whether a reload may change them. A TOML file is weaker than the environment (``NSFWD_MAX_BYTES``),
-which is weaker than flags (``--max-bytes``). Unknown names and wrong values are refused with one line that says where
-they stand. Help texts, ``nsfwd config show`` and the documentation are made from the same table.
-
-This module reads one file and nothing else; it knows no room of the house.
+Help texts, ``nsfwd config show`` and the documentation are made from it. Reads nothing and checks nothing.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-import os
-import re
-import shlex
-import tomllib
 import typing
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-
-from nsfwd.errors import SettingsError
 
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-SYSTEM_FILE = Path("/etc/nsfwd/nsfwd.toml")
 PREFIX = "NSFWD_"
 DEFAULT_LISTEN = "tcp:127.0.0.1:1235"
 
-NOT_SETTINGS = frozenset({"NSFWD_CONFIG", "NSFWD_CONNECT", "NSFWD_ECHO"})
-"""Variables with our prefix that are read elsewhere: where the file is, where clients find the daemon, and how the echo
-engine is to misbehave in tests."""
-
 SECONDS, BYTES = "s", "bytes"
-
-_SIZES = {"": 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-_DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def _about(
@@ -328,144 +305,3 @@ def _row(field: msgspec.structs.FieldInfo, kind: Any) -> Setting:
 
 
 TABLE = settings_table()
-
-
-def find_file(chosen: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the settings file: the chosen one, ``$NSFWD_CONFIG``, else the system's where it exists, else None."""
-    if chosen is not None:
-        return chosen
-    if environ.get("NSFWD_CONFIG"):
-        return Path(environ["NSFWD_CONFIG"])
-    return SYSTEM_FILE if SYSTEM_FILE.exists() else None
-
-
-def load_settings(
-    file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
-) -> Settings:
-    """Merge file < environment < flags into checked settings.
-
-    Args:
-        file: a TOML file, None for none (``find_file`` looks in the usual places).
-        environ: variables; the process's own when left out.
-        flags: setting name -> value as the flag gave it; None values count as not given.
-
-    Raises:
-        SettingsError: a name is unknown or a value is wrong; the message names file and key, variable, or flag.
-    """
-    environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    given: dict[str, str] = {}
-    for source in (_from_file(file), _from_environ(environ), _from_flags(flags or {})):
-        for name, (value, where) in source.items():
-            values[name] = _converted(TABLE[name], value, where)
-            given[name] = where
-    if not values.get("cache_dir"):
-        values["cache_dir"] = _cache_dir(environ)
-    return Settings(**values, given=given)
-
-
-_Source = dict[str, tuple[Any, str]]
-"""Setting name -> value as given, and where it was given."""
-
-
-def _from_file(file: Path | None) -> _Source:
-    if file is None:
-        return {}
-    try:
-        table = tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: not valid TOML: {error}") from error
-    for name in table:
-        if name not in TABLE:
-            raise SettingsError(f'{file}: unknown setting "{name}"{_hint(name, list(TABLE))}')
-    return {name: (value, f"{file}, key {name}") for name, value in table.items()}
-
-
-def _from_environ(environ: Mapping[str, str]) -> _Source:
-    variables = {row.variable: row for row in TABLE.values() if row.flag}
-    found: _Source = {}
-    for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
-            continue
-        if variable not in variables:
-            raise SettingsError(f"unknown environment variable {variable}{_hint(variable, list(variables))}")
-        row, text = variables[variable], environ[variable]
-        found[row.name] = (_words(text, variable) if row.many else text, variable)
-    return found
-
-
-def _words(text: str, where: str) -> list[str]:
-    """Split a list in a variable as a shell would, so that names may hold spaces."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise SettingsError(f"{where}: {error}") from error
-
-
-def _from_flags(flags: Mapping[str, Any]) -> _Source:
-    return {name: (value, f"--{TABLE[name].flag}") for name, value in flags.items() if value is not None}
-
-
-def _hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f'; did you mean "{close[0]}"?' if close else "; see nsfwd config show"
-
-
-def _converted(row: Setting, value: Any, where: str) -> Any:
-    """Return ``value`` as the setting's type, or raise SettingsError naming ``where``."""
-    try:
-        if isinstance(value, str) and row.unit in (BYTES, SECONDS):
-            value = _quantity(value, row.unit)
-        result = msgspec.convert(value, row.kind, strict=not isinstance(value, str))
-        if isinstance(result, float) and not math.isfinite(result):
-            raise ValueError("must be finite")
-        for item in result if row.name in _ITEM_CHECKS else ():
-            value = item
-            _ITEM_CHECKS[row.name](item)
-    except (msgspec.ValidationError, ValueError) as error:
-        reason = str(error).replace("`", "").replace(" - at $", " at ").removesuffix(" at ")
-        if row.choices:
-            reason = f"expected one of {', '.join(row.choices)}"
-        raise SettingsError(f"{where}: {value!r} is refused: {reason[:1].lower()}{reason[1:]}") from error
-    return result
-
-
-def _quantity(text: str, unit: str) -> float | int:
-    """Read ``64MiB`` or ``1.5h``."""
-    scales: Mapping[str, float] = _SIZES if unit == BYTES else _DURATIONS
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2] not in scales:
-        raise ValueError(f"expected a number, or one with a unit of {' '.join(filter(None, scales))}")
-    value = float(match[1]) * scales[match[2]]
-    return int(value) if unit == BYTES else value
-
-
-def _cache_dir(environ: Mapping[str, str]) -> str:
-    if environ.get("CACHE_DIRECTORY"):
-        return environ["CACHE_DIRECTORY"].split(":")[0]
-    base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
-    return str(Path(base) / "nsfwd")
-
-
-def parse_model(text: str) -> tuple[str, str]:
-    """Split ``NAME`` or ``NAME=SHORT`` into both names; without a short name it is the name.
-
-    Raises:
-        ValueError: a name is empty or holds something else than letters, digits, dot, dash and underscore.
-    """
-    name, equals, short = text.partition("=")
-    for word in (name, short) if equals else (name,):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", word):
-            raise ValueError("expected NAME or NAME=SHORT of letters, digits, dots, dashes and underscores")
-    return name, short or name
-
-
-def _check_root(text: str) -> None:
-    if not text.startswith("/") or "\0" in text:
-        raise ValueError("a root must be an absolute path")
-
-
-_ITEM_CHECKS: dict[str, Callable[[str], object]] = {"roots": _check_root, "models": parse_model}
-"""Checks of a list's parts. Addresses are read where they are opened (``server.addresses``)."""

@@ -1,0 +1,114 @@
+"""From a TOML file, the environment and flags to checked settings.
+
+Reads one file and nothing else. What is said for the names and values is in ``table`` and ``values``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nsfwd.config.table import PREFIX, TABLE, Settings
+from nsfwd.config.values import converted
+from nsfwd.errors import SettingsError
+
+SYSTEM_FILE = Path("/etc/nsfwd/nsfwd.toml")
+
+NOT_SETTINGS = frozenset({"NSFWD_CONFIG", "NSFWD_CONNECT", "NSFWD_ECHO"})
+"""Variables with our prefix that are read elsewhere: where the file is, where clients find the daemon, and how the echo
+engine is to misbehave in tests."""
+
+
+def find_file(chosen: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the settings file: the chosen one, ``$NSFWD_CONFIG``, else the system's where it exists, else None."""
+    if chosen is not None:
+        return chosen
+    if environ.get("NSFWD_CONFIG"):
+        return Path(environ["NSFWD_CONFIG"])
+    return SYSTEM_FILE if SYSTEM_FILE.exists() else None
+
+
+def load_settings(
+    file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Merge file < environment < flags into checked settings.
+
+    Args:
+        file: a TOML file, None for none (``find_file`` looks in the usual places).
+        environ: variables; the process's own when left out.
+        flags: setting name -> value as the flag gave it; None values count as not given.
+
+    Raises:
+        SettingsError: a name is unknown or a value is wrong; the message names file and key, variable, or flag.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for source in (_from_file(file), _from_environ(environ), _from_flags(flags or {})):
+        for name, (value, where) in source.items():
+            values[name] = converted(TABLE[name], value, where)
+            given[name] = where
+    if not values.get("cache_dir"):
+        values["cache_dir"] = _cache_dir(environ)
+    return Settings(**values, given=given)
+
+
+_Source = dict[str, tuple[Any, str]]
+"""Setting name -> value as given, and where it was given."""
+
+
+def _from_file(file: Path | None) -> _Source:
+    if file is None:
+        return {}
+    try:
+        table = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: not valid TOML: {error}") from error
+    for name in table:
+        if name not in TABLE:
+            raise SettingsError(f'{file}: unknown setting "{name}"{_hint(name, list(TABLE))}')
+    return {name: (value, f"{file}, key {name}") for name, value in table.items()}
+
+
+def _from_environ(environ: Mapping[str, str]) -> _Source:
+    variables = {row.variable: row for row in TABLE.values() if row.flag}
+    found: _Source = {}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
+            continue
+        if variable not in variables:
+            raise SettingsError(f"unknown environment variable {variable}{_hint(variable, list(variables))}")
+        row, text = variables[variable], environ[variable]
+        found[row.name] = (_words(text, variable) if row.many else text, variable)
+    return found
+
+
+def _words(text: str, where: str) -> list[str]:
+    """Split a list in a variable as a shell would, so that names may hold spaces."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from error
+
+
+def _from_flags(flags: Mapping[str, Any]) -> _Source:
+    return {name: (value, f"--{TABLE[name].flag}") for name, value in flags.items() if value is not None}
+
+
+def _hint(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean "{close[0]}"?' if close else "; see nsfwd config show"
+
+
+def _cache_dir(environ: Mapping[str, str]) -> str:
+    if environ.get("CACHE_DIRECTORY"):
+        return environ["CACHE_DIRECTORY"].split(":")[0]
+    base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
+    return str(Path(base) / "nsfwd")
