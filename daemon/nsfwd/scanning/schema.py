@@ -7,6 +7,7 @@
     model       a model identity and its labels, in the order of the scores
     policy      a policy identity and, where known, its whole text
     action      what was done to a file, enough to undo it
+    history     what a file came to in a run, one row for each change and none for what stays as it was; triggers write it
 
 Paths and names are the raw bytes of the file system (BLOB): names need not be UTF-8. Times are seconds since the epoch,
 those of the file system integers of nanoseconds. Digests are the 32 bytes of SHA-256. Knows SQL and nothing else.
@@ -36,7 +37,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         """
         CREATE TABLE run (
             id INTEGER PRIMARY KEY,
-            kind TEXT NOT NULL,              -- sweep | watch | spool
+            kind TEXT NOT NULL,              -- sweep | watch | spool | rejudge
             roots BLOB NOT NULL,             -- the directories asked for, NUL between them
             started REAL NOT NULL,
             ended REAL,                      -- NULL while it runs, and for ever when it was killed
@@ -122,6 +123,26 @@ MIGRATIONS: tuple[Migration, ...] = (
             restored REAL                    -- when it was put back
         );
         CREATE INDEX action_by_digest ON action (digest);
+        CREATE TABLE history (
+            file INTEGER NOT NULL REFERENCES file ON DELETE CASCADE,
+            run INTEGER NOT NULL REFERENCES run,
+            status TEXT NOT NULL,
+            code TEXT,
+            verdict TEXT,
+            gone INTEGER NOT NULL,           -- 1: no longer there
+            PRIMARY KEY (file, run)
+        ) WITHOUT ROWID;
+        CREATE TRIGGER file_found AFTER INSERT ON file BEGIN
+            INSERT OR REPLACE INTO history
+            VALUES (new.id, new.run, new.status, new.code, new.verdict, new.gone IS NOT NULL);
+        END;
+        CREATE TRIGGER file_changed AFTER UPDATE OF status, code, verdict, gone ON file
+        WHEN old.status IS NOT new.status OR old.code IS NOT new.code OR old.verdict IS NOT new.verdict
+            OR (old.gone IS NULL) != (new.gone IS NULL)
+        BEGIN
+            INSERT OR REPLACE INTO history
+            VALUES (new.id, coalesce(new.gone, new.run), new.status, new.code, new.verdict, new.gone IS NOT NULL);
+        END;
         """,
     ),
 )
