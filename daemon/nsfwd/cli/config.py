@@ -55,6 +55,8 @@ def check(user: str | None, paths: tuple[Path, ...], config: Path | None, **flag
       nsfwd config check --as nsfwd /srv/pictures/one.jpg
     """
     settings = settings_from(config, flags)
+    for warning in settings.warnings:
+        click.echo(f"warning: {warning}", err=True)
     if user is not None or paths:
         return _check_access(user, paths, settings)
     from nsfwd.server.addresses import parse

@@ -18,6 +18,7 @@ from nsfwd.config import (
     find_file,
     load_settings,
 )
+from nsfwd.config.renames import RENAMED
 
 _METAVARS = {
     "listen": "ADDR[,OPTION...]",
@@ -32,7 +33,11 @@ _UNITS = {BYTES: "SIZE", SECONDS: "SECONDS"}
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--config`` and a flag for every setting that has one."""
+    """Add ``--config`` and a flag for every setting that has one; old names of flags work and are not shown."""
+    for old, rename in RENAMED.items():
+        row = TABLE[rename.new]
+        if row.flag and not rename.over:
+            command = click.option(f"--{old.replace('_', '-')}", old, multiple=row.many, hidden=True)(command)
     for row in reversed([row for row in TABLE.values() if row.flag]):
         command = _option(row)(command)
     path = click.Path(path_type=Path, dir_okay=False)

@@ -6,6 +6,7 @@ names and wrong values are refused with one line that says where they stand. Kno
     table     what there is to set
     values    one value: units, types, ranges
     loading   the sources, and which of them wins
+    renames   old names that are still taken
 """
 
 from nsfwd.config.loading import NOT_SETTINGS, find_file, load_settings

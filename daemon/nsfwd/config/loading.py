@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nsfwd.config.table import PREFIX, TABLE, Settings
+from nsfwd.config.renames import RENAMED
+from nsfwd.config.table import PREFIX, TABLE, Setting, Settings
 from nsfwd.config.values import converted
 from nsfwd.errors import SettingsError
 
@@ -49,17 +50,37 @@ def load_settings(
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     given: dict[str, str] = {}
+    warnings: list[str] = []
     for source in (_from_file(file), _from_environ(environ), _from_flags(flags or {})):
-        for name, (value, where) in source.items():
+        for name, (value, where) in _renamed(source, warnings).items():
             values[name] = converted(TABLE[name], value, where)
             given[name] = where
     if not values.get("cache_dir"):
         values["cache_dir"] = _cache_dir(environ)
-    return Settings(**values, given=given)
+    return Settings(**values, given=given, warnings=tuple(warnings))
 
 
 _Source = dict[str, tuple[Any, str]]
-"""Setting name -> value as given, and where it was given."""
+"""Setting name, of today or of before a rename -> value as given, and where it was given."""
+
+
+def _renamed(source: _Source, warnings: list[str]) -> _Source:
+    """Put today's names in place of old ones, and note it."""
+    found = {name: given for name, given in source.items() if name in TABLE}
+    for name, (value, where) in source.items():
+        if name in TABLE:
+            continue
+        rename = RENAMED[name]
+        if rename.new in found:
+            raise SettingsError(f"{where}: this is the old name of {found[rename.new][1]}; give it once")
+        warnings.append(f'{where}: this setting is called "{rename.new}" now; version {rename.ends} ends the old name')
+        found[rename.new] = (value, where)
+    return found
+
+
+def _known() -> dict[str, Setting]:
+    """Every name that is taken, old ones among them."""
+    return {**TABLE, **{old: TABLE[rename.new] for old, rename in RENAMED.items() if not rename.over}}
 
 
 def _from_file(file: Path | None) -> _Source:
@@ -71,22 +92,24 @@ def _from_file(file: Path | None) -> _Source:
         raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: not valid TOML: {error}") from error
+    known = _known()
     for name in table:
-        if name not in TABLE:
-            raise SettingsError(f'{file}: unknown setting "{name}"{_hint(name, list(TABLE))}')
+        if name not in known:
+            raise SettingsError(f'{file}: unknown setting "{name}"{_hint(name, name, list(TABLE))}')
     return {name: (value, f"{file}, key {name}") for name, value in table.items()}
 
 
 def _from_environ(environ: Mapping[str, str]) -> _Source:
-    variables = {row.variable: row for row in TABLE.values() if row.flag}
+    variables = {PREFIX + name.upper(): name for name, row in _known().items() if row.flag}
     found: _Source = {}
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
             continue
         if variable not in variables:
-            raise SettingsError(f"unknown environment variable {variable}{_hint(variable, list(variables))}")
-        row, text = variables[variable], environ[variable]
-        found[row.name] = (_words(text, variable) if row.many else text, variable)
+            old = variable.removeprefix(PREFIX).lower()
+            raise SettingsError(f"unknown environment variable {variable}{_hint(old, variable, list(variables))}")
+        name, text = variables[variable], environ[variable]
+        found[name] = (_words(text, variable) if _known()[name].many else text, variable)
     return found
 
 
@@ -99,11 +122,14 @@ def _words(text: str, where: str) -> list[str]:
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Source:
-    return {name: (value, f"--{TABLE[name].flag}") for name, value in flags.items() if value is not None}
+    spelled = {name: TABLE[name].flag if name in TABLE else name.replace("_", "-") for name in flags}
+    return {name: (value, f"--{spelled[name]}") for name, value in flags.items() if value is not None}
 
 
-def _hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+def _hint(name: str, spelled: str, known: list[str]) -> str:
+    if name in RENAMED:
+        return f'; it is called "{RENAMED[name].new}" now'
+    close = difflib.get_close_matches(spelled, known, n=1)
     return f'; did you mean "{close[0]}"?' if close else "; see nsfwd config show"
 
 

@@ -20,6 +20,9 @@ DEFAULT_LISTEN = "tcp:127.0.0.1:1235"
 
 SECONDS, BYTES = "s", "bytes"
 
+NOTES = ("given", "warnings")
+"""Fields of ``Settings`` that are about the settings."""
+
 
 def _about(
     text: str, reason: str, *, unit: str = "", reload: bool = True, flag: str = "", **limits: Any
@@ -34,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         given: not a setting: name of each setting that was given -> where (a file, a variable or a flag).
+        warnings: not a setting: what is taken and should be mended.
     """
 
     listen: Annotated[
@@ -245,6 +249,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = {}
     given: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
     def is_given(self, name: str) -> bool:
         """Tell whether the setting ``name`` was given by file, variable or flag, and is not merely the default."""
@@ -282,7 +287,7 @@ class Setting:
 def settings_table() -> dict[str, Setting]:
     """Return every setting by name, in the order of ``Settings``."""
     hints = typing.get_type_hints(Settings, include_extras=True)
-    rows = (_row(field, hints[field.name]) for field in msgspec.structs.fields(Settings) if field.name != "given")
+    rows = (_row(field, hints[field.name]) for field in msgspec.structs.fields(Settings) if field.name not in NOTES)
     return {row.name: row for row in rows}
 
 

@@ -41,6 +41,8 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
         0 after an orderly stop, 1 when the daemon could not start or had to give up; the log says why.
     """
     logs.setup(settings.log_level, settings.log_paths)
+    for warning in settings.warnings:
+        _log.warning("%s", warning)
     notifier, watchdog = Notifier(os.environ), watchdog_seconds(os.environ)
     try:
         inherited = inherited_listeners(os.environ)

@@ -61,6 +61,8 @@ class Reloader:
                 self._notifier.reloading()
             try:
                 settings, bundles = self._reread()
+                for warning in settings.warnings:
+                    _log.warning("%s", warning)
                 refuse_fixed(self._service.settings, settings)
                 await self._pipeline.reload(settings, bundles)
             except NsfwdError as error:
