@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from nsfwd.bundles.manifest import FramePolicy, Manifest
+from nsfwd.bundles.manifest import FramePolicy, Manifest, Output
+from nsfwd.bundles.policy import Policy
 from nsfwd.bundles.store import Bundle
 from nsfwd.errors import CodedError
 from nsfwd.protocol.messages import Because, Judgement
@@ -50,15 +51,35 @@ class _Reached(NamedTuple):
     because: Because
 
 
+class Terms(NamedTuple):
+    """What one model's scores are judged by: a bundle's, or those of scores that were kept.
+
+    Attributes:
+        name: the model's short name.
+        model: its identity.
+        output: what its scores are.
+    """
+
+    name: str
+    model: str
+    output: Output
+    policy: Policy
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Terms:
+        """Those a bundle is served with."""
+        return cls(bundle.name, bundle.model_identity, bundle.manifest.output, bundle.policy)
+
+
 class _Model:
-    """One bundle's indexes, worked out once."""
+    """One model's indexes, worked out once."""
 
     __slots__ = ("_above", "_groups", "_shown", "activation", "floor", "labels", "name", "width")
 
-    def __init__(self, bundle: Bundle) -> None:
-        output, policy = bundle.manifest.output, bundle.policy
+    def __init__(self, terms: Terms) -> None:
+        output, policy = terms.output, terms.policy
         place = {label: index for index, label in enumerate(output.labels)}
-        self.name = bundle.name
+        self.name = terms.name
         self.width = len(output.labels)
         self.activation = output.activation
         self._shown = tuple((label, place[label]) for label in output.labels if label not in output.hidden)
@@ -140,14 +161,15 @@ class Judge:
     """Turns the scores of a fixed set of bundles into judgements.
 
     Args:
-        bundles: model name -> bundle; the first one's top label is the image's label.
+        bundles: model name -> bundle, or the terms alone; the first one's top label is the image's label.
     """
 
-    def __init__(self, bundles: Mapping[str, Bundle]) -> None:
-        self._models = tuple(_Model(bundle) for bundle in bundles.values())
-        self._identities = {bundle.name: bundle.model_identity for bundle in bundles.values()}
+    def __init__(self, bundles: Mapping[str, Bundle | Terms]) -> None:
+        every = [bundle if isinstance(bundle, Terms) else Terms.of(bundle) for bundle in bundles.values()]
+        self._models = tuple(_Model(terms) for terms in every)
+        self._identities = {terms.name: terms.model for terms in every}
         # Several bundles may share a policy: it is told once.
-        self._policy = ",".join(dict.fromkeys(bundle.policy_identity for bundle in bundles.values()))
+        self._policy = ",".join(dict.fromkeys(terms.policy.identity for terms in every))
 
     def judge(self, results: Mapping[str, Sequence[float]]) -> Judgement:
         """Judge one image.
