@@ -11,6 +11,7 @@ each. This module knows no room of the house and imports nothing but the standar
     +-- EngineError       an engine cannot be built or warmed on this machine; the message says what to set
     +-- ListenError       an address cannot be listened on
     +-- IndexFailure      an index cannot be opened, read or written; the message names the file and the cause
+    +-- OverridesFailure  a store of overrides cannot be read or written, or something is no override; the cause is named
     +-- DaemonUnreachable a client found no daemon; the message names every address tried
     +-- ConnectionLost    the daemon went away before replying: not done, so a retry is safe
 """
@@ -194,6 +195,14 @@ class ListenError(NsfwdError):
 
 class IndexFailure(NsfwdError):
     """An index cannot be opened, read or written. The message names the file and the cause."""
+
+
+class OverridesFailure(NsfwdError):
+    """A store of overrides cannot be opened, read or written, or what shall go into it is no override.
+
+    The message names the file and the cause. The operator mends it; a retry helps only with a full disk or a lock that
+    was held for too long.
+    """
 
 
 class DaemonUnreachable(NsfwdError):

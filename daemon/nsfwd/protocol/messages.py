@@ -90,6 +90,29 @@ class Operation:
     target: RequestId = None
 
 
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What a person decided about a content. It wins over the model's verdict, and leaves the scores as they are.
+
+    Attributes:
+        digest: SHA-256 of the content.
+        by: who decided; ``time`` when, ``expires`` until when it holds, in seconds since 1970; None for ever.
+        path: where the content was seen, if that was told; it decides nothing.
+    """
+
+    digest: bytes
+    verdict: str
+    reason: str = ""
+    by: str = ""
+    time: float = 0.0
+    expires: float | None = None
+    path: bytes = b""
+
+    def holds(self, now: float) -> bool:
+        """Tell whether it has not expired."""
+        return self.expires is None or now < self.expires
+
+
 @dataclass(slots=True)
 class Because:
     """What decided a verdict."""
