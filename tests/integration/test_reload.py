@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from nsfwd.workshop.staging import installing, staged
 from tests import pictures
-from tests.integration.harness import Daemon, Json, ask, raw_connect, replies, spell, wait_until
+from tests.integration.harness import Daemon, Json, ask, echo_bundle, raw_connect, replies, spell, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,38 @@ def test_a_bundle_with_altered_weights_leaves_the_old_one_serving(site: Site, ph
     assert "model.keras" in done.stderr
     assert engines(site) == before
     assert ask(site.daemon.unix, {"path": str(photo)})["status"] == "ok"
+
+
+def test_a_version_that_is_refused_names_the_way_back_and_the_old_one_serves_on(site: Site, photo: Path) -> None:
+    """Even an engine that has to be started anew meanwhile is one of the version that serves."""
+    models = site.file.parent / "models"
+    site.write()
+    assert site.reload().returncode == 0
+    served = ask(site.daemon.unix, {"op": "version"})["models"]
+    replace_by_a_broken_version(models)
+    done = site.reload()
+    assert done.returncode == 1
+    assert "a former version is kept: nsfwd models rollback echo, then nsfwd reload" in done.stderr
+    (engine,) = engines(site)
+    os.kill(engine, signal.SIGKILL)
+    wait_until(lambda: engines(site) not in ([], [engine]))
+    reply = ask(site.daemon.unix, {"path": str(photo)})
+    assert (reply["status"], reply["model"]) == ("ok", served)
+    command = [sys.executable, "-m", "nsfwd.cli.main", "models", "rollback", "echo", "--models-dir", str(models)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert site.reload().returncode == 0
+    assert ask(site.daemon.unix, {"op": "version"})["models"] == served
+
+
+def replace_by_a_broken_version(models: Path) -> None:
+    """As an import does, but nobody looked whether its weights are those that its manifest names."""
+    with installing(models), staged(models, "echo") as directory:
+        made = echo_bundle(directory / "made", side=48)
+        for file in made.iterdir():
+            file.rename(directory / file.name)
+        made.rmdir()
+        (directory / "made").rmdir()
+        (directory / "model.keras").write_bytes(b"altered")
 
 
 def test_sighup_reloads_as_well_and_says_why_not(site: Site) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from nsfwd.bundles.former import formers
 from nsfwd.bundles.manifest import Manifest, dump_manifest
 from nsfwd.bundles.store import (
     Bundle,
@@ -71,8 +72,9 @@ def list_models(models_dir: Path) -> None:
     """
     rows = [("NAME", "HERE", "SIZE", "LICENCE", "WHAT")]
     here = installed(models_dir)
-    names = sorted({*catalogue(), *here})
-    rows += [_row(name, models_dir / name if name in here else None) for name in names]
+    for name in sorted({*catalogue(), *here}):
+        rows.append(_row(name, models_dir / name if name in here else None))
+        rows += map(_former_row, formers(models_dir / name))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
@@ -88,6 +90,17 @@ def _row(name: str, directory: Path | None) -> tuple[str, str, str, str, str]:
     except BundleError as error:
         return (name, "broken", "-", "-", str(error))
     return (name, "yes", f"{_size(directory, manifest) / _MB:.0f} MB", manifest.licence.name, manifest.summary)
+
+
+def _former_row(directory: Path) -> tuple[str, str, str, str, str]:
+    """A version that was replaced and is kept, under the name of the bundle it would be again."""
+    name = directory.name.split("-", 2)[2]
+    _, here, size, licence, _ = row = _row(name, directory)
+    if here == "broken":
+        return row
+    bundle = open_bundle(directory)
+    what = f"version {bundle.manifest.version}, {bundle.model_identity}; back to it with: nsfwd models rollback {name}"
+    return (name, "kept", size, licence, what)
 
 
 def _size(directory: Path, manifest: Manifest) -> int:
@@ -109,6 +122,9 @@ def info(name: str, models_dir: Path) -> None:
     directory = find(models_dir, name)
     bundle = open_bundle(directory)
     click.echo(f"# directory: {directory}\n# model: {bundle.model_identity}\n# policy: {bundle.policy_identity}")
+    for place in formers(directory):
+        _, here, _, _, what = _former_row(place)
+        click.echo(f"# {here}: {what}")
     click.echo(dump_manifest(read_manifest(directory)), nl=False)
 
 
@@ -163,6 +179,27 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
 
     bundle = add_network(import_packed(file, models_dir, sha256=sha256), _say)
     _say(f"{bundle.model_identity} is in {bundle.directory}")
+
+
+@models.command("rollback")
+@click.argument("name")
+@click.option("--to", "version", default="", help="Which: its version, or the first digits of its digest.")
+@_models_dir
+def rollback(name: str, version: str, models_dir: Path) -> None:
+    """Let the version of a bundle that was replaced last take its place again. A second rollback undoes the first.
+
+    pull and import keep the versions they replace, two of each bundle; models list shows them.
+
+    Example: nsfwd models rollback nsfw-mobilenet-v2-140
+    """
+    from nsfwd.workshop.staging import installing
+    from nsfwd.workshop.switching import go_back
+
+    directory = Path(name) if "/" in name else models_dir / name
+    with installing(directory.parent):
+        bundle = go_back(directory, version)
+    _say(f"{bundle.model_identity}, version {bundle.manifest.version}, is in {bundle.directory} again")
+    _say("a daemon that runs serves it after: nsfwd reload")
 
 
 @models.command("export")

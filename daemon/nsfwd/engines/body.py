@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from nsfwd.bundles.store import open_bundle
+from nsfwd.bundles.former import open_version
 from nsfwd.engines import choose, quiet
 from nsfwd.engines.contract import DeviceLost, Engine, EngineOptions, Pixels
 from nsfwd.engines.recheck import score_again
@@ -126,7 +126,7 @@ def load(setup: EngineSetup) -> tuple[Loaded, EngineReady]:
         EngineError: the engine cannot be built or warmed here.
     """
     started = time.perf_counter()
-    bundle = open_bundle(Path(setup.bundle), precision=setup.precision or None)
+    bundle = open_version(Path(setup.bundle), setup.identity, precision=setup.precision or None)
     options = EngineOptions(
         bundle=bundle,
         device=setup.device,

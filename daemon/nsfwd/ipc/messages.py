@@ -215,6 +215,7 @@ class EngineSetup(Wire, frozen=True):
         cache: directory that may be written to; empty for none.
         gpu_memory: most bytes to take of a GPU's memory; 0 for no cap.
         recheck: None where the precision served is full precision.
+        identity: which version of the bundle; its directory may hold another one by the time the engine is started.
     """
 
     bundle: str
@@ -227,6 +228,7 @@ class EngineSetup(Wire, frozen=True):
     cache: str
     gpu_memory: int = 0
     recheck: Recheck | None = None
+    identity: str = ""
 
 
 class EngineReady(Wire, frozen=True):

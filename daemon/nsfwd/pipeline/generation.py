@@ -25,7 +25,7 @@ from nsfwd.pipeline.scoring import BATCHES_IN_FLIGHT, ScoreStage
 from nsfwd.pipeline.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from nsfwd.bundles.manifest import Golden
     from nsfwd.bundles.store import Bundle
@@ -80,6 +80,7 @@ class Generation:
         self.settings = settings
         self.tickets: set[Ticket] = set()
         self.canary: tuple[bytes, Golden] | None = None
+        self._goldens: list[tuple[bytes, Golden]] | None = None
         self._left: asyncio.Future[None] | None = None
         self.bundles = tuple(bundles)
         self.bundle = bundles[0]
@@ -180,17 +181,17 @@ class Generation:
         """
         return self._judge.judge_views(views, self.bundle.manifest.recipe.frames)
 
-    def goldens(self) -> Iterator[tuple[bytes, Golden]]:
+    def goldens(self) -> Sequence[tuple[bytes, Golden]]:
         """The bundle's golden pictures (encoded, a few kilobytes each) with the scores they must have.
+
+        Read once: by the time another engine is started the directory may hold another version of the bundle.
 
         Raises:
             BundleError: one cannot be read.
         """
-        for golden, file in self.bundle.golden_files():
-            try:
-                yield file.read_bytes(), golden
-            except OSError as error:
-                raise BundleError(f"{file}: {error.strerror}") from error
+        if self._goldens is None:
+            self._goldens = [(_read(file), golden) for golden, file in self.bundle.golden_files()]
+        return self._goldens
 
     def check_golden(self, golden: Golden, judgement: Judgement) -> None:
         """Compare the scores of a golden with those it must have.
@@ -233,6 +234,7 @@ class Generation:
             settings.cache_dir,
             settings.gpu_memory,
             self._recheck(),
+            self.bundle.model_identity,
         )
 
     def _recheck(self) -> messages.Recheck | None:
@@ -241,6 +243,13 @@ class Generation:
             return None
         thresholds, contest = borders(self.bundle)
         return messages.Recheck(self.bundle.drift, thresholds, contest)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file}: {error.strerror}") from error
 
 
 def default_max_batch(device: str) -> int:

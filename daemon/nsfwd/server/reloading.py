@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nsfwd import logs
+from nsfwd.bundles.former import formers
 from nsfwd.config import TABLE
-from nsfwd.errors import CodedError, NsfwdError, SettingsError
+from nsfwd.errors import BundleError, CodedError, EngineError, NsfwdError, SettingsError
 
 if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
@@ -68,8 +69,9 @@ class Reloader:
             except NsfwdError as error:
                 if isinstance(error, CodedError) and error.code == "draining":
                     raise
-                _log.error("reload refused, what served before serves on: %s", error)
-                raise CodedError("reload_refused", str(error)) from None
+                reason = f"{error}{self._way_back(error)}"
+                _log.error("reload refused, what served before serves on: %s", reason)
+                raise CodedError("reload_refused", reason) from None
             finally:
                 if announced and not self._service.draining:
                     self._notifier.ready(self._status())
@@ -79,6 +81,13 @@ class Reloader:
             models = {bundle.name: bundle.model_identity for bundle in bundles}
             _log.info("reloaded in %.1f s: %s", seconds, ", ".join(models.values()))
             return {"models": models, "seconds": round(seconds, 3)}
+
+    def _way_back(self, error: NsfwdError) -> str:
+        """What to do when a bundle is refused of which a former version is kept."""
+        if not isinstance(error, (BundleError, EngineError)):
+            return ""
+        kept = [bundle.directory.name for bundle in self._service.bundles if formers(bundle.directory)]
+        return f"; a former version is kept: nsfwd models rollback {kept[0]}, then nsfwd reload" if kept else ""
 
 
 def refuse_fixed(present: Settings, wanted: Settings) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from nsfwd.bundles.manifest import MANIFEST, Manifest, dump_manifest
 from nsfwd.bundles.store import hash_file
 from nsfwd.errors import BundleError
+from nsfwd.workshop.switching import discard, put_in_place
 
 _STAGE = ".stage-"
 """What names of unfinished directories begin with; such a one is never taken for a bundle."""
@@ -38,7 +39,7 @@ def installing(models_dir: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         for leftover in models_dir.glob(f"{_STAGE}*"):
-            _discard(leftover)
+            discard(leftover)
         yield
     finally:
         os.close(descriptor)
@@ -48,7 +49,7 @@ def installing(models_dir: Path) -> Iterator[None]:
 def staged(models_dir: Path, name: str) -> Iterator[Path]:
     """A directory to build a bundle in, which becomes ``models_dir/name`` when the block ends well, else vanishes.
 
-    Only inside ``installing``.
+    Only inside ``installing``. The version that was there before is kept (``switching``).
 
     Raises:
         BundleError: the directory cannot be written.
@@ -60,32 +61,11 @@ def staged(models_dir: Path, name: str) -> Iterator[Path]:
     try:
         yield directory
         directory.chmod(0o755)
-        _put_in_place(directory, models_dir / name)
+        put_in_place(directory, models_dir / name)
     except OSError as error:
         raise BundleError(f"{error.filename or models_dir}: {error.strerror}") from None
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _put_in_place(directory: Path, final: Path) -> None:
-    """Rename, moving an older bundle aside for the moment: a directory that is not empty cannot be renamed over."""
-    aside = directory.with_name(f"{directory.name}.old")
-    if final.exists() or final.is_symlink():
-        final.rename(aside)
-    try:
-        directory.rename(final)
-    except OSError:
-        if aside.exists():
-            aside.rename(final)
-        raise
-    _discard(aside)
-
-
-def _discard(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def complete(directory: Path, manifest: Manifest) -> None:
