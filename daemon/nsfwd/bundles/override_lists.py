@@ -1,0 +1,166 @@
+"""How overrides are spelled as lists, to be kept, looked through and taken elsewhere: NDJSON and CSV.
+
+    {"sha256": "9f86...", "verdict": "safe", "reason": "a statue", "by": "eva", "time": 1760000000.0,
+     "expires": null, "path": "/srv/a.jpg"}
+
+CSV has the same names as its heading. A time is written in seconds since 1970, and read in ISO 8601 as well. What is
+read may leave out everything but ``sha256`` and ``verdict``. Knows no store.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, TextIO
+
+from nsfwd.bundles.overrides import check, to_digest
+from nsfwd.errors import OverridesFailure
+from nsfwd.protocol.messages import Override
+from nsfwd.protocol.text import shown
+
+COLUMNS = ("sha256", "verdict", "reason", "by", "time", "expires", "path")
+
+_ALSO = ("path_bytes", "expired")
+"""Keys that are read besides: a path that is not UTF-8, and what ``list`` adds."""
+
+
+def write(overrides: Iterable[Override], out: TextIO, spelling: str) -> int:
+    """Write a list, ``ndjson`` or ``csv``; return how many there were.
+
+    Args:
+        out: in UTF-8 with ``surrogateescape``, so that a path in CSV keeps its bytes; without translation of line ends.
+    """
+    table = csv.writer(out, csv.unix_dialect, quoting=csv.QUOTE_NONNUMERIC)  # a name may hold a carriage return alone
+    if spelling == "csv":
+        out.write(",".join(COLUMNS) + "\n")
+    count = 0
+    for override in overrides:
+        if spelling == "csv":
+            row = as_dict(override) | {"path": os.fsdecode(override.path)}
+            table.writerow(row[name] for name in COLUMNS)
+        else:
+            out.write(json.dumps(as_dict(override), ensure_ascii=False) + "\n")
+        count += 1
+    return count
+
+
+def read(source: TextIO, spelling: str) -> Iterator[Override]:
+    """Read a list, ``ndjson`` or ``csv``.
+
+    Raises:
+        OverridesFailure: while iterating: a line is no override; the message has its number.
+    """
+    number = 0
+    try:
+        for number, row in _table(source) if spelling == "csv" else _objects(source):  # noqa: B007
+            yield check(_override(row))
+    except OverridesFailure as error:
+        raise OverridesFailure(f"line {number}: {error}") from error
+    except csv.Error as error:
+        raise OverridesFailure(f"after line {number}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise OverridesFailure(f"after line {number}: not UTF-8") from error
+
+
+def as_dict(override: Override) -> dict[str, Any]:
+    """Return an override under the names of a list; a path that is not UTF-8 goes as base64 beside what can be read."""
+    row = {
+        "sha256": override.digest.hex(),
+        "verdict": override.verdict,
+        "reason": override.reason,
+        "by": override.by,
+        "time": override.time,
+        "expires": override.expires,
+        "path": "",
+    }
+    try:
+        row["path"] = override.path.decode()
+    except UnicodeDecodeError:
+        row["path"] = shown(override.path)
+        row["path_bytes"] = base64.b64encode(override.path).decode()
+    return row
+
+
+def moment(text: str) -> float:
+    """Read a time: seconds since 1970, or ISO 8601; without a zone it is local time.
+
+    Raises:
+        OverridesFailure: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise OverridesFailure(f"{text!r} is no time: seconds since 1970 or 2031-12-24T18:00 are") from None
+
+
+def _objects(source: TextIO) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(source, 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError:
+                yield number, None
+
+
+def _table(source: TextIO) -> Iterator[tuple[int, Any]]:
+    table = csv.DictReader(source, restkey="", strict=True)
+    for row in table:
+        yield table.line_num, {name: text for name, text in row.items() if text}
+
+
+def _override(row: Any) -> Override:
+    if not isinstance(row, dict):
+        raise OverridesFailure("not a JSON object")
+    unknown = row.keys() - {*COLUMNS, *_ALSO}
+    if unknown:
+        surplus = unknown == {""}
+        raise OverridesFailure("more cells than the heading has" if surplus else f"unknown name {min(unknown)!r}")
+    for name in ("sha256", "verdict"):
+        if name not in row:
+            raise OverridesFailure(f"{name} is missing")
+    return Override(
+        to_digest(_text(row, "sha256")),
+        _text(row, "verdict"),
+        _text(row, "reason"),
+        _text(row, "by"),
+        _time(row, "time") or time.time(),
+        _time(row, "expires"),
+        _path(row),
+    )
+
+
+def _text(row: dict[str, Any], name: str) -> str:
+    text = row.get(name, "")
+    if not isinstance(text, str):
+        raise OverridesFailure(f"{name} must be a text")
+    return text
+
+
+def _time(row: dict[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return moment(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise OverridesFailure(f"{name} must be a time")
+    return float(value)
+
+
+def _path(row: dict[str, Any]) -> bytes:
+    if "path_bytes" not in row:
+        return os.fsencode(_text(row, "path"))
+    try:
+        return base64.b64decode(_text(row, "path_bytes"), validate=True)
+    except (binascii.Error, ValueError):
+        raise OverridesFailure("path_bytes must be base64") from None
