@@ -40,11 +40,10 @@ class Judged:
         status: ``ok``, ``skipped`` or ``error``. ``code`` and ``message`` say why with the latter two.
         digest: SHA-256 of the content; None where nobody read it.
         verdict: the effective one (an override wins), ``alarm`` whether it wants a person's attention.
-        label, score: as of a reply.
+        label: the top one of the first model. score: of the group that decided.
         scores: model's short name -> label -> probability.
         override: what overruled the policy, as in a reply.
-        reply: the daemon's JSON object, or one of the same keys made of what the index knows.
-        fresh: whether it came to that in this run; False for a file that the index knew and that has not changed.
+        reply: the daemon's JSON object; of what was known by its digest one with the same keys, made of the index.
     """
 
     found: Found
@@ -59,25 +58,27 @@ class Judged:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     override: Mapping[str, Any] | None = None
     reply: Mapping[str, Any] = field(default_factory=dict)
-    fresh: bool = True
 
 
 class Actor(Protocol):
-    """Does what is to be done about a verdict."""
+    """Does what is to be done about a verdict.
+
+    Nothing is done on the word of the index alone. A file that it knows with a verdict that is wanted, and to which
+    nothing was done yet (it was judged by a dry run, by a run that was killed, or before the action was asked for), is
+    asked about once more, and that reply is acted on: an override may have been made meanwhile.
+    """
 
     def wants(self, verdict: str, alarm: bool) -> bool:
-        """Tell whether it may have something to do about such a verdict. Called often, from any thread: quick, pure.
+        """Tell whether it has something to do about such a verdict. Called often, from any thread: quick and pure."""
 
-        An unchanged file that the index knows with such a verdict is handed to ``act`` as well (``fresh`` is False): it
-        may have been judged by a dry run, by one that was killed before it acted, or before an action was asked for.
-        So ``act`` looks up in the table ``action`` what it has done to this path and digest already.
-        """
+    def done(self, path: bytes, digest: bytes) -> bool:
+        """Tell whether it did all it would to this content at this path (the table ``action``)."""
 
     async def act(self, judged: Judged) -> None:
-        """Act on one file with the status ``ok``, after its row is committed.
+        """Act on one file with the status ``ok``, whatever its verdict, after its row is committed.
 
         Raises:
-            NsfwdError: the run must end now: too many actions (``BreakerOpen``), or the index cannot be written.
+            BreakerOpen, ActionFailure, IndexFailure: the run must end now.
         """
 
     async def finish(self) -> None:
@@ -90,6 +91,10 @@ class Onlooker:
     def wants(self, verdict: str, alarm: bool) -> bool:
         """Nothing is of interest."""
         return False
+
+    def done(self, path: bytes, digest: bytes) -> bool:
+        """Nothing is left to be done."""
+        return True
 
     async def act(self, judged: Judged) -> None:
         """Do nothing."""
