@@ -12,7 +12,7 @@ from bench.session import RESULTS, Session
 COMMANDS: dict[str, str] = {
     "limit": "the same decoding and engine without a server, at its best setting",
     "serve": "the daemon against that limit: closed loop at c = 1, 8, 64, 512, then an open loop",
-    "peers": "mosec, LitServe and BentoML on the same model and decoding, and the ancestor, side by side",
+    "peers": "mosec, LitServe, BentoML and Ray Serve on the same model and decoding, and the ancestor, side by side",
     "noop": "what protocol and pipeline cost an image",
     "memory": "of every process, and how it grows",
     "cold": "from the start to the first right answer",
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models-dir", type=Path, default=Session.models_dir)
     parser.add_argument("--precision", default="", help="[default: the bundle's own]")
     parser.add_argument("--pictures", choices=("small", "large", "both"), default="both")
-    parser.add_argument("--peers", default="mosec,litserve,bentoml", help="which, joined by commas")
+    parser.add_argument("--peers", default="mosec,litserve,bentoml,ray", help="which, joined by commas")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     session = Session(

@@ -100,6 +100,8 @@ def _environment(session: Session) -> dict[str, str]:
         BUNDLE: str(session.bundle_directory),
         PRECISION: session.precision,
         "BENTOML_DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # its workers would otherwise be at 15, behind the client
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
 

@@ -35,7 +35,7 @@ class Session:
     quick: bool = False
     rounds: int = 5
     kinds: Sequence[str] = ("small", "large")
-    peers: Sequence[str] = ("mosec", "litserve", "bentoml")
+    peers: Sequence[str] = ("mosec", "litserve", "bentoml", "ray")
     results: Path = RESULTS
     started: str = field(default_factory=lambda: time.strftime("%Y%m%dT%H%M%S"))
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="nsfwd-bench-")))
