@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from nsfwd.errors import BundleError, CodedError, NsfwdError, Status
 from nsfwd.ipc import messages
 from nsfwd.ipc.closing import close_foreign
-from nsfwd.pipeline import views
-from nsfwd.pipeline.accounts import Accounts, CostCurve
+from nsfwd.pipeline import numbers, views
+from nsfwd.pipeline.accounts import Accounts
 from nsfwd.pipeline.admission import Admission
 from nsfwd.pipeline.cache import Hit
 from nsfwd.pipeline.canary import PATIENCE, Canary
@@ -53,6 +53,7 @@ class Pipeline:
 
     Attributes:
         failed: ends with the error for which the daemon must stop; never with a result.
+        started: ``time.monotonic()`` of the start.
         ready: an engine is warm and the goldens agree.
     """
 
@@ -72,7 +73,7 @@ class Pipeline:
         self._reloading = asyncio.Lock()
         self._successor: tuple[Generation, asyncio.Future[None]] | None = None
         self._canary = Canary(loop, lambda: self.generation, self._scan_golden)
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         self.reloads = 0
         self.accounts = Accounts()
 
@@ -328,66 +329,13 @@ class Pipeline:
 
     def stats(self) -> dict[str, Any]:
         """The pipeline's numbers, for ``stats``."""
-        generation, admission = self.generation, self.admission
-        decoding, scoring = generation.decoding, generation.scoring
-        return {
-            "uptime": round(time.monotonic() - self._started, 3),
-            "rate": round(admission.rate.value, 2),
-            "in_flight": len(admission.tickets),
-            "admitted": admission.admitted,
-            "refused": dict(admission.refused),
-            "images": dict(self.accounts.images),
-            "codes": dict(self.accounts.codes),
-            "seconds": {stage: round(total, 6) for stage, total in self.accounts.seconds.items()},
-            "reloads": self.reloads,
-            "queues": {"decode": decoding.queue.depths(), "score": scoring.queue.depths()},
-            "slots": {"total": generation.slots.count, "free": generation.slots.free},
-            "cache": generation.known(),
-            "decoders": {
-                "processes": decoding.processes(),
-                "restarts": decoding.restarts,
-                "abandoned": len(decoding.abandoned),
-                "poisoned": len(self.poison.entries()),
-                "decoded": decoding.decoded,
-                "applied": decoding.applied,
-                "missing": decoding.missing,
-            },
-            "lister": {
-                "processes": self.lister.processes(),
-                "restarts": self.lister.restarts,
-                "abandoned": len(self.lister.abandoned),
-                "applied": self.lister.applied,
-                "missing": self.lister.missing,
-            },
-            "engine": {
-                "processes": scoring.processes(),
-                "restarts": scoring.restarts,
-                "name": scoring.engine.engine if scoring.engine else None,
-                "device": scoring.engine.device if scoring.engine else None,
-                "precision": scoring.engine.precision if scoring.engine else None,
-                "note": scoring.engine.note if scoring.engine else "",
-                "buckets": scoring.engine.buckets if scoring.engine else [],
-                "batches": scoring.batches,
-                "images": scoring.images,
-                "rechecked": scoring.rechecked,
-                "rechecked_share": round(scoring.rechecked / scoring.images, 6) if scoring.images else 0.0,
-                "padded": scoring.padded,
-                "sizes": {str(size): count for size, count in sorted(scoring.sizes.items())},
-                "seconds": round(scoring.infer_seconds, 6),
-                "cost": _cost(scoring.cost),
-            },
-        }
+        return numbers.stats(self)
 
 
 def _lister(settings: Settings) -> ListStage:
     roots = tuple(os.fsencode(root) for root in settings.roots)
     setup = messages.ListerSetup(roots, settings.max_depth, settings.max_entries, CHUNK)
     return ListStage(setup, patience=settings.decode_timeout)
-
-
-def _cost(curve: CostCurve) -> dict[str, float] | None:
-    fitted = curve.fit()
-    return None if fitted is None else {"fixed": round(fitted[0], 6), "each": round(fitted[1], 6)}
 
 
 def _in_memory(encoded: bytes) -> int:
