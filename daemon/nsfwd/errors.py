@@ -205,6 +205,17 @@ class OverridesFailure(NsfwdError):
     """
 
 
+class ActionFailure(NsfwdError):
+    """Actions on verdicts cannot go on: the quarantine's disk is full, its directory is not safe and the like.
+
+    The operator mends it; the file that was to be acted upon is where it was.
+    """
+
+
+class BreakerOpen(NsfwdError):
+    """A run would act on more files than it may. The message names the setting; the operator decides."""
+
+
 class DaemonUnreachable(NsfwdError):
     """No daemon answered. The message names every address tried; a retry helps once one runs."""
 

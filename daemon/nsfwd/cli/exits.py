@@ -6,11 +6,21 @@ failure can be taken for a verdict.
 
 from __future__ import annotations
 
-from nsfwd.errors import ConnectionLost, DaemonUnreachable, NsfwdError, SettingsError
+from nsfwd.errors import (
+    ActionFailure,
+    BreakerOpen,
+    ConnectionLost,
+    DaemonUnreachable,
+    IndexFailure,
+    NsfwdError,
+    SettingsError,
+)
 
 OK = 0
 ALARM = 1
 UNSCORED = 2
+BREAKER = 3
+"""A run stopped because it would have acted on too many files."""
 FAILED = 1
 """A command other than ``scan`` could not do what it was asked."""
 USAGE = 64
@@ -32,4 +42,8 @@ def code_of(error: NsfwdError) -> int:
         return UNAVAILABLE
     if isinstance(error, SettingsError):
         return CONFIG
+    if isinstance(error, BreakerOpen):
+        return BREAKER
+    if isinstance(error, IndexFailure | ActionFailure):
+        return IO  # not 1: for a sweep that is an alarm
     return FAILED
