@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "limit": "the same decoding and engine without a server, at its best setting",
     "serve": "the daemon against that limit: closed loop at c = 1, 8, 64, 512, then an open loop",
     "peers": "mosec, LitServe, BentoML and Ray Serve on the same model and decoding, and the ancestor, side by side",
+    "precisions": "f32, bf16 and int8 end to end, with what is scored twice, side by side",
     "noop": "what protocol and pipeline cost an image",
     "memory": "of every process, and how it grows",
     "cold": "from the start to the first right answer",
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models-dir", type=Path, default=Session.models_dir)
     parser.add_argument("--precision", default="", help="[default: the bundle's own]")
     parser.add_argument("--pictures", choices=("small", "large", "both"), default="both")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs to use instead of pictures made by code")
     parser.add_argument("--peers", default="mosec,litserve,bentoml,ray", help="which, joined by commas")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -47,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         quick=options.quick,
         rounds=options.rounds or (3 if options.quick else 5),
         kinds=("small", "large") if options.pictures == "both" else (options.pictures,),
+        photos=options.photos,
         peers=tuple(filter(None, options.peers.split(","))),
         results=options.results,
     )

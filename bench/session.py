@@ -27,6 +27,7 @@ class Session:
         quick: fewer pictures and rounds: ratios within a few percent, minutes instead of an hour.
         rounds: interleaved rounds; ratios are medians over them.
         kinds: of pictures (``corpus.SIZES``).
+        photos: a folder whose JPEGs take the place of pictures made by code, whatever their kind.
     """
 
     bundle: str = "nsfw-mobilenet-v2-140"
@@ -35,6 +36,7 @@ class Session:
     quick: bool = False
     rounds: int = 5
     kinds: Sequence[str] = ("small", "large")
+    photos: Path | None = None
     peers: Sequence[str] = ("mosec", "litserve", "bentoml", "ray")
     results: Path = RESULTS
     started: str = field(default_factory=lambda: time.strftime("%Y%m%dT%H%M%S"))
@@ -52,6 +54,8 @@ class Session:
 
     def pictures(self, kind: str) -> list[Path]:
         """The pictures of one kind."""
+        if self.photos:
+            return sorted(self.photos.rglob("*.jp*g"))
         few = {"small": 200, "large": 60} if self.quick else {"small": 1000, "large": 300}
         return corpus.make(CACHE / "pictures", kind, few[kind])
 
