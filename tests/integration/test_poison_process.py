@@ -59,7 +59,7 @@ class Daemon:
 
     async def decode(self, path: Path) -> str:
         """Decode one file; tell what it came to."""
-        ticket = self.admission.admit(Claim("test", Lane.NORMAL))
+        ticket = self.admission.admit(Claim(("test",), Lane.NORMAL))
         try:
             await self.stage.decode(Image(os.fsencode(path)), ticket)
         except CodedError as error:

@@ -12,7 +12,7 @@ from tests.unit.manual import ManualLoop, run, settle
 
 
 def claim(**options: float | None) -> Claim:
-    return Claim("client", Lane.NORMAL, **options)  # type: ignore[arg-type]  # floats only, whatever the key
+    return Claim(("client",), Lane.NORMAL, **options)  # type: ignore[arg-type]  # floats only, whatever the key
 
 
 def test_beyond_the_queue_is_busy_with_a_time_to_retry() -> None:

@@ -39,7 +39,7 @@ class Room(Bench):
         self, path: str, *, lane: Lane = Lane.NORMAL, allowance: float | None = None, probe: int = 0, frames: int = 0
     ) -> tuple[Ticket, asyncio.Future[Any]]:
         """One request of a connection of its own."""
-        claim = Claim(object(), lane, allowance=allowance, frames=frames)
+        claim = Claim((object(),), lane, allowance=allowance, frames=frames)
         ticket = self.admission.admit(claim)
         return ticket, asyncio.ensure_future(self._scan(Image(path.encode()), ticket, probe))
 
@@ -135,7 +135,7 @@ def test_a_better_lane_waits_for_no_worse_one() -> None:
         room = Room(loop)
         coalescing = Coalescing()
         quick, normal, late = (
-            DecodeJob(Image(b"/a"), room.admission.admit(Claim("client", lane)))
+            DecodeJob(Image(b"/a"), room.admission.admit(Claim(("client",), lane)))
             for lane in (Lane.INTERACTIVE, Lane.NORMAL, Lane.BACKGROUND)
         )
         for job in (quick, normal, late):

@@ -72,7 +72,7 @@ class FakePipeline:
     def claim(
         self,
         *,
-        connection: Hashable,
+        asker: tuple[Hashable, ...],
         lane: Lane = Lane.NORMAL,
         deadline: float | None = None,
         identity: bool = False,

@@ -7,7 +7,7 @@ from tests.unit.manual import ManualLoop, run
 
 
 def ticket(loop: ManualLoop, number: int = 1) -> Ticket:
-    return Ticket(Claim("client", Lane.NORMAL), number, loop)
+    return Ticket(Claim(("client",), Lane.NORMAL), number, loop)
 
 
 def test_no_deadline_is_early_and_none_is_late_by_more_than_a_tick() -> None:

@@ -49,7 +49,7 @@ class Bench:
         for child in FakeChild.born:
             child.say(messages.Hello([], []))
         self.admission = Admission(1000, loop)
-        self.claim = Claim("client", Lane.NORMAL)
+        self.claim = Claim(("client",), Lane.NORMAL)
 
     def submit(self, path: str) -> tuple[Ticket, asyncio.Future[Any]]:
         ticket = self.admission.admit(self.claim)

@@ -31,7 +31,7 @@ class Bench:
     def __init__(self, *, deadline: float | None = None) -> None:
         self.stage = ListStage(SETUP, patience=10.0)
         self.stage.start()
-        self.claim = Claim("client", Lane.NORMAL, deadline=deadline)
+        self.claim = Claim(("client",), Lane.NORMAL, deadline=deadline)
         self.named: list[bytes] = []
         self.task = asyncio.ensure_future(self._pull())
 
@@ -95,7 +95,7 @@ def test_a_listing_that_ends_while_nobody_waits_ends_in_silence() -> None:
     async def test(loop: ManualLoop) -> None:
         complaints: list[dict[str, object]] = []
         loop.set_exception_handler(lambda _, context: complaints.append(context))
-        claim = Claim("client", Lane.NORMAL)
+        claim = Claim(("client",), Lane.NORMAL)
         stage = ListStage(SETUP, patience=10.0)
         stage.start()
         files = stage.files(b"/d", claim, recursive=False)

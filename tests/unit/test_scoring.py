@@ -43,7 +43,7 @@ class Bench:
         )
         self.stage.start()
         self.admission = Admission(1000, loop)
-        self.claim = Claim("client", Lane.NORMAL)
+        self.claim = Claim(("client",), Lane.NORMAL)
         self.trusted = trusted
         self.greet()
 

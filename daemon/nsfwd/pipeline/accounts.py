@@ -35,8 +35,12 @@ class Accounts:
         self.images[outcome.status.value] += 1
         if outcome.code:
             self.codes[outcome.code] = self.codes.get(outcome.code, 0) + 1
-        for stage in STAGES:
-            self.seconds[stage] += getattr(outcome.time, stage)
+        seconds, time = self.seconds, outcome.time
+        seconds["queue"] += time.queue
+        seconds["decode"] += time.decode
+        seconds["wait"] += time.wait
+        seconds["infer"] += time.infer
+        seconds["total"] += time.total
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned
 from nsfwd.pipeline.workers import DecodeJob, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from nsfwd.ipc.arena import Arena
     from nsfwd.pipeline.cache import Hit
@@ -130,7 +130,7 @@ class DecodeStage:
             if worker.child is not None:
                 worker.child.send(packet)
 
-    async def decode(self, image: Image, ticket: Ticket, *, probe: int = 0) -> messages.Decoded | Hit:
+    def decode(self, image: Image, ticket: Ticket, *, probe: int = 0) -> Coroutine[Any, Any, messages.Decoded | Hit]:
         """Turn an image, or its first view, into pixels in the slot that is then ``ticket.lease``.
 
         Args:
@@ -142,17 +142,17 @@ class DecodeStage:
         Raises:
             CodedError: the file's fault, or the ticket was settled first.
         """
-        found: messages.Decoded | Hit = await self._run(DecodeJob(image, ticket, probe=probe))
-        return found
+        return self._run(DecodeJob(image, ticket, probe=probe))
 
-    async def decode_next(self, image: Image, ticket: Ticket, after: messages.Decoded) -> messages.Decoded:
+    def decode_next(
+        self, image: Image, ticket: Ticket, after: messages.Decoded
+    ) -> Coroutine[Any, Any, messages.Decoded]:
         """Turn a further view into pixels, as ``decode``; the slot of the one before it is free again."""
-        decoded: messages.Decoded = await self._run(DecodeJob(image, ticket, after))
-        return decoded
+        return self._run(DecodeJob(image, ticket, after))
 
     async def _run(self, job: DecodeJob) -> Any:
         claim = job.ticket.claim
-        self.queue.push(job, claim.lane, claim.connection)
+        self.queue.push(job, claim.lane, claim.asker)
         if self.coalescing is not None:
             self.coalescing.wait(job)
         self.schedule()
@@ -218,7 +218,7 @@ class DecodeStage:
         now = time.monotonic()
         for job in self.coalescing.begin(leader):
             claim = job.ticket.claim
-            self.queue.discard(job, claim.lane, claim.connection)
+            self.queue.discard(job, claim.lane, claim.asker)
             job.ticket.time.queue += now - job.since
 
     def _send_suspect(self) -> Worker | None:
@@ -291,7 +291,7 @@ class DecodeStage:
         if self.coalescing is not None:
             self.coalescing.forget(job)
         claim = job.ticket.claim
-        self.queue.discard(job, claim.lane, claim.connection)
+        self.queue.discard(job, claim.lane, claim.asker)
 
     # -- taking back -------------------------------------------------------------------------------------------------
 

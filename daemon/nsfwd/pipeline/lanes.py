@@ -1,11 +1,11 @@
-"""A queue that is fair between lanes by weight and between connections in turn.
+"""A queue that is fair between lanes by weight, and within a lane between those who ask, level by level in turn.
 
 Pure: no clock, no task, no process. It knows nothing of what it queues.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -13,47 +13,126 @@ from nsfwd.protocol.messages import Lane
 
 Item = TypeVar("Item", bound=Hashable)
 
+Asker = tuple[Hashable, ...]
+"""Who asks, from the widest circle to the narrowest: user or host, process, connection. Turns go round at each level,
+so that more connections are not more turns. No asker is the beginning of another."""
+
 WEIGHTS: dict[Lane, int] = {Lane.INTERACTIVE: 16, Lane.NORMAL: 4, Lane.BACKGROUND: 1}
 """Share of each lane while all have work. Weights and not strict priority: a sweep never starves either."""
 
 
-class _LaneItems(Generic[Item]):
-    """The items of one lane: connections in turn, each with its items in order of arrival.
+class _Circle(Generic[Item]):
+    """One who asks, or a circle of such, whose members take turns.
 
-    A connection that begins to ask has its first turn at once, before those that have been asking all along (the rule
-    of FQ-CoDel, RFC 8290: one who asks rarely waits for nobody's queue). It stays in the round until its next turn has
-    come, also when nothing of it waits, so that asking little and often gains nothing.
+    Who begins to ask has the first turn at once, before those who have been asking all along (the rule of FQ-CoDel,
+    RFC 8290: one who asks rarely waits for nobody's queue), and stays in the round until the next turn has come, also
+    when nothing of it waits, so that asking little and often gains nothing.
+
+    Attributes:
+        size: how many items wait, of all members.
+        items: its own; only one without members has any.
+        new, old: the members in the order of their turns; those who began to ask come first.
     """
 
-    __slots__ = ("again", "credit", "new", "old", "size", "weight")
+    __slots__ = ("items", "key", "members", "new", "old", "size")
+
+    def __init__(self, key: Hashable = None) -> None:
+        self.key = key
+        self.size = 0
+        # A dict is an ordered set here: a settled ticket leaves the middle of a long queue in constant time.
+        self.items: dict[Item, None] = {}
+        self.members: dict[Hashable, _Circle[Item]] = {}
+        self.new: deque[_Circle[Item]] = deque()
+        self.old: deque[_Circle[Item]] = deque()
+
+    def push(self, item: Item, asker: Asker) -> None:
+        """Queue behind the asker's other items."""
+        circle = self
+        circle.size += 1
+        for key in asker:
+            member = circle.members.get(key)
+            if member is None:
+                member = circle.members[key] = _Circle(key)
+                circle.new.append(member)
+            circle = member
+            circle.size += 1
+        circle.items[item] = None
+
+    def discard(self, item: Item, asker: Asker) -> bool:
+        """Take an item out; tell whether it was there."""
+        path = [self]
+        for key in asker:
+            member = path[-1].members.get(key)
+            if member is None:
+                return False
+            path.append(member)
+        if item not in path[-1].items:
+            return False
+        del path[-1].items[item]
+        for circle in path:
+            circle.size -= 1
+        return True
+
+    def take(self) -> Item:
+        """Take the item whose turn it is; there is one."""
+        circle = self
+        circle.size -= 1
+        while circle.members:
+            circle = circle.next()
+            circle.size -= 1
+        item = next(iter(circle.items))
+        del circle.items[item]
+        return item
+
+    def next(self) -> _Circle[Item]:
+        """The member whose turn it is; those that have had no work for a round are forgotten on the way."""
+        while True:
+            member = self.new.popleft() if self.new else self.old.popleft()
+            if member.size:
+                self.old.append(member)
+                return member
+            del self.members[member.key]
+
+    def clear(self) -> None:
+        """Forget whose turn it is; nothing waits."""
+        circle = self
+        while len(circle.members) == 1:  # one alone has no turn to remember, and is mostly the next to ask again
+            circle = next(iter(circle.members.values()))
+        if circle.members:
+            for emptied in (self.members, self.new, self.old):
+                emptied.clear()
+
+
+class _LaneItems(Generic[Item]):
+    """The items of one lane."""
+
+    __slots__ = ("again", "credit", "size", "turns", "weight")
 
     def __init__(self, weight: int) -> None:
         self.weight = weight
         self.credit = 0
         self.size = 0
-        # A dict is an ordered set here: a settled ticket leaves the middle of a long queue in constant time.
         self.again: dict[Item, None] = {}
-        self.new: OrderedDict[Hashable, dict[Item, None]] = OrderedDict()
-        self.old: OrderedDict[Hashable, dict[Item, None]] = OrderedDict()
+        self.turns: _Circle[Item] = _Circle()
 
-    def push(self, item: Item, connection: Hashable) -> None:
-        """Queue behind the connection's other items."""
-        items = self.new.get(connection)
-        if items is None:
-            items = self.old.get(connection)
-        if items is None:
-            items = self.new[connection] = {}
-        items[item] = None
+    def push(self, item: Item, asker: Asker) -> None:
+        """Queue behind the asker's other items."""
+        self.turns.push(item, asker)
         self.size += 1
 
-    def discard(self, item: Item, connection: Hashable) -> bool:
+    def push_front(self, item: Item) -> None:
+        """Queue before all others."""
+        self.again = {item: None, **self.again}
+        self.size += 1
+
+    def discard(self, item: Item, asker: Asker) -> bool:
         """Take an item out, wherever it waits."""
-        for items in (self.again, self.new.get(connection), self.old.get(connection)):
-            if items is not None and item in items:
-                del items[item]
-                self._left()
-                return True
-        return False
+        if item in self.again:
+            del self.again[item]
+        elif not self.turns.discard(item, asker):
+            return False
+        self._left()
+        return True
 
     def take(self) -> Item:
         """Take the item whose turn it is; there is one."""
@@ -61,33 +140,23 @@ class _LaneItems(Generic[Item]):
             item = next(iter(self.again))
             del self.again[item]
         else:
-            item = self._take_in_turn()
+            item = self.turns.take()
         self._left()
         return item
-
-    def _take_in_turn(self) -> Item:
-        while True:
-            connection, items = (self.new or self.old).popitem(last=False)
-            if items:
-                item = next(iter(items))
-                del items[item]
-                self.old[connection] = items
-                return item
 
     def _left(self) -> None:
         self.size -= 1
         if not self.size:  # an idle lane saves nothing up and remembers nobody
             self.credit = 0
-            self.new.clear()
-            self.old.clear()
+            self.turns.clear()
 
 
 class LaneQueue(Generic[Item]):
     """Items waiting for a stage.
 
     ``pop`` takes from the lanes that have items by smooth weighted round-robin (the scheme of nginx's upstreams: every
-    lane with work earns its weight, the richest is served and pays the sum), and within the lane from the connections
-    in turn.
+    lane with work earns its weight, the richest is served and pays the sum), and within the lane from those who ask in
+    turn.
     """
 
     def __init__(self) -> None:
@@ -101,21 +170,19 @@ class LaneQueue(Generic[Item]):
         """Items waiting in each lane."""
         return {lane.value: items.size for lane, items in self._lanes.items()}
 
-    def push(self, item: Item, lane: Lane, connection: Hashable) -> None:
-        """Queue ``item`` behind the others of its connection."""
-        self._lanes[lane].push(item, connection)
+    def push(self, item: Item, lane: Lane, asker: Asker) -> None:
+        """Queue ``item`` behind the others of its asker."""
+        self._lanes[lane].push(item, asker)
         self._size += 1
 
     def push_front(self, item: Item, lane: Lane) -> None:
         """Queue ``item`` before all others of its lane: it was taken once and has to be taken again."""
-        items = self._lanes[lane]
-        items.again = {item: None, **items.again}
-        items.size += 1
+        self._lanes[lane].push_front(item)
         self._size += 1
 
-    def discard(self, item: Item, lane: Lane, connection: Hashable) -> None:
+    def discard(self, item: Item, lane: Lane, asker: Asker) -> None:
         """Take ``item`` out if it still waits."""
-        if self._lanes[lane].discard(item, connection):
+        if self._lanes[lane].discard(item, asker):
             self._size -= 1
 
     def pop(self) -> Item | None:

@@ -187,12 +187,13 @@ class ScoreStage:
         if probe:
             self._probes.append(entry)
         else:
-            self.queue.push(entry, claim.lane, claim.connection)
+            self.queue.push(entry, claim.lane, claim.asker)
         self.dispatch()
         try:
             scores: Sequence[float] = await ticket.wait()
-        finally:
-            self.queue.discard(entry, claim.lane, claim.connection)
+        except BaseException:
+            self.queue.discard(entry, claim.lane, claim.asker)
+            raise
         return scores
 
     def restart(self) -> None:

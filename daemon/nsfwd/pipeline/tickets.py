@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable
 from typing import Any, Protocol
 
 from nsfwd.errors import CodedError
+from nsfwd.pipeline.lanes import Asker
 from nsfwd.pipeline.slots import Lease
 from nsfwd.protocol.messages import Identity, Lane, Timing
 
@@ -28,7 +28,7 @@ class Claim:
     """On whose behalf a request's images are scored.
 
     Attributes:
-        connection: whose turn it is; lanes go round the connections.
+        asker: whose turn it is (``lanes.Asker``).
         lane: the lane it is served in.
         deadline: loop time at which the whole request ends; None when only each image has a limit.
         allowance: seconds for each image from its admission; None for no limit.
@@ -37,11 +37,11 @@ class Claim:
         parts: what is under way.
     """
 
-    __slots__ = ("allowance", "connection", "deadline", "error", "frames", "identity", "lane", "parts")
+    __slots__ = ("allowance", "asker", "deadline", "error", "frames", "identity", "lane", "parts")
 
     def __init__(
         self,
-        connection: Hashable,
+        asker: Asker,
         lane: Lane,
         *,
         deadline: float | None = None,
@@ -49,7 +49,7 @@ class Claim:
         identity: bool = False,
         frames: int = 0,
     ) -> None:
-        self.connection = connection
+        self.asker = asker
         self.lane = lane
         self.deadline = deadline
         self.allowance = allowance
@@ -100,16 +100,16 @@ class Ticket:
         self.tick = 0
         self._waiter: asyncio.Future[Any] | None = None
 
-    async def wait(self) -> Any:
-        """Wait for the present stage's ``resolve`` or for whatever settles the ticket first.
+    def wait(self) -> asyncio.Future[Any]:
+        """Wait for the present stage's ``resolve`` or for whatever settles the ticket first; to be awaited at once.
 
         Raises:
-            CodedError: the ticket was settled, or the stage failed for this image.
+            CodedError: when awaited: the ticket was settled, or the stage failed for this image.
         """
-        if self.settled is not None:
-            raise self.settled
         self._waiter = self.loop.create_future()
-        return await self._waiter
+        if self.settled is not None:
+            self._waiter.set_exception(self.settled)
+        return self._waiter
 
     def resolve(self, result: object) -> None:
         """Hand the stage's result to ``wait``."""

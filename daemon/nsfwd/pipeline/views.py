@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nsfwd.protocol.messages import Image, Judgement
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scored:
     """The scores of all views of one image, before any policy.
 

@@ -151,8 +151,7 @@ class Session:
         line = self._reader.next_line(ended=self._eof or self._silent)
         self._silent = False
         self._outbox.send(self._reader.telnet.take_answers())
-        opening = self._reader.opening if line is None else line.data[:1]
-        if self._greeting_held and opening == b"{":
+        if self._greeting_held and (self._reader.opening if line is None else line.data[:1]) == b"{":
             self._greeting_held = self._prompting = False
         if line is None:
             self._ending = self._eof

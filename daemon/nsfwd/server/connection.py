@@ -71,6 +71,7 @@ class Connection:
 
     __slots__ = (
         "_active",
+        "_asker",
         "_body",
         "_body_bytes",
         "_descriptors",
@@ -100,6 +101,7 @@ class Connection:
         on_closed: Callable[[Connection], None],
     ) -> None:
         self.peer = peer
+        self._asker = (*peer.circles, object())  # not itself: a queue may keep it for a while
         self._spec = spec
         self.service = service
         self._on_closed = on_closed
@@ -318,7 +320,7 @@ class Connection:
             self.session.fail(turn, error, 0.0)
             return
         claim = service.pipeline.claim(
-            connection=self,
+            asker=self._asker,
             lane=lower_lane(self._spec.lane, scan.lane),
             deadline=scan.deadline,
             identity=scan.identity,

@@ -37,7 +37,7 @@ class Scanner(Protocol):
     def claim(
         self,
         *,
-        connection: Hashable,
+        asker: tuple[Hashable, ...],
         lane: Lane = ...,
         deadline: float | None = None,
         identity: bool = False,
