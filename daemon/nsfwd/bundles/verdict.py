@@ -23,12 +23,15 @@ SUM_TOLERANCE = 1e-2
 """How far from 1 the sum of a softmax may lie: five labels rounded to bf16 (2^-8 relative) stay below it."""
 
 
-def check_scores(scores: Sequence[float], activation: Literal["softmax", "sigmoid"]) -> None:
+def check_scores(scores: Sequence[float], activation: Literal["softmax", "sigmoid"]) -> tuple[float, float]:
     """Refuse scores that are no probabilities.
 
     Args:
         scores: one per label.
         activation: a softmax must sum to 1 as well.
+
+    Returns:
+        The lowest and the highest.
 
     Raises:
         CodedError: ``bad_scores``. The model's or the device's fault; a retry does not help.
@@ -36,10 +39,12 @@ def check_scores(scores: Sequence[float], activation: Literal["softmax", "sigmoi
     total = sum(scores)
     if not math.isfinite(total):  # any NaN or infinity ends up in the sum, wherever it stands
         raise CodedError("bad_scores", "the model's output has a score that is not finite")
-    if not scores or min(scores) < -RANGE_TOLERANCE or max(scores) > 1.0 + RANGE_TOLERANCE:
+    low, high = (min(scores), max(scores)) if scores else (-1.0, -1.0)
+    if low < -RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
         raise CodedError("bad_scores", "the model's output has a score outside 0..1")
     if activation == "softmax" and abs(total - 1.0) > SUM_TOLERANCE:
         raise CodedError("bad_scores", f"the model's output is a softmax that sums to {total:.4f}")
+    return low, high
 
 
 class _Reached(NamedTuple):
@@ -96,8 +101,8 @@ class _Model:
         """The scores, checked, and inside 0..1."""
         if len(scores) != self.width:
             raise CodedError("bad_scores", f"the model returned {len(scores)} scores for {self.width} labels")
-        check_scores(scores, self.activation)
-        if min(scores) < 0.0 or max(scores) > 1.0:
+        low, high = check_scores(scores, self.activation)
+        if low < 0.0 or high > 1.0:
             return [min(1.0, max(0.0, score)) for score in scores]
         return scores
 

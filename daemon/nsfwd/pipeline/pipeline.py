@@ -27,10 +27,11 @@ from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Identity, Image, Lane, Outcome, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Hashable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from nsfwd.bundles.store import Bundle
     from nsfwd.config import Settings
+    from nsfwd.pipeline.lanes import Asker
 
 STOP_TIMEOUT = 2.0
 """Seconds a child may take to end once its link is closed; then it is killed."""
@@ -120,7 +121,7 @@ class Pipeline:
     def claim(
         self,
         *,
-        connection: Hashable,
+        asker: Asker,
         lane: Lane = Lane.NORMAL,
         deadline: float | None = None,
         identity: bool = False,
@@ -129,13 +130,13 @@ class Pipeline:
         """On whose behalf the images of one request are scored.
 
         Args:
-            connection: whose turn it is within the lane.
+            asker: whose turn it is within the lane (``lanes.Asker``).
             deadline: seconds for the whole request; None gives each image the default of its lane (none in background).
             frames: how many frames of each image to look at most; 0 for as many as the bundle says.
         """
         allowance = None if lane is Lane.BACKGROUND or deadline is not None else self._settings.deadline
         until = None if deadline is None else self._loop.time() + deadline
-        return Claim(connection, lane, deadline=until, allowance=allowance, identity=identity, frames=frames)
+        return Claim(asker, lane, deadline=until, allowance=allowance, identity=identity, frames=frames)
 
     def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.
@@ -286,7 +287,7 @@ class Pipeline:
 
     async def _scan_golden(self, generation: Generation, picture: bytes) -> Outcome:
         """Score one of our own pictures with this generation, whichever serves; it counts nowhere."""
-        claim = Claim("goldens", Lane.INTERACTIVE, allowance=PATIENCE if generation.scoring.trusted else None)
+        claim = Claim(("goldens",), Lane.INTERACTIVE, allowance=PATIENCE if generation.scoring.trusted else None)
         self._goldens[claim] = generation
         try:
             return await self.scan(Image(descriptor=_in_memory(picture)), claim)

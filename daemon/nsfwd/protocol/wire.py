@@ -180,7 +180,7 @@ KEYS: dict[str, Key] = {
 }
 """Every request key. One with no check answers ``unsupported``; one not here answers ``unknown_key``."""
 
-_SOURCES = ("path", "paths", "path_bytes", "data", "bytes", "fd")
+_SOURCES = frozenset({"path", "paths", "path_bytes", "data", "bytes", "fd"})
 _OPERATION_KEYS = frozenset({"id", "op", "target"})
 
 
@@ -208,6 +208,7 @@ class Parsed:
 def parse(line: bytes) -> Parsed:
     """Read one JSON line. Never raises."""
     parsed = Parsed()
+    message: Any = None
     try:
         message = loads(line)
         if type(message) is not dict:
@@ -215,6 +216,8 @@ def parse(line: bytes) -> Parsed:
         parsed.ask = _read(message, parsed)
     except CodedError as error:
         parsed.error = error
+        if type(message) is dict:
+            _note_names(message, parsed)
     return parsed
 
 
@@ -223,10 +226,9 @@ def _read(message: dict[str, Any], parsed: Parsed) -> Scan | Operation:
     if type(size) is int and size >= 0:
         parsed.body = size  # before anything may be wrong: the body comes in any case
     parsed.passed = message.get("fd") is True
+    values: dict[str, Any] = {}
     if "id" in message:
         parsed.id = _check_id(message["id"])
-    _note_names(message, parsed)
-    values: dict[str, Any] = {}
     for name, value in message.items():
         key = KEYS.get(name)
         if key is None:
@@ -251,6 +253,7 @@ def _note_names(message: dict[str, Any], parsed: Parsed) -> None:
 
 def _operation(values: dict[str, Any], parsed: Parsed) -> Operation:
     op = values["op"]
+    parsed.op = op
     if not values.keys() <= _OPERATION_KEYS:
         raise _bad("an operation has no keys but id, op and target")
     if (op == "cancel") != ("target" in values):
@@ -259,7 +262,7 @@ def _operation(values: dict[str, Any], parsed: Parsed) -> Operation:
 
 
 def _scan(values: dict[str, Any], parsed: Parsed) -> Scan:
-    sources = [name for name in _SOURCES if name in values]
+    sources = [name for name in values if name in _SOURCES]
     if len(sources) != 1:
         raise _bad("a request has exactly one of path, paths, path_bytes, data, bytes and fd, or op")
     if "target" in values:

@@ -31,11 +31,18 @@ class Peer:
         name: for the log: an address, or pid and uid.
         guard: whom a repeated complaint in the log is about: the host without its port, or the uid.
         admin: root or the daemon's own user, over the Unix socket.
+        pid: of the process that connected over a Unix socket.
     """
 
     name: str
     guard: str
     admin: bool
+    pid: int | None = None
+
+    @property
+    def circles(self) -> tuple[str, int] | tuple[str]:
+        """Whom it belongs to, the widest first: users or hosts take turns, and processes, not their connections."""
+        return (self.guard,) if self.pid is None else (self.guard, self.pid)
 
     @property
     def operations(self) -> frozenset[str]:
@@ -51,7 +58,7 @@ def identify(sock: socket.socket) -> Peer:
     """
     if sock.family == socket.AF_UNIX:
         pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        return Peer(f"unix pid {pid} uid {uid}", f"uid {uid}", uid in (0, os.geteuid()))
+        return Peer(f"unix pid {pid} uid {uid}", f"uid {uid}", uid in (0, os.geteuid()), pid)
     host, port = sock.getpeername()[:2]
     return Peer(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, admin=False)
 
