@@ -1,11 +1,13 @@
 """Who is at the other end, and what that allows.
 
-Over TCP nobody is known. Over a Unix socket the kernel tells uid and pid of the process that connected; root and the
-daemon's own user may use the operations for admins. Knows no protocol beyond the names of operations.
+Over TCP nobody is known but by address. Over a Unix socket the kernel tells the process that connected, its user and
+groups; root and the daemon's own user may use the operations for admins. Knows no protocol beyond the names of
+operations.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import struct
@@ -16,6 +18,12 @@ from nsfwd.protocol.wire import OPEN_OPERATIONS
 
 _UCRED = struct.Struct("3i")
 """``struct ucred`` of Linux: pid, uid, gid (unix(7))."""
+
+_SO_PEERGROUPS = 59
+"""Supplementary groups of who connected (Linux 4.13), for which Python has no name."""
+
+_GROUPS_BYTES = 1024
+"""Room for 256 groups; of those who are in more only the first one counts."""
 
 ADMIN_OPERATIONS: frozenset[str] = frozenset({"reload", "clear_poison"})
 """What only an admin may ask."""
@@ -31,13 +39,17 @@ class Peer:
         name: for the log: an address, or pid and uid.
         guard: whom a repeated complaint in the log is about: the host without its port, or the uid.
         admin: root or the daemon's own user, over the Unix socket.
-        pid: of the process that connected over a Unix socket.
+        pid, uid, gids: of the process that connected over a Unix socket.
+        address: where it connected from over TCP.
     """
 
     name: str
     guard: str
     admin: bool
     pid: int | None = None
+    uid: int | None = None
+    gids: frozenset[int] = frozenset()
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
 
     @property
     def circles(self) -> tuple[str, int] | tuple[str]:
@@ -57,12 +69,25 @@ def identify(sock: socket.socket) -> Peer:
         OSError: the peer is gone already.
     """
     if sock.family == socket.AF_UNIX:
-        pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        return Peer(f"unix pid {pid} uid {uid}", f"uid {uid}", uid in (0, os.geteuid()), pid)
+        pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        name, admin = f"unix pid {pid} uid {uid}", uid in (0, os.geteuid())
+        return Peer(name, f"uid {uid}", admin, pid=pid, uid=uid, gids=_groups(sock) | {gid})
     host, port = sock.getpeername()[:2]
-    return Peer(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, admin=False)
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped is not None:  # it came by IPv4, to a listener for both kinds
+        address, host = mapped, str(mapped)
+    return Peer(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, admin=False, address=address)
+
+
+def _groups(sock: socket.socket) -> frozenset[int]:
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError:
+        return frozenset()
+    return frozenset(group for (group,) in struct.iter_unpack("I", found))
 
 
 def lower_lane(own: Lane, asked: Lane | None) -> Lane:
-    """Return the lane of a request: what it asked for, but never better than its connection's."""
+    """Return the lower of a lane and another that is asked for or allowed, which may be none."""
     return own if asked is None else max(own, asked, key=_RANK.__getitem__)
