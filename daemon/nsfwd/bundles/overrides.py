@@ -42,7 +42,7 @@ class Changes(NamedTuple):
         identity: the store's own word for itself.
         number: of the last change that is in here.
         whole: these are all overrides, not what changed.
-        overrides: digest -> its override, expired ones too; None where there is none any more.
+        overrides: digest -> its override, expired ones too, without its path; None where there is none any more.
     """
 
     identity: str
@@ -239,11 +239,11 @@ class Overrides:
         (own,) = self._db.execute("SELECT identity FROM store").fetchone()
         (number,) = self._db.execute("SELECT coalesce(max(number), 0) FROM change").fetchone()
         if own != identity or number < after:
-            rows = self._db.execute(f"SELECT {_COLUMNS} FROM override")
+            rows = self._db.execute("SELECT digest, verdict, reason, author, time, expires FROM override")
             return Changes(own, number, True, {row[0]: Override(*row) for row in rows})
         rows = self._db.execute(
             """
-            SELECT changed.digest, verdict, reason, author, time, expires, path
+            SELECT changed.digest, verdict, reason, author, time, expires
             FROM (SELECT DISTINCT digest FROM change WHERE number > ?) AS changed LEFT JOIN override USING (digest)
             """,
             (after,),

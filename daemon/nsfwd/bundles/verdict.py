@@ -7,14 +7,15 @@ worked out beforehand in ``Judge``. Scores that are not probabilities never beco
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from nsfwd.bundles.manifest import FramePolicy, Manifest, Output
 from nsfwd.bundles.policy import Policy
 from nsfwd.bundles.store import Bundle
 from nsfwd.errors import CodedError
-from nsfwd.protocol.messages import Because, Judgement
+from nsfwd.protocol.messages import Because, Judgement, Override
 
 RANGE_TOLERANCE = 1e-3
 """How far outside 0..1 a score may lie: what low precisions leave; such a score is then moved to 0 or 1."""
@@ -278,6 +279,28 @@ def borders(bundle: Bundle) -> Borders:
     )
     shown = tuple(place[label] for label in output.labels if label not in output.hidden)
     return Borders(thresholds, () if policy.tiers else shown)
+
+
+def verdicts(bundles: Iterable[Bundle]) -> dict[str, bool]:
+    """Every verdict an image can get under the policies of these bundles -> whether one of them calls it an alarm."""
+    found: dict[str, bool] = {}
+    for bundle in bundles:
+        output = bundle.manifest.output
+        labels = (label for label in output.labels if label not in output.hidden)
+        tiers = [(tier.name, tier.alarm) for tier in bundle.policy.tiers] or [(label, False) for label in labels]
+        for name, alarm in tiers:
+            found[name] = found.get(name, False) or alarm
+    return found
+
+
+def overruled(judgement: Judgement, override: Override, alarms: Mapping[str, bool]) -> Judgement:
+    """Let a person's decision win over the model's; scores, groups and each model's own verdict stay what they are.
+
+    Args:
+        alarms: of ``verdicts``. A verdict that is not in there is an alarm: nobody can say that it is none.
+    """
+    alarm = alarms.get(override.verdict, True)
+    return replace(judgement, verdict=override.verdict, alarm=alarm, override=override)
 
 
 def golden_drift(manifest: Manifest, file: str, scores: Sequence[float]) -> float:

@@ -25,7 +25,9 @@ class Reply:
         verdict: the policy's tier; empty when not scored. ``alarm`` says whether it wants a person's attention.
         label: top label of the first model, ``score`` its probability.
         scores: model -> label -> probability, ``groups``: model -> group -> sum, ``verdicts``: model -> tier.
-        because: what decided: ``model``, ``group``, ``score``, ``threshold``.
+        because: what decided: ``model``, ``group``, ``score``, ``threshold``; or ``override``, the content's digest.
+        override: what a person decided, and ``verdict`` says: ``verdict``, ``reason``, ``by``, ``time``, ``expires``; None
+            where nobody did.
         model: model -> identity. ``policy``: identity of the policy.
         time: seconds of each stage and in ``total``.
         code: why it was not scored (``errors.CODES``); empty when it was. ``message`` says it in a sentence.
@@ -54,6 +56,7 @@ class Reply:
     retry_after: float | None = None
     file: dict[str, Any] | None = None
     frame: dict[str, Any] | None = None
+    override: dict[str, Any] | None = None
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -122,6 +125,7 @@ def to_reply(message: dict[str, Any], asked: str = "") -> Reply:
             time=times,
             file=message.get("file"),
             frame=message.get("frame"),
+            override=message.get("override"),
             raw=message,
         )
     code, text, retry = _error(message)

@@ -22,6 +22,7 @@ class Accounts:
         images: by status.
         codes: by code, for every outcome that has one.
         seconds: summed over all images, by stage.
+        overridden: images whose verdict is a person's.
     """
 
     images: dict[str, int] = field(
@@ -29,6 +30,8 @@ class Accounts:
     )
     codes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    overridden: int = 0
 
     def count(self, outcome: Outcome) -> None:
         """One image has its outcome."""

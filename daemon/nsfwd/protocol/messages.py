@@ -134,6 +134,8 @@ class Judgement:
         verdict: the tier over all models; ``alarm`` says whether it is one that wants a person's attention.
         label: top label of the first model; ``score`` its probability.
         model: model name -> identity (``name@digest/precision``); ``policy`` the policy's identity.
+        override: the decision of a person that ``verdict`` and ``alarm`` are; all else is what the model and the policy
+            say.
     """
 
     scores: dict[str, dict[str, float]]
@@ -146,6 +148,7 @@ class Judgement:
     because: Because
     model: dict[str, str]
     policy: str
+    override: Override | None = None
 
 
 @dataclass(slots=True)

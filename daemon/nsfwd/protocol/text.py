@@ -103,7 +103,10 @@ class Block:
         if judgement is None:
             return {"skipped" if outcome.status is Status.SKIPPED else "error": outcome.code}
         scores = judgement.scores if self._labels else judgement.groups
-        return dict(next(iter(scores.values())))
+        told: dict[str, object] = dict(next(iter(scores.values())))
+        if judgement.override is not None:
+            told["override"] = judgement.verdict
+        return told
 
     def _member(self, key: str, value: object, *, bad: bool) -> bytes:
         comma = b"," if self._members else b""

@@ -15,7 +15,19 @@ from typing import Any
 from nsfwd.errors import CODES, CodedError
 from nsfwd.protocol.jsonio import dumps, loads
 from nsfwd.protocol.limits import ID_BYTES, MAX_DEADLINE, MAX_FRAMES_ASKED, MAX_INTEGER_ID, PATH_BYTES
-from nsfwd.protocol.messages import Dialect, Image, Lane, Operation, Outcome, RequestId, Scan, Tally, Timing
+from nsfwd.protocol.messages import (
+    Dialect,
+    Image,
+    Judgement,
+    Lane,
+    Operation,
+    Outcome,
+    Override,
+    RequestId,
+    Scan,
+    Tally,
+    Timing,
+)
 from nsfwd.protocol.text import shown
 
 OPERATIONS: dict[str, str] = {
@@ -349,7 +361,6 @@ def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
     if judgement is None:
         _put_error(reply, outcome.code, outcome.message, outcome.retry_after)
     else:
-        because = judgement.because
         reply["verdict"] = judgement.verdict
         reply["alarm"] = judgement.alarm
         reply["label"] = judgement.label
@@ -357,14 +368,11 @@ def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
         reply["scores"] = judgement.scores
         reply["groups"] = judgement.groups
         reply["verdicts"] = judgement.verdicts
-        reply["because"] = {
-            "model": because.model,
-            "group": because.group,
-            "score": because.score,
-            "threshold": because.threshold,
-        }
+        reply["because"] = _because(judgement)
         reply["model"] = judgement.model
         reply["policy"] = judgement.policy
+        if judgement.override is not None:
+            reply["override"] = _override(judgement.override)
     if outcome.frame is not None:
         frame = outcome.frame
         reply["frame"] = {
@@ -378,6 +386,28 @@ def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
     if outcome.identity is not None:
         reply["file"] = {name: getattr(outcome.identity, name) for name in _IDENTITY}
     return _finish(reply, outcome.time)
+
+
+def _because(judgement: Judgement) -> dict[str, object]:
+    if judgement.override is not None:
+        return {"override": judgement.override.digest.hex()}
+    because = judgement.because
+    return {
+        "model": because.model,
+        "group": because.group,
+        "score": because.score,
+        "threshold": because.threshold,
+    }
+
+
+def _override(override: Override) -> dict[str, object]:
+    return {
+        "verdict": override.verdict,
+        "reason": override.reason,
+        "by": override.by,
+        "time": override.time,
+        "expires": override.expires,
+    }
 
 
 _IDENTITY = ("dev", "ino", "size", "mtime_ns", "ctime_ns", "sha256")
