@@ -1,0 +1,238 @@
+"""Files by their identity: renames that never replace, copies that are compared, attributes taken and put back.
+
+Everything goes through descriptors of directories, so that a path is resolved once; what a name stands for is compared
+by device, inode and times before it is touched. Knows no verdict, no manifest and no index. Raises ``OSError`` as it
+comes, and ``Changed`` where a name no longer stands for the file that was meant.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Self
+
+NOREPLACE = 1
+EXCHANGE = 2
+
+CHUNK = 1024 * 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Changed(Exception):
+    """A name no longer stands for the file that was judged; nothing was done to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file, and which state of it: each write, and each change of owner, mode or links, alters ``ctime_ns``."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Self:
+        """Take it of stat(2)."""
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def same_content(self, other: Identity) -> bool:
+        """Tell whether it is the same inode with the same content, as it is after a rename, which alters its ctime."""
+        return (self.dev, self.ino, self.size, self.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a file has besides its content, as it was before anything was done to it."""
+
+    mode: int
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+    links: int
+    extended: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, file: int) -> Self:
+        """Take them of an open file; extended ones that may not be read are left out."""
+        found = os.fstat(file)
+        extended = {}
+        with suppress(OSError):  # a file system without any
+            for name in os.listxattr(file):
+                with suppress(OSError):
+                    extended[name] = os.getxattr(file, name)
+        mode = stat.S_IMODE(found.st_mode)
+        return cls(mode, found.st_uid, found.st_gid, found.st_atime_ns, found.st_mtime_ns, found.st_nlink, extended)
+
+    def apply(self, file: int, *, mode: int | None = None) -> tuple[str, ...]:
+        """Put them upon an open file, as far as this process may.
+
+        Args:
+            mode: instead of the own one.
+
+        Returns:
+            What could not be put back; empty when all is as it was.
+        """
+        lost = []
+        for name, value in self.extended.items():
+            try:
+                if _attribute(file, name) != value:
+                    os.setxattr(file, name, value)
+            except OSError:
+                lost.append(name)
+        found = os.fstat(file)
+        if (found.st_uid, found.st_gid) != (self.uid, self.gid):
+            try:
+                os.fchown(file, self.uid, self.gid)
+            except OSError:
+                lost.append("owner")
+        wanted = self.mode if mode is None else mode
+        if stat.S_IMODE(os.fstat(file).st_mode) != wanted:  # fchown may have taken bits of it
+            os.fchmod(file, wanted)
+        os.utime(file, ns=(self.atime_ns, self.mtime_ns))
+        return tuple(lost)
+
+
+def _attribute(file: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(file, name)
+    except OSError:
+        return None
+
+
+@contextmanager
+def directory(path: bytes, *, below: int | None = None, follow: bool = True) -> Iterator[int]:
+    """Lend a descriptor of a directory."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    opened = os.open(path, flags, dir_fd=below)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def regular(place: int, name: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Lend a descriptor of a regular file in the directory ``place``; a link is not followed, a FIFO not waited for.
+
+    Raises:
+        Changed: it is something else, or nothing.
+    """
+    try:
+        opened = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Changed("it is no longer there") from None
+    except OSError as error:
+        if looked_at(place, name) is None:
+            raise Changed("it is no regular file any more") from None
+        raise error
+    try:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise Changed("it is no regular file any more")
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def looked_at(place: int, name: bytes) -> os.stat_result | None:
+    """Return what a name stands for, when it is a regular file; links are not followed."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found = os.stat(name, dir_fd=place, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):
+            return found
+    return None
+
+
+def rename(source: int, name: bytes, target: int, new: bytes, how: int = NOREPLACE) -> None:
+    """Rename between two directories: never over another file (``NOREPLACE``), or changing places (``EXCHANGE``).
+
+    A file system without either (some network ones) gets a hard link and an unlink for ``NOREPLACE``.
+
+    Raises:
+        OSError: EEXIST, EXDEV and the like.
+    """
+    if _libc.renameat2(source, name, target, new, how) == 0:
+        return
+    number = ctypes.get_errno()
+    if how != NOREPLACE or number not in (_EINVAL, _ENOSYS):
+        raise OSError(number, os.strerror(number), os.fsdecode(name))
+    os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    os.unlink(name, dir_fd=source)
+
+
+_EINVAL, _ENOSYS = 22, 38
+
+
+def digest_of(file: int) -> bytes:
+    """Return the SHA-256 of an open file, read by position."""
+    digest, at = hashlib.sha256(), 0
+    while chunk := os.pread(file, CHUNK, at):
+        digest.update(chunk)
+        at += len(chunk)
+    return digest.digest()
+
+
+def content_is(place: int, name: bytes, digest: bytes) -> bool:
+    """Tell whether a name stands for a regular file with this content."""
+    with suppress(Changed), regular(place, name) as file:
+        return digest_of(file) == digest
+    return False
+
+
+def copy(source: int, place: int, name: bytes) -> int:
+    """Copy an open file's content into a new file, 0600 and on the disk when this returns.
+
+    Returns:
+        A descriptor of the copy, open for reading and writing; the caller closes it.
+
+    Raises:
+        OSError: ``name`` is taken, the disk is full and the like. Then nothing of it is left.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(name, flags, 0o600, dir_fd=place)
+    try:
+        at = 0
+        while chunk := os.pread(source, CHUNK, at):
+            _write(target, chunk)
+            at += len(chunk)
+        os.fsync(target)
+    except BaseException:
+        os.close(target)
+        os.unlink(name, dir_fd=place)
+        raise
+    return target
+
+
+def _write(target: int, chunk: bytes) -> None:
+    left = memoryview(chunk)
+    while left:
+        left = left[os.write(target, left) :]
+
+
+def write_new(place: int, name: bytes, content: bytes, mode: int = 0o600) -> None:
+    """Write a file whole or not at all, over an older one of that name; on the disk when this returns."""
+    temporary = b".%s.new" % name
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=place)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(temporary, flags, mode, dir_fd=place)
+    try:
+        try:
+            _write(target, content)
+            os.fsync(target)
+        finally:
+            os.close(target)
+        os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=place)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=place)
+        raise
+    os.fsync(place)

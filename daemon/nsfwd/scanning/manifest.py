@@ -1,0 +1,113 @@
+"""The manifest of a file that was taken away: all that is needed to put it back, by ``nsfwd restore`` or by hand.
+
+JSON, one file each, written and on the disk before the file itself is touched. Bytes (paths, extended attributes) are
+base64; what ends in ``_text`` is the same for people. Knows no file system.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from nsfwd.errors import ActionFailure
+
+How = Literal["rename", "copy"]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """One file in a store.
+
+    Attributes:
+        name: of the entry: digest and a number of its own; a store has it once.
+        kind: ``quarantine`` or ``move``.
+        path: where the file was. ``target``: where it lies now, below the store.
+        how: ``rename`` kept the inode; ``copy`` (from another file system) made a new one with the same content.
+        digest: SHA-256 of the content, hexadecimal.
+        dev, ino, size, mtime_ns, ctime_ns, atime_ns, mode, uid, gid, links, extended: the file as it was.
+        placeholder: a picture was to be put in its place.
+        run, index: the run that took it, and the index that has the run. The rest: why.
+    """
+
+    version: int = 1
+    name: str
+    kind: str
+    time: float
+    path: bytes
+    path_text: str
+    target: bytes
+    target_text: str
+    how: How = "rename"
+    digest: str
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+    mode: int
+    uid: int
+    gid: int
+    links: int
+    extended: dict[str, bytes] = {}
+    placeholder: bool = False
+    verdict: str = ""
+    label: str = ""
+    score: float | None = None
+    models: dict[str, str] = {}
+    policy: str = ""
+    run: int | None = None
+    index: str = ""
+
+    @property
+    def directory(self) -> bytes:
+        """Where the file was."""
+        return os.path.dirname(self.path)  # noqa: PTH120  # bytes, as the file system has them
+
+    @property
+    def basename(self) -> bytes:
+        """Its name there."""
+        return os.path.basename(self.path)  # noqa: PTH119
+
+    @property
+    def passing(self) -> bytes:
+        """A hidden name beside the original one, that the file has for a moment on its way."""
+        return b".nsfwd-%b" % self.name[-8:].encode()
+
+
+def text_of(path: bytes) -> str:
+    """Spell a path for people; bytes that are not UTF-8 as ``\\xNN``."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def dump(entry: Entry) -> bytes:
+    """Spell a manifest."""
+    return msgspec.json.format(msgspec.json.encode(entry), indent=2) + b"\n"
+
+
+def load(content: bytes, where: str) -> Entry:
+    """Read a manifest.
+
+    Raises:
+        ActionFailure: it is none, or of a newer version.
+    """
+    try:
+        entry = msgspec.json.decode(content, type=Entry)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise ActionFailure(f"{where}: no manifest: {error}") from error
+    if entry.version > 1:
+        raise ActionFailure(f"{where}: written by a newer nsfwd (version {entry.version}, this one knows 1)")
+    return entry
+
+
+def because(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an entry that tell why, from a reply."""
+    return {
+        "verdict": str(reply.get("verdict") or ""),
+        "label": str(reply.get("label") or ""),
+        "score": reply.get("score"),
+        "models": dict(reply.get("model") or {}),
+        "policy": str(reply.get("policy") or ""),
+    }
