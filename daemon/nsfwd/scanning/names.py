@@ -27,3 +27,8 @@ def below(directory: bytes) -> tuple[bytes, bytes]:
     """
     base = directory.rstrip(b"/")
     return base + b"/", base + b"0"
+
+
+def whole_path() -> str:
+    """Return the SQL of a file's path, as a BLOB, where ``directory`` and ``file`` are joined."""
+    return "CAST(rtrim(CAST(directory.path AS TEXT), '/') || '/' || CAST(file.name AS TEXT) AS BLOB)"

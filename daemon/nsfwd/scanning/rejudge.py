@@ -220,7 +220,7 @@ class Rejudging:
             verdict=new.verdict,
             alarm=bool(new.alarm),
             label=judgement.label,
-            score=judgement.score,
+            score=new.score,
             scores=judgement.scores,
             override=overruled.get("override"),
             reply=_reply(found, new, judgement) | overruled,
