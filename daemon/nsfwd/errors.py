@@ -70,8 +70,8 @@ _TABLE: list[Code] = [
         (
             "not_permitted",
             False,
-            "an admin operation from a peer that may not",
-            "use the Unix socket as the daemon's user",
+            "an admin operation, or any request, from a peer that may not",
+            "use the Unix socket as the daemon's user, or have the operator change the table of peers",
         ),
         ("line_too_long", False, "the line is longer than the limit", "use path, or bytes after the line"),
         ("relative_path", False, "the path does not start with /", "send an absolute path of the server"),

@@ -147,7 +147,7 @@ class Scanner(Client):
         unknown = settings.keys() - TABLE.keys()
         if unknown:
             raise SettingsError(f"there is no setting {', '.join(sorted(unknown))}")
-        given = {**settings, "roots": ("/",)}
+        given = {**settings, "roots": ("/",), "peers": ()}
         self._settings = load_settings(find_file(None, os.environ), os.environ, given)
         self._bundles = open_bundles(self._settings)
         self._house: _House | None = None

@@ -63,6 +63,16 @@ def escape(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
+def fields(kind: str = "", **values: object) -> dict[str, object]:
+    """Return what to give a call of logging as ``extra``: fields of the event, which the journal keeps.
+
+    Args:
+        kind: events with the same text and another kind are counted apart when they repeat.
+        values: by name; None is left out.
+    """
+    return {"kind": kind, "fields": {name: value for name, value in values.items() if value is not None}}
+
+
 class PathFilter:
     """Spells paths for the log in one style.
 
@@ -145,6 +155,8 @@ class JournalHandler(logging.Handler):
             "CODE_FUNC": record.funcName or "",
             "CODE_LINE": str(record.lineno),
         }
+        for name, value in getattr(record, "fields", {}).items():
+            fields[f"NSFWD_{name.upper()}"] = escape(str(value))
         values = {name: text.encode()[:FIELD_BYTES] for name, text in fields.items()}
         return b"".join(
             b"%s\n%s%s\n" % (name.encode(), struct.pack("<Q", len(value)), value) for name, value in values.items()
@@ -154,7 +166,8 @@ class JournalHandler(logging.Handler):
 class Coalescer(logging.Filter):
     """Keeps an event that comes again and again from filling the log: beyond a burst it is counted, then told of once.
 
-    Events are of one kind when their text before the arguments is the same; what is for debugging always passes.
+    Events are of one kind when their text before the arguments is the same, and the kind given by ``fields``; what is for
+    debugging always passes.
     """
 
     def __init__(self) -> None:
@@ -165,7 +178,7 @@ class Coalescer(logging.Filter):
         """Tell whether to show the event; the first one of a new window says how many were not shown."""
         if record.levelno <= logging.DEBUG:
             return True
-        kind = f"{record.name} {record.msg}"
+        kind = f"{record.name} {record.msg} {getattr(record, 'kind', '')}"
         since, count = self._kinds.get(kind, (record.created, 0))
         if record.created - since >= WINDOW:
             if count > BURST:

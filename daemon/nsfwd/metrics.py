@@ -29,6 +29,7 @@ class Metrics:
     connections: int = _gauge("connections open now")
     connections_total: int = _counter("connections accepted")
     connections_refused_total: int = _counter("connections closed at once because of max_connections")
+    connections_denied_total: int = _counter("connections closed at once because their row of peers allows no more")
     connections_stalled_total: int = _counter("connections closed because the peer read nothing for write_stall")
     connections_idle_total: int = _counter("connections closed after idle_timeout")
     connections_lost_total: int = _counter("connections that ended with requests in flight")
@@ -37,6 +38,8 @@ class Metrics:
     operations_total: int = _counter("operations answered")
     rejected_total: int = _counter("lines answered with an error because they are no valid request")
     bodies_total: int = _counter("images received as bytes")
+    body_bytes: int = _gauge("bytes of images received and kept until they are answered")
+    bodies_refused_total: int = _counter("images received as bytes and refused because body_memory was in use")
     bytes_in_total: int = _counter("bytes received from clients")
     bytes_out_total: int = _counter("bytes sent to clients")
 

@@ -77,6 +77,7 @@ class FakePipeline:
         deadline: float | None = None,
         identity: bool = False,
         frames: int = 0,
+        roots: tuple[bytes, ...] = (),
     ) -> FakeClaim:
         self.claims.append(FakeClaim(lane, deadline, identity))
         return self.claims[-1]

@@ -95,7 +95,7 @@ def test_keys_of_stats_are_the_programs(tmp_path: Path) -> None:
     async def pipeline_stats() -> set[str]:
         return set(Pipeline(config.Settings(), [make_bundle(tmp_path)]).stats())
 
-    assert named == asyncio.run(pipeline_stats()) | {"server"}
+    assert named == asyncio.run(pipeline_stats()) | {"server", "peers"}
 
 
 TRANSCRIPTS = list(fenced(DOCUMENT, "transcript"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from nsfwd.cli import exits
 from nsfwd.cli.serve import settings_from, settings_options
@@ -36,7 +37,7 @@ def show(explain: bool, config: Path | None, **flags: Any) -> None:
             reload = "" if row.reloadable else " A reload does not change it."
             click.echo(f"# {row.help}{unit} Default: {row.reason}.{reload}")
         where = settings.given.get(row.name, "default")
-        click.echo(f"{row.name} = {_toml(getattr(settings, row.name))}  # {where}")
+        click.echo(f"{row.name} = {_toml(msgspec.to_builtins(getattr(settings, row.name)))}  # {where}")
 
 
 @config.command()

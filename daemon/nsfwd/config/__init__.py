@@ -4,6 +4,7 @@ A TOML file is weaker than the environment (``NSFWD_MAX_BYTES``), which is weake
 names and wrong values are refused with one line that says where they stand. Knows no room of the house.
 
     table     what there is to set
+    peers     one of the settings: who may do what
     values    one value: units, types, ranges
     loading   the sources, and which of them wins
     renames   old names that are still taken

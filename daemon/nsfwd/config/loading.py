@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nsfwd.config.peers import check_roots
 from nsfwd.config.renames import RENAMED
 from nsfwd.config.table import PREFIX, TABLE, Setting, Settings
 from nsfwd.config.values import converted
@@ -57,7 +58,12 @@ def load_settings(
             given[name] = where
     if not values.get("cache_dir"):
         values["cache_dir"] = _cache_dir(environ)
-    return Settings(**values, given=given, warnings=tuple(warnings))
+    settings = Settings(**values, given=given, warnings=tuple(warnings))
+    try:
+        check_roots(settings.peers, settings.roots)
+    except ValueError as error:
+        raise SettingsError(f"{given['peers']}: {error}") from None
+    return settings
 
 
 _Source = dict[str, tuple[Any, str]]

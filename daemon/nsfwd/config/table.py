@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from nsfwd.config.peers import PeerRow
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -171,6 +173,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             le=1 * GIB,
         ),
     ] = 8 * MIB
+    body_memory: Annotated[
+        int,
+        _about(
+            "Memory for images that clients send, over all connections; further ones wait, then are refused as busy.",
+            "sixteen of the largest; usual ones by the thousand",
+            unit=BYTES,
+            ge=1 * MIB,
+        ),
+    ] = 1 * GIB
     drain_timeout: Annotated[
         float,
         _about("How long a stop waits for work in flight.", "less than any service manager's", unit=SECONDS, ge=0),
@@ -248,6 +259,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             flag="-",
         ),
     ] = {}
+    peers: Annotated[
+        tuple[PeerRow, ...],
+        _about(
+            "Who may do what: rows [[peers]] of the file, by user, group or address; the first that matches counts.",
+            "none: whoever can connect may ask, within the limits of all",
+            flag="-",
+        ),
+    ] = ()
     given: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from nsfwd.config.peers import read_peers
 from nsfwd.config.table import BYTES, GIB, KIB, MIB, SECONDS, Setting
 from nsfwd.errors import SettingsError
 
@@ -21,6 +22,11 @@ _DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.
 
 def converted(row: Setting, value: Any, where: str) -> Any:
     """Return ``value`` as the setting's type, or raise SettingsError naming ``where``."""
+    if row.name in _TABLES:
+        try:
+            return _TABLES[row.name](value)
+        except ValueError as error:
+            raise SettingsError(f"{where}: {error}") from None
     try:
         if isinstance(value, str) and row.unit in (BYTES, SECONDS):
             value = _quantity(value, row.unit)
@@ -68,3 +74,6 @@ def _check_root(text: str) -> None:
 
 _ITEM_CHECKS: dict[str, Callable[[str], object]] = {"roots": _check_root, "models": parse_model}
 """Checks of a list's parts. Addresses are read where they are opened (``server.addresses``)."""
+
+_TABLES: dict[str, Callable[[Any], Any]] = {"peers": read_peers}
+"""Settings that are tables of their own: who reads them names the row that is wrong."""

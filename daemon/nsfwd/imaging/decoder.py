@@ -165,7 +165,7 @@ class Decoder:
 
     def _opened(self, job: messages.Job, descriptor: int | None) -> BinaryIO:
         if not job.descriptor:
-            return os.fdopen(opening.open_image(job.path, self._roots), "rb")
+            return os.fdopen(opening.open_image(job.path, self._roots.narrowed(job.roots)), "rb")
         if descriptor is None:
             raise CodedError("no_descriptor")
         try:

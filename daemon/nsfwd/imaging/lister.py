@@ -174,7 +174,7 @@ class Lister:
             return None
         if isinstance(request, messages.List):
             self._forget(request.number)
-            self._listings[request.number] = Listing(request, self._setup, self._roots)
+            self._listings[request.number] = Listing(request, self._setup, self._roots.narrowed(request.roots))
         listing = self._listings.get(request.number)
         if listing is None:
             return None

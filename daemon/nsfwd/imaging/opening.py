@@ -50,12 +50,23 @@ class Roots:
 
     Args:
         paths: absolute.
+        within: other roots, below one of which a file must lie as well.
     """
 
-    def __init__(self, paths: Sequence[bytes]) -> None:
+    def __init__(self, paths: Sequence[bytes], *, within: Roots | None = None) -> None:
         self._paths = tuple(paths)
+        self._within = within
+        self._narrower: dict[tuple[bytes, ...], Roots] = {}
         self._resolved = self._resolve()
         self._found = self._look()
+
+    def narrowed(self, paths: tuple[bytes, ...]) -> Roots:
+        """These roots, or the part of them that lies below ``paths`` as well; kept, for there are few such."""
+        if not paths:
+            return self
+        if paths not in self._narrower:
+            self._narrower[paths] = Roots(paths, within=self)
+        return self._narrower[paths]
 
     def moved(self) -> bool:
         """Tell whether a root is another directory by now than when this was made.
@@ -69,6 +80,8 @@ class Roots:
 
         A root that is itself a link may lead elsewhere by now; this is looked up again before a path is refused.
         """
+        if self._within is not None and not self._within.hold(target):
+            return False
         if _below_any(target, self._resolved):
             return True
         self._resolved = self._resolve()

@@ -60,6 +60,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
         stamp: of the file that the first view came from (``Decoded.stamp``); another file is not the same image.
         suspect: a decoder ended on this file: tell its digest (``Suspected``) before anything else.
         probe: ``STAT``: tell only the stamp; ``HASH``: only stamp and identity; 0: decode.
+        roots: below which the file must lie, beside the decoder's own; none for no further limit.
     """
 
     number: int
@@ -73,6 +74,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
     stamp: Stamp | None = None
     suspect: bool = False
     probe: int = 0
+    roots: tuple[bytes, ...] = ()
 
 
 STAT, HASH = 1, 2
@@ -149,12 +151,17 @@ class Hello(Wire, frozen=True):
 
 
 class List(Wire, frozen=True):
-    """Server -> lister: start listing ``path`` as ``number`` without its first ``skip`` files (a resumed list)."""
+    """Server -> lister: start listing ``path`` as ``number`` without its first ``skip`` files (a resumed list).
+
+    Attributes:
+        roots: below which it must lie, beside the lister's own; none for no further limit.
+    """
 
     number: int
     path: bytes
     recursive: bool
     skip: int
+    roots: tuple[bytes, ...] = ()
 
 
 class More(Wire, frozen=True):

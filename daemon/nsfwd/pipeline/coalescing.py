@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.pipeline.workers import DecodeJob
 
-_Key = tuple[bytes, int]
+_Key = tuple[bytes, int, tuple[bytes, ...]]
+"""Path, frames and roots: who may see less of the file system shares nothing with who may see more."""
 
 MOST_TAKEN = 64
 """Most requests taken along by one: almost all of the gain, and handing them on stays cheap however many ask."""
@@ -109,4 +110,5 @@ def _key(job: DecodeJob) -> _Key | None:
     image = job.image
     if image.path is None or image.descriptor is not None or job.after is not None:
         return None
-    return image.path, job.ticket.claim.frames
+    claim = job.ticket.claim
+    return image.path, claim.frames, claim.roots

@@ -280,6 +280,7 @@ class DecodeStage:
                     job.after.stamp if job.after is not None else None,
                     suspect=job.deaths > 0,
                     probe=job.probe,
+                    roots=ticket.claim.roots,
                 )
             )
         if len(worker.jobs) == len(jobs):

@@ -37,11 +37,12 @@ _MESSAGES = msgspec.msgpack.Decoder(messages.Hello | messages.Entries)
 class Listing:
     """One directory being listed; a part of its claim, so that a cancel or a drain ends it."""
 
-    __slots__ = ("chunk", "deaths", "named", "path", "recursive")
+    __slots__ = ("chunk", "deaths", "named", "path", "recursive", "roots")
 
-    def __init__(self, path: bytes, *, recursive: bool) -> None:
+    def __init__(self, path: bytes, *, recursive: bool, roots: tuple[bytes, ...]) -> None:
         self.path = path
         self.recursive = recursive
+        self.roots = roots
         self.named = 0
         self.deaths = 0
         self.chunk: asyncio.Future[messages.Entries] = asyncio.get_running_loop().create_future()
@@ -99,7 +100,7 @@ class ListStage:
         self._child = child
         child.send(messages.encode(self._setup))
         for number, listing in self._listings.items():
-            self._ask(messages.List(number, listing.path, listing.recursive, listing.named))
+            self._ask(messages.List(number, listing.path, listing.recursive, listing.named, listing.roots))
 
     async def stop(self, timeout: float) -> None:
         """End the lister."""
@@ -118,11 +119,11 @@ class ListStage:
             CodedError: the directory cannot be listed to its end; what was named before stands.
         """
         number = next(self._numbers)
-        listing = Listing(path, recursive=recursive)
+        listing = Listing(path, recursive=recursive, roots=claim.roots)
         self._listings[number] = listing
         self._unused.clear()
         claim.parts.add(listing)
-        self._ask(messages.List(number, path, recursive, 0))
+        self._ask(messages.List(number, path, recursive, 0, claim.roots))
         try:
             while True:
                 entries = await self._chunk(listing, claim)

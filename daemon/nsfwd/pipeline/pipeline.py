@@ -124,6 +124,7 @@ class Pipeline:
         asker: Asker,
         lane: Lane = Lane.NORMAL,
         deadline: float | None = None,
+        roots: tuple[bytes, ...] = (),
         identity: bool = False,
         frames: int = 0,
     ) -> Claim:
@@ -131,12 +132,15 @@ class Pipeline:
 
         Args:
             asker: whose turn it is within the lane (``lanes.Asker``).
+            roots: below which its files must lie, beside the daemon's own; none for no further limit.
             deadline: seconds for the whole request; None gives each image the default of its lane (none in background).
             frames: how many frames of each image to look at most; 0 for as many as the bundle says.
         """
         allowance = None if lane is Lane.BACKGROUND or deadline is not None else self._settings.deadline
         until = None if deadline is None else self._loop.time() + deadline
-        return Claim(asker, lane, deadline=until, allowance=allowance, identity=identity, frames=frames)
+        return Claim(
+            asker, lane, deadline=until, allowance=allowance, identity=identity, frames=frames, roots=roots
+        )
 
     def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.

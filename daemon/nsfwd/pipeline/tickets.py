@@ -34,10 +34,11 @@ class Claim:
         allowance: seconds for each image from its admission; None for no limit.
         identity: hash each opened file.
         frames: how many frames of each image to look at most; 0 for as many as the bundle says.
+        roots: below which its files must lie, beside the daemon's own; none for no further limit.
         parts: what is under way.
     """
 
-    __slots__ = ("allowance", "asker", "deadline", "error", "frames", "identity", "lane", "parts")
+    __slots__ = ("allowance", "asker", "deadline", "error", "frames", "identity", "lane", "parts", "roots")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Claim:
         allowance: float | None = None,
         identity: bool = False,
         frames: int = 0,
+        roots: tuple[bytes, ...] = (),
     ) -> None:
         self.asker = asker
         self.lane = lane
@@ -55,6 +57,7 @@ class Claim:
         self.allowance = allowance
         self.identity = identity
         self.frames = frames
+        self.roots = roots
         self.parts: set[Part] = set()
         self.error: CodedError | None = None
 

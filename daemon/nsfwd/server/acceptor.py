@@ -10,9 +10,13 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 
+from nsfwd.errors import CODES
+from nsfwd.logs import fields
+from nsfwd.protocol.jsonio import dumps
 from nsfwd.server.connection import Connection
 from nsfwd.server.listeners import Listener, close_all
-from nsfwd.server.peers import identify
+from nsfwd.server.peering import NOT_WELCOME, Allowance
+from nsfwd.server.peers import Peer, identify
 from nsfwd.server.service import Service
 
 BURST = 64
@@ -23,12 +27,6 @@ RETRY = 1.0
 
 SPARE_DESCRIPTORS = 256
 """Descriptors kept back for listeners, children and bodies."""
-
-BUSY_LINE = (
-    b'{"status": "refused", "error": {"code": "busy", "message": "too many connections", "retry": true},'
-    b' "retry_after": 1.0}\n'
-)
-"""Said to a connection over the limit: JSON in every style, for nothing is known of the peer yet."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -96,28 +94,90 @@ class Acceptor:
         except OSError:
             sock.close()
             return
-        connection = Connection(sock, listener.spec, peer, self._service, on_closed=self._closed)
+        allowance = self._service.peering.find(peer)
+        if allowance.full:
+            self._deny(sock, peer, allowance, listener)
+            return
+        connection = Connection(sock, listener.spec, peer, self._service, on_closed=partial(self._closed, listener))
         self.connections.add(connection)
         self.empty.clear()
+        about = _about(peer, allowance, listener)
+        _log.info("%s connected to %s, peers %s", peer.name, listener.spec.address, allowance.name, extra=about)
         connection.start()
 
-    def _closed(self, connection: Connection) -> None:
+    def _closed(self, listener: Listener, connection: Connection) -> None:
+        peer, member = connection.peer, connection.member
+        counts = {
+            "seconds": round(self._service.loop.time() - connection.born, 3),
+            "requests": member.requests,
+            "limited": member.limited,
+            "bytes_in": connection.bytes_in,
+            "bytes_out": connection.bytes_out,
+        }
+        _log.info(
+            "%s left %s, peers %s: %s; %s",
+            *(peer.name, listener.spec.address, member.allowance.name, connection.why),
+            ", ".join(f"{name} {count}" for name, count in counts.items()),
+            extra=_about(peer, member.allowance, listener, reason=connection.why, **counts),
+        )
         self.connections.discard(connection)
         if not self.connections:
             self.empty.set()
+
+    def _deny(self, sock: socket.socket, peer: Peer, allowance: Allowance, listener: Listener) -> None:
+        """Close a connection that its row of the table of peers does not allow."""
+        self._service.metrics.connections_denied_total += 1
+        allowance.counts.denied += 1
+        most = allowance.row.connections
+        why = f"more than {most} connections of its peers" if most else NOT_WELCOME
+        _log.warning(
+            "%s refused at %s, peers %s: %s",
+            *(peer.name, listener.spec.address, allowance.name, why),
+            extra=_about(peer, allowance, listener, reason=why),
+        )
+        _say_last(sock, _line("busy", why, retry_after=1.0) if most else _line("not_permitted", why))
 
     def _refuse(self, sock: socket.socket) -> None:
         metrics = self._service.metrics
         metrics.connections_refused_total += 1
         if self._service.complain_once("max_connections"):
             _log.warning("%d connections are open, the most allowed; further ones are refused", len(self.connections))
-        with sock:
-            sock.setblocking(False)
-            try:
-                sock.send(BUSY_LINE)
-                sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # it would not have listened
+        _say_last(sock, BUSY_LINE)
+
+
+def _say_last(sock: socket.socket, line: bytes) -> None:
+    with sock:
+        sock.setblocking(False)
+        try:
+            sock.send(line)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it would not have listened
+
+
+def _line(code: str, message: str, retry_after: float | None = None) -> bytes:
+    """Spell what is said to a connection that is closed at once: JSON in every style, for nothing was asked yet."""
+    row = CODES[code]
+    error = {"code": code, "message": message, "retry": row.retry}
+    reply = {"status": row.status.value, "error": error}
+    return dumps(reply if retry_after is None else {**reply, "retry_after": retry_after}) + b"\n"
+
+
+BUSY_LINE = _line("busy", "too many connections", retry_after=1.0)
+"""Said to a connection over the limit of all."""
+
+
+def _about(peer: Peer, allowance: Allowance, listener: Listener, **more: object) -> dict[str, object]:
+    """The fields of an event about a peer."""
+    return fields(
+        kind=allowance.name,
+        peer_uid=peer.uid,
+        peer_pid=peer.pid,
+        peer_address=peer.address,
+        peers=allowance.name,
+        listener=listener.spec.address,
+        **more,
+    )
 
 
 def raise_descriptor_limit() -> int:

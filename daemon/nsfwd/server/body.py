@@ -20,17 +20,22 @@ class Body:
         size: bytes announced; what comes beyond counts as well.
     """
 
-    __slots__ = ("_descriptor", "_error", "_written", "size")
+    __slots__ = ("_descriptor", "_reason", "_written", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._written = 0
         self._descriptor: int | None = None
-        self._error: OSError | None = None
+        self._reason = ""
         try:
             self._descriptor = os.memfd_create("nsfwd-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
-            self._error = error
+            self.refuse(error.strerror or "")
+
+    @property
+    def refused(self) -> bool:
+        """Whether it swallows its bytes."""
+        return bool(self._reason)
 
     def write(self, data: bytes) -> None:
         """Append the next bytes."""
@@ -43,8 +48,12 @@ class Body:
             while view:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
-            self._error = error
-            self.discard()
+            self.refuse(error.strerror or "")
+
+    def refuse(self, reason: str) -> None:
+        """Swallow what came and what comes."""
+        self._reason = reason or "no memory"
+        self.discard()
 
     def take(self) -> int:
         """Seal it and give the descriptor away, at its first byte; whoever takes it closes it.
@@ -54,7 +63,7 @@ class Body:
         """
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
-            raise CodedError("busy", f"no room for the image's bytes: {self._reason()}", retry_after=1.0)
+            raise CodedError("busy", f"no room for the image's bytes: {self._reason}", retry_after=1.0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         return descriptor
@@ -64,6 +73,3 @@ class Body:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
-
-    def _reason(self) -> str:
-        return self._error.strerror if self._error is not None and self._error.strerror else "it was discarded"

@@ -10,14 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CodedError
-from nsfwd.ipc.closing import close_foreign
 from nsfwd.protocol.clamd import ClamdSession
 from nsfwd.protocol.events import (
     BodyData,
@@ -29,12 +25,13 @@ from nsfwd.protocol.events import (
     ScanRequest,
     Turn,
 )
-from nsfwd.protocol.limits import DESCRIPTORS, KIB, SILENCE, WINDOW
-from nsfwd.protocol.messages import Image, Style
+from nsfwd.protocol.limits import KIB, SILENCE, WINDOW
+from nsfwd.protocol.messages import Style
 from nsfwd.protocol.session import Session
 from nsfwd.server.addresses import ListenSpec
-from nsfwd.server.body import Body
-from nsfwd.server.operations import OPERATIONS
+from nsfwd.server.inquiries import answer
+from nsfwd.server.parcels import Parcels
+from nsfwd.server.peering import NOT_WELCOME
 from nsfwd.server.peers import Peer, lower_lane
 from nsfwd.server.requests import Conversation, Request
 from nsfwd.server.series import Series
@@ -67,28 +64,38 @@ class Connection:
         spec: of the listener it came through.
         service: what all connections share.
         on_closed: called once, when the socket is closed.
+
+    Attributes:
+        born: loop time.
+        member: its part in what its row of the table of peers allows.
+        why: how it ended, for the log.
+        bytes_in, bytes_out: received and sent so far.
     """
 
     __slots__ = (
         "_active",
         "_asker",
-        "_body",
-        "_body_bytes",
-        "_descriptors",
         "_draining",
         "_ended",
         "_lingering",
         "_on_closed",
+        "_parcels",
+        "_parked",
         "_requests",
         "_scheduled",
         "_silence",
         "_spec",
         "_stream",
         "_write_buffer",
+        "born",
+        "bytes_in",
+        "bytes_out",
+        "member",
         "peer",
         "series",
         "service",
         "session",
+        "why",
     )
 
     def __init__(
@@ -110,15 +117,17 @@ class Connection:
         self._write_buffer = service.settings.write_buffer
         self._requests: dict[Turn, Request] = {}
         self.series: set[Series] = set()
-        self._body: Body | None = None
-        self._descriptors: deque[int] = deque()
-        self._body_bytes = 0
+        self.member = service.peering.join(peer)
+        self._parcels = Parcels(service.bodies, self.changed)
+        self._parked: ScanRequest | None = None
+        self.bytes_in = self.bytes_out = 0
+        self.why = "done"
         self._ended = False
         self._draining = False
         self._scheduled = False
         self._lingering: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
-        self._active = service.loop.time()
+        self.born = self._active = service.loop.time()
         service.metrics.connections += 1
         service.metrics.connections_total += 1
 
@@ -136,14 +145,11 @@ class Connection:
 
     def passed(self, descriptors: Sequence[int]) -> None:
         """Descriptors came: keep them, in order, for the requests that take them."""
-        for descriptor in descriptors:
-            if len(self._descriptors) < DESCRIPTORS and self._lingering is None:
-                self._descriptors.append(descriptor)
-            else:
-                close_foreign(descriptor)
+        self._parcels.keep(descriptors, wanted=self._lingering is None)
 
     def received(self, data: bytes) -> None:
         """Bytes came: understand as many requests as there is room for."""
+        self.bytes_in += len(data)
         self.service.metrics.bytes_in_total += len(data)
         if self._lingering is not None:
             return
@@ -166,16 +172,26 @@ class Connection:
 
     def relieved(self) -> None:
         """The peer took bytes: there may be room for more requests and for more of a series."""
-        self._wake_series()
+        self.wake_series()
         self.changed()
 
     def lost(self) -> None:
         """The peer is gone: nobody waits for what is under way."""
         if self._requests:
             self.service.metrics.connections_lost_total += 1
-        self.close()
+        self.close("its peer went away")
 
     # -- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def under_way(self) -> Collection[Request]:
+        """Its scans that are not answered in full."""
+        return self._requests.values()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the socket is closed."""
+        return self._stream.closed
 
     @property
     def busy(self) -> bool:
@@ -189,37 +205,40 @@ class Connection:
             now: loop time.
         """
         settings = self.service.settings
+        self._parcels.check(now)
         if self._stream.pending:
             if now - self._stream.progress >= settings.write_stall:
                 self.service.metrics.connections_stalled_total += 1
-                _log.info("%s: read none of its replies for %g seconds; closed", self.peer.name, settings.write_stall)
-                self.lost()
+                self.close(f"it read none of its replies for {settings.write_stall:g} seconds")
         elif settings.idle_timeout and not self._requests and now - self._active >= settings.idle_timeout:
             if self._lingering is None:
                 self.service.metrics.connections_idle_total += 1
+                self.why = "idle"
             self._end()
 
     def drain(self) -> None:
         """Answer what has arrived, which is refused by now, and then close."""
         self._draining = True
-        self._wake_series()
+        self.why = "the daemon stops"
+        self.wake_series()
         self._step()
 
-    def close(self) -> None:
+    def close(self, why: str = "") -> None:
         """Close at once: drop replies, give up what is under way. Idempotent."""
         if self._stream.closed:
             return
+        self.why = why or self.why
         self._stream.close()
         for timer in (self._silence, self._lingering):
             if timer is not None:
                 timer.cancel()
-        self._drop_body()
-        while self._descriptors:
-            close_foreign(self._descriptors.popleft())
+        self._parcels.close()
         for request in tuple(self._requests.values()):
             request.claim.cancel("cancelled", "its client went away")
-        self._wake_series()
+        self.wake_series()
         self.service.metrics.connections -= 1
+        self.member.give_up(self.changed)
+        self.member.leave()
         self._on_closed(self)
 
     # -- one step: requests in, replies out --------------------------------------------------------------------------
@@ -232,7 +251,8 @@ class Connection:
             self._exchange()
         except Exception:
             _log.exception("a defect in the conversation with %s; closed", self.peer.name)
-            self.close()
+            self.close("a defect")
+        self.member.pass_on()
 
     def _exchange(self) -> None:
         starved = self._pull()
@@ -253,9 +273,10 @@ class Connection:
         for _ in range(BURST):
             if not self._has_room():
                 return False
-            event = self.session.next_event()
+            event = self._parked or self.session.next_event()
             if event is None:
                 return True
+            self._parked = None
             _HANDLERS[type(event)](self, event)
         self.changed()
         return False
@@ -263,16 +284,19 @@ class Connection:
     def _has_room(self) -> bool:
         return (
             len(self._requests) < WINDOW
-            and self._body_bytes < self.service.settings.max_bytes
+            and self._parcels.in_flight < self.service.settings.max_bytes
             and self._stream.pending < self._write_buffer
             and self.session.held < self._write_buffer
             and not self._stream.closed
+            and (self._parked is None or self.member.has_room(self.changed))
+            and self._parcels.ready()
         )
 
     def _flush(self) -> None:
         data = self.session.data_to_send()
         if data:
             self._active = self.service.loop.time()
+            self.bytes_out += len(data)
             self.service.metrics.bytes_out_total += len(data)
             self._stream.write(data)
         if self.session.finished and not self._stream.pending:
@@ -304,94 +328,50 @@ class Connection:
     # -- what the session tells --------------------------------------------------------------------------------------
 
     def _on_scan(self, event: ScanRequest) -> None:
-        service, turn, scan = self.service, event.turn, event.scan
+        service, turn, scan, member = self.service, event.turn, event.scan, self.member
+        if not scan.many and not member.has_room(self.changed):
+            self._parked = event
+            return
         service.metrics.requests_total += 1
-        size = 0
         try:
-            if self._body is not None:
-                body, self._body = self._body, None
-                size = body.size
-                scan = replace(scan, images=(Image(turn.path, body.take()),))
-            elif turn.passed:
-                if not self._descriptors:
-                    raise CodedError("no_descriptor")
-                scan = replace(scan, images=(Image(turn.path, self._descriptors.popleft(), foreign=True),))
+            member.ask()
+            if not scan.many:
+                member.spend()
+            scan, size = self._parcels.take(turn, scan)
         except CodedError as error:
+            self._parcels.drop(turn)
             self.session.fail(turn, error, 0.0)
             return
+        allowance = member.allowance
         claim = service.pipeline.claim(
             asker=self._asker,
-            lane=lower_lane(self._spec.lane, scan.lane),
+            lane=lower_lane(lower_lane(self._spec.lane, allowance.lane), scan.lane),
             deadline=scan.deadline,
             identity=scan.identity,
             frames=scan.frames,
+            roots=allowance.roots,
         )
         self._requests[turn] = Request(self, turn, scan, claim, size=size)
-        self._body_bytes += size
 
     def _on_operation(self, event: OperationRequest) -> None:
-        self.service.metrics.operations_total += 1
-        operation = event.operation
-        if operation.op == "cancel":
-            self._cancel(event.turn, operation.target)
-            return
-        if operation.op == "reload":
-            self._reload(event.turn)
-            return
-        try:
-            payload = OPERATIONS[operation.op](self.service, self.peer)
-        except Exception:
-            _log.exception("a defect in the operation %s", operation.op)
-            self.session.fail(event.turn, CodedError("internal"), 0.0)
+        if self.member.allowance.closed:
+            self.session.fail(event.turn, CodedError("not_permitted", NOT_WELCOME), 0.0)
         else:
-            self.session.operation(event.turn, payload)
-
-    def _cancel(self, turn: Turn, target: str | int | None) -> None:
-        found = [
-            request
-            for request in self._requests.values()
-            if request.turn.id == target and type(request.turn.id) is type(target) and target is not None
-        ]
-        if not found:
-            self.session.fail(turn, CodedError("no_target"), 0.0)
-            return
-        for request in found:
-            request.claim.cancel("cancelled")
-        self._wake_series()
-        self.session.operation(turn, {"target": target})
-
-    def _reload(self, turn: Turn) -> None:
-        try:
-            self.service.begin_reload().add_done_callback(partial(self._reloaded, turn))
-        except CodedError as error:
-            self.session.fail(turn, error, 0.0)
-
-    def _reloaded(self, turn: Turn, task: asyncio.Future[dict[str, Any]]) -> None:
-        if self._stream.closed:
-            return
-        error = CodedError("draining") if task.cancelled() else task.exception()
-        if error is None:
-            self.session.operation(turn, task.result())
-        else:
-            self.session.fail(turn, error if isinstance(error, CodedError) else CodedError("internal"), 0.0)
-        self.changed()
+            answer(self, event)
 
     def _on_body_start(self, event: BodyStart) -> None:
         self.service.metrics.bodies_total += 1
-        self._body = Body(event.size)
+        self._parcels.start(event.size, self.service.loop.time())
 
     def _on_body_data(self, event: BodyData) -> None:
-        assert self._body is not None
-        self._body.write(event.data)
+        self._parcels.write(event.data, self._active)
 
     def _on_body_end(self, _event: BodyEnd) -> None:
         """The scan that follows takes the body."""
 
     def _on_rejected(self, event: Rejected) -> None:
         self.service.metrics.rejected_total += 1
-        self._drop_body()
-        if event.turn.passed and self._descriptors:
-            close_foreign(self._descriptors.popleft())
+        self._parcels.drop(event.turn)
         if event.error.code == "http":
             self.service.metrics.http_total += 1
             if self.service.complain_once(self.peer.guard):
@@ -401,11 +381,6 @@ class Connection:
 
     def _on_quit(self, _event: Quit) -> None:
         """The session finishes by itself."""
-
-    def _drop_body(self) -> None:
-        if self._body is not None:
-            self._body.discard()
-            self._body = None
 
     # -- what a request tells ----------------------------------------------------------------------------------------
 
@@ -426,11 +401,12 @@ class Connection:
     def finished(self, request: Request) -> None:
         """The request is answered in full: there is room for another."""
         del self._requests[request.turn]
-        self._body_bytes -= request.size
-        self._wake_series()
+        self._parcels.answered(request.size)
+        self.wake_series()
         self.changed()
 
-    def _wake_series(self) -> None:
+    def wake_series(self) -> None:
+        """What the series under way may wait for has changed."""
         for series in self.series:
             series.wake()
 

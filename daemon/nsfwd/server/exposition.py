@@ -90,6 +90,10 @@ def _engine(stats: Stats) -> Samples:
     return [((VERSION, *(engine[key] or "" for key in ("name", "device", "precision"))), 1.0)]
 
 
+def _peers(key: str) -> Callable[[Stats], Samples]:
+    return lambda stats: [((name,), float(row[key])) for name, row in stats["peers"].items()]
+
+
 def _models(stats: Stats) -> Samples:
     return [((name, *identity), 1.0) for name, identity in stats["models"].items()]
 
@@ -118,6 +122,11 @@ ROWS: tuple[Row, ...] = (
     Row("engine_seconds_total", "counter", (), "seconds the engine spent on batches", _one("engine", "seconds")),
     Row("batch_cost_seconds", "gauge", ("part",), "fitted: a batch costs fixed + each * size", _each("engine", "cost")),
     Row("reloads_total", "counter", (), "changed settings and bundles that took over", _one("reloads")),
+    Row("peer_connections", "gauge", ("peers",), "connections open now, by row of peers", _peers("connections")),
+    Row("peer_in_flight", "gauge", ("peers",), "images in flight, by row of peers", _peers("in_flight")),
+    Row("peer_requests_total", "counter", ("peers",), "requests understood, by row of peers", _peers("requests")),
+    Row("peer_limited_total", "counter", ("peers",), "requests refused because of the rate", _peers("limited")),
+    Row("peer_denied_total", "counter", ("peers",), "connections closed at once", _peers("denied")),
     *(Row(metric.name, metric.kind, (), metric.help, _one("server", metric.name)) for metric in METRICS),
 )
 """Every metric, without its prefix. ``docs/operations.md`` lists the same; a test compares them."""
@@ -137,6 +146,7 @@ class Collector:
             "ready": service.pipeline.readiness()["ready"],
             "models": {bundle.name: (bundle.model_identity, bundle.policy_identity) for bundle in service.bundles},
             "server": service.metrics.snapshot(),
+            "peers": service.peering.stats(),
         }
         for row in ROWS:
             kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily

@@ -31,6 +31,7 @@ _LIMIT_SETTINGS = (
     "decode_timeout",
     "idle_timeout",
     "write_stall",
+    "body_memory",
 )
 
 
@@ -80,7 +81,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def _stats(service: Service, _peer: Peer) -> dict[str, Any]:
-    return {**service.pipeline.stats(), "server": service.metrics.snapshot()}
+    return {**service.pipeline.stats(), "server": service.metrics.snapshot(), "peers": service.peering.stats()}
 
 
 def _poison(service: Service, _peer: Peer) -> dict[str, Any]:

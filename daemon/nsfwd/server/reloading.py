@@ -76,6 +76,7 @@ class Reloader:
                 if announced and not self._service.draining:
                     self._notifier.ready(self._status())
             self._service.settings, self._service.bundles = settings, bundles
+            self._service.peering.take_up(settings.peers)
             logs.adjust(settings.log_level, settings.log_paths)
             seconds = self._service.loop.time() - started
             models = {bundle.name: bundle.model_identity for bundle in bundles}

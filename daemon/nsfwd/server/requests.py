@@ -15,6 +15,7 @@ from nsfwd.server.series import IS_DIRECTORY, Series
 if TYPE_CHECKING:
     from nsfwd.protocol.events import Turn
     from nsfwd.protocol.messages import Outcome, Scan
+    from nsfwd.server.peering import Member
     from nsfwd.server.service import Claim, Service
 
 Conversation = Session | ClamdSession
@@ -27,9 +28,11 @@ class Host(Protocol):
     """The connection that a request belongs to.
 
     Attributes:
+        member: its part in what its row of the table of peers allows.
         series: those under way, to be woken when something changes that they may wait for.
     """
 
+    member: Member
     service: Service
     session: Conversation
     series: set[Series]
@@ -61,6 +64,8 @@ class Request:
         self.turn = turn
         self.claim = claim
         self.size = size
+        if not scan.many:
+            host.member.begin()
         self.task: asyncio.Task[None] = host.service.loop.create_task(self._serve())
 
     async def _serve(self) -> None:
@@ -69,7 +74,10 @@ class Request:
             directory = None
             if not self._scan.many:
                 image = self._scan.images[0]
-                outcome = await self._host.service.pipeline.scan(image, self.claim)
+                try:
+                    outcome = await self._host.service.pipeline.scan(image, self.claim)
+                finally:
+                    self._host.member.end()
                 if outcome.code != IS_DIRECTORY:
                     session.entry(turn, outcome)
                     return
@@ -90,6 +98,7 @@ class Request:
             self.claim,
             send=self._send,
             clogged=partial(self._host.clogged, self.turn),
+            member=self._host.member,
         )
         error = None
         self._host.series.add(series)

@@ -21,6 +21,7 @@ from nsfwd.protocol.messages import Image, Outcome, Scan, Timing
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from nsfwd.server.peering import Member
     from nsfwd.server.service import Claim, Service
 
 IS_DIRECTORY = "is_directory"
@@ -39,6 +40,7 @@ class Series:
         claim: on whose behalf.
         send: takes each outcome, in the order in which they come.
         clogged: whether the peer has too much to read already.
+        member: what the peer may have in flight, and how many images a second.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class Series:
         *,
         send: Callable[[Outcome], None],
         clogged: Callable[[], bool],
+        member: Member,
     ) -> None:
         self._service = service
         self._scan = scan
         self._claim = claim
         self._send = send
         self._clogged = clogged
+        self._member = member
         self._tasks: set[asyncio.Task[None]] = set()
         self._directories: deque[bytes] = deque()
         self._change: asyncio.Future[None] | None = None
@@ -80,6 +84,7 @@ class Series:
         finally:
             # Whatever was started is answered before the series ends.
             await self._until(lambda: not self._tasks)
+            self._member.give_up(self.wake)
 
     def wake(self) -> None:
         """Something changed that the series may be waiting for."""
@@ -93,13 +98,37 @@ class Series:
                 await self._start(Image(file), listed=True)
 
     async def _start(self, image: Image, *, listed: bool = False) -> None:
-        await self._until(lambda: len(self._tasks) < WINDOW and not self._clogged())
+        await self._until(self._may_start)
+        while not self._over() and (seconds := self._member.wanting()):
+            await self._rest(seconds)
         if self._claim.error is not None:
             raise self._claim.error
         if self._service.draining:
             raise CodedError("draining", retry_after=1.0)
+        self._member.begin()
         task = self._service.loop.create_task(self._score(image, listed))
         self._tasks.add(task)
+
+    def _over(self) -> bool:
+        return self._claim.error is not None or self._service.draining
+
+    def _may_start(self) -> bool:
+        if self._over():
+            return True
+        if len(self._tasks) < WINDOW and not self._clogged():
+            return self._member.has_room(self.wake)
+        self._member.pass_on()
+        return False
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait for the peer's rate; a cancel or a drain ends it."""
+        rested = self._service.loop.create_future()
+        timer = self._service.loop.call_later(seconds, rested.set_result, None)
+        rested.add_done_callback(lambda _: self.wake())
+        try:
+            await self._until(lambda: rested.done() or self._over())
+        finally:
+            timer.cancel()
 
     async def _score(self, image: Image, listed: bool) -> None:
         try:
@@ -116,6 +145,7 @@ class Series:
             _log.exception("a defect while scanning %s", paths.show(image.path))
             self._send(Outcome.failed(image.path, CodedError("internal"), Timing()))
         finally:
+            self._member.end()
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
             self.wake()
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nsfwd.errors import CodedError
 from nsfwd.metrics import Metrics
 from nsfwd.protocol.messages import Image, Lane, Outcome
+from nsfwd.server.parcels import Room
+from nsfwd.server.peering import Peering
 
 if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
@@ -42,6 +44,7 @@ class Scanner(Protocol):
         deadline: float | None = None,
         identity: bool = False,
         frames: int = 0,
+        roots: tuple[bytes, ...] = (),
     ) -> Any:
         """A claim for one request."""
 
@@ -69,6 +72,8 @@ class Service:
     """The common ground of all connections.
 
     Attributes:
+        peering: what each peer may do.
+        bodies: the memory for images that clients send.
         draining: the daemon stops: what has not begun is refused.
         reload: takes up changed settings and bundles.
         tasks: under way on nobody's behalf; kept here, because the loop holds tasks only weakly.
@@ -82,7 +87,13 @@ class Service:
     draining: bool = False
     reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
     tasks: set[asyncio.Future[Any]] = field(default_factory=set)
+    peering: Peering = field(init=False)
+    bodies: Room = field(init=False)
     _complained: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.peering = Peering(self.settings.peers, self.loop.time)
+        self.bodies = Room(self.metrics, lambda: self.settings.body_memory)
 
     def begin_reload(self) -> asyncio.Future[dict[str, Any]]:
         """Start a reload; its result is what the reply tells, or a CodedError.
