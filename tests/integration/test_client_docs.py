@@ -73,4 +73,4 @@ def test_each_call_and_each_verb_of_a_caller_is_shown() -> None:
         assert f"nsfwd {verb}" in DOCUMENT
     for name in dir(Client):
         if not name.startswith("_") and name != "address":
-            assert f"`{name}(" in DOCUMENT or f".{name}(" in DOCUMENT, name
+            assert f"`{name}(" in DOCUMENT or f".{name}" in DOCUMENT, name

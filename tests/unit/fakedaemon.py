@@ -1,8 +1,9 @@
-"""A daemon of a few lines for the tests of clients: a thread on a Unix socket that answers by what a name says."""
+"""A daemon of a few lines for the tests of clients: threads on a socket that answer by what a name says."""
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import socket
@@ -65,6 +66,9 @@ def answer(request: Request) -> list[dict[str, Any]]:
     if "op" in request:
         keys = {"limits": {"max_bytes": MAX_BYTES}} if request["op"] == "version" else {}
         return [{"op": request["op"], "status": "ok", "ready": True, "requests_total": 3, **keys}]
+    if "fd" in request:
+        named = {"path": request["name"]} if "name" in request else {}
+        return [{key: value for key, value in scored("").items() if key != "path"} | named]
     if "path_bytes" in request:
         name = base64.b64decode(request["path_bytes"])
         return [image(name.decode("utf-8", "replace")) | {"path_bytes": request["path_bytes"]}]
@@ -77,17 +81,45 @@ def answer(request: Request) -> list[dict[str, Any]]:
     return [*entries, {"path": path, "status": "done", "done": True, **tally, "verdicts": {}}]
 
 
-class FakeDaemon:
-    """Listens on ``path`` until closed. ``requests`` keeps what came in, ``bodies`` the raw bytes."""
+class _Received(io.RawIOBase):
+    """The bytes of a connection; what is in the files that are passed along goes to ``passed``."""
 
-    def __init__(self, path: Path, respond: Answer = answer) -> None:
-        self.address = f"unix:{path}"
+    def __init__(self, connection: socket.socket, passed: list[bytes]) -> None:
+        self._connection = connection
+        self._passed = passed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data, descriptors, _, _ = socket.recv_fds(self._connection, len(buffer), 64)
+        for descriptor in descriptors:
+            self._passed.append(os.pread(descriptor, 1 << 20, 0))
+            os.close(descriptor)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class FakeDaemon:
+    """Listens on the Unix socket ``path``, or on a TCP port, until closed.
+
+    Attributes:
+        requests: what came in. ``bodies``: the raw bytes. ``passed``: what the descriptors that came along hold.
+    """
+
+    def __init__(self, path: Path | None, respond: Answer = answer) -> None:
         self.requests: list[Request] = []
         self.bodies: list[bytes] = []
+        self.passed: list[bytes] = []
         self._respond = respond
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(os.fspath(path))
-        self._listener.listen(16)
+        if path is None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.address = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(os.fspath(path))
+            self._listener.listen(16)
+            self.address = f"unix:{path}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -108,7 +140,7 @@ class FakeDaemon:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines:
+        with connection, io.BufferedReader(_Received(connection, self.passed)) as lines:
             try:
                 connection.sendall(b"\n\nWelcome! Enter image path to scan\n# Path: \n")
                 for line in lines:

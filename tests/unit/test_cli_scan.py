@@ -177,7 +177,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def _asked(daemon: FakeDaemon, top: Path) -> list[str]:
-    return sorted(request["path"].removeprefix(f"{top}/") for request in daemon.requests)
+    return sorted(request["path"].removeprefix(f"{top}/") for request in daemon.requests if "path" in request)
 
 
 def test_exclusions_leave_out_names_and_whole_paths(scan: Scan, daemon: FakeDaemon, tree: Path) -> None:
@@ -192,16 +192,42 @@ def test_exclusions_leave_out_names_and_whole_paths(scan: Scan, daemon: FakeDaem
     assert not any("recursive" in request for request in daemon.requests)
 
 
-@pytest.mark.parametrize(("name", "verdict"), [("locked.jpg", "safe"), ("missing.jpg", "safe")])
-def test_what_the_daemon_cannot_open_is_sent(
-    scan: Scan, daemon: FakeDaemon, tmp_path: Path, name: str, verdict: str
+@pytest.fixture(params=["unix", "tcp"])
+def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeDaemon]:
+    """A daemon to which descriptors can be passed, and one to which they cannot."""
+    with FakeDaemon(tmp_path / "o.sock" if request.param == "unix" else None) as daemon:
+        yield daemon
+
+
+def _got(daemon: FakeDaemon) -> list[bytes]:
+    """What was opened for the daemon: as descriptors over a Unix socket, as bytes over TCP."""
+    passed, sent = sorted(daemon.passed), sorted(daemon.bodies)
+    assert not (sent if daemon.address.startswith("unix:") else passed)
+    return passed or sent
+
+
+@pytest.mark.parametrize("name", [b"locked.jpg", b"missing.jpg", b"locked\n\xe9.jpg"])
+def test_what_the_daemon_cannot_open_is_opened_here(
+    scan: Scan, opening: FakeDaemon, tmp_path: Path, name: bytes
 ) -> None:
-    (tmp_path / name).write_bytes(b"picture")
-    code, out, _ = scan(str(tmp_path / name), "/other.jpg", "--format", "ndjson")
-    replies = {reply["path"]: reply for reply in map(json.loads, out.splitlines())}
-    assert (code, daemon.bodies) == (0, [b"picture"])
-    assert replies[str(tmp_path / name)]["verdict"] == verdict
-    assert len(replies) == 2
+    file = tmp_path / os.fsdecode(name)
+    file.write_bytes(b"picture")
+    code, out, _ = scan("--connect", opening.address, str(file), "/other.jpg", "--format", "csv")
+    replies = {reply["path"]: reply for reply in csv.DictReader(io.StringIO(out, newline=""))}
+    assert (code, _got(opening)) == (0, [b"picture"])
+    assert {path: reply["verdict"] for path, reply in replies.items()} == {str(file): "safe", "/other.jpg": "safe"}
+
+
+def test_a_thousand_files_that_are_passed_leave_no_descriptor_open(
+    daemon: FakeDaemon, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "locked.jpg").write_bytes(b"picture")
+    (tmp_path / "list").write_text(f"{tmp_path}/locked.jpg\n" * 1000)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    command = ["scan", "-q", "--connect", daemon.address, "--files-from", str(tmp_path / "list")]
+    assert main.run(command) == 0
+    assert len(daemon.passed) == len(capfd.readouterr().out.splitlines()) == 1000
+    assert len(os.listdir("/proc/self/fd")) - before < 10  # noqa: PTH208 (the daemon's threads have some)
 
 
 def test_what_is_not_sent(scan: Scan, daemon: FakeDaemon, tmp_path: Path) -> None:
@@ -214,14 +240,14 @@ def test_what_is_not_sent(scan: Scan, daemon: FakeDaemon, tmp_path: Path) -> Non
         "error not_found: it is not_found",
     ]
     assert "error permission" in scan("--send", "never", str(tmp_path / "locked.jpg"))[1]
-    assert daemon.bodies == []
+    assert daemon.bodies == daemon.passed == []
 
 
-def test_a_directory_that_the_daemon_cannot_list_is_walked_here(scan: Scan, daemon: FakeDaemon, tree: Path) -> None:
+def test_a_directory_that_the_daemon_cannot_list_is_walked_here(scan: Scan, opening: FakeDaemon, tree: Path) -> None:
     locked = tree.rename(tree.with_name("locked"))
-    code, out, _ = scan("-r", "--exclude", ".thumbs", str(locked))
+    code, out, _ = scan("--connect", opening.address, "-r", "--exclude", ".thumbs", str(locked))
     assert code == 0
-    assert sorted(daemon.bodies) == [b"a.jpg", b"a.jpg", b"below/b.gif"]
+    assert _got(opening) == [b"a.jpg", b"a.jpg", b"below/b.gif"]
     assert sorted(line.partition(": ")[0].removeprefix(f"{locked}/") for line in out.splitlines()) == [
         "a.jpg",
         "below/b.gif",
@@ -229,13 +255,37 @@ def test_a_directory_that_the_daemon_cannot_list_is_walked_here(scan: Scan, daem
     ]
 
 
-def test_everything_is_sent_when_told_so(scan: Scan, daemon: FakeDaemon, tree: Path) -> None:
-    (tree / "large.jpg").write_bytes(b"x" * 1001)
-    code, out, _ = scan("--send", "always", str(tree), str(tree / "gone"), "/dev/null")
-    assert (code, sorted(daemon.bodies)) == (2, [b"a.jpg", b"a.jpg"])
-    assert f"{tree}/large.jpg: skipped too_large: more than 1000 bytes\n" in out
+def test_everything_is_opened_here_when_told_so(scan: Scan, opening: FakeDaemon, tree: Path) -> None:
+    code, out, _ = scan("--connect", opening.address, "--send", "always", str(tree), str(tree / "gone"), "/dev/null")
+    assert (code, _got(opening)) == (2, [b"a.jpg", b"a.jpg"])
     assert f"{tree}/gone: error not_found: No such file or directory\n" in out
     assert "/dev/null: error bad_path: not a regular file\n" in out
+
+
+def test_bytes_are_sent_when_told_so(scan: Scan, daemon: FakeDaemon, tree: Path) -> None:
+    (tree / "large.jpg").write_bytes(b"x" * 1001)
+    code, out, _ = scan("--send", "bytes", str(tree))
+    assert (code, sorted(daemon.bodies), daemon.passed) == (2, [b"a.jpg", b"a.jpg"], [])
+    assert f"{tree}/large.jpg: skipped too_large: more than 1000 bytes\n" in out
+
+
+def test_directories_of_this_machine_are_listed_here(scan: Scan, daemon: FakeDaemon, tree: Path) -> None:
+    """A file is asked again after a restart, or opened here; what is left of a directory could not be."""
+    assert scan("-r", str(tree), "/x/in/2")[0] == 0
+    assert _asked(daemon, tree) == [".thumbs/c.jpg", "/x/in/2", "a.jpg", "below/b.gif", "link.jpg"]
+    assert [request for request in daemon.requests if "recursive" in request] == [
+        {"id": 5, "recursive": True, "path": "/x/in/2"}
+    ]
+    daemon.requests.clear()
+    scan("--send", "never", "-r", str(tree))
+    assert daemon.requests == [{"id": 1, "recursive": True, "path": str(tree)}]
+
+
+def test_what_is_said_of_every_scan(scan: Scan, daemon: FakeDaemon) -> None:
+    assert scan("--frames", "3", "--identity", "--lane", "normal", "--deadline", "2", "/a")[0] == 0
+    said = {"frames": 3, "identity": True, "lane": "normal", "deadline": 2.0}
+    assert daemon.requests == [{"id": 1, "path": "/a", **said}]
+    assert scan("--frames", "0", "/a")[0] == 64
 
 
 def test_an_image_on_stdin(daemon: FakeDaemon) -> None:

@@ -1,6 +1,7 @@
 """Both clients against a daemon of a few lines."""
 
 import asyncio
+import os
 import socket
 import threading
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import nsfwd.client
-from nsfwd.client import AsyncClient, Client, Encoded, Options
+from nsfwd.client import AsyncClient, Client, Encoded, Opened, Options
 from nsfwd.errors import ConnectionLost, DaemonUnreachable, NsfwdError
 from tests.unit.fakedaemon import FakeDaemon, Request, answer, failed, scored
 
@@ -260,13 +261,16 @@ def test_the_public_names() -> None:
         "DaemonUnreachable",
         "Done",
         "Encoded",
+        "Opened",
         "Options",
         "Reply",
+        "Tree",
     ]
-    calls = {"scan", "scan_bytes", "scan_many", "scan_dir", "ping", "ready", "version", "models", "stats", "poison"}
-    for kind, more in ((Client, {"scan_fd"}), (AsyncClient, set[str]())):
+    scans = {"scan", "scan_bytes", "scan_fd", "scan_many", "scan_dir"}
+    operations = {"ping", "ready", "version", "models", "stats", "poison", "reload"}
+    for kind in (Client, AsyncClient):
         public = {name for name in dir(kind) if not name.startswith("_")}
-        assert public - {"address"} == {"connect", "close", "reload"} | calls | more
+        assert public - {"address"} == scans | operations | {"connect", "close", "passes_descriptors"}
 
 
 def _busy_twice() -> Callable[[Request], list[dict[str, Any]]]:
@@ -293,6 +297,103 @@ def test_what_was_refused_is_asked_again_when_the_daemon_said(tmp_path: Path) ->
         assert sorted(reply.path for reply in client.scan_many(paths) if reply.scored) == sorted(paths)
     with FakeDaemon(tmp_path / "e.sock", _busy_twice()) as daemon:
         assert all(asyncio.run(together(daemon.address)))
+
+
+def _directory_of_busy_files(files: int) -> Callable[[Request], list[dict[str, Any]]]:
+    """Each file of /in is refused in the series and once when it is asked for by itself."""
+    seen: Counter[str] = Counter()
+
+    def respond(request: Request) -> list[dict[str, Any]]:
+        if request.get("path") == "/in":
+            entries = [failed(f"/in/{n}", "refused", "busy") | {"retry_after": 0.01} for n in range(files)]
+            return [*entries, {"path": "/in", "status": "done", "done": True, "files": files, "refused": files}]
+        path = str(request["path"])
+        seen[path] += 1
+        return [failed(path, "refused", "busy") | {"retry_after": 0.01}] if seen[path] == 1 else [scored(path)]
+
+    return respond
+
+
+def test_no_file_of_a_directory_is_lost_because_the_daemon_was_busy(tmp_path: Path) -> None:
+    """More of them than are put off at once: what comes is left unread meanwhile."""
+
+    async def together(address: str) -> list[str]:
+        async with AsyncClient(address) as client:
+            return [reply.path async for reply in client.scan_dir("/in") if reply.scored]
+
+    expected = sorted(f"/in/{number}" for number in range(2000))
+    with FakeDaemon(tmp_path / "d.sock", _directory_of_busy_files(2000)) as daemon, Client(daemon.address) as client:
+        assert sorted(reply.path for reply in client.scan_dir("/in") if reply.scored) == expected
+    with FakeDaemon(tmp_path / "e.sock", _directory_of_busy_files(2000)) as daemon:
+        assert sorted(asyncio.run(together(daemon.address))) == expected
+    with (
+        FakeDaemon(tmp_path / "f.sock", _directory_of_busy_files(3)) as daemon,
+        Client(daemon.address, patience=0) as client,
+    ):
+        assert [reply.code for reply in client.scan_dir("/in")] == ["busy"] * 3
+
+
+def test_open_files_are_passed(daemon: FakeDaemon, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"picture")
+
+    def opened(number: int) -> Opened:
+        return Opened(os.open(tmp_path / "a", os.O_RDONLY), f"/{number}")
+
+    async def together() -> list[str]:
+        async with AsyncClient(daemon.address) as client:
+            with (tmp_path / "a").open("rb") as file:
+                replies = await asyncio.gather(*(client.scan_fd(file.fileno(), f"/{n}") for n in range(100)))
+            assert all(reply.scored for reply in replies)
+            assert client.passes_descriptors
+            return [reply.path async for reply in client.scan_many(map(opened, range(300)))]
+
+    expected = sorted(f"/{number}" for number in range(300))
+    with Client(daemon.address) as client, (tmp_path / "a").open("rb") as file:
+        assert client.scan_fd(file.fileno()).scored
+        assert client.scan_fd(file.fileno(), os.fsdecode(b"/\xe9")).path == os.fsdecode(b"/\xe9")
+        assert sorted(reply.path for reply in client.scan_many(map(opened, range(300)))) == expected
+    assert sorted(asyncio.run(together())) == expected
+    assert daemon.passed == [b"picture"] * 702
+
+
+def test_descriptors_pass_over_unix_sockets_alone(tmp_path: Path) -> None:
+    async def together(address: str) -> None:
+        async with AsyncClient(address) as client:
+            assert not client.passes_descriptors
+            with pytest.raises(NsfwdError, match="Unix socket"):
+                await client.scan_fd(0)
+            assert (await client.scan("/a")).scored
+
+    with FakeDaemon(None) as daemon:
+        with Client(daemon.address) as client:
+            assert not client.passes_descriptors
+            with pytest.raises(NsfwdError, match="Unix socket"):
+                client.scan_fd(0)
+            assert client.scan("/a").scored
+        asyncio.run(together(daemon.address))
+
+
+def test_a_file_is_passed_again_after_a_restart_but_not_over_tcp(tmp_path: Path) -> None:
+    seen: list[Request] = []
+
+    def closes_first(request: Request) -> list[dict[str, Any]] | None:
+        seen.append(request)
+        return None if len(seen) % 2 else answer(request)
+
+    async def together(address: str, descriptor: int) -> str:
+        async with AsyncClient(address) as client:
+            return (await client.scan_fd(descriptor, "/a")).path
+
+    with Path(__file__).open("rb") as file:
+        with FakeDaemon(tmp_path / "d.sock", closes_first) as daemon:
+            with Client(daemon.address) as client:
+                assert client.scan_fd(file.fileno(), "/a").path == "/a"
+            assert asyncio.run(together(daemon.address, file.fileno())) == "/a"
+        with FakeDaemon(None) as second:
+            first = FakeDaemon(tmp_path / "a.sock", lambda _: first.__exit__())
+            places = [first.address, second.address]
+            with Client(places) as client, pytest.raises(ConnectionLost, match="Unix socket only"):
+                client.scan_fd(file.fileno(), "/a")
 
 
 def test_patience_ends(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ import click
 from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.sources import STDIN, Exclusion, Local, absolute, count, listed, records
+from nsfwd.protocol.limits import MAX_FRAMES_ASKED
 
 if TYPE_CHECKING:
-    from nsfwd.client import Client, Encoded, Options
+    from nsfwd.client import Client, Options, Tree
+    from nsfwd.client.core import Item
     from nsfwd.client.replies import Reply
 
 FORMATS = ("text", "json", "ndjson", "csv")
@@ -85,8 +87,9 @@ class Asked:
 
     Attributes:
         paths: ``STDIN`` is the image on stdin. ``files_from``: a list of further ones, each ended by ``end``.
-        send: ``auto`` sends the bytes of what a daemon of this machine cannot open, ``always`` those of everything,
-            ``never`` none.
+        send: ``auto`` opens here what a daemon of this machine cannot open, ``always`` everything, ``bytes`` reads
+            everything and passes no descriptor, ``never`` leaves all to the daemon.
+        wait: for the daemon, and through its restarts.
     """
 
     paths: tuple[bytes, ...]
@@ -95,6 +98,18 @@ class Asked:
     recursive: bool
     exclusion: Exclusion
     send: str
+    wait: bool
+
+    @property
+    def listing(self) -> bool:
+        """Whether directories are listed here, if the daemon is here: a file that it cannot open, or that was asked for
+        when it went away, is then asked for again by itself."""
+        return bool(self.exclusion) or self.wait or self.send == "auto"
+
+    @property
+    def opening(self) -> bool:
+        """Whether everything is opened here."""
+        return self.send in ("always", "bytes")
 
     def each(self) -> Iterator[bytes | None]:
         """Yield absolute paths as they come, and None before a wait for the next."""
@@ -130,13 +145,18 @@ class Asked:
 @click.option("--only", type=click.Choice(["alarm"]), help="Show alarms alone; everything is counted all the same.")
 @click.option("--strict", is_flag=True, help="Exit 2 before 1, and also for content that is no image.")
 @click.option("--lane", type=click.Choice(["interactive", "normal", "background"]), help="How much it may hurry.")
+@click.option(
+    "--frames", type=click.IntRange(1, MAX_FRAMES_ASKED), help="Look at so many frames of an animation at most."
+)
+@click.option("--identity", is_flag=True, help="Add size, inode and SHA-256 of each file (json and ndjson).")
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed for each path.")
 @click.option(
     "--send",
-    type=click.Choice(["auto", "always", "never"]),
+    type=click.Choice(["auto", "always", "bytes", "never"]),
     default="auto",
     show_default=True,
-    help="Read files here and send their bytes: those that a daemon of this machine cannot open, all, or none.",
+    help="Open here what a daemon of this machine cannot open (auto), everything (always, bytes), or nothing. Over a "
+    "Unix socket the open file is passed, over TCP and with bytes its content is sent.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress.")
 def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **rest: Any) -> int:
@@ -157,9 +177,10 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
     from nsfwd.client import Options
 
     exclusion = Exclusion(rest["exclude"])
-    asked = Asked(paths, files_from, b"\0" if null else b"\n", rest["recursive"], exclusion, rest["send"])
+    end = b"\0" if null else b"\n"
+    asked = Asked(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
     countable = files_from is None and STDIN not in paths
-    options = Options(lane=rest["lane"], deadline=rest["deadline"])
+    options = Options(lane=rest["lane"], deadline=rest["deadline"], identity=rest["identity"], frames=rest["frames"])
     summary, started = Summary(), time.perf_counter()
     with (
         _client(rest["connect"], options, local=rest["local"], wait=rest["wait"]) as client,
@@ -235,15 +256,19 @@ def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
     from nsfwd.errors import ConnectionLost, DaemonUnreachable
 
     local = Local(
-        asked.exclusion, recursive=asked.recursive, limit=lambda: int(client.version()["limits"]["max_bytes"])
+        asked.exclusion,
+        recursive=asked.recursive,
+        passed=lambda: client.passes_descriptors and asked.send != "bytes",
+        limit=lambda: int(client.version()["limits"]["max_bytes"]),
     )
     here = _is_here(client.address)
-    if asked.exclusion and asked.send != "always" and not here:
+    if asked.exclusion and not asked.opening and not here:
         raise click.UsageError(
             f"--exclude lists directories here, and {client.address} is elsewhere; use --send always"
         )
     passing = asked.send == "auto" and here
-    source, recursive = _items(asked, local), asked.recursive and not asked.exclusion
+    listing = asked.listing and here and not asked.opening
+    source, recursive = _items(asked, local, listing=listing), asked.recursive and not listing
     try:
         while True:
             for reply in client.scan_many(source, recursive=recursive):
@@ -261,15 +286,15 @@ def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
         click.echo(f"nsfwd: {error}; the rest was not scanned", err=True)
 
 
-def _items(asked: Asked, local: Local) -> Iterator[bytes | Encoded | None]:
-    """Yield what is to be asked, what has to be read here in its place, and None before a wait."""
-    paths = asked.each()
-    if asked.exclusion and asked.send != "always":
-        paths = listed(paths, asked.exclusion, local, recursive=asked.recursive)
+def _items(asked: Asked, local: Local, *, listing: bool) -> Iterator[Item | None]:
+    """Yield what is to be asked, what has to be opened here in its place, and None before a wait."""
+    paths: Iterator[bytes | Tree | None] = (
+        listed(asked.each(), asked.exclusion, local, recursive=asked.recursive) if listing else asked.each()
+    )
     for path in paths:
         if path == STDIN:
             yield from local.stream(sys.stdin.buffer, "-")
-        elif asked.send == "always" and path is not None:
+        elif asked.opening and isinstance(path, bytes):
             if not asked.exclusion.holds(path):
                 yield from local.images(path)
         else:

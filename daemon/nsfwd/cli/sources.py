@@ -1,4 +1,4 @@
-"""What a scan is asked for: paths of the command line, of lists, of directories walked here, and images read here.
+"""What a scan is asked for: paths of the command line, of lists, of directories walked here, and images opened here.
 
 Everything is an iterator, so that memory does not grow with a list or a tree. Names are bytes, as file systems have
 them. Knows no reply but those it makes itself for files that cannot be read.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nsfwd.client import Encoded, Reply
+    from nsfwd.client import Encoded, Opened, Reply, Tree
 
 _CHUNK = 65536
 
@@ -107,19 +107,23 @@ def _is_file(entry: os.DirEntry[bytes]) -> bool:
 
 
 class Local:
-    """Files that are read here and sent as bytes, because the daemon cannot open them.
+    """Files that are opened here, because the daemon cannot: passed as descriptors, or read and sent as bytes.
 
     Args:
         recursive, exclusion: for directories among them.
+        passed: whether descriptors reach the daemon.
         limit: tells how many bytes the daemon takes of an image; asked once, when it is first needed.
 
     Attributes:
-        replies: made here for what cannot be read or is too large to be sent.
+        replies: made here for what cannot be opened or is too large to be sent.
     """
 
-    def __init__(self, exclusion: Exclusion, *, recursive: bool, limit: Callable[[], int]) -> None:
+    def __init__(
+        self, exclusion: Exclusion, *, recursive: bool, passed: Callable[[], bool], limit: Callable[[], int]
+    ) -> None:
         self._exclusion = exclusion
         self._recursive = recursive
+        self._passed = passed
         self._limit = limit
         self._most: int | None = None
         self._refused: deque[Reply] = deque()
@@ -127,7 +131,7 @@ class Local:
 
     def takes(self, reply: Reply) -> bool:
         """Take over what the daemon could not open, where it looks as if it could be read here."""
-        if reply.code not in CANNOT_OPEN or not os.access(reply.path, os.R_OK):
+        if reply.code not in CANNOT_OPEN or not os.access(reply.path, os.R_OK) or os.path.isdir(reply.path):  # noqa: PTH112
             return False
         self._refused.append(reply)
         return True
@@ -137,47 +141,57 @@ class Local:
         """Whether something was taken over and not sent yet."""
         return bool(self._refused)
 
-    def again(self) -> Iterator[Encoded]:
+    def again(self) -> Iterator[Encoded | Opened]:
         """Yield the images of what was taken over."""
         while self._refused:
             yield from self.images(os.fsencode(self._refused.popleft().path))
 
-    def images(self, path: bytes) -> Iterator[Encoded]:
+    def images(self, path: bytes) -> Iterator[Encoded | Opened]:
         """Yield the image at ``path``, or those of the directory there."""
         if os.path.isdir(path):  # noqa: PTH112 (pathlib knows no bytes)
-            for file in below(path, self._exclusion, recursive=self._recursive, problem=self._unreadable):
+            for file in below(path, self._exclusion, recursive=self._recursive, problem=self.unreadable):
                 yield from self._image(file)
         else:
             yield from self._image(path)
 
     def stream(self, source: BinaryIO, name: str) -> Iterator[Encoded]:
         """Yield the image that ``source`` holds."""
-        yield from self._read(source, name)
-
-    def _image(self, path: bytes) -> Iterator[Encoded]:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold it up
-            with os.fdopen(descriptor, "rb") as source:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    self._answer(path, "error", "bad_path", "not a regular file")
-                    return
-                yield from self._read(source, os.fsdecode(path))
-        except OSError as error:
-            self._unreadable(path, error)
-
-    def _read(self, source: BinaryIO, name: str) -> Iterator[Encoded]:
-        from nsfwd.client import Encoded
-
         if self._most is None:
             self._most = self._limit()
-        data = source.read(self._most + 1)
+        try:
+            data = source.read(self._most + 1)
+        except OSError as error:
+            self.unreadable(os.fsencode(name), error)
+            return
         if len(data) > self._most:
             self._answer(os.fsencode(name), "skipped", "too_large", f"more than {self._most} bytes")
         else:
+            from nsfwd.client import Encoded
+
             yield Encoded(data, name)
 
-    def _unreadable(self, path: bytes, error: OSError) -> None:
+    def unreadable(self, path: bytes, error: OSError) -> None:
+        """Answer what cannot be read here either."""
         self._answer(path, "error", _CODES.get(error.errno or 0, "unreadable"), error.strerror or str(error))
+
+    def _image(self, path: bytes) -> Iterator[Encoded | Opened]:
+        from nsfwd.client import Opened
+
+        name = os.fsdecode(path)
+        try:
+            # a FIFO must not hold it up, a terminal not become this process's own
+            file = Opened(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), name)
+            mode = os.fstat(file.descriptor).st_mode
+        except OSError as error:
+            self.unreadable(path, error)
+            return
+        if not stat.S_ISREG(mode):
+            self._answer(path, "error", "bad_path", "not a regular file")
+        elif self._passed():
+            yield file
+        else:
+            with os.fdopen(file.descriptor, "rb", closefd=False) as source:
+                yield from self.stream(source, name)
 
     def _answer(self, path: bytes, status: str, code: str, message: str) -> None:
         from nsfwd.client.replies import to_reply
@@ -189,15 +203,19 @@ class Local:
 
 def listed(
     paths: Iterable[bytes | None], exclusion: Exclusion, local: Local, *, recursive: bool
-) -> Iterator[bytes | None]:
+) -> Iterator[bytes | Tree | None]:
     """Yield the paths that are not left out, and the files of directories in their place: the daemon knows no
-    exclusions. A path that is no directory here goes on as it is."""
+    exclusions, and what a restart leaves of a directory cannot be asked for. What is not here goes on as it is."""
+    from nsfwd.client import Tree
+
     for path in paths:
         if path is None or path == STDIN:
             yield path
         elif not exclusion.holds(path):
             if os.path.isdir(path):  # noqa: PTH112 (pathlib knows no bytes)
-                yield from below(path, exclusion, recursive=recursive, problem=local._unreadable)
+                yield from below(path, exclusion, recursive=recursive, problem=local.unreadable)
+            elif recursive and not os.path.exists(path):  # noqa: PTH110
+                yield Tree(path)
             else:
                 yield path
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.client.core import Encoded, Options
+from nsfwd.client.core import Encoded, Opened, Options, Tree
 from nsfwd.client.replies import Done, Reply
 from nsfwd.client.sync import Client
 from nsfwd.errors import CodedError, ConnectionLost, DaemonUnreachable
@@ -28,8 +28,10 @@ __all__ = [
     "DaemonUnreachable",
     "Done",
     "Encoded",
+    "Opened",
     "Options",
     "Reply",
+    "Tree",
 ]
 
 

@@ -1,7 +1,6 @@
 """``AsyncClient``: the daemon from asyncio. Many tasks may share one.
 
-Replies are read only while somebody waits for one, so a slow consumer of a directory slows the daemon down instead of
-filling memory; sending never keeps anybody from reading. Moves bytes for ``core``; knows nothing of what they mean.
+What may be asked, and how; ``conversation`` moves the bytes and wakes who waits.
 """
 
 from __future__ import annotations
@@ -9,243 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
-from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from nsfwd.client.addresses import candidates, connect, pauses
-from nsfwd.client.core import ClientCore, Encoded, Inbox, Options, Path
+from nsfwd.client.conversation import Conversation, Mailbox
+from nsfwd.client.core import Item, Options, Path
 from nsfwd.client.sync import PATIENCE
-from nsfwd.errors import ConnectionLost, DaemonUnreachable
 from nsfwd.protocol.limits import WINDOW
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterator
-
     from nsfwd.client.replies import Reply
-
-_CHUNK = 256 * 1024
-
-_LOOK = 1.0
-"""Seconds between two looks at how long the daemon has been silent."""
-
-
-class _Inbox(Inbox):
-    """An inbox that wakes the task that sleeps on it, and gives back the window's places of what ended."""
-
-    def __init__(self, window: asyncio.Semaphore) -> None:
-        super().__init__()
-        self.woken = asyncio.Event()
-        self._window = window
-        self._held = 0
-
-    def hold(self) -> None:
-        """Note that one place of the window is taken by a request of this inbox."""
-        self._held += 1
-
-    def changed(self) -> None:
-        while self._held > self.pending:
-            self._held -= 1
-            self._window.release()
-        self.woken.set()
-
-
-class _Connection:
-    """One conversation with a daemon, over one socket after the other, and the tasks that wait on it.
-
-    Args:
-        places: where the daemon may be.
-        timeout, patience: of ``AsyncClient``.
-    """
-
-    def __init__(self, places: str | Sequence[str] | None, *, timeout: float | None, patience: float) -> None:
-        self.core = ClientCore(patience)
-        self.address = ""
-        self.lost: ConnectionLost | None = None
-        self._places, self._timeout, self._patience = places, timeout, patience
-        self._window = asyncio.Semaphore(WINDOW)
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
-        self._waiting = 0
-        self._wanted = asyncio.Event()
-        self._inboxes: set[_Inbox] = set()
-        self._again: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    async def open(self) -> None:
-        """Find a daemon and begin.
-
-        Raises:
-            DaemonUnreachable: none answers.
-        """
-        await self._connect()
-        self._task = asyncio.create_task(self._read())
-
-    async def _connect(self) -> None:
-        sock, address = await asyncio.to_thread(connect, candidates(self._places))
-        self._reader, self._writer = await _streams(sock)
-        self.address = str(address)
-
-    @property
-    def usable(self) -> bool:
-        """Whether a new request may go out on it."""
-        return self.lost is None and (bool(self.core.in_flight) or not self._reader.at_eof())
-
-    @contextmanager
-    def inbox(self) -> Iterator[_Inbox]:
-        """Lend an inbox for one call; what is still due for it afterwards is forgotten."""
-        inbox = _Inbox(self._window)
-        self._inboxes.add(inbox)
-        try:
-            yield inbox
-        finally:
-            self._inboxes.discard(inbox)
-            if inbox.pending and self.lost is None:
-                self.core.abandon(inbox)
-                self._flush()
-
-    async def room(self, inbox: _Inbox) -> None:
-        """Wait for a place in the window and take it for ``inbox``."""
-        with self._reading():
-            await self._window.acquire()
-        if self.lost is not None:
-            self._window.release()
-            raise self.lost
-        inbox.hold()
-
-    async def send(self) -> None:
-        """Write what the core has to say, waiting while the daemon takes no more."""
-        if self.lost is not None:
-            return
-        self._flush()
-        try:
-            with self._reading():
-                await self._writer.drain()
-        except OSError:
-            pass  # whoever reads sees it too, and looks for the daemon again
-
-    async def change(self, inbox: _Inbox) -> None:
-        """Wait until something arrived for ``inbox``.
-
-        Raises:
-            ConnectionLost: nothing will.
-        """
-        if self.lost is None:
-            with self._reading():
-                await inbox.woken.wait()
-        inbox.woken.clear()
-        if self.lost is not None and not inbox.replies and inbox.pending:
-            raise self.lost
-
-    async def close(self) -> None:
-        """Close it; whoever still waits gets ``ConnectionLost``. Idempotent."""
-        self._lose("the connection was closed before the reply")
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        with suppress(OSError):
-            await self._writer.wait_closed()
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        self._waiting += 1
-        self._wanted.set()
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._wanted.clear()
-
-    async def _read(self) -> None:
-        try:
-            while await self._wanted.wait():
-                reason = await self._receive()
-                if reason:
-                    await self._recover(reason)
-        except ConnectionLost as error:
-            self._lose(str(error))
-        finally:
-            self._lose("the connection was closed before the reply")  # whatever ended this task, nobody waits for ever
-
-    async def _receive(self) -> str:
-        """Take what comes next; return why nothing more does, or nothing."""
-        try:
-            data = await self._hear()
-        except OSError as error:
-            return f"the connection to {self.address} was lost: {error.strerror or error}"
-        if not data:
-            reason = f": {self.core.complaint}" if self.core.complaint else ""
-            return f"{self.address} closed the connection before it replied{reason}"
-        self.core.receive_data(data, time.monotonic())
-        self._wake()
-        return ""
-
-    async def _hear(self) -> bytes:
-        """Return what comes next.
-
-        Raises:
-            ConnectionLost: nothing came for too long although something was due.
-        """
-        since = time.monotonic()
-        while True:
-            limit = self._timeout if self._timeout is not None else self.core.longest
-            try:
-                return await asyncio.wait_for(self._reader.read(_CHUNK), min(limit or _LOOK, _LOOK))
-            except TimeoutError:
-                now = time.monotonic()
-                if not self.core.expected or limit is None:
-                    since = now
-                elif now - since >= limit:
-                    raise ConnectionLost(f"{self.address} said nothing for {limit:g} s") from None
-
-    async def _recover(self, reason: str) -> None:
-        """Find a daemon again and ask it what is not answered.
-
-        Raises:
-            ConnectionLost: why that is not possible.
-        """
-        self._writer.close()
-        until = time.monotonic() + self._patience
-        for pause in pauses():
-            if time.monotonic() + pause > until or not self._patience:
-                raise ConnectionLost(reason)
-            await asyncio.sleep(pause)
-            with suppress(DaemonUnreachable):
-                await self._connect()
-                break
-        try:
-            self.core.restart()
-        except ConnectionLost as error:
-            raise ConnectionLost(f"{reason} ({error})") from error
-        self._flush()
-
-    def _wake(self) -> None:
-        """Ask again what may be asked by now, and come back for the rest."""
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
-        now = time.monotonic()
-        self.core.wake(now)
-        self._flush()
-        if self.core.due is not None and self.lost is None:
-            self._again = asyncio.get_running_loop().call_later(self.core.due - now, self._wake)
-
-    def _flush(self) -> None:
-        if chunks := self.core.data_to_send():
-            self._writer.writelines(chunks)
-
-    def _lose(self, reason: str) -> None:
-        if self.lost is None:
-            self.lost = ConnectionLost(reason)
-            self._writer.close()
-            if self._again is not None:
-                self._again.cancel()
-            for inbox in self._inboxes:
-                inbox.woken.set()
-            for _ in range(WINDOW):
-                self._window.release()
 
 
 class AsyncClient:
@@ -270,7 +42,7 @@ class AsyncClient:
         self._options = options or Options()
         self._timeout = timeout
         self._patience = patience
-        self._connection: _Connection | None = None
+        self._connection: Conversation | None = None
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -286,6 +58,11 @@ class AsyncClient:
     def address(self) -> str:
         """The daemon that answered; empty before the first call."""
         return self._connection.address if self._connection else ""
+
+    @property
+    def passes_descriptors(self) -> bool:
+        """Whether the daemon was reached over a Unix socket, by which alone descriptors pass."""
+        return self._connection is not None and self._connection.passes_descriptors
 
     async def connect(self) -> None:
         """Open the connection now; does nothing when it is open."""
@@ -319,14 +96,31 @@ class AsyncClient:
             await _finish(connection, inbox)
             return inbox.only_reply()
 
+    async def scan_fd(self, descriptor: int, name: str = "", *, options: Options | None = None) -> Reply:
+        """Score a regular file that the caller has open for reading, which the daemon need not be able to open.
+
+        Args:
+            descriptor: stays the caller's, who leaves it open until the reply.
+            name: what the file is called in the reply.
+
+        Raises:
+            NsfwdError: the daemon was not reached over a Unix socket, by which alone descriptors pass.
+        """
+        connection = await self._open()
+        with connection.inbox() as inbox:
+            await connection.room(inbox)
+            connection.core.scan_fd(inbox, descriptor, options or self._options, name=name)
+            await _finish(connection, inbox)
+            return inbox.only_reply()
+
     async def scan_many(
         self,
-        paths: Iterable[Path | Encoded | None] | AsyncIterable[Path | Encoded | None],
+        paths: Iterable[Item | None] | AsyncIterable[Item | None],
         *,
         recursive: bool = False,
         options: Options | None = None,
     ) -> AsyncGenerator[Reply, None]:
-        """Score many paths or images, a window at a time; replies come as they finish. A directory gives one a file.
+        """Score many paths, images or open files, a window at a time; replies come as they finish, many of a directory.
 
         A source that is about to wait for its next path gives None first: then what was asked is answered before the
         source is asked for more.
@@ -403,23 +197,18 @@ class AsyncClient:
             await _finish(connection, inbox)
             return inbox.only_answer()
 
-    async def _open(self) -> _Connection:
+    async def _open(self) -> Conversation:
         async with self._opening:
             if self._connection is not None and not self._connection.usable:
                 await self.close()
             if self._connection is None:
-                connection = _Connection(self._address, timeout=self._timeout, patience=self._patience)
+                connection = Conversation(self._address, timeout=self._timeout, patience=self._patience)
                 await connection.open()
                 self._connection = connection
             return self._connection
 
 
-async def _streams(sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    sock.setblocking(False)
-    return await asyncio.open_connection(sock=sock)
-
-
-async def _finish(connection: _Connection, inbox: _Inbox) -> None:
+async def _finish(connection: Conversation, inbox: Mailbox) -> None:
     await connection.send()
     while inbox.pending:
         await connection.change(inbox)
@@ -427,7 +216,7 @@ async def _finish(connection: _Connection, inbox: _Inbox) -> None:
             raise connection.lost
 
 
-async def _rest(connection: _Connection, inbox: _Inbox, *, down_to: int = 0) -> AsyncIterator[Reply]:
+async def _rest(connection: Conversation, inbox: Mailbox, *, down_to: int = 0) -> AsyncIterator[Reply]:
     """Yield what arrives until at most ``down_to`` requests are still to end."""
     while inbox.replies or inbox.pending > down_to:
         if not inbox.replies:
@@ -437,8 +226,8 @@ async def _rest(connection: _Connection, inbox: _Inbox, *, down_to: int = 0) -> 
 
 
 async def _each(
-    paths: Iterable[Path | Encoded | None] | AsyncIterable[Path | Encoded | None],
-) -> AsyncIterator[Path | Encoded | None]:
+    paths: Iterable[Item | None] | AsyncIterable[Item | None],
+) -> AsyncIterator[Item | None]:
     if isinstance(paths, AsyncIterable):
         async for path in paths:
             yield path

@@ -34,6 +34,10 @@ LONGEST_REPLY = 16 * MIB
 BODIES = 64 * MIB
 """Bytes of images in flight; one more waits. What the daemon takes of one connection by default, too."""
 
+PUT_OFF = 512
+"""Refused requests that wait to be asked again; with so many, nothing more is read. A directory whose files are all
+refused must not pile them up here; and the daemon takes so many at once before anything is read again."""
+
 TRIES = 3
 """A request that was on so many connections when they were lost is not sent on another: it may be what ends them."""
 
@@ -52,6 +56,33 @@ class Encoded:
 
     data: bytes
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A path of the server, for ``scan_many``: a directory is scanned with everything below it."""
+
+    path: Path
+
+
+class Opened:
+    """A file open for reading, for ``scan_many`` over a Unix socket; its reply has ``name`` as its path.
+
+    It owns the descriptor: when nobody needs it any more, neither caller nor client, it is closed.
+    """
+
+    __slots__ = ("descriptor", "name")
+
+    def __init__(self, descriptor: int, name: str = "") -> None:
+        self.descriptor = descriptor
+        self.name = name
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+Item = Path | Tree | Encoded | Opened
+"""What ``scan_many`` takes."""
 
 
 class Passing(bytes):
@@ -145,6 +176,7 @@ class _Request:
     keys: dict[str, Any] = field(default_factory=dict)
     body: bytes = b""
     descriptor: int | None = None
+    owner: Opened | None = None  # keeps the descriptor open until there is a reply
     begun: bool = False  # a part of its reply was delivered: it cannot be asked again
     tries: int = 0
     give_up: float | None = None  # when a refusal is taken for the answer
@@ -155,10 +187,12 @@ class ClientCore:
 
     Args:
         patience: seconds within which a refused request is sent again, at the time that the daemon named.
+        descriptors: whether they can go along on the connection.
     """
 
-    def __init__(self, patience: float = 0.0) -> None:
+    def __init__(self, patience: float = 0.0, *, descriptors: bool = False) -> None:
         self._patience = patience
+        self._descriptors = descriptors
         self._next_id = 1
         self._requests: dict[int, _Request] = {}
         self._later: list[tuple[float, int]] = []
@@ -183,6 +217,11 @@ class ClientCore:
         return self._later[0][0] if self._later else None
 
     @property
+    def glutted(self) -> bool:
+        """Whether to read no more before ``due``: so much was refused already."""
+        return len(self._later) >= PUT_OFF
+
+    @property
     def expected(self) -> bool:
         """Whether the daemon owes anything."""
         return len(self._requests) > len(self._later)
@@ -196,28 +235,38 @@ class ClientCore:
 
     def scan_path(self, inbox: Inbox, path: Path, options: Options, *, recursive: bool = False) -> None:
         """Ask for the scores of a path of the server: a file, or a directory's files."""
-        name = os.fsencode(path)
         keys: dict[str, Any] = {"recursive": True} if recursive else {}
-        try:
-            keys["path"] = name.decode("utf-8")
-        except UnicodeDecodeError:
-            keys["path_bytes"] = base64.b64encode(name).decode("ascii")
-        self._ask(_Request(inbox, os.fsdecode(name), series=recursive, keys={**keys, **options.keys()}))
+        keys |= _path_keys(path)
+        self._ask(_Request(inbox, os.fsdecode(path), series=recursive, keys={**keys, **options.keys()}))
 
     def scan_bytes(self, inbox: Inbox, data: bytes, options: Options, *, name: str = "") -> None:
         """Ask for the scores of an encoded image: its bytes follow the line."""
         self._bodies += len(data)
         self._ask(_Request(inbox, name, keys={"bytes": len(data), **options.keys()}, body=data))
 
-    def scan_fd(self, inbox: Inbox, descriptor: int, options: Options, *, name: str = "") -> None:
-        """Ask for the scores of an open file: its descriptor goes along with the line."""
-        keys = {"fd": True, **({"name": name} if name else {}), **options.keys()}
-        self._ask(_Request(inbox, name, keys=keys, descriptor=descriptor))
+    def scan_fd(
+        self, inbox: Inbox, descriptor: int, options: Options, *, name: str = "", owner: Opened | None = None
+    ) -> None:
+        """Ask for the scores of an open file: its descriptor goes along with the line.
 
-    def scan_any(self, inbox: Inbox, what: Path | Encoded, options: Options, *, recursive: bool = False) -> None:
-        """Ask for the scores of a path or of an encoded image."""
+        Raises:
+            NsfwdError: it cannot; the caller's fault.
+        """
+        if not self._descriptors:
+            raise NsfwdError("descriptors pass over a Unix socket only")
+        # A name that is no UTF-8 stays here: the reply, which then has none, gets it back.
+        told = {"name": name} if name and _is_text(name) else {}
+        keys = {"fd": True, **told, **options.keys()}
+        self._ask(_Request(inbox, name, keys=keys, descriptor=descriptor, owner=owner))
+
+    def scan_any(self, inbox: Inbox, what: Item, options: Options, *, recursive: bool = False) -> None:
+        """Ask for the scores of a path, of an encoded image or of an open file."""
         if isinstance(what, Encoded):
             self.scan_bytes(inbox, what.data, options, name=what.name)
+        elif isinstance(what, Opened):
+            self.scan_fd(inbox, what.descriptor, options, name=what.name, owner=what)
+        elif isinstance(what, Tree):
+            self.scan_path(inbox, what.path, options, recursive=True)
         else:
             self.scan_path(inbox, what, options, recursive=recursive)
 
@@ -240,13 +289,14 @@ class ClientCore:
         self._later = [entry for entry in self._later if entry[1] in self._requests]
         heapq.heapify(self._later)
 
-    def restart(self) -> None:
+    def restart(self, *, descriptors: bool = False) -> None:
         """Begin anew on another connection: what had no reply is asked again, what nobody waits for is forgotten.
 
         Raises:
-            ConnectionLost: a part of a reply was delivered, or a request was lost too often. Not done: its caller may
-                ask again.
+            ConnectionLost: a part of a reply was delivered, a request was lost too often, or its descriptor cannot go
+                along any more. Not done: its caller may ask again.
         """
+        self._descriptors = descriptors
         self._partial, self.complaint = b"", ""
         self._outgoing.clear()
         waiting = {number for _, number in self._later}
@@ -257,6 +307,8 @@ class ClientCore:
                 request.tries += 1
                 if request.begun:
                     raise ConnectionLost(f"the connection was lost in the middle of {request.path or 'a reply'}")
+                if request.descriptor is not None and not descriptors:
+                    raise ConnectionLost(f"{request.path or 'a descriptor'} can be passed over a Unix socket only")
                 if request.tries >= TRIES:
                     raise ConnectionLost(f"{TRIES} connections were lost before there was a reply")
                 self._send(number, request)
@@ -286,10 +338,13 @@ class ClientCore:
                 self._receive_line(line, now)
 
     def _ask(self, request: _Request) -> None:
+        self._send(self._enter(request), request)
+
+    def _enter(self, request: _Request) -> int:
         number, self._next_id = self._next_id, self._next_id + 1
         self._requests[number] = request
         request.inbox.pending += 1
-        self._send(number, request)
+        return number
 
     def _send(self, number: int, request: _Request) -> None:
         line = jsonio.dumps({"id": number, **request.keys}) + b"\n"
@@ -325,15 +380,24 @@ class ClientCore:
             request.inbox.changed()
 
     def _postponed(self, number: int, request: _Request, message: dict[str, Any], now: float) -> bool:
-        """Put off what was refused as a whole and may be asked again within the patience."""
+        """Put off what was refused and may be asked again within the patience: a request, or one file of a series."""
         after = message.get("retry_after")
-        if message.get("status") != Status.REFUSED or request.begun or not isinstance(after, int | float):
+        if message.get("status") != Status.REFUSED or not isinstance(after, int | float) or request.inbox.unwanted:
             return False
-        if request.give_up is None:
-            request.give_up = now + min(self._patience, request.keys.get("deadline") or self._patience)
+        whole = _ends(request, message)
+        if whole and request.begun:
+            return False
         again = now + max(after, SOONEST)
-        if again > request.give_up or request.inbox.unwanted or not _ends(request, message):
+        give_up = now + min(self._patience, request.keys.get("deadline") or self._patience)
+        if whole and request.give_up is not None:
+            give_up = request.give_up
+        if again > give_up:
             return False
+        if not whole:
+            request.begun = True
+            request = _part(request, reply_path(message))
+            number = self._enter(request)
+        request.give_up = give_up
         heapq.heappush(self._later, (again, number))
         return True
 
@@ -341,6 +405,28 @@ class ClientCore:
         """Keep what the daemon says to nobody in particular, such as why it is about to close."""
         if message.get("id") is None and message.get("status") in (Status.ERROR, Status.REFUSED):
             self.complaint = to_reply(message).message
+
+
+def _path_keys(path: Path) -> dict[str, Any]:
+    name = os.fsencode(path)
+    try:
+        return {"path": name.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"path_bytes": base64.b64encode(name).decode("ascii")}
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _part(series: _Request, path: str) -> _Request:
+    """Return the request for one file of a series, by itself."""
+    said = {key: value for key, value in series.keys.items() if key not in ("path", "path_bytes", "recursive")}
+    return _Request(series.inbox, path, keys={**_path_keys(path), **said})
 
 
 def _ends(request: _Request, message: dict[str, Any]) -> bool:

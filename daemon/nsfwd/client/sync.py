@@ -9,22 +9,17 @@ from __future__ import annotations
 import math
 import select
 import socket
-import sys
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
 from nsfwd.client.addresses import candidates, connect, pauses
-from nsfwd.client.core import ClientCore, Encoded, Inbox, Options, Passing, Path
+from nsfwd.client.core import ClientCore, Inbox, Item, Options, Path
 from nsfwd.client.replies import Reply
-from nsfwd.errors import ConnectionLost, DaemonUnreachable, NsfwdError
-
-_CHUNK = 256 * 1024
-_MANY_BUFFERS = 64
+from nsfwd.client.sockets import CHUNK, Outgoing, has_ended, passes_descriptors
+from nsfwd.errors import ConnectionLost, DaemonUnreachable
 
 PATIENCE = 10.0
 """Seconds; a daemon that is restarted, or has its hands full, is back by then."""
@@ -60,7 +55,7 @@ class Client:
         self._patience = patience
         self._socket: socket.socket | None = None
         self._core = ClientCore(patience)
-        self._outgoing: deque[memoryview] = deque()
+        self._outgoing = Outgoing()
         self.address = ""
 
     def __enter__(self) -> Self:
@@ -72,13 +67,18 @@ class Client:
     ) -> None:
         self.close()
 
+    @property
+    def passes_descriptors(self) -> bool:
+        """Whether the daemon was reached over a Unix socket, by which alone descriptors pass."""
+        return self._socket is not None and passes_descriptors(self._socket)
+
     def connect(self) -> None:
         """Open the connection now; does nothing when it is open. ``address`` tells which daemon answered."""
-        if self._socket is not None and not self._core.in_flight and _has_ended(self._socket):
+        if self._socket is not None and not self._core.in_flight and has_ended(self._socket):
             self.close()  # an idle connection that the daemon closed meanwhile
         if self._socket is None:
             self._open()
-            self._core = ClientCore(self._patience)
+            self._core = ClientCore(self._patience, descriptors=self.passes_descriptors)
 
     def _open(self) -> None:
         self._socket, address = connect(candidates(self._address))
@@ -124,17 +124,14 @@ class Client:
         """
         inbox = Inbox()
         self.connect()
-        assert self._socket is not None
-        if self._socket.family != socket.AF_UNIX:
-            raise NsfwdError(f"{self.address}: descriptors pass over a Unix socket only")
         self._core.scan_fd(inbox, descriptor, options or self._options, name=name)
         self._finish(inbox)
         return inbox.only_reply()
 
     def scan_many(
-        self, paths: Iterable[Path | Encoded | None], *, recursive: bool = False, options: Options | None = None
+        self, paths: Iterable[Item | None], *, recursive: bool = False, options: Options | None = None
     ) -> Generator[Reply, None, None]:
-        """Score many paths or images, a window at a time; replies come as they finish. A directory gives one a file.
+        """Score many paths, images or open files, a window at a time; replies come as they finish, many of a directory.
 
         A source that is about to wait for its next path gives None first: then what was asked is answered before the
         source is asked for more.
@@ -240,7 +237,7 @@ class Client:
         if self._socket is None or core is not self._core:
             raise ConnectionLost("the connection was closed before the reply")
         core.wake(time.monotonic())
-        self._outgoing.extend(memoryview(chunk) for chunk in core.data_to_send())
+        self._outgoing.add(core.data_to_send())
         try:
             events = self._poll(self._socket, core, wait=wait)
             reason = self._move(self._socket, events)
@@ -264,19 +261,20 @@ class Client:
                 self._open()
                 break
         try:
-            core.restart()
+            core.restart(descriptors=self.passes_descriptors)
         except ConnectionLost as error:
             self.close()
             raise ConnectionLost(f"{reason} ({error})") from error
 
     def _poll(self, sock: socket.socket, core: ClientCore, *, wait: bool) -> int:
         poll = select.poll()
-        poll.register(sock, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+        readable = 0 if core.glutted else select.POLLIN
+        poll.register(sock, readable | (select.POLLOUT if self._outgoing else 0))
         if not wait:
             return sum(events for _, events in poll.poll(0))
         limit = self._timeout if self._timeout is not None else core.longest
         pause = None if core.due is None else max(0.0, core.due - time.monotonic())
-        silence = limit if core.expected else None
+        silence = limit if core.expected and not core.glutted else None
         shortest = min((each for each in (silence, pause) if each is not None), default=None)
         ready = poll.poll(None if shortest is None else max(1, math.ceil(shortest * 1000)))
         if not ready and shortest == silence:
@@ -286,39 +284,11 @@ class Client:
     def _move(self, sock: socket.socket, events: int) -> str:
         """Receive and send what can be; return why that is no longer possible, or nothing."""
         if events & ~select.POLLOUT:
-            data = sock.recv(_CHUNK)
+            data = sock.recv(CHUNK)
             if not data:
                 reason = f": {self._core.complaint}" if self._core.complaint else ""
                 return f"{self.address} closed the connection before it replied{reason}"
             self._core.receive_data(data, time.monotonic())
         if events & select.POLLOUT:
-            self._send(sock)
+            self._outgoing.send(sock)
         return ""
-
-    def _send(self, sock: socket.socket) -> None:
-        buffers: list[memoryview] = []
-        rights: list[tuple[int, int, bytes]] = []
-        for view in islice(self._outgoing, _MANY_BUFFERS):
-            whole = view.obj
-            if isinstance(whole, Passing) and len(view) == len(whole):  # no byte of it has gone out
-                if buffers:
-                    break
-                rights.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, whole.descriptor.to_bytes(4, sys.byteorder)))
-            buffers.append(view)
-        try:
-            sent = sock.sendmsg(buffers, rights)
-        except BlockingIOError:
-            return
-        while self._outgoing and sent >= len(self._outgoing[0]):
-            sent -= len(self._outgoing.popleft())
-        if sent:
-            self._outgoing[0] = self._outgoing[0][sent:]
-
-
-def _has_ended(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
