@@ -9,10 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from nsfwd.workshop.staging import installing, staged
+from nsfwd.workshop.switching import go_back
 from tests import pictures
 from tests.integration.harness import Daemon, Json, ask, echo_bundle, raw_connect, replies, spell, wait_until
 
@@ -150,6 +152,66 @@ def replace_by_a_broken_version(models: Path) -> None:
         made.rmdir()
         (directory / "made").rmdir()
         (directory / "model.keras").write_bytes(b"altered")
+
+
+def living_engines(site: Site) -> int:
+    """Those that serve and those that a reload has replaced and that end."""
+    return sum("nsfwd.engines.body" in command for command in site.daemon.processes().values())
+
+
+class Load(threading.Thread):
+    """Asks for one picture after another until told to end, and looks how many engines live at once."""
+
+    def __init__(self, site: Site, photo: Path) -> None:
+        super().__init__()
+        self._site, self._photo = site, photo
+        self._end = threading.Event()
+        self.statuses: list[str] = []
+        self.most = 0
+
+    def run(self) -> None:
+        while not self._end.is_set():
+            self.statuses.append(ask(self._site.daemon.unix, {"path": str(self._photo)})["status"])
+            self.most = max(self.most, living_engines(self._site))
+
+    def __enter__(self) -> Self:
+        wait_until(lambda: living_engines(self._site) == 1)
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self.join()
+
+
+def test_where_memory_holds_one_engine_requests_wait_and_none_fails(site: Site, photo: Path) -> None:
+    site.write(reload_mode='"drain"', max_pixels=4_000_000)
+    before = engines(site)
+    with Load(site, photo) as load:
+        done = site.reload()
+        wait_until(lambda: limit(site) == 4_000_000)
+    assert done.returncode == 0, done.stderr
+    assert set(load.statuses) == {"ok"}
+    assert load.most == 1
+    assert engines(site) != before
+
+
+def test_a_refused_bundle_brings_the_old_settings_back_also_there(site: Site, photo: Path) -> None:
+    models = site.file.parent / "models"
+    served, allowed = ask(site.daemon.unix, {"op": "version"})["models"], limit(site)
+    replace_by_a_broken_version(models)
+    site.write(reload_mode='"drain"', max_pixels=5_000_000)
+    with Load(site, photo) as load:
+        done = site.reload()
+    with installing(models):
+        go_back(models / "echo")
+    assert done.returncode == 1
+    assert "model.keras" in done.stderr
+    assert set(load.statuses) == {"ok"}
+    assert load.most == 1
+    assert limit(site) == allowed
+    assert ask(site.daemon.unix, {"op": "version"})["models"] == served
+    assert ask(site.daemon.unix, {"op": "ready"})["ready"] is True
 
 
 def test_sighup_reloads_as_well_and_says_why_not(site: Site) -> None:

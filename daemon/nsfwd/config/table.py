@@ -186,6 +186,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float,
         _about("How long a stop waits for work in flight.", "less than any service manager's", unit=SECONDS, ge=0),
     ] = 10.0
+    reload_mode: Annotated[
+        Literal["auto", "beside", "drain"],
+        _about(
+            "How a reload begins: the new engine beside the old one, or after its end while requests wait.",
+            "beside where as much memory is free as the old one took; a GPU's memory is not looked at",
+        ),
+    ] = "auto"
     deadline: Annotated[
         float,
         _about(

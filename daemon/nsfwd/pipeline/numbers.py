@@ -1,4 +1,4 @@
-"""The pipeline's numbers, as ``stats`` tells them and the metrics name them. Counts nothing itself, and changes nothing."""
+"""The pipeline's numbers, as ``stats`` tells them and the metrics name them. Counts and changes nothing itself."""
 
 from __future__ import annotations
 

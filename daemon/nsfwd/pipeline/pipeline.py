@@ -21,6 +21,7 @@ from nsfwd.pipeline.admission import Admission
 from nsfwd.pipeline.cache import Hit
 from nsfwd.pipeline.canary import PATIENCE, Canary
 from nsfwd.pipeline.generation import Generation
+from nsfwd.pipeline.handover import STOP_TIMEOUT, Handover
 from nsfwd.pipeline.listing import CHUNK, ListStage
 from nsfwd.pipeline.poison import PoisonList
 from nsfwd.pipeline.tickets import Claim, Ticket
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
     from nsfwd.config import Settings
     from nsfwd.pipeline.lanes import Asker
-
-STOP_TIMEOUT = 2.0
-"""Seconds a child may take to end once its link is closed; then it is killed."""
 
 STANDSTILL = 30.0
 """Seconds in which a stage with work has to get something done: three decode timeouts, many times the longest batch."""
@@ -66,16 +64,13 @@ class Pipeline:
         self.ready = asyncio.Event()
         self.admission = Admission(settings.queue, loop)
         self.poison = PoisonList(Path(settings.cache_dir))
-        self.generation = self._build(settings, bundles)
+        self.generation = self.build(settings, bundles)
         self.lister = _lister(settings)
         self._goldens: dict[Claim, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._retired: dict[asyncio.Task[None], tuple[Generation, ListStage]] = {}
-        self._reloading = asyncio.Lock()
-        self._successor: tuple[Generation, asyncio.Future[None]] | None = None
+        self._handover = Handover(self)
         self._canary = Canary(loop, lambda: self.generation, self._scan_golden)
         self.started = time.monotonic()
-        self.reloads = 0
         self.accounts = Accounts()
 
     async def scan(self, image: Image, claim: Claim) -> Outcome:
@@ -96,8 +91,9 @@ class Pipeline:
         generation = self._goldens.get(claim, self.generation)
         try:
             ticket = self.admission.admit(claim, exempt=golden)
-            generation.tickets.add(ticket)
             timing = ticket.time
+            generation = await self._handover.enter(ticket) if self._handover.gate and not golden else generation
+            generation.tickets.add(ticket)
             found = await generation.find(image, ticket, known=not golden)
             if isinstance(found, Hit):
                 identity, scored, by = Identity(*found.file), found.scored, found.by
@@ -124,17 +120,17 @@ class Pipeline:
         asker: Asker,
         lane: Lane = Lane.NORMAL,
         deadline: float | None = None,
-        roots: tuple[bytes, ...] = (),
         identity: bool = False,
         frames: int = 0,
+        roots: tuple[bytes, ...] = (),
     ) -> Claim:
         """On whose behalf the images of one request are scored.
 
         Args:
             asker: whose turn it is within the lane (``lanes.Asker``).
-            roots: below which its files must lie, beside the daemon's own; none for no further limit.
             deadline: seconds for the whole request; None gives each image the default of its lane (none in background).
             frames: how many frames of each image to look at most; 0 for as many as the bundle says.
+            roots: below which its files must lie, beside the daemon's own; none for no further limit.
         """
         allowance = None if lane is Lane.BACKGROUND or deadline is not None else self._settings.deadline
         until = None if deadline is None else self._loop.time() + deadline
@@ -181,8 +177,7 @@ class Pipeline:
     def drain(self) -> None:
         """Refuse whatever comes from now on."""
         self.admission.draining = True
-        if self._successor is not None and not self._successor[1].done():
-            self._successor[1].set_exception(CodedError("draining"))
+        self._handover.drain()
 
     async def drained(self) -> None:
         """Wait until every admitted image has its outcome."""
@@ -195,69 +190,49 @@ class Pipeline:
     async def stop(self) -> None:
         """End all child processes: decoders, engines, lister. Tickets must have been settled before."""
         self._canary.stop()
-        for task in (*self._tasks, *self._retired):
+        for task in self._tasks:
             task.cancel()
-        async with self._reloading:  # a reload that was cut short has ended its own
-            former = [part.stop(STOP_TIMEOUT) for parts in self._retired.values() for part in parts]
-            await asyncio.gather(*former)
-            await self.generation.stop(STOP_TIMEOUT)
-            await self.lister.stop(STOP_TIMEOUT)
+        await self._handover.stop(STOP_TIMEOUT)
+        await self.generation.stop(STOP_TIMEOUT)
+        await self.lister.stop(STOP_TIMEOUT)
 
     # -- reload ------------------------------------------------------------------------------------------------------
 
-    async def reload(self, settings: Settings, bundles: Sequence[Bundle]) -> None:
-        """Let new settings and bundles take over once their engine is warm and their goldens agree.
-
-        Images that were admitted before end where they began; then their processes end.
+    async def reload(self, settings: Settings, bundles: Sequence[Bundle]) -> str:
+        """Let new settings and bundles take over; returns how (``Handover.reload``).
 
         Raises:
-            NsfwdError: why not; what served before serves on. The operator's to mend, or the daemon is stopping.
+            NsfwdError: why not; what served before serves on.
         """
-        async with self._reloading:
-            if self.admission.draining:
-                raise CodedError("draining")
-            successor, proven = self._build(settings, bundles), self._loop.create_future()
-            self._successor = successor, proven
-            try:
-                successor.start()
-                await proven
-            except BaseException:
-                await successor.stop(STOP_TIMEOUT)
-                raise
-            finally:
-                self._successor = None
-            self._take_over(successor)
+        return await self._handover.reload(settings, bundles)
 
-    def _take_over(self, successor: Generation) -> None:
-        """Swap the one reference by which a new ticket finds its processes."""
-        old, self.generation = self.generation, successor
-        successor.decoding.count_on(old.decoding)
-        successor.scoring.count_on(old.scoring)
+    def adopt(self, successor: Generation) -> tuple[Generation, ListStage]:
+        """Swap the one reference by which a new ticket finds its processes.
+
+        Returns:
+            What served before; it is the caller's to end.
+        """
+        former = self.generation, self.lister
+        self.generation, self.lister = successor, _lister(successor.settings)
         self._settings = successor.settings
         self.admission.queue = successor.settings.queue
-        former, self.lister = self.lister, _lister(successor.settings)
         self.lister.start()
-        self.reloads += 1
         self.ready.set()
-        task = self._loop.create_task(self._retire(old, former))
-        self._retired[task] = (old, former)
-        task.add_done_callback(self._forget)
+        return former
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            del self._retired[task]
+    def build(self, settings: Settings, bundles: Sequence[Bundle]) -> Generation:
+        """Make a generation, which is not started yet.
 
-    async def _retire(self, generation: Generation, lister: ListStage) -> None:
-        """End what nobody is left in. A listing that is under way keeps only its lister."""
-        await generation.empty()
-        await generation.stop(STOP_TIMEOUT)
-        await lister.unused()
-        await lister.stop(STOP_TIMEOUT)
-
-    def _build(self, settings: Settings, bundles: Sequence[Bundle]) -> Generation:
-        workers = settings.decoders or len(os.sched_getaffinity(0))
+        Raises:
+            SettingsError: the settings allow none.
+        """
         return Generation(
-            settings, bundles, workers=workers, poison=self.poison, on_warm=self._prove, on_broken=self._broken
+            settings,
+            bundles,
+            workers=settings.decoders or len(os.sched_getaffinity(0)),
+            poison=self.poison,
+            on_warm=self._prove,
+            on_broken=self.broken,
         )
 
     # -- goldens -----------------------------------------------------------------------------------------------------
@@ -279,14 +254,11 @@ class Pipeline:
                 generation.check_golden(golden, outcome.judgement)
                 generation.canary = generation.canary or (picture, golden)
         except NsfwdError as error:
-            self._broken(generation, error)
+            self.broken(generation, error)
         else:
             generation.scoring.trust()
             self._canary.proven()
-            if self._successor is not None and generation is self._successor[0]:
-                if not self._successor[1].done():
-                    self._successor[1].set_result(None)
-            elif generation is self.generation:
+            if not self._handover.settle(generation) and generation is self.generation:
                 self.ready.set()
 
     async def _scan_golden(self, generation: Generation, picture: bytes) -> Outcome:
@@ -308,16 +280,13 @@ class Pipeline:
             generation.leave(ticket)
             self.admission.leave(ticket)
 
-    def _broken(self, generation: Generation, error: NsfwdError) -> None:
+    def broken(self, generation: Generation, error: NsfwdError) -> None:
         """A generation will not score any more: the present one ends the daemon, a successor its reload."""
         if generation is self.generation:
             self.ready.clear()
             if not self.failed.done():
                 self.failed.set_exception(error)
-        elif self._successor is not None and generation is self._successor[0]:
-            if not self._successor[1].done():
-                self._successor[1].set_exception(error)
-        else:
+        elif not self._handover.settle(generation, error):
             _log.error("the processes that a reload replaced broke with %d images: %s", len(generation.tickets), error)
             for ticket in tuple(generation.tickets):
                 ticket.fail(CodedError("engine_failed", str(error)))
@@ -331,6 +300,11 @@ class Pipeline:
         count = self.poison.clear()
         self.generation.decoding.spread_poison()
         return count
+
+    @property
+    def reloads(self) -> int:
+        """How often changed settings and bundles took over."""
+        return self._handover.done
 
     def stats(self) -> dict[str, Any]:
         """The pipeline's numbers, for ``stats``."""

@@ -65,7 +65,7 @@ class Reloader:
                 for warning in settings.warnings:
                     _log.warning("%s", warning)
                 refuse_fixed(self._service.settings, settings)
-                await self._pipeline.reload(settings, bundles)
+                mode = await self._pipeline.reload(settings, bundles)
             except NsfwdError as error:
                 if isinstance(error, CodedError) and error.code == "draining":
                     raise
@@ -81,7 +81,7 @@ class Reloader:
             seconds = self._service.loop.time() - started
             models = {bundle.name: bundle.model_identity for bundle in bundles}
             _log.info("reloaded in %.1f s: %s", seconds, ", ".join(models.values()))
-            return {"models": models, "seconds": round(seconds, 3)}
+            return {"models": models, "mode": mode, "seconds": round(seconds, 3)}
 
     def _way_back(self, error: NsfwdError) -> str:
         """What to do when a bundle is refused of which a former version is kept."""

@@ -1,0 +1,83 @@
+"""Whether memory holds a second engine and its decoders beside those that serve. Reads /proc and the cgroup, no more.
+
+The memory of a GPU cannot be seen from here: who knows that it does not hold two says so (``reload_mode``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_KIB = 1024
+_UNLIMITED = "max"
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def holds_two(pids: Iterable[int], *, proc: Path = PROC, cgroups: Path = CGROUPS) -> bool:
+    """Whether as much memory is free as these processes took at most, which is while they loaded.
+
+    What they share is counted for each of them: rather too much than too little.
+
+    Args:
+        proc, cgroups: where the kernel tells it.
+    """
+    free = free_memory(proc, cgroups)
+    return free is None or free >= sum(_peak(proc / str(pid)) for pid in pids)
+
+
+def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes that this process and its children may still take: of the machine, and of every cgroup they are in.
+
+    Returns:
+        None where the kernel does not tell.
+    """
+    found = list(_left_in_cgroups(proc, cgroups))
+    machine = _fields(proc / "meminfo").get("MemAvailable")
+    return min([*found, *([machine] if machine is not None else [])], default=None)
+
+
+def _left_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """What each cgroup from our own up to the root allows beyond what cannot be reclaimed of it."""
+    text = ""
+    with suppress(OSError):
+        text = (proc / "self" / "cgroup").read_text("utf-8")
+    own = next((line[3:] for line in text.splitlines() if line.startswith("0::/")), None)
+    if own is None:
+        return
+    place = Path(own)
+    for part in (place, *place.parents):
+        directory = cgroups / part.relative_to("/")
+        for limit in ("memory.max", "memory.high"):
+            with suppress(OSError, ValueError):
+                word = (directory / limit).read_text("utf-8").strip()
+                if word != _UNLIMITED:
+                    yield int(word) - _firm(directory)
+
+
+def _firm(directory: Path) -> int:
+    """What a cgroup holds, without the files that the kernel keeps only while there is room."""
+    held = int((directory / "memory.current").read_text("utf-8"))
+    for line in (directory / "memory.stat").read_text("utf-8").splitlines():
+        name, _, count = line.partition(" ")
+        if name == "inactive_file":
+            held -= int(count)
+    return held
+
+
+def _peak(process: Path) -> int:
+    """The most memory that a process ever had; 0 when it has ended."""
+    return _fields(process / "status").get("VmHWM", 0)
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """Lines such as ``VmHWM:  123 kB`` as bytes."""
+    found: dict[str, int] = {}
+    with suppress(OSError):
+        for line in file.read_text("utf-8", "replace").splitlines():
+            name, _, value = line.partition(":")
+            if value.endswith(" kB"):
+                found[name] = int(value.split()[0]) * _KIB
+    return found
