@@ -74,6 +74,8 @@ def answer(request: Request) -> list[dict[str, Any]]:
         return [image(name.decode("utf-8", "replace")) | {"path_bytes": request["path_bytes"]}]
     path = str(request.get("path", ""))
     parent, _, count = path.rpartition("/")
+    if request.get("recursive") and not count.isdigit():
+        return [image(path), {"path": path, "status": "done", "done": True, "files": 1}]
     if not count.isdigit() or not parent.endswith("/in"):
         return [image(path) if path else {key: value for key, value in image(path).items() if key != "path"}]
     entries = [image(f"{path}/{number}.jpg") for number in range(int(count))]
