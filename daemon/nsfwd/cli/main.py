@@ -21,6 +21,8 @@ from nsfwd.errors import NsfwdError
 VERBS: dict[str, tuple[str, str]] = {
     "serve": ("nsfwd.cli.serve:serve", "Run the daemon."),
     "scan": ("nsfwd.cli.scan:scan", "Scan files and directories."),
+    "sweep": ("nsfwd.cli.sweep:sweep", "Scan trees in the background, and remember."),
+    "index": ("nsfwd.cli.index:index", "Look into what sweeps, watches and spools remember."),
     "ping": ("nsfwd.cli.ask:ping", "Ask whether a daemon is there."),
     "ready": ("nsfwd.cli.ask:ready", "Ask whether it can score."),
     "stats": ("nsfwd.cli.ask:stats", "Show its counters."),

@@ -68,6 +68,10 @@ class Actor(Protocol):
     asked about once more, and that reply is acted on: an override may have been made meanwhile.
     """
 
+    @property
+    def acted(self) -> int:
+        """Files on which something was done so far."""
+
     def wants(self, verdict: str, alarm: bool) -> bool:
         """Tell whether it has something to do about such a verdict. Called often, from any thread: quick and pure."""
 
@@ -87,6 +91,8 @@ class Actor(Protocol):
 
 class Onlooker:
     """An actor that does nothing."""
+
+    acted = 0
 
     def wants(self, verdict: str, alarm: bool) -> bool:
         """Nothing is of interest."""

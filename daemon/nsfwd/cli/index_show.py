@@ -1,0 +1,59 @@
+"""``nsfwd index show``: all that an index knows of a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nsfwd.cli import exits
+from nsfwd.cli.sweep import index_option
+from nsfwd.cli.tables import FORMATS, write
+from nsfwd.logs import escape
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=bytes))
+@index_option
+@click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)
+def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
+    """Show all that is known of a file: scores, identity, history, actions and other paths of the same content.
+
+    Exit 1 when nothing is known of one of them.
+
+    Example: nsfwd index show /srv/uploads/a.jpg
+    """
+    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.records import file
+
+    with Index(index, create=False) as opened:
+        known = [(path, file(opened, os.path.abspath(path))) for path in paths]  # noqa: PTH100
+    rows = [row for _, row in known if row is not None]
+    if spelling == "text":
+        for row in rows:
+            click.echo("\n".join(_lines(row)))
+    else:
+        write(rows, tuple(dict.fromkeys(key for row in rows for key in row)), spelling)
+    missing = [path for path, row in known if row is None]
+    for path in missing:
+        click.echo(f"nsfwd: {escape(os.fsdecode(path))}: not in the index", err=True)
+    return exits.FAILED if missing else exits.OK
+
+
+def _lines(row: dict[str, Any]) -> Iterator[str]:
+    yield escape(row["path"])
+    for key, value in row.items():
+        if key in ("path", "path_bytes") or value is None or value == []:
+            continue
+        if isinstance(value, list):
+            yield f"  {key}:"
+            for each in value:
+                told = each if isinstance(each, str) else "  ".join(str(part) for part in each.values() if part)
+                yield f"    {escape(told)}"
+        else:
+            told = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+            yield f"  {key}: {escape(told)}"

@@ -1,0 +1,258 @@
+"""``nsfwd sweep``: trees in, an index of verdicts out, and an exit code a timer can trust.
+
+The sweep itself is ``scanning.sweep``; here are its flags, its signals, what is shown meanwhile and said in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nsfwd.cli import exits
+from nsfwd.cli.ask import connect_option
+from nsfwd.cli.moments import Clock, Duration, many, spelled, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nsfwd.scanning.judged import Actor
+    from nsfwd.scanning.sweep import Plan, Progress
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+TEXT = """\b
+Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored by this run,
+3 stopped by the circuit breaker, 64 wrong usage, 69 no daemon, 70 a defect,
+74 the index cannot be written, 130 interrupted. An error that is recorded
+and unchanged does not fail a run again; an alarm that is still there does."""
+
+
+def index_option(command: _Command) -> _Command:
+    """Add ``--index``, which every command about an index has."""
+    return click.option(
+        "--index",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        callback=lambda context, parameter, value: value if value is not None else default_index(),
+        help="The index.  [default: nsfwd/index.db below $XDG_STATE_HOME, of root /var/lib/nsfwd/index.db]",
+    )(command)
+
+
+def default_index() -> Path:
+    """Return where the index is when nobody says."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/nsfwd/index.db")
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(state) / "nsfwd/index.db"
+
+
+@click.command(epilog=TEXT)
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
+@index_option
+@connect_option
+@click.option("--wait", is_flag=True, help="Wait at the start too for a daemon that does not answer yet.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
+)
+@click.option("--follow", is_flag=True, help="Follow links. A directory is walked once all the same.")
+@click.option("--cross", is_flag=True, help="Enter other file systems that are mounted below.")
+@click.option("--until", "clock", type=Clock(), help="Pause when the clock shows this; the next sweep goes on.")
+@click.option("--for", "seconds", type=Duration(), help="Pause after so long, such as 5h or 90m.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Ask about so many files a second at most.")
+@click.option("--again", is_flag=True, help="Ask again about files that were left without scores.")
+@click.option(
+    "--send",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Pass files open over the Unix socket: those that the daemon cannot open, all, or none.",
+)
+@click.option("--strict", is_flag=True, help="Exit 2 before 1.")
+@click.option("-q", "--quiet", is_flag=True, help="No summary and no progress.")
+def sweep(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
+    """Scan trees in the background, and remember.
+
+    The index keeps what was found. What has not changed since it was scanned is not scanned again, nor is a copy of it.
+    A sweep that was stopped or killed goes on where it was. Everything it does stands back for others: it uses the
+    daemon's background lane, and the disk when nobody else does.
+
+    \b
+    Example:
+      nsfwd sweep /srv/uploads --until 06:00
+      nsfwd index stats
+    """
+    from nsfwd.scanning.judged import Onlooker
+
+    return run(index, _plan(directories, rest), lambda opened: Onlooker(), strict=rest["strict"], quiet=rest["quiet"])
+
+
+def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
+    from nsfwd.scanning.asking import Asking
+    from nsfwd.scanning.exclusion import Exclusion
+    from nsfwd.scanning.sweep import Plan
+    from nsfwd.scanning.walk import Tree, outermost
+
+    for directory in directories:
+        if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
+            raise click.UsageError(f"{os.fsdecode(directory)}: no such directory")
+    roots = tuple(outermost([os.path.abspath(directory) for directory in directories]))  # noqa: PTH100
+    limits = [rest["seconds"]] if rest["seconds"] is not None else []
+    if rest["clock"] is not None:
+        limits.append(until(rest["clock"], datetime.now().astimezone()))
+    asking = Asking(
+        "sweep",
+        roots,
+        connect=rest["connect"],
+        wait=rest["wait"],
+        send=rest["send"],
+        again=rest["again"],
+        rate=rest["rate"],
+        say=_say,
+    )
+    tree = Tree(roots, Exclusion(rest["exclude"]), follow=rest["follow"], cross=rest["cross"])
+    return Plan(tree, asking, seconds=min(limits, default=None))
+
+
+def run(index: Path, plan: Plan, actor: Callable[[Any], Actor], *, strict: bool = False, quiet: bool = False) -> int:
+    """Run a sweep from the command line and return its exit code.
+
+    Args:
+        actor: is given the open index.
+    """
+    from dataclasses import replace
+
+    from nsfwd.scanning.idle import stand_back
+    from nsfwd.scanning.index import Index
+
+    index.parent.mkdir(parents=True, exist_ok=True)
+    stand_back()
+    with Index(index) as opened, _shown(quiet=quiet) as show:
+        shown = replace(plan, shown=show, count=plan.seconds is not None or show is not None)
+        progress, sign = _swept(opened, shown, actor(opened))
+    if not quiet:
+        for line in summary(progress):
+            click.echo(line, err=True)
+    if sign == signal.SIGINT:
+        return exits.INTERRUPTED
+    if progress.unscored and strict:
+        return exits.UNSCORED
+    if progress.alarming:
+        return exits.ALARM
+    return exits.UNSCORED if progress.unscored else exits.OK
+
+
+def _swept(index: Any, plan: Plan, actor: Actor) -> tuple[Progress, int]:
+    """Sweep until it ends; also tell the signal that ended it, 0 if none did."""
+    import uvloop
+
+    from nsfwd.scanning.sweep import sweep as swept
+
+    signs: list[int] = []
+
+    def on_signals(stop: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+
+        def come(sign: int) -> None:
+            if signs:
+                task.cancel()  # a second one waits for nothing
+            signs.append(sign)
+            stop()
+
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sign, come, sign)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            progress = runner.run(swept(index, plan, actor, stop=on_signals))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+    return progress, signs[0] if signs else 0
+
+
+def _say(text: str) -> None:
+    from nsfwd.logs import escape
+
+    click.echo(f"nsfwd: {escape(text)}", err=True)
+
+
+@contextmanager
+def _shown(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Give what shows how far a sweep is: a line on a terminal, the status of a service; None where nobody looks."""
+    from nsfwd.server.notify import Notifier
+
+    service = "NOTIFY_SOCKET" in os.environ
+    if service:
+        notifier = Notifier(os.environ)
+        notifier.ready("sweeping")
+        yield lambda progress: notifier.status(line(progress))
+    elif sys.stderr.isatty() and not quiet:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        with console.status("walking") as status:
+            yield lambda progress: status.update(line(progress))
+    else:
+        yield None
+
+
+def line(progress: Progress) -> str:
+    """Say in a line how far it is."""
+    counts = progress.counts
+    of = f" of {many(progress.total)}" if progress.total else ""
+    rate = counts.found / progress.seconds if progress.seconds > 0 else 0.0
+    parts = [f"{many(counts.found)}{of} files, {many(round(rate))}/s", f"{many(counts.ok)} scored"]
+    if counts.alarms:
+        parts.append(f"{many(counts.alarms)} alarms")
+    if counts.errors:
+        parts.append(f"{many(counts.errors)} errors")
+    if progress.total and rate and progress.total > counts.found:
+        parts.append(f"{spelled((progress.total - counts.found) / rate)} left")
+    return "; ".join(parts) + (" (waiting for the daemon)" if progress.waiting else "")
+
+
+def summary(progress: Progress) -> Iterator[str]:
+    """Say what a sweep came to."""
+    counts = progress.counts
+    buckets = ("unchanged", "known", "ok", "skipped", "errors", "excluded")
+    words = {"known": "of known content", "ok": "scored"}
+    parts = [f"{getattr(counts, name)} {words.get(name, name)}" for name in buckets if getattr(counts, name)]
+    yield f"run {progress.run}: {counts.found} files in {spelled(progress.seconds)}: {', '.join(parts) or 'nothing'}"
+    new = f" ({counts.alarms} new)" if counts.alarms != progress.alarming else ""
+    others = {
+        f"{progress.alarming} alarm{'s' if progress.alarming != 1 else ''}{new}": progress.alarming,
+        f"{progress.rejudged} with another verdict by the new policy": progress.rejudged,
+        f"{progress.gone} no longer there": progress.gone,
+        f"{progress.unreadable} directories that cannot be read": progress.unreadable,
+        f"{progress.foreign} directories on other file systems not entered (--cross)": progress.foreign,
+    }
+    if said := [text for text, number in others.items() if number]:
+        yield f"run {progress.run}: " + "; ".join(said)
+    if progress.why in ("paused", "interrupted"):
+        yield f"{progress.why}, {_far(progress)}"
+
+
+def _far(progress: Progress) -> str:
+    """Say how far it came, and how many runs like this one are still to come."""
+    counts = progress.counts
+    if not progress.total:
+        return f"{many(counts.found)} files so far"
+    left = max(0, progress.total - counts.found)
+    far = f"{many(counts.found)} of {many(progress.total)}"
+    if not counts.settled:
+        return far
+    nights = -(-left // counts.settled)
+    return f"{far}, ETA {nights} night{'s' if nights != 1 else ''}"

@@ -1,0 +1,102 @@
+"""How rows of a table are spelled on stdout: aligned text, JSON, NDJSON, CSV. Each but text streams.
+
+Knows cells and headings, not what they mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from nsfwd.logs import escape
+
+FORMATS = ("text", "json", "ndjson", "csv")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_ALIGNED = 1000
+"""Rows that are looked at for the widths of a text table; memory must not grow with it."""
+
+
+def format_option(command: _Command) -> _Command:
+    """Add ``--format``."""
+    return click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)(command)
+
+
+def write(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], spelling: str) -> None:
+    """Write rows as they come, with the columns in this order."""
+    spell = {"text": _text, "json": _json, "ndjson": _ndjson, "csv": _csv}[spelling]
+    out = sys.stdout.buffer
+    for piece in spell(rows, columns):
+        out.write(piece.encode("utf-8", "surrogateescape"))
+    out.flush()
+
+
+def _text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    waiting = iter(rows)
+    first = [[_cell(row.get(column)) for column in columns] for _, row in zip(range(_ALIGNED), waiting, strict=False)]
+    heading = [column.upper().replace("_", " ") for column in columns]
+    widths = [max(map(len, cells)) for cells in zip(heading, *first, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return "  ".join(aligned).rstrip() + "\n"
+
+    yield line(heading)
+    yield from map(line, first)
+    for row in waiting:
+        yield line([_cell(row.get(column)) for column in columns])
+
+
+def _json(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    before = "["
+    for row in rows:
+        yield f"{before}\n{_object(row)}"
+        before = ","
+    yield "[]\n" if before == "[" else "\n]\n"
+
+
+def _ndjson(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    for row in rows:
+        yield _object(row) + "\n"
+
+
+def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    yield _line(columns)
+    for row in rows:
+        yield _line([_plain(row.get(column)) for column in columns])
+
+
+def _line(cells: Sequence[object]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    return out.getvalue()
+
+
+def _object(row: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in row.items() if value is not None}
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return escape(_plain(value))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return str(value)

@@ -1,0 +1,85 @@
+"""Between a reply of the daemon, what the index keeps of it, and ``Judged``. Pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nsfwd.errors import CodedError, Status
+from nsfwd.scanning.judged import Found, Judged
+
+if TYPE_CHECKING:
+    from nsfwd.client.replies import Reply
+    from nsfwd.scanning.ledger import Outcome
+
+
+def judged_of(found: Found, reply: Reply) -> Judged:
+    """Return what the daemon said of a file: of the very file that it opened, where it told which."""
+    file = reply.file
+    digest = None
+    if file is not None:
+        digest = bytes.fromhex(file["sha256"])
+        found = replace(found, **{key: file[key] for key in ("dev", "ino", "size", "mtime_ns", "ctime_ns")})
+    if not reply.scored:
+        status = Status.ERROR if reply.status == Status.REFUSED else Status(reply.status)
+        return Judged(found, status, reply.code, reply.message, digest, reply=reply.raw)
+    score = reply.because.get("score")
+    return Judged(
+        found,
+        Status.OK,
+        digest=digest,
+        verdict=reply.verdict,
+        alarm=reply.alarm,
+        label=reply.label,
+        score=reply.score if score is None else float(score),
+        scores=reply.scores,
+        override=reply.raw.get("override"),
+        reply=reply.raw,
+    )
+
+
+def failed(found: Found, error: CodedError) -> Judged:
+    """Return what a file came to about which the daemon could not be asked."""
+    told = {"code": error.code, "message": error.message, "retry": error.row.retry}
+    reply = {**named(found.path), "status": str(Status.ERROR), "error": told}
+    return Judged(found, Status.ERROR, error.code, error.message, reply=reply)
+
+
+def known_as(found: Found, outcome: Outcome, scores: Mapping[str, Mapping[str, float]]) -> Judged:
+    """Return what the index says of a file, with a reply of the daemon's keys."""
+    override = json.loads(outcome.override) if outcome.override else None
+    reply: dict[str, Any] = {**named(found.path), "status": outcome.status}
+    if outcome.status == Status.OK:
+        reply |= {"verdict": outcome.verdict, "alarm": bool(outcome.alarm), "label": outcome.label, "scores": scores}
+        if override is not None:
+            reply["override"] = override
+    else:
+        reply["error"] = {"code": outcome.code}
+    if outcome.digest is not None:
+        identity = {key: getattr(found, key) for key in ("dev", "ino", "size", "mtime_ns", "ctime_ns")}
+        reply["file"] = identity | {"sha256": outcome.digest.hex()}
+    return Judged(
+        found,
+        outcome.status,
+        outcome.code,
+        None,
+        outcome.digest,
+        outcome.verdict,
+        bool(outcome.alarm),
+        outcome.label,
+        outcome.score,
+        scores,
+        override,
+        reply,
+    )
+
+
+def named(path: bytes) -> dict[str, str]:
+    """Return the keys of a reply that say which file: a name that is no UTF-8 goes in base64 as well."""
+    try:
+        return {"path": path.decode()}
+    except UnicodeDecodeError:
+        return {"path": path.decode("utf-8", "backslashreplace"), "path_bytes": base64.b64encode(path).decode()}
