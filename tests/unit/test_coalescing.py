@@ -36,10 +36,10 @@ class Room(Bench):
         self.answers = 0
 
     def ask(
-        self, path: str, *, lane: Lane = Lane.NORMAL, allowance: float | None = None, probe: int = 0, frames: int = 0
+        self, path: str, *, lane: Lane = Lane.NORMAL, allowance: float | None = None, probe: int = 0, **claims: Any
     ) -> tuple[Ticket, asyncio.Future[Any]]:
         """One request of a connection of its own."""
-        claim = Claim((object(),), lane, allowance=allowance, frames=frames)
+        claim = Claim((object(),), lane, allowance=allowance, **claims)
         ticket = self.admission.admit(claim)
         return ticket, asyncio.ensure_future(self._scan(Image(path.encode()), ticket, probe))
 
@@ -90,13 +90,13 @@ def test_those_who_wait_share_one_decode() -> None:
         room = Room(loop)
         await room.busy()
         asked = [room.ask("/a")[1] for _ in range(3)]
-        asked += [room.ask("/b")[1], room.ask("/a", frames=4)[1]]
+        asked += [room.ask("/b")[1], room.ask("/a", frames=4)[1], room.ask("/a", roots=(b"/a",))[1]]
         await room.answer()
         paths = await room.answer()
         while more := await room.answer():
             paths += more
-        assert [await one for one in asked] == ["decoded", "coalesced", "coalesced", "decoded", "decoded"]
-        assert sorted(paths) == [b"/a", b"/a", b"/b"], "another number of frames is another image"
+        assert [await one for one in asked] == ["decoded", "coalesced", "coalesced", *["decoded"] * 3]
+        assert sorted(paths) == [b"/a", b"/a", b"/a", b"/b"], "what differs in frames or roots is not shared"
         assert room.coalescing.shared == 2
         await room.end()
 

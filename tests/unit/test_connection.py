@@ -32,8 +32,8 @@ def skipped(path: bytes | None) -> Outcome:
 
 
 class FakeClaim:
-    def __init__(self, lane: Lane, deadline: float | None, identity: bool) -> None:
-        self.lane, self.deadline, self.identity = lane, deadline, identity
+    def __init__(self, lane: Lane, deadline: float | None, identity: bool, roots: tuple[bytes, ...]) -> None:
+        self.lane, self.deadline, self.identity, self.roots = lane, deadline, identity, roots
         self.error: CodedError | None = None
         self.parts: set[asyncio.Future[Outcome]] = set()
 
@@ -79,7 +79,7 @@ class FakePipeline:
         frames: int = 0,
         roots: tuple[bytes, ...] = (),
     ) -> FakeClaim:
-        self.claims.append(FakeClaim(lane, deadline, identity))
+        self.claims.append(FakeClaim(lane, deadline, identity, roots))
         return self.claims[-1]
 
     async def scan(self, image: Image, claim: FakeClaim) -> Outcome:
@@ -131,12 +131,14 @@ class FakePipeline:
 
 
 class Talk:
-    """Both ends of one connection."""
+    """Both ends of one connection, with a service of its own or that of another one."""
 
-    def __init__(self, style: Style, family: socket.AddressFamily, **settings: Any) -> None:
+    def __init__(
+        self, style: Style, family: socket.AddressFamily, *, service: Service | None = None, **settings: Any
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.pipeline = FakePipeline()
-        self.service = Service(loop, Settings(**settings), self.pipeline)
+        self.service = service or Service(loop, Settings(**settings), self.pipeline)
         self.client, server = _pair(family)
         self.client.setblocking(False)
         self.closed = asyncio.Event()

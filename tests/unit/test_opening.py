@@ -226,3 +226,22 @@ def test_nothing_stays_open(tree: Path) -> None:
     for path in sorted(tree.rglob("*")):
         code(path, roots)
     assert sorted(entry.name for entry in Path("/proc/self/fd").iterdir()) == before
+
+
+def test_narrower_roots_allow_what_lies_below_both(tmp_path: Path) -> None:
+    for name in ("wide/mail", "wide/other", "beyond"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.jpg").touch()
+    (tmp_path / "wide" / "mail" / "out.jpg").symlink_to(tmp_path / "wide" / "other" / "a.jpg")
+    wide = Roots([os.fsencode(tmp_path / "wide")])
+    mail = wide.narrowed((os.fsencode(tmp_path / "wide" / "mail"),))
+    assert wide.narrowed(()) is wide
+    assert wide.narrowed((os.fsencode(tmp_path / "wide" / "mail"),)) is mail
+    os.close(open_image(os.fsencode(tmp_path / "wide" / "mail" / "a.jpg"), mail))
+    for name in ("wide/other/a.jpg", "wide/other/none.jpg", "wide/mail/out.jpg", "beyond/a.jpg", "wide"):
+        with pytest.raises(CodedError) as caught:
+            open_image(os.fsencode(tmp_path / name), mail)
+        assert caught.value.code == "forbidden", name
+    outside = wide.narrowed((os.fsencode(tmp_path / "beyond"),))
+    with pytest.raises(CodedError, match="forbidden"):
+        open_image(os.fsencode(tmp_path / "beyond" / "a.jpg"), outside)

@@ -179,7 +179,8 @@ class Connection:
         """The peer is gone: nobody waits for what is under way."""
         if self._requests:
             self.service.metrics.connections_lost_total += 1
-        self.close("its peer went away")
+            self.why = "its peer did not wait for its replies"
+        self.close()
 
     # -- life --------------------------------------------------------------------------------------------------------
 
