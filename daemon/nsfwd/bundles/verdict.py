@@ -281,13 +281,13 @@ def borders(bundle: Bundle) -> Borders:
     return Borders(thresholds, () if policy.tiers else shown)
 
 
-def verdicts(bundles: Iterable[Bundle]) -> dict[str, bool]:
+def verdicts(bundles: Iterable[Bundle | Terms]) -> dict[str, bool]:
     """Every verdict an image can get under the policies of these bundles -> whether one of them calls it an alarm."""
     found: dict[str, bool] = {}
     for bundle in bundles:
-        output = bundle.manifest.output
+        _, _, output, policy = bundle if isinstance(bundle, Terms) else Terms.of(bundle)
         labels = (label for label in output.labels if label not in output.hidden)
-        tiers = [(tier.name, tier.alarm) for tier in bundle.policy.tiers] or [(label, False) for label in labels]
+        tiers = [(tier.name, tier.alarm) for tier in policy.tiers] or [(label, False) for label in labels]
         for name, alarm in tiers:
             found[name] = found.get(name, False) or alarm
     return found

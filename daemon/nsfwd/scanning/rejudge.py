@@ -19,7 +19,7 @@ import msgspec
 
 from nsfwd.bundles.manifest import Output
 from nsfwd.bundles.policy import Policy, check_policy
-from nsfwd.bundles.verdict import Judge, Terms
+from nsfwd.bundles.verdict import Judge, Terms, verdicts
 from nsfwd.errors import BundleError, CodedError
 from nsfwd.protocol.messages import Judgement, Override
 from nsfwd.scanning.index import Index, Row
@@ -44,7 +44,7 @@ class _Kind(NamedTuple):
         models: as the table ``file`` spells it.
         ids: rows of ``model``.
         widths: how many scores each of them gave.
-        judge: by the new policies.
+        judge: by the new policies. ``alarms``: what they can say -> whether that is an alarm.
         policy: row of ``policy``; None in a dry run.
     """
 
@@ -53,6 +53,7 @@ class _Kind(NamedTuple):
     ids: tuple[int, ...]
     widths: tuple[struct.Struct, ...]
     judge: Judge
+    alarms: Mapping[str, bool]
     policy: int | None
 
 
@@ -96,7 +97,6 @@ class Rejudging:
     ) -> None:
         self._index, self._policies, self._run, self._overrides = index, policies, run, overrides
         self._now = time.time()
-        self._alarms = {tier.name for policy in policies.values() for tier in policy.tiers if tier.alarm}
         self.files = self.changed = self.alarms = 0
         self.verdicts: Counter[tuple[str, str]] = Counter()
         self.left: Counter[str] = Counter()
@@ -127,7 +127,8 @@ class Rejudging:
         if not terms:
             raise BundleError("no model is known to have scored it")
         widths = tuple(struct.Struct(f"<{len(term.output.labels)}d") for term in terms.values())
-        return _Kind(models, tuple(ids), tuple(ids.values()), widths, Judge(terms), self._policy(terms))
+        judge, alarms = Judge(terms), verdicts(terms.values())
+        return _Kind(models, tuple(ids), tuple(ids.values()), widths, judge, alarms, self._policy(terms))
 
     def _policy(self, terms: Mapping[str, Terms]) -> int | None:
         """The row of what the files are judged by; several policies are one row, as they are one word in a reply."""
@@ -153,26 +154,25 @@ class Rejudging:
 
     def _judged(self, kind: _Kind, row: Row) -> _New | None:
         """What one file comes to; None where it cannot be said."""
-        number, moment, digest, before, override, _, *blobs = row
+        number, moment, digest, _, override, _, *blobs = row
         try:
             judgement = kind.judge.judge(_unpacked(kind, blobs))
         except CodedError as error:
             self.left[str(error)] += 1
             return None
-        verdict, alarm, override = self._ruled(judgement, digest, before, override)
-        score = judgement.because.score
+        verdict, alarm, score = judgement.verdict, judgement.alarm, judgement.because.score
+        override = self._override(digest, override)
+        if override is not None:  # a person's word wins; what no policy says is an alarm, as for the daemon
+            verdict = json.loads(override)["verdict"]
+            alarm = kind.alarms.get(verdict, True)
         return _New(verdict, alarm, judgement.label, score, override, kind.policy, self._run, number, moment)
 
-    def _ruled(
-        self, judgement: Judgement, digest: bytes, before: str, known: str | None
-    ) -> tuple[str, bool, str | None]:
-        """Let a person's word win."""
+    def _override(self, digest: bytes, known: str | None) -> str | None:
+        """What a person decided about a content, as the table ``file`` spells it."""
         if self._overrides is None:
-            if known is not None:
-                return before, before in self._alarms, known
-        elif (override := self._overrides.get(digest)) is not None and override.holds(self._now):
-            return override.verdict, override.verdict in self._alarms, _spelled_override(override)
-        return judgement.verdict, judgement.alarm, None
+            return known
+        override = self._overrides.get(digest)
+        return _spelled_override(override) if override is not None and override.holds(self._now) else None
 
     def _write(self, rows: list[_New]) -> None:
         if self._run is None:
