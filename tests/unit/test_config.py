@@ -22,11 +22,15 @@ def test_every_setting_has_help_and_a_reason() -> None:
         assert row.reason, row.name
 
 
+PLACES = ("cache_dir", "overrides")
+"""Settings whose default is empty, and stands for a place that depends on the environment."""
+
+
 def test_every_default_passes_its_own_check() -> None:
     flags = {row.name: list(row.default) if row.many else row.default for row in TABLE.values() if row.flag}
-    loaded = load_settings(None, {}, {name: value for name, value in flags.items() if name != "cache_dir"})
-    assert {name: getattr(loaded, name) for name in TABLE if name != "cache_dir"} == {
-        name: row.default for name, row in TABLE.items() if name != "cache_dir"
+    loaded = load_settings(None, {}, {name: value for name, value in flags.items() if name not in PLACES})
+    assert {name: getattr(loaded, name) for name in TABLE if name not in PLACES} == {
+        name: row.default for name, row in TABLE.items() if name not in PLACES
     }
 
 
@@ -162,6 +166,19 @@ def test_the_file_is_chosen_by_flag_then_variable(tmp_path: Path) -> None:
 )
 def test_the_cache_directory_has_a_sensible_place(environ: dict[str, str], cache: str) -> None:
     assert load_settings(None, environ).cache_dir == cache
+
+
+@pytest.mark.parametrize(
+    ("environ", "store"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/nsfwd:/other", "HOME": "/h"}, "/var/lib/nsfwd/overrides.sqlite"),
+        ({"XDG_STATE_HOME": "/x", "HOME": "/h"}, "/x/nsfwd/overrides.sqlite"),
+        ({"HOME": "/h"}, "/h/.local/state/nsfwd/overrides.sqlite"),
+        ({"HOME": "/h", "NSFWD_OVERRIDES": "none"}, "none"),
+    ],
+)
+def test_the_store_of_overrides_has_a_sensible_place(environ: dict[str, str], store: str) -> None:
+    assert load_settings(None, environ).overrides == store
 
 
 def test_settings_of_two_daemons_share_nothing() -> None:

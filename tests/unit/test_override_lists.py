@@ -45,7 +45,7 @@ def test_a_list_made_by_hand_may_leave_things_out() -> None:
     assert (first.digest, first.verdict, first.expires, first.by) == (ONE, "safe", 1955901600.0, "")
     assert second.expires is None
     assert first.time > 1.7e9
-    (only,) = read(io.StringIO(f'\n{{"sha256": "{ONE.hex()}", "verdict": "safe", "expired": true}}\n'), "ndjson")
+    (only,) = read(io.StringIO(f'\n{{"sha256": "{ONE.hex()}", "verdict": "safe"}}\n'), "ndjson")
     assert only.digest == ONE
 
 

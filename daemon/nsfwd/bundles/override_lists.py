@@ -26,8 +26,8 @@ from nsfwd.protocol.text import shown
 
 COLUMNS = ("sha256", "verdict", "reason", "by", "time", "expires", "path")
 
-_ALSO = ("path_bytes", "expired")
-"""Keys that are read besides: a path that is not UTF-8, and what ``list`` adds."""
+PATH_BYTES = "path_bytes"
+"""A name besides, where the path is not UTF-8."""
 
 
 def write(overrides: Iterable[Override], out: TextIO, spelling: str) -> int:
@@ -45,7 +45,7 @@ def write(overrides: Iterable[Override], out: TextIO, spelling: str) -> int:
             row = as_dict(override) | {"path": os.fsdecode(override.path)}
             table.writerow(row[name] for name in COLUMNS)
         else:
-            out.write(json.dumps(as_dict(override), ensure_ascii=False) + "\n")
+            out.write(spell(override) + "\n")
         count += 1
     return count
 
@@ -68,6 +68,11 @@ def read(source: TextIO, spelling: str) -> Iterator[Override]:
         raise OverridesFailure(f"after line {number}: not UTF-8") from error
 
 
+def spell(override: Override) -> str:
+    """Return an override as one JSON object."""
+    return json.dumps(as_dict(override), ensure_ascii=False)
+
+
 def as_dict(override: Override) -> dict[str, Any]:
     """Return an override under the names of a list; a path that is not UTF-8 goes as base64 beside what can be read."""
     row = {
@@ -83,7 +88,7 @@ def as_dict(override: Override) -> dict[str, Any]:
         row["path"] = override.path.decode()
     except UnicodeDecodeError:
         row["path"] = shown(override.path)
-        row["path_bytes"] = base64.b64encode(override.path).decode()
+        row[PATH_BYTES] = base64.b64encode(override.path).decode()
     return row
 
 
@@ -121,7 +126,7 @@ def _table(source: TextIO) -> Iterator[tuple[int, Any]]:
 def _override(row: Any) -> Override:
     if not isinstance(row, dict):
         raise OverridesFailure("not a JSON object")
-    unknown = row.keys() - {*COLUMNS, *_ALSO}
+    unknown = row.keys() - {*COLUMNS, PATH_BYTES}
     if unknown:
         surplus = unknown == {""}
         raise OverridesFailure("more cells than the heading has" if surplus else f"unknown name {min(unknown)!r}")
@@ -158,9 +163,9 @@ def _time(row: dict[str, Any], name: str) -> float | None:
 
 
 def _path(row: dict[str, Any]) -> bytes:
-    if "path_bytes" not in row:
+    if PATH_BYTES not in row:
         return os.fsencode(_text(row, "path"))
     try:
-        return base64.b64decode(_text(row, "path_bytes"), validate=True)
+        return base64.b64decode(_text(row, PATH_BYTES), validate=True)
     except (binascii.Error, ValueError):
-        raise OverridesFailure("path_bytes must be base64") from None
+        raise OverridesFailure(f"{PATH_BYTES} must be base64") from None

@@ -26,6 +26,7 @@ _METAVARS = {
     "roots": "DIR",
     "models_dir": "DIR",
     "cache_dir": "DIR",
+    "overrides": "FILE",
     "models": "NAME[=SHORT]",
     "precision": "NAME",
 }

@@ -245,6 +245,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache_entries: Annotated[
         int, _about("Results the cache keeps.", "a few hundred bytes each", ge=1, le=10_000_000)
     ] = 100_000
+    overrides: Annotated[
+        str,
+        _about(
+            "File of what people decided about contents (see nsfwd override); none to judge without.",
+            "empty: overrides.sqlite in $STATE_DIRECTORY of systemd, else in nsfwd in $XDG_STATE_HOME, else in"
+            " ~/.local/state; it need not be there",
+        ),
+    ] = ""
     max_depth: Annotated[
         int, _about("Directories below each other that are walked.", "deeper is a loop or a trap", ge=1, le=1000)
     ] = 64

@@ -70,7 +70,7 @@ class DecodeStage:
 
     Attributes:
         coalescing: who shares whose decode; None where every image is decoded for itself.
-        identify: hash every file that is decoded, as the cache wants it.
+        identify: tells whether to hash every file that is decoded: for the cache, or to know what was decided about it.
         applied, missing: what decoders gave up before their first image, and what they could not.
         abandoned: decoders that were killed, do not end, and were replaced.
     """
@@ -106,7 +106,7 @@ class DecodeStage:
         self.missing: list[str] = []
         self.abandoned: list[Worker] = []
         self.coalescing: Coalescing | None = None
-        self.identify = False
+        self.identify: Callable[[], bool] = lambda: False
         self.restarts = 0
         self.decoded = 0
 
@@ -274,7 +274,7 @@ class DecodeStage:
                     job.lease.generation,
                     image.path or b"",
                     image.descriptor is not None,
-                    (ticket.claim.identity or self.identify) and job.after is None,
+                    (ticket.claim.identity or self.identify()) and job.after is None,
                     job.after.next if job.after is not None else 0,
                     ticket.claim.frames,
                     job.after.stamp if job.after is not None else None,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from nsfwd.bundles.verdict import Judge, borders
+from nsfwd.bundles.verdict import Judge, borders, overruled, verdicts
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
     from nsfwd.bundles.verdict import View
     from nsfwd.config import Settings
+    from nsfwd.pipeline.overriding import Overriding
     from nsfwd.pipeline.poison import PoisonList
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.pipeline.views import Scored
@@ -48,6 +50,8 @@ faster and only made others wait longer (docs/performance.md)."""
 
 _NVIDIA = Path("/dev/nvidiactl")
 
+_log = logging.getLogger("nsfwd.pipeline")
+
 
 class Generation:
     """One set of settings, bundles and processes.
@@ -57,6 +61,7 @@ class Generation:
         bundles: the models, first the one whose label replies show.
         workers: decoder processes.
         poison: files that are known to crash decoders; it outlives the generation.
+        overriding: what people decided, as of the settings; it may outlive the generation.
         on_warm: called each time an engine has loaded and warmed; the goldens come next.
         on_broken: called with the reason why this generation will never (again) score.
 
@@ -72,6 +77,7 @@ class Generation:
         *,
         workers: int,
         poison: PoisonList,
+        overriding: Overriding,
         on_warm: Callable[[Generation], None],
         on_broken: Callable[[Generation, NsfwdError], None],
     ) -> None:
@@ -85,6 +91,9 @@ class Generation:
         self.bundles = tuple(bundles)
         self.bundle = bundles[0]
         self._judge = Judge({bundle.name: bundle for bundle in bundles})
+        self._alarms = verdicts(bundles)
+        self._strange: set[str] = set()
+        self.overriding = overriding
         recipe = self.bundle.manifest.recipe
         slot_bytes = recipe.width * recipe.height * CHANNELS
         self.max_batch = settings.max_batch or default_max_batch(settings.device)
@@ -102,8 +111,8 @@ class Generation:
         )
         self.cache = Cache(settings.cache_entries) if settings.cache == "on" else None
         if self.cache is not None:
-            self.decoding.identify = True
             self.decoding.coalescing = Coalescing()
+        self.decoding.identify = lambda: self.cache is not None or bool(self.overriding.known)
         self.scoring = ScoreStage(
             self.arena,
             self.slots,
@@ -116,11 +125,13 @@ class Generation:
 
     def start(self) -> None:
         """Start the processes; the engine loads while the decoders already work."""
+        self.overriding.start(self)
         self.decoding.start()
         self.scoring.start()
 
     async def stop(self, timeout: float) -> None:
         """End the decoders, then the engine."""
+        self.overriding.stop(self)
         await self.decoding.stop(timeout)
         await self.scoring.stop(timeout)
         self.arena.close()
@@ -180,6 +191,17 @@ class Generation:
             CodedError: ``bad_scores``, as ``judge``.
         """
         return self._judge.judge_views(views, self.bundle.manifest.recipe.frames)
+
+    def overrule(self, judgement: Judgement, identity: Identity | None) -> Judgement:
+        """Return the judgement that holds: what a person decided about this content wins over the policy."""
+        override = self.overriding.find(identity)
+        if override is None:
+            return judgement
+        if override.verdict not in self._alarms and override.verdict not in self._strange:
+            self._strange.add(override.verdict)
+            known = ", ".join(self._alarms)
+            _log.warning('an override says "%s", which no policy does (%s): it is an alarm', override.verdict, known)
+        return overruled(judgement, override, self._alarms)
 
     def goldens(self) -> Sequence[tuple[bytes, Golden]]:
         """The bundle's golden pictures (encoded, a few kilobytes each) with the scores they must have.

@@ -27,6 +27,7 @@ def stats(pipeline: Pipeline) -> dict[str, Any]:
         "queues": {"decode": decoding.queue.depths(), "score": scoring.queue.depths()},
         "slots": {"total": generation.slots.count, "free": generation.slots.free},
         "cache": generation.known(),
+        "overrides": {**generation.overriding.stats(), "applied": pipeline.accounts.overridden},
         "decoders": {
             "processes": decoding.processes(),
             "restarts": decoding.restarts,

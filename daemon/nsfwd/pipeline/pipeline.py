@@ -23,6 +23,7 @@ from nsfwd.pipeline.canary import PATIENCE, Canary
 from nsfwd.pipeline.generation import Generation
 from nsfwd.pipeline.handover import STOP_TIMEOUT, Handover
 from nsfwd.pipeline.listing import CHUNK, ListStage
+from nsfwd.pipeline.overriding import Overriding
 from nsfwd.pipeline.poison import PoisonList
 from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Identity, Image, Lane, Outcome, Timing
@@ -64,6 +65,7 @@ class Pipeline:
         self.ready = asyncio.Event()
         self.admission = Admission(settings.queue, loop)
         self.poison = PoisonList(Path(settings.cache_dir))
+        self._overriding = Overriding.load(settings.overrides)
         self.generation = self.build(settings, bundles)
         self.lister = _lister(settings)
         self._goldens: dict[Claim, Generation] = {}
@@ -102,7 +104,7 @@ class Pipeline:
                 if found.code:
                     return Outcome(image.path, Status.ERROR, timing, code=found.code)
                 scored = await views.score(generation, image, ticket, found, golden=golden)
-            judgement, frame = views.judge(generation, scored)
+            judgement, frame = views.judge(generation, scored, identity)
             generation.remember(ticket, identity, scored)
             told = claim.told(identity)
             outcome = Outcome(image.path, Status.OK, timing, judgement, identity=told, frame=frame, cached=by)
@@ -162,7 +164,8 @@ class Pipeline:
             return {"ready": False, "why": "the engine is loading"}
         if doubt := self._canary.doubt():
             return {"ready": False, "why": doubt}
-        return {"ready": True}
+        trouble = self.generation.overriding.trouble
+        return {"ready": True, "why": f"overrides: {trouble}"} if trouble else {"ready": True}
 
     def work(self) -> dict[str, tuple[int, float] | None]:
         """Stage -> a number that changes as it gets work done, and how long it may stand still; None without work."""
@@ -225,12 +228,15 @@ class Pipeline:
 
         Raises:
             SettingsError: the settings allow none.
+            OverridesFailure: the store of overrides is another one, and cannot be read.
         """
+        self._overriding = self._overriding.at(settings.overrides)
         return Generation(
             settings,
             bundles,
             workers=settings.decoders or len(os.sched_getaffinity(0)),
             poison=self.poison,
+            overriding=self._overriding,
             on_warm=self._prove,
             on_broken=self.broken,
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nsfwd.ipc.messages import Decoded
     from nsfwd.pipeline.generation import Generation
     from nsfwd.pipeline.tickets import Ticket
-    from nsfwd.protocol.messages import Image, Judgement
+    from nsfwd.protocol.messages import Identity, Image, Judgement
 
 
 @dataclass(slots=True)
@@ -59,8 +59,11 @@ async def score(generation: Generation, image: Image, ticket: Ticket, decoded: D
     return Scored(tuple(views), decoded.frames, decoded.sampled, plain)
 
 
-def judge(generation: Generation, scored: Scored) -> tuple[Judgement, Frame | None]:
-    """Judge the views of one image together.
+def judge(generation: Generation, scored: Scored, identity: Identity | None) -> tuple[Judgement, Frame | None]:
+    """Judge the views of one image together; what a person decided about its content wins.
+
+    Args:
+        identity: the file that was opened, where it was hashed.
 
     Returns:
         The judgement, and which view decided; None for a picture of which there is only one.
@@ -69,6 +72,8 @@ def judge(generation: Generation, scored: Scored) -> tuple[Judgement, Frame | No
         CodedError: ``bad_scores``: they are no probabilities.
     """
     if scored.plain:
-        return generation.judge(scored.views[0].results[generation.bundle.name]), None
+        judgement = generation.judge(scored.views[0].results[generation.bundle.name])
+        return generation.overrule(judgement, identity), None
     judgement, decisive = generation.judge_views(scored.views)
-    return judgement, Frame(decisive.frame, scored.frames, scored.sampled, decisive.background)
+    frame = Frame(decisive.frame, scored.frames, scored.sampled, decisive.background)
+    return generation.overrule(judgement, identity), frame
