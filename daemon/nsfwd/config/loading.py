@@ -58,6 +58,8 @@ def load_settings(
             given[name] = where
     if not values.get("cache_dir"):
         values["cache_dir"] = _cache_dir(environ)
+    if not values.get("overrides"):
+        values["overrides"] = str(_state_dir(environ) / "overrides.sqlite")
     settings = Settings(**values, given=given, warnings=tuple(warnings))
     try:
         check_roots(settings.peers, settings.roots)
@@ -144,3 +146,10 @@ def _cache_dir(environ: Mapping[str, str]) -> str:
         return environ["CACHE_DIRECTORY"].split(":")[0]
     base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
     return str(Path(base) / "nsfwd")
+
+
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    if environ.get("STATE_DIRECTORY"):
+        return Path(environ["STATE_DIRECTORY"].split(":")[0])
+    base = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local/state")
+    return Path(base) / "nsfwd"
