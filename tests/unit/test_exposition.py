@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import re
 import socket
@@ -12,11 +14,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nsfwd.config import Settings
+from nsfwd.metrics import Metrics
+from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.server.addresses import by_name, parse_address
-from nsfwd.server.exposition import PREFIX, ROWS, MetricsServer
+from nsfwd.server.exposition import PREFIX, ROWS, MetricsServer, Stats
 from nsfwd.server.listeners import close_all, open_listeners
 from nsfwd.server.service import Service
 from tests.unit import manual
+from tests.unit.shelf import make_bundle
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -32,8 +37,10 @@ STATS: dict[str, Any] = {
     "reloads": 1,
     "queues": {"decode": {"interactive": 1}, "score": {"interactive": 0}},
     "slots": {"total": 8, "free": 6},
-    "decoders": {"processes": [1, 2], "restarts": 3, "decoded": 7},
-    "lister": {"processes": [3], "restarts": 0},
+    "overrides": {"known": 3, "applied": 2, "failures": 0, "trouble": ""},
+    "cache": {"results": 2, "identities": 3, "identity_hits": 4, "digest_hits": 5, "misses": 6, "coalesced": 7},
+    "decoders": {"processes": [1, 2], "restarts": 3, "abandoned": 0, "poisoned": 1, "decoded": 7},
+    "lister": {"processes": [3], "restarts": 0, "abandoned": 0},
     "engine": {
         "processes": [4],
         "restarts": 1,
@@ -42,6 +49,7 @@ STATS: dict[str, Any] = {
         "precision": None,
         "batches": 3,
         "images": 6,
+        "rechecked": 2,
         "padded": 1,
         "sizes": {"2": 3},
         "seconds": 0.3,
@@ -86,6 +94,47 @@ def test_a_scrape_has_every_row_and_the_numbers_of_stats() -> None:
     assert values[("nsfwd_requests_total",)] == 4
     for row in ROWS:
         assert (row.kind == "counter") == row.name.endswith("_total"), row.name
+
+
+FOLLOW_FROM_OTHERS = frozenset({("slots", "total"), ("engine", "rechecked_share")})
+
+
+def numbers(stats: Any, *place: str) -> dict[tuple[str, ...], float]:
+    """Give each number of ``stats`` a value of its own; return where it is told -> the value."""
+    found: dict[tuple[str, ...], float] = {}
+    for key, value in stats.items():
+        if isinstance(value, dict):
+            found |= numbers(value, *place, key)
+        elif isinstance(value, int | float) and not isinstance(value, bool) and (*place, key) not in FOLLOW_FROM_OTHERS:
+            found[*place, key] = stats[key] = next(VALUES)
+    return found
+
+
+VALUES = itertools.count(1000)
+
+
+def test_every_number_of_stats_is_a_metric(tmp_path: Path) -> None:
+    """Of the true ones, of a daemon with a cache that has scored batches of two sizes."""
+
+    async def real() -> Stats:
+        pipeline = Pipeline(Settings(cache="on", cache_dir=str(tmp_path)), [make_bundle(tmp_path)])
+        pipeline.accounts.codes["corrupt"] = 1
+        pipeline.generation.scoring.sizes[2] = 1
+        for size in (1, 2):
+            pipeline.generation.scoring.cost.add(size, 0.1 * size)
+        return pipeline.stats()
+
+    stats = {**asyncio.run(real()), "models": {}, "ready": True, "peers": {}, "server": Metrics().snapshot()}
+    given = numbers(stats)
+    told = {value for row in ROWS for _, value in row.read(stats)}
+    assert len(given) > 50
+    assert [place for place, value in given.items() if value not in told] == []
+
+
+def test_without_a_cache_it_has_no_samples() -> None:
+    told = {row.name: list(row.read({**STATS, "cache": None})) for row in ROWS if row.name.startswith("cache_")}
+    assert len(told) == 4
+    assert not any(told.values())
 
 
 @pytest.mark.parametrize(

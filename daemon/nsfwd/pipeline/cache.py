@@ -97,6 +97,12 @@ class Cache:
         """Remember the scores of this content, looked at in so many frames."""
         self._put(self._results, (digest, frames), scored)
 
+    def count_on(self, former: Cache) -> None:
+        """Go on counting where one that is replaced stands; what it kept is gone."""
+        self.misses += former.misses
+        for by, count in former.hits.items():
+            self.hits[by] += count
+
     def stats(self) -> dict[str, int]:
         """Its numbers."""
         return {

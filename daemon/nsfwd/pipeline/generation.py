@@ -170,6 +170,15 @@ class Generation:
             self.cache.keep(identity.sha256, ticket.claim.frames, scored)
             self.decoding.coalescing.share(ticket, Hit("coalesced", scored, dataclasses.astuple(identity)))
 
+    def count_on(self, former: Generation) -> None:
+        """Go on counting where a generation that is replaced stands."""
+        self.decoding.count_on(former.decoding)
+        self.scoring.count_on(former.scoring)
+        if self.cache is not None and former.cache is not None:
+            self.cache.count_on(former.cache)
+        if self.decoding.coalescing is not None and former.decoding.coalescing is not None:
+            self.decoding.coalescing.shared += former.decoding.coalescing.shared
+
     def known(self) -> dict[str, int] | None:
         """The numbers of the cache; None where there is none."""
         if self.cache is None or self.decoding.coalescing is None:

@@ -169,8 +169,7 @@ class Handover:
 
     def _take_over(self, successor: Generation) -> None:
         old, lister = self._pipeline.adopt(successor)
-        successor.decoding.count_on(old.decoding)
-        successor.scoring.count_on(old.scoring)
+        successor.count_on(old)
         task = self._loop.create_task(self._retire(old, lister))
         self._retired[task] = (old, lister)
         task.add_done_callback(self._forget)

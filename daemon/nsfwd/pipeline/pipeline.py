@@ -136,9 +136,7 @@ class Pipeline:
         """
         allowance = None if lane is Lane.BACKGROUND or deadline is not None else self._settings.deadline
         until = None if deadline is None else self._loop.time() + deadline
-        return Claim(
-            asker, lane, deadline=until, allowance=allowance, identity=identity, frames=frames, roots=roots
-        )
+        return Claim(asker, lane, deadline=until, allowance=allowance, identity=identity, frames=frames, roots=roots)
 
     def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.

@@ -85,6 +85,21 @@ def _children(read: Callable[[Stats], float]) -> Callable[[Stats], Samples]:
     return lambda stats: [((name,), read(stats[key])) for name, key in places.items()]
 
 
+def _abandoned(stats: Stats) -> Samples:
+    return [((name,), stats[key]["abandoned"]) for name, key in (("decoder", "decoders"), ("lister", "lister"))]
+
+
+def _hits(stats: Stats) -> Samples:
+    cache = stats["cache"]
+    places = {"identity": "identity_hits", "digest": "digest_hits", "coalesced": "coalesced"}
+    return [((by,), cache[key]) for by, key in places.items()] if cache else []
+
+
+def _cached(key: str) -> Callable[[Stats], Samples]:
+    """A number of the cache; nothing where it is off."""
+    return lambda stats: [((), stats["cache"][key])] if stats["cache"] else []
+
+
 def _engine(stats: Stats) -> Samples:
     engine = stats["engine"]
     return [((VERSION, *(engine[key] or "" for key in ("name", "device", "precision"))), 1.0)]
@@ -114,13 +129,23 @@ ROWS: tuple[Row, ...] = (
     Row("slots", "gauge", ("state",), "places for decoded pixels", _slots),
     Row("processes", "gauge", ("kind",), "child processes alive", _children(lambda child: len(child["processes"]))),
     Row("restarts_total", "counter", ("kind",), "child processes replaced", _children(lambda child: child["restarts"])),
+    Row("abandoned_processes", "gauge", ("kind",), "killed, but held by the kernel", _abandoned),
+    Row("poisoned_files", "gauge", (), "files known to crash decoders", _one("decoders", "poisoned")),
     Row("decoded_total", "counter", (), "files that decoders were done with", _one("decoders", "decoded")),
     Row("batches_total", "counter", (), "batches scored", _one("engine", "batches")),
     Row("batched_images_total", "counter", (), "images in them", _one("engine", "images")),
     Row("padded_images_total", "counter", (), "places of batches that stayed empty", _one("engine", "padded")),
     Row("batches_by_size_total", "counter", ("size",), "batches by their number of images", _each("engine", "sizes")),
+    Row("rechecked_total", "counter", (), "images scored again in full precision", _one("engine", "rechecked")),
     Row("engine_seconds_total", "counter", (), "seconds the engine spent on batches", _one("engine", "seconds")),
     Row("batch_cost_seconds", "gauge", ("part",), "fitted: a batch costs fixed + each * size", _each("engine", "cost")),
+    Row("cache_hits_total", "counter", ("by",), "images answered without decoding them", _hits),
+    Row("cache_misses_total", "counter", (), "images that the cache did not know", _cached("misses")),
+    Row("cache_results", "gauge", (), "results that the cache keeps", _cached("results")),
+    Row("cache_identities", "gauge", (), "files that it knows without reading them", _cached("identities")),
+    Row("overrides", "gauge", (), "decisions of people that are in force", _one("overrides", "known")),
+    Row("overridden_total", "counter", (), "images that got their verdict from one", _one("overrides", "applied")),
+    Row("overrides_failures_total", "counter", (), "failed reads of their store", _one("overrides", "failures")),
     Row("reloads_total", "counter", (), "changed settings and bundles that took over", _one("reloads")),
     Row("peer_connections", "gauge", ("peers",), "connections open now, by row of peers", _peers("connections")),
     Row("peer_in_flight", "gauge", ("peers",), "images in flight, by row of peers", _peers("in_flight")),
