@@ -30,7 +30,6 @@ class Accounts:
     )
     codes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
     overridden: int = 0
 
     def count(self, outcome: Outcome) -> None:
@@ -38,6 +37,8 @@ class Accounts:
         self.images[outcome.status.value] += 1
         if outcome.code:
             self.codes[outcome.code] = self.codes.get(outcome.code, 0) + 1
+        elif outcome.judgement is not None and outcome.judgement.override is not None:
+            self.overridden += 1
         seconds, time = self.seconds, outcome.time
         seconds["queue"] += time.queue
         seconds["decode"] += time.decode
