@@ -65,3 +65,32 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_an_unknown_user_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no user nobody-at-all"):
         why(tmp_path, "nobody-at-all")
+
+
+def test_the_roots_of_peers_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = getpass.getuser()
+    (tmp_path / "mail").mkdir()
+    inside, beside = tmp_path / "mail" / "a.jpg", tmp_path / "a.jpg"
+    inside.touch()
+    beside.touch()
+    file = tmp_path / "nsfwd.toml"
+    file.write_text(
+        f'roots = ["{tmp_path}"]\n[[peers]]\nname = "mail"\nuid = 1\nroots = ["{tmp_path}/mail"]\n'
+        '[[peers]]\nname = "web"\nuid = 2\n'
+    )
+
+    def check(*arguments: str) -> tuple[int, list[str]]:
+        code = main.run(["config", "check", "--config", str(file), "--as", user, *arguments])
+        return code, capsys.readouterr().out.splitlines()
+
+    refusal = f"{beside} is below none of the roots ({tmp_path}/mail): the row mail of peers"
+    assert check(str(inside), str(beside)) == (
+        0,
+        [f"{inside}: {user} may open it", f"{beside}: {user} may open it", f"  but not for some: {refusal}"],
+    )
+    assert check("--peers", "mail", str(inside)) == (0, [f"{inside}: {user} may open it"])
+    assert check("--peers", "mail", str(beside)) == (1, [f"denied: {refusal}"])
+    assert check("--peers", "web", str(beside)) == (0, [f"{beside}: {user} may open it"])
+    assert check("--peers", "none", str(beside))[0] == 78

@@ -8,9 +8,10 @@ import ipaddress
 import logging
 import os
 import pwd
+import re
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import uvloop
@@ -95,6 +96,18 @@ def test_roots_may_lie_below_the_daemons_by_a_link(tmp_path: Path) -> None:
     )
     [row] = load_settings(file, {}).peers
     assert row.roots == (f"{tmp_path}/real/mail",)
+
+
+def test_the_document_has_every_key_and_its_example_is_good(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8").partition("\n## Peers\n")[2]
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("\n## ")[0], re.MULTILINE))
+    hints = get_type_hints(PeerRow, include_extras=True)
+    assert table == {name: hint.__metadata__[0].description for name, hint in hints.items() if name != "for_all"}
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    example = example.replace('uid = "mail"', "uid = 1").replace('["www-data", "php"]', "[2, 3]")  # of another machine
+    file = tmp_path / "nsfwd.toml"
+    file.write_text(example)
+    assert [row.name for row in load_settings(file, {}).peers] == ["mail", "web", "office", "others"]
 
 
 # -- who matches -----------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def obstacle(path: Path, *, user: str, roots: Sequence[str]) -> str:
     if os.geteuid() not in (0, account.pw_uid):
         raise NsfwdError(f"only root can try what {user} may open: sudo nsfwd config check --as {user} {path}")
     path = Path(os.path.abspath(path))  # noqa: PTH100 -- resolve() would follow links, with our own permissions
-    return _as_user(account, path) or _outside(path, roots) or _hidden(path)
+    return _as_user(account, path) or outside(path, roots, "setting roots") or _hidden(path)
 
 
 def _as_user(account: pwd.struct_passwd, path: Path) -> str:
@@ -87,11 +87,12 @@ def _denied(path: Path, wanted: int, verb: str) -> str:
     return f"{path} may not be {verb}: it is {mode}, of user {status.st_uid} and group {status.st_gid}"
 
 
-def _outside(path: Path, roots: Sequence[str]) -> str:
+def outside(path: Path, roots: Sequence[str], where: str) -> str:
+    """Return why these roots, which stand ``where``, do not let ``path`` be scanned; empty when they do."""
     target = Path(os.path.realpath(path))
     if any(target.is_relative_to(os.path.realpath(root)) for root in roots):
         return ""
-    return f"{target} is below none of the roots ({', '.join(roots)}): the setting roots"
+    return f"{target} is below none of the roots ({', '.join(roots)}): the {where}"
 
 
 def _hidden(path: Path) -> str:

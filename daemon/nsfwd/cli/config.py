@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -12,6 +13,10 @@ import msgspec
 from nsfwd.cli import exits
 from nsfwd.cli.serve import settings_from, settings_options
 from nsfwd.config import TABLE, Settings
+
+if TYPE_CHECKING:
+    from nsfwd.bundles.store import Bundle
+from nsfwd.errors import SettingsError
 
 
 @click.group()
@@ -42,44 +47,75 @@ def show(explain: bool, config: Path | None, **flags: Any) -> None:
 
 @config.command()
 @click.option("--as", "user", metavar="USER", help="Look whether this user, the daemon's, may open the PATHs.")
+@click.option("--peers", "row", metavar="NAME", help="Look for the peers of this row of the table.")
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path))
 @settings_options
-def check(user: str | None, paths: tuple[Path, ...], config: Path | None, **flags: Any) -> int:
+def check(user: str | None, row: str | None, paths: tuple[Path, ...], config: Path | None, **flags: Any) -> int:
     """Refuse what serve would refuse before it starts: settings, addresses, bundles, policies.
 
     With --as and PATHs it looks instead why these cannot be scanned, and names the directory, mode, root or setting
-    of the unit that denies it; exit 1 when one is denied.
+    of the unit that denies it; exit 1 when one is denied. With --peers it looks for those of one row of the table of
+    peers; without, it names the rows that have other roots.
 
     \b
     Example:
       nsfwd config check --config nsfwd.toml && systemctl restart nsfwd
       nsfwd config check --as nsfwd /srv/pictures/one.jpg
+      nsfwd config check --as nsfwd --peers mail /srv/pictures/one.jpg
     """
     settings = settings_from(config, flags)
     for warning in settings.warnings:
         click.echo(f"warning: {warning}", err=True)
-    if user is not None or paths:
-        return _check_access(user, paths, settings)
+    if user is not None or row is not None or paths:
+        return _check_access(user, paths, settings, row)
     from nsfwd.server.addresses import parse
     from nsfwd.server.main import open_bundles
 
     for text in settings.listen:
         parse(text)
     bundles = open_bundles(settings)
+    _check_overrides(settings, bundles)
     click.echo(f"good: {len(settings.given)} settings given, serving {', '.join(bundle.name for bundle in bundles)}")
     return exits.OK
 
 
-def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings) -> int:
-    from nsfwd.cli.access import obstacle
+def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:
+    """Refuse a store of overrides that serve would refuse; warn of verdicts that serve would take for alarms.
+
+    Raises:
+        OverridesFailure: it is there and cannot be read.
+    """
+    from nsfwd.bundles.verdict import verdicts
+    from nsfwd.pipeline.overriding import Overriding
+
+    known = verdicts(bundles)
+    strange = {override.verdict for override in Overriding.load(settings.overrides).known.values()} - known.keys()
+    for verdict in sorted(strange):
+        text = f'warning: overrides say "{verdict}", which no policy does ({", ".join(known)}): they count as alarms'
+        click.echo(text, err=True)
+
+
+def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings, name: str | None) -> int:
+    from nsfwd.cli.access import obstacle, outside
     from nsfwd.logs import escape
 
     if user is None or not paths:
         raise click.UsageError("--as USER and PATH belong together")
-    found = {path: obstacle(path, user=user, roots=settings.roots) for path in paths}
-    for path, why in found.items():
+    rows = {row.name: row for row in settings.peers}
+    if name is not None and name not in rows:
+        raise SettingsError(f"there is no row {name} of peers (there: {', '.join(rows) or 'none'})")
+    denied = False
+    for path in paths:
+        why = obstacle(path, user=user, roots=settings.roots)
+        others = {row.name: outside(path, row.roots, f"row {row.name} of peers") for row in rows.values() if row.roots}
+        if name is not None:
+            why = why or others.pop(name, "")
         click.echo(escape(f"denied: {why}" if why else f"{path}: {user} may open it"))
-    return exits.FAILED if any(found.values()) else exits.OK
+        for words in others.values() if name is None and not why else ():
+            if words:
+                click.echo(escape(f"  but not for some: {words}"))
+        denied = denied or bool(why)
+    return exits.FAILED if denied else exits.OK
 
 
 def _toml(value: Any) -> str:
