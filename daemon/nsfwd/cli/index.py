@@ -13,6 +13,14 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "list": ("nsfwd.cli.index_list:list_files", "List files and what they came to."),
     "show": ("nsfwd.cli.index_show:show", "Show all that is known of a file."),
     "stats": ("nsfwd.cli.index_stats:stats", "Count files by outcome, and show the last runs."),
+    "audit": ("nsfwd.cli.index_audit:audit", "Tell of every file of a tree whether it is accounted for."),
+    "rejudge": ("nsfwd.cli.index_rejudge:rejudge", "Judge all scores by the policies of today."),
+    "diff": ("nsfwd.cli.index_export:diff", "Tell what became of the files between two runs."),
+    "sample": ("nsfwd.cli.index_sample:sample", "Draw files for a person to look at."),
+    "estimate": ("nsfwd.cli.index_sample:estimate", "Estimate precision and misses from a labelled sample."),
+    "export": ("nsfwd.cli.index_export:export", "Write files as CSV, NDJSON or Parquet."),
+    "relocate": ("nsfwd.cli.index_upkeep:relocate", "Follow a tree that was moved."),
+    "prune": ("nsfwd.cli.index_upkeep:prune", "Forget what is long gone."),
 }
 """Subcommand -> where it is, and its one line of help."""
 

@@ -1,0 +1,147 @@
+"""``nsfwd index audit``: is every file of a tree accounted for? Exit 2 when one is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nsfwd.cli import exits
+from nsfwd.cli.sweep import index_option
+from nsfwd.logs import escape
+
+if TYPE_CHECKING:
+    from nsfwd.scanning.audit import Entry, Tally
+
+KINDS = ("ok", "skipped", "error", "excluded", "changed-since", "never-seen", "unreadable")
+
+TEXT = """\b
+Exit codes: 0 every file is accounted for; 2 a file has changed since it was
+scanned or was never seen, a directory cannot be read and no sweep has said so,
+or the audit was cut short; 64 wrong usage, 74 the index cannot be read."""
+
+
+@click.command(epilog=TEXT)
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
+@index_option
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="As the sweeps of it leave out.")
+@click.option("--follow", is_flag=True, help="Follow links, as the sweeps of it do.")
+@click.option("--cross", is_flag=True, help="Enter other file systems, as the sweeps of it do.")
+@click.option(
+    "--list", "listed", multiple=True, type=click.Choice(KINDS), help="Name these files. May be given several times."
+)
+@click.option("--format", "spelling", type=click.Choice(["text", "json", "ndjson"]), default="text", show_default=True)
+def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], spelling: str, **rest: Any) -> int:
+    """Walk trees anew, and tell for every file whether the index accounts for it as it is now.
+
+    found = ok + skipped + error + excluded + changed since + never seen. The walk is the audit's own: it believes no
+    sweep's counts.
+
+    \b
+    Example:
+      nsfwd index audit /srv/uploads
+      nsfwd index audit /srv/uploads --list never-seen --list changed-since
+      nsfwd index audit /srv/uploads --format json
+    """
+    from nsfwd.scanning.audit import Audit
+    from nsfwd.scanning.exclusion import Exclusion
+    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.walk import Tree
+
+    roots = tuple(os.path.abspath(directory) for directory in directories)  # noqa: PTH100 (pathlib knows no bytes)
+    tree = Tree(roots, Exclusion(rest["exclude"]), follow=rest["follow"], cross=rest["cross"])
+    with Index(index, create=False) as opened, _interruptible() as interrupted:
+        auditing = Audit(opened, tree, stopped=lambda: bool(interrupted))
+        chosen = (entry for entry in auditing.entries() if entry.kind in listed)
+        out = sys.stdout.buffer
+        for piece in _SPELLINGS[spelling](chosen, auditing.tally, kinds=len(set(listed))):
+            out.write(piece.encode("utf-8", "surrogateescape"))
+        out.flush()
+    if interrupted:
+        return exits.INTERRUPTED
+    return exits.OK if auditing.tally.proven else exits.UNSCORED
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Let Ctrl-C end the walk but not the telling of what was found; a second one ends that too."""
+    signs: list[int] = []
+
+    def come(sign: int, _: object) -> None:
+        signal.signal(sign, signal.default_int_handler)
+        signs.append(sign)
+
+    before = signal.signal(signal.SIGINT, come)
+    try:
+        yield signs
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _text(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
+    for entry in entries:
+        code = f"  {entry.code}" if entry.code else ""
+        kind = f"{entry.kind}  " if kinds > 1 else ""
+        yield f"{kind}{escape(os.fsdecode(entry.path))}{code}\n"
+    yield "\n" if kinds else ""
+    yield from (line + "\n" for line in _lines(tally))
+
+
+def _lines(tally: Tally) -> Iterator[str]:
+    from nsfwd.scanning.audit import COUNTED, Kind
+
+    def codes(kind: Kind) -> str:
+        return ", ".join(f"{code} {count}" for (of, code), count in sorted(tally.codes.items()) if of is kind)
+
+    width = len(str(tally.found))
+    yield f"  found          {tally.found:{width}}"
+    for place, kind in enumerate(COUNTED):
+        line = f"{'+' if place else '='} {kind.replace('-', ' '):14} {tally.kinds[kind]:{width}}"
+        yield f"{line}  {codes(kind)}".rstrip()
+    if tally.kinds[Kind.UNREADABLE]:
+        new = f", {tally.unknown} of which no sweep has said so" if tally.unknown else ""
+        yield f"{tally.kinds[Kind.UNREADABLE]} directories cannot be read ({codes(Kind.UNREADABLE)}){new}"
+    others = {
+        "files of the index are no longer there": tally.gone,
+        "directories were left out (--exclude) and not entered": tally.left_out,
+        "directories on other file systems were not entered (--cross)": tally.foreign,
+        "links were not followed (--follow)": tally.links,
+    }
+    yield from (f"{number} {text}" for text, number in others.items() if number)
+    for run, why, found in tally.unended:
+        yield f"the last sweep of it, run {run}, did not come to its end: {why} at {found} files"
+    if tally.cut_short:
+        yield f"the audit was cut short ({tally.cut_short}): it proves nothing"
+
+
+def _object(entry: Entry) -> str:
+    from nsfwd.scanning.names import spelled
+
+    told: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
+    return json.dumps(told | ({"code": entry.code} if entry.code else {}), ensure_ascii=False)
+
+
+def _json(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
+    from nsfwd.scanning.audit import as_dict
+
+    yield '{"files": ['
+    for place, entry in enumerate(entries):
+        yield f"{',' if place else ''}\n  {_object(entry)}"
+    yield f'],\n"audit": {json.dumps(as_dict(tally), indent=2)}}}\n'
+
+
+def _ndjson(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
+    from nsfwd.scanning.audit import as_dict
+
+    yield from (f"{_object(entry)}\n" for entry in entries)
+    yield json.dumps({"audit": as_dict(tally)}) + "\n"
+
+
+_SPELLINGS = {"text": _text, "json": _json, "ndjson": _ndjson}

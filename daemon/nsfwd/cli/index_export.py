@@ -1,0 +1,124 @@
+"""``nsfwd index export`` and ``diff``: the index as a table, and what became of it between two runs."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nsfwd.cli.moments import Duration
+from nsfwd.cli.sweep import index_option
+from nsfwd.cli.tables import format_option, write
+
+if TYPE_CHECKING:
+    from nsfwd.scanning.where import Condition
+
+COLUMNS = ("what", "before", "after", "path")
+
+
+class Where(click.ParamType["Condition"]):
+    """A condition on files."""
+
+    name = "CONDITION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Condition:
+        """Read one."""
+        from nsfwd.scanning.where import Condition, parse
+
+        if isinstance(value, Condition):
+            return value
+        try:
+            return parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Moment(click.ParamType[float]):
+    """A moment: a date, or how long ago."""
+
+    name = "WHEN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds since 1970."""
+        if isinstance(value, float):
+            return value
+        if re.fullmatch(r"(\d+(\.\d+)?[smhd])+", str(value)):
+            return time.time() - Duration().convert(value, param, ctx)
+        try:
+            return datetime.fromisoformat(str(value)).timestamp()
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a date (2026-01-31, 2026-01-31T22:00) nor how long ago (7d, 12h)", param, ctx
+            )
+
+
+@click.command()
+@index_option
+@click.option(
+    "--format", "spelling", type=click.Choice(["csv", "ndjson", "parquet"]), help="[default: by the name; else csv]"
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
+@click.option("--since", type=Moment(), help="What was judged then or later: 2026-01-31, 7d.")
+@click.option("--where", type=Where(), help="What this holds for, such as: verdict = sensitive and score >= 0.9")
+def export(
+    index: Path, spelling: str | None, output: Path | None, since: float | None, where: Condition | None
+) -> None:
+    """Write files with scores, verdicts and what else is known, as a table for other programs.
+
+    Conditions compare columns (path status code verdict alarm label score overridden size mtime time sha256 policy run
+    gone) with =, !=, <, <=, >, >=, like, in (...), is null, joined by and, or, not and brackets. A file that is written
+    is for its owner alone. Parquet needs the extra parquet.
+
+    \b
+    Example:
+      nsfwd index export --where "alarm = true and path like '/srv/%'" -o alarms.csv
+      nsfwd index export --since 7d --format ndjson | jq .path
+      nsfwd index export -o index.parquet
+    """
+    from nsfwd.scanning.export import WRITERS, records
+    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.output import private
+
+    ending = output.suffix.lstrip(".") if output is not None else ""
+    spelling = spelling or (ending if ending in WRITERS else "csv")
+    if spelling == "parquet" and output is None:
+        raise click.UsageError("Parquet needs a file: -o FILE")
+    with Index(index, create=False) as opened:
+        rows = records(opened, where, since=since)
+        if output is not None:
+            with private(output) as out:
+                WRITERS[spelling](rows, out)
+        else:
+            WRITERS[spelling](rows, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+
+@click.command()
+@click.argument("first", metavar="RUN1", type=int)
+@click.argument("second", metavar="RUN2", type=int)
+@index_option
+@format_option
+def diff(first: int, second: int, index: Path, spelling: str) -> None:
+    """Tell what became of the files between two runs: new, gone, another verdict, scored or no longer so.
+
+    Runs and their numbers: nsfwd index stats.
+
+    Example: nsfwd index diff 12 19
+    """
+    from nsfwd.scanning.diff import differences
+    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.names import spelled
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for what, path, before, after in found:
+            yield {"what": str(what), "before": before or None, "after": after or None, **spelled(path)}
+
+    with Index(index, create=False) as opened:
+        found = differences(opened, first, second)
+        write(rows(), COLUMNS, spelling)

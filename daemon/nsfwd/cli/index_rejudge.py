@@ -1,0 +1,132 @@
+"""``nsfwd index rejudge``: what a new policy makes of scores that were kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nsfwd.cli.sweep import index_option
+from nsfwd.cli.tables import format_option, write
+
+if TYPE_CHECKING:
+    from nsfwd.bundles.policy import Policy
+    from nsfwd.config import Settings
+    from nsfwd.protocol.messages import Override
+    from nsfwd.scanning.rejudge import Rejudging
+
+_CHANGES = ("before", "after", "alarm", "label", "score", "path")
+_COUNTS = ("before", "after", "files")
+
+
+@click.command()
+@index_option
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--list", "listed", is_flag=True, help="Name every file whose verdict changes.")
+@click.option("--connect", metavar="ADDR", help="By the policies of this daemon: tcp:HOST:PORT or unix:/path.")
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="By the policies of these settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if there is one]",
+)
+@format_option
+def rejudge(index: Path, connect: str | None, config: Path | None, spelling: str, **rest: Any) -> None:
+    """Judge all scores of the index by the policies of today; no file is opened and no daemon is asked about one.
+
+    What people decided (nsfwd override) wins. A sweep does the same by itself when it meets a daemon with another
+    policy, and acts on what becomes an alarm.
+
+    \b
+    Example:
+      nsfwd index rejudge --config stricter.toml --dry-run
+      nsfwd index rejudge --connect unix:/run/nsfwd/nsfwd.sock --list
+    """
+    from nsfwd.config import find_file, load_settings
+    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.rejudge import Rejudging
+    from nsfwd.scanning.runs import Run
+
+    if connect is not None and config is not None:
+        raise click.UsageError("--connect and --config are two sources of policies: give one")
+    settings = load_settings(find_file(config, os.environ), os.environ)
+    policies = _policies(settings, connect)
+    with Index(index, create=False) as opened:
+        overrides = _overrides(settings)
+        if rest["dry_run"]:
+            _tell(Rejudging(opened, policies, overrides=overrides), spelling, listed=rest["listed"])
+            return
+        run = Run.begin(opened, "rejudge", ())
+        why = "failed"
+        try:
+            rejudging = Rejudging(opened, policies, run=run.id, overrides=overrides)
+            _tell(rejudging, spelling, listed=rest["listed"])
+            run.counts.known, run.counts.unchanged = rejudging.changed, rejudging.files - rejudging.changed
+            run.counts.alarms = rejudging.alarms
+            why = "finished"
+        except KeyboardInterrupt:
+            why = "interrupted"
+            raise
+        finally:
+            run.end(why)
+            run.close()
+
+
+def _policies(settings: Settings, connect: str | None) -> Mapping[str, Policy]:
+    if connect is None:
+        from nsfwd.server.main import open_bundles
+
+        return {bundle.name: bundle.policy for bundle in open_bundles(settings)}
+    from nsfwd.cli.ask import TIMEOUT
+    from nsfwd.client import Client
+    from nsfwd.scanning.rejudge import policies_of
+
+    with Client(connect, timeout=TIMEOUT, patience=0) as client:
+        return policies_of(client.models()["models"])
+
+
+def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
+    """What people decided; None where the settings name no store, or one that is not for us to read."""
+    from nsfwd.bundles.overrides import Overrides
+
+    path = Path(settings.overrides)
+    if settings.overrides == "none" or not os.access(path, os.R_OK):
+        return None
+    with Overrides.read(path) as store:
+        return store.changes().overrides
+
+
+def _tell(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
+    """Do it, and say what came of it."""
+    changes = _changes(rejudging)
+    if listed:
+        write(changes, _CHANGES, spelling)
+    else:
+        for _ in changes:
+            pass
+        counts = sorted(rejudging.verdicts.items(), key=lambda item: (item[0][0] == item[0][1], -item[1]))
+        rows = ({"before": before, "after": after, "files": files} for (before, after), files in counts)
+        write(rows, _COUNTS, spelling)
+    click.echo(
+        f"{rejudging.files} files judged anew, {rejudging.changed} with another verdict, {rejudging.alarms} alarms",
+        err=True,
+    )
+    for why, count in rejudging.left.items():
+        click.echo(f"{count} not judged anew: {why}", err=True)
+
+
+def _changes(rejudging: Rejudging) -> Iterator[dict[str, Any]]:
+    from nsfwd.scanning.names import spelled
+
+    for before, judged in rejudging.changes():
+        yield {
+            "before": before,
+            "after": judged.verdict,
+            "alarm": judged.alarm,
+            "label": judged.label,
+            "score": judged.score,
+            **spelled(judged.found.path),
+        }

@@ -1,0 +1,117 @@
+"""``nsfwd index sample`` and ``estimate``: what a person who looks at a few files can say of all."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nsfwd.cli.sweep import index_option
+
+if TYPE_CHECKING:
+    from nsfwd.scanning.intervals import Estimate
+    from nsfwd.scanning.sampling import Figures
+
+
+@click.command()
+@index_option
+@click.option(
+    "--verdict", "verdicts", multiple=True, help="Draw from these. May be given several times.  [default: all]"
+)
+@click.option("-n", "count", type=click.IntRange(1), default=500, show_default=True, help="How many files.")
+@click.option(
+    "--strata",
+    type=click.Choice(["score", "verdict"]),
+    default="score",
+    show_default=True,
+    help="Draw equally from each tenth of the score of each verdict, or from each verdict.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another number draws other files.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
+def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed: int, output: Path | None) -> None:
+    """Draw files for a person to look at, as CSV with an empty column: label.
+
+    Write yes there where the picture should have been flagged, and no where not; then: nsfwd index estimate.
+    The same index and seed draw the same files.
+
+    \b
+    Example:
+      nsfwd index sample -n 500 --seed 1 -o sample.csv
+      nsfwd index sample --verdict safe --strata score -o misses.csv
+    """
+    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.output import private
+    from nsfwd.scanning.sampling import sample as draw
+    from nsfwd.scanning.sampling import write
+
+    with Index(index, create=False) as opened:
+        drawn = draw(opened, count, verdicts=verdicts, by_score=strata == "score", seed=seed)
+    text = io.StringIO(newline="")
+    write(drawn, text)
+    content = text.getvalue().encode()
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    with private(output) as out:
+        out.write(content)
+    click.echo(f"{len(drawn)} files of {len({one.stratum for one in drawn})} strata in {output}", err=True)
+
+
+@click.command()
+@click.argument("labelled", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--flagged",
+    multiple=True,
+    metavar="VERDICT",
+    help="Verdicts that count as flagged.  [default: those that are alarms]",
+)
+@click.option("--format", "spelling", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def estimate(labelled: Path, flagged: tuple[str, ...], spelling: str) -> None:
+    """Estimate from a labelled sample: precision, misses and prevalence, each with an interval of 95 %.
+
+    The interval of a stratified sample: Clopper and Pearson's of each stratum, put together by MOVER (Zou, Huang and
+    Zhang 2009).
+
+    \b
+    Example:
+      nsfwd index estimate sample.csv
+      nsfwd index estimate sample.csv --flagged review --flagged sensitive
+    """
+    from nsfwd.scanning.sampling import estimate as figures_of
+
+    with labelled.open(newline="", encoding="utf-8-sig") as table:
+        figures = figures_of(table, flagged=flagged)
+    if spelling == "json":
+        told = {
+            name: value._asdict() if hasattr(value, "_asdict") else value for name, value in asdict(figures).items()
+        }
+        click.echo(json.dumps(told, indent=2))
+    else:
+        _tell(figures)
+
+
+def _tell(figures: Figures) -> None:
+    click.echo(f"{figures.labelled} of {figures.drawn} files labelled; they stand for {figures.files} files,")
+    click.echo(f"{figures.flagged} of them flagged. In 95 of 100 samples the truth lies between:\n")
+    rows = [
+        ("prevalence", "of all files should be flagged", figures.prevalence),
+        ("precision", "of the flagged rightly are", figures.precision),
+        ("misses", "of those not flagged should be", figures.misses),
+    ]
+    for name, text, share in rows:
+        click.echo(f"{name:11} {_share(share)}  {text}".rstrip())
+    if figures.missed is not None:
+        value, low, high = (round(number) for number in figures.missed)
+        click.echo(f"{'':11} {value} files ({low} to {high})")
+
+
+def _share(share: Estimate | None) -> str:
+    if share is None:
+        return "-  (this sample does not tell)"
+    return f"{share.value:.2%} ({share.low:.2%} to {share.high:.2%})"
