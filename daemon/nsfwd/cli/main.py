@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("nsfwd.cli.bench:bench", "Measure how fast it answers."),
     "config": ("nsfwd.cli.config:config", "Show or check the settings."),
     "models": ("nsfwd.cli.models:models", "Bundles: the networks that nsfwd can serve."),
+    "override": ("nsfwd.cli.override:override", "Decisions of people, which win over the model."),
     "completion": ("nsfwd.cli.completion:completion", "Print the completion script of a shell."),
 }
 """Verb -> where its command is, and its one line of help."""

@@ -1,0 +1,316 @@
+"""``nsfwd override``: what people decided about pictures, by content, so that it wins over the model.
+
+Works on the store itself, with or without a daemon; a daemon that runs learns of a change within a second. Results on
+standard output, the rest on standard error.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import click
+
+from nsfwd.bundles import override_lists
+from nsfwd.bundles.overrides import Change, Overrides, to_digest
+from nsfwd.cli import exits
+from nsfwd.config import Settings, find_file, load_settings
+from nsfwd.errors import NsfwdError, OverridesFailure
+from nsfwd.logs import escape
+from nsfwd.protocol.messages import Override
+
+STDIN = "-"
+PREFIX = "sha256:"
+
+_SPANS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "y": 365 * 86400.0}
+
+_WHAT = "[PATH | sha256:HEX]..."
+
+
+def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Say which store; the setting ``overrides`` otherwise."""
+    file = click.Path(path_type=Path, dir_okay=False)
+    command = click.option("--store", type=file, help="The store.  [default: the setting overrides]")(command)
+    text = "TOML file of settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if there is one]"
+    return click.option("--config", metavar="FILE", type=file, help=text)(command)
+
+
+_by = click.option(
+    "--by", default=lambda: os.environ.get("SUDO_USER") or getpass.getuser(), help="Who.  [default: you]"
+)
+_force = click.option("--force", is_flag=True, help="Take a verdict that no policy has: it counts as an alarm.")
+
+
+@click.group("override")
+def override() -> None:
+    """Decisions of people, which win over the model.
+
+    A decision belongs to a content, not to a path: every copy has it, and a changed file has not.
+
+    \b
+    Example:
+      nsfwd override add statue.jpg --verdict safe --reason "a statue"
+    """
+
+
+@override.command("add")
+@click.argument("what", nargs=-1, required=True, metavar=_WHAT)
+@click.option("--verdict", required=True, help="The verdict from now on: a tier of the policy.")
+@click.option("--reason", required=True, help="Why; it is shown in replies.")
+@_by
+@click.option("--expires", metavar="WHEN", help="Until when: 12h, 30d, 2031-12-24. [default: for ever]")
+@_force
+@_store_options
+def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, **rest: Any) -> None:
+    """Decide about pictures: files that are here, a picture on stdin (-), or digests.
+
+    \b
+    Example:
+      nsfwd override add statue.jpg --verdict safe --reason "a statue" --expires 30d
+      nsfwd override add sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 \\
+          --verdict sensitive --reason "complaint 17" --by eva
+    """
+    settings = _settings(rest["config"])
+    until = None if expires is None else _until(expires)
+    if not rest["force"]:
+        _check_verdicts([verdict], settings)
+    contents = [_content(one) for one in what]
+    with Overrides.open(_path(rest["store"], settings)) as store:
+        for digest, path in contents:
+            made = store.add(digest, verdict, reason=reason, by=rest["by"], expires=until, path=path)
+            click.echo(_line(made))
+
+
+@override.command("list")
+@click.argument("what", nargs=-1, metavar=_WHAT)
+@click.option("--format", "spelling", type=click.Choice(["text", "json", "ndjson", "csv"]), default="text")
+@click.option("--expired", is_flag=True, help="Those that no longer hold as well.")
+@click.option("--history", is_flag=True, help="Every change that was made, as text: what, when and by whom.")
+@_store_options
+def list_overrides(
+    what: tuple[str, ...], spelling: str, *, expired: bool, history: bool, config: Path | None, store: Path | None
+) -> None:
+    """List decisions, or those about some pictures.
+
+    \b
+    Example:
+      nsfwd override list
+      nsfwd override list statue.jpg --format json
+    """
+    wanted = [digest for digest, _ in map(_content, what)]
+    opened = _open(config, store)
+    if opened is None:
+        return
+    with opened as overrides:
+        if history:
+            for change in _changes(overrides, wanted):
+                click.echo(_told(change))
+            return
+        found = (one for one in overrides.items(expired=expired) if not wanted or one.digest in wanted)
+        _put(found, spelling)
+
+
+@override.command("remove")
+@click.argument("what", nargs=-1, required=True, metavar=_WHAT)
+@_by
+@_store_options
+def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | None) -> int:
+    """Take decisions back: the model's verdict counts again. Exit 1 when nothing was decided about one.
+
+    Example: nsfwd override remove statue.jpg
+    """
+    missing = 0
+    contents = [(one, _content(one)[0]) for one in what]
+    with Overrides.open(_path(store, _settings(config)), create=False) as overrides:
+        for name, digest in contents:
+            gone = overrides.remove(digest, by=by)
+            if gone is None:
+                missing += 1
+                click.echo(escape(f"nsfwd: nothing was decided about {name}"), err=True)
+            else:
+                click.echo(_line(gone))
+    return exits.FAILED if missing else exits.OK
+
+
+@override.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
+@click.option("--format", "spelling", type=click.Choice(["ndjson", "csv"]), help="[default: by the name; else ndjson]")
+@_force
+@_store_options
+def import_overrides(file: Path, spelling: str | None, *, force: bool, config: Path | None, store: Path | None) -> None:
+    """Take decisions that export wrote, or a list made by hand: all or none. Of two about one content the later wins.
+
+    A list needs sha256 and verdict; reason, by, time, expires and path may be left out.
+
+    Example: nsfwd override import decisions.ndjson
+    """
+    settings = _settings(config)
+    source = sys.stdin.buffer if str(file) == STDIN else file.open("rb")
+    with source, Overrides.open(_path(store, settings)) as overrides:
+        spelling = spelling or ("csv" if file.suffix == ".csv" else "ndjson")
+        given = override_lists.read(io.TextIOWrapper(source, "utf-8", newline=""), spelling)
+        taken = overrides.take(given if force else _known(given, settings))
+    click.echo(f"{taken.added} added, {taken.replaced} replaced, {taken.older} not later than what is here", err=True)
+
+
+@override.command("export")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
+@click.option("--format", "spelling", type=click.Choice(["ndjson", "csv"]), help="[default: by the name; else ndjson]")
+@_store_options
+def export(output: Path | None, spelling: str | None, config: Path | None, store: Path | None) -> None:
+    """Write all decisions, expired ones too, as a list that import takes.
+
+    Example: nsfwd override export -o decisions.ndjson
+    """
+    opened = _open(config, store)
+    if opened is None:
+        return
+    chosen = spelling or ("csv" if output is not None and output.suffix == ".csv" else "ndjson")
+    with opened as overrides:
+        if output is None:
+            _put(overrides.items(expired=True), chosen)
+            return
+        with output.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            count = override_lists.write(overrides.items(expired=True), out, chosen)
+    click.echo(f"{count} in {escape(str(output))}", err=True)
+
+
+# -- which store -------------------------------------------------------------------------------------------------------
+
+
+def _settings(config: Path | None) -> Settings:
+    return load_settings(find_file(config, os.environ), os.environ)
+
+
+def _path(store: Path | None, settings: Settings) -> Path:
+    if store is not None:
+        return store
+    if settings.overrides == "none":
+        raise OverridesFailure("the setting overrides is none: name a store with --store")
+    return Path(settings.overrides)
+
+
+def _open(config: Path | None, store: Path | None) -> Overrides | None:
+    """Open what is there, or say that nothing was decided yet; a store that was named has to be there."""
+    path = _path(store, _settings(config))
+    if store is None and not path.exists():
+        click.echo(escape(f"nsfwd: nothing was decided yet ({path})"), err=True)
+        return None
+    return Overrides.open(path, create=False) if os.access(path, os.W_OK) else Overrides.read(path)
+
+
+# -- what is given -----------------------------------------------------------------------------------------------------
+
+
+def _content(what: str) -> tuple[bytes, bytes]:
+    """Return the digest of what was named, and its path where it has one."""
+    if what.startswith(PREFIX):
+        return to_digest(what.removeprefix(PREFIX)), b""
+    if what == STDIN:
+        return _hash(sys.stdin.buffer), b""
+    with Path(what).open("rb") as file:
+        return _hash(file), os.fsencode(Path(what).absolute())
+
+
+def _hash(file: BinaryIO) -> bytes:
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _until(text: str) -> float:
+    """Read a span from now on, or a date."""
+    span = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhdwy])", text)
+    until = time.time() + float(span[1]) * _SPANS[span[2]] if span else override_lists.moment(text)
+    if until <= time.time():
+        raise click.UsageError(f"--expires {text}: that is over")
+    return until
+
+
+def _known(given: Iterable[Override], settings: Settings) -> Iterator[Override]:
+    """Yield them as long as the policies have their verdicts."""
+    checked: set[str] = set()
+    for one in given:
+        if one.verdict not in checked:
+            _check_verdicts([one.verdict], settings)
+            checked.add(one.verdict)
+        yield one
+
+
+def _check_verdicts(wanted: Iterable[str], settings: Settings) -> None:
+    """Refuse a verdict that no policy of the bundles served has.
+
+    Raises:
+        OverridesFailure: there is one, or the bundles are not here.
+    """
+    from nsfwd.bundles.verdict import verdicts
+    from nsfwd.server.main import open_bundles
+
+    try:
+        known = verdicts(open_bundles(settings))
+    except NsfwdError as error:
+        raise OverridesFailure(f"the verdict cannot be checked: {error}; --force takes any") from error
+    for verdict in wanted:
+        if verdict not in known:
+            raise OverridesFailure(f"no policy has the verdict {verdict!r}: {', '.join(known)}; --force takes it")
+
+
+# -- how it is shown ---------------------------------------------------------------------------------------------------
+
+
+def _put(overrides: Iterable[Override], spelling: str) -> None:
+    if spelling == "text":
+        for one in overrides:
+            click.echo(_line(one))
+        return
+    with _stdout() as out:
+        if spelling == "json":
+            out.write("[")
+            for number, one in enumerate(overrides):
+                out.write(f"{',' if number else ''}\n{override_lists.spell(one)}")
+            out.write("\n]\n")
+        else:
+            override_lists.write(overrides, out, spelling)
+
+
+@contextmanager
+def _stdout() -> Iterator[TextIO]:
+    out = io.TextIOWrapper(sys.stdout.buffer, "utf-8", errors="surrogateescape", newline="", write_through=True)
+    try:
+        yield out
+    finally:
+        out.detach()
+
+
+def _changes(overrides: Overrides, wanted: list[bytes]) -> Iterator[Change]:
+    if not wanted:
+        yield from overrides.history()
+    for digest in wanted:
+        yield from overrides.history(digest)
+
+
+def _line(one: Override) -> str:
+    ends = "" if one.expires is None else f" {'until' if one.holds(time.time()) else 'expired'} {_date(one.expires)}"
+    by, reason = f" by {one.by}" if one.by else "", f": {one.reason}" if one.reason else ""
+    path = f" ({os.fsdecode(one.path)})" if one.path else ""
+    return escape(f"{PREFIX}{one.digest.hex()} {one.verdict}{ends}{by} on {_date(one.time)}{reason}{path}")
+
+
+def _told(change: Change) -> str:
+    by, reason = f" by {change.by}" if change.by else "", f": {change.reason}" if change.reason else ""
+    digest = f"{PREFIX}{change.digest.hex()}"
+    return escape(f"{_date(change.time)} {change.what} {digest} {change.verdict}{by}{reason}")
+
+
+def _date(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
