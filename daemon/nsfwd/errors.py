@@ -11,7 +11,10 @@ each. This module knows no room of the house and imports nothing but the standar
     +-- EngineError       an engine cannot be built or warmed on this machine; the message says what to set
     +-- ListenError       an address cannot be listened on
     +-- IndexFailure      an index cannot be opened, read or written; the message names the file and the cause
-    +-- OverridesFailure  a store of overrides cannot be read or written, or something is no override; the cause is named
+    +-- OverridesFailure  a store of overrides cannot be read or written, or something is no override; it says why
+    +-- ActionFailure     actions on verdicts cannot go on; the message names the file or directory and the cause
+    +-- BreakerOpen       a run would act on more files than it may; the message names the setting
+    +-- SweepRuns         another sweep of one of the trees is under way
     +-- DaemonUnreachable a client found no daemon; the message names every address tried
     +-- ConnectionLost    the daemon went away before replying: not done, so a retry is safe
 """
@@ -214,6 +217,10 @@ class ActionFailure(NsfwdError):
 
 class BreakerOpen(NsfwdError):
     """A run would act on more files than it may. The message names the setting; the operator decides."""
+
+
+class SweepRuns(NsfwdError):
+    """Another sweep of one of these trees is under way. The message names it; a retry helps once it has ended."""
 
 
 class DaemonUnreachable(NsfwdError):

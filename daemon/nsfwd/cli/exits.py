@@ -14,6 +14,7 @@ from nsfwd.errors import (
     IndexFailure,
     NsfwdError,
     SettingsError,
+    SweepRuns,
 )
 
 OK = 0
@@ -27,6 +28,8 @@ USAGE = 64
 UNAVAILABLE = 69
 DEFECT = 70
 IO = 74
+BUSY = 75
+"""Somebody else is at it; later it will work."""
 CONFIG = 78
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -44,6 +47,8 @@ def code_of(error: NsfwdError) -> int:
         return CONFIG
     if isinstance(error, BreakerOpen):
         return BREAKER
+    if isinstance(error, SweepRuns):
+        return BUSY
     if isinstance(error, IndexFailure | ActionFailure):
         return IO  # not 1: for a sweep that is an alarm
     return FAILED

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nsfwd.cli import exits
+from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.ask import connect_option
+from nsfwd.cli.job import job_option
 from nsfwd.cli.moments import Clock, Duration, many, spelled, until
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 TEXT = """\b
 Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored by this run,
 3 stopped by the circuit breaker, 64 wrong usage, 69 no daemon, 70 a defect,
-74 the index cannot be written, 130 interrupted. An error that is recorded
+74 the index or the quarantine cannot be written, 75 a sweep of the same tree
+runs already, 78 the job is wrong, 130 interrupted. An error that is recorded
 and unchanged does not fail a run again; an alarm that is still there does."""
 
 
@@ -79,7 +82,9 @@ def default_index() -> Path:
     show_default=True,
     help="Pass files open over the Unix socket: those that the daemon cannot open, all, or none.",
 )
+@action_options
 @click.option("--strict", is_flag=True, help="Exit 2 before 1.")
+@job_option
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress.")
 def sweep(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
     """Scan trees in the background, and remember.
@@ -88,14 +93,17 @@ def sweep(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
     A sweep that was stopped or killed goes on where it was. Everything it does stands back for others: it uses the
     daemon's background lane, and the disk when nobody else does.
 
+    With --action, and --apply, something is done about what is an alarm: nothing is deleted, and a run that would act
+    on too many files stops first.
+
     \b
     Example:
       nsfwd sweep /srv/uploads --until 06:00
+      nsfwd sweep /srv/uploads --action quarantine --apply
       nsfwd index stats
     """
-    from nsfwd.scanning.judged import Onlooker
-
-    return run(index, _plan(directories, rest), lambda opened: Onlooker(), strict=rest["strict"], quiet=rest["quiet"])
+    plan = _plan(directories, rest)
+    return run(index, plan, actor(rest, plan.tree.roots), strict=rest["strict"], quiet=rest["quiet"])
 
 
 def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
@@ -125,11 +133,11 @@ def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
     return Plan(tree, asking, seconds=min(limits, default=None))
 
 
-def run(index: Path, plan: Plan, actor: Callable[[Any], Actor], *, strict: bool = False, quiet: bool = False) -> int:
+def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool = False, quiet: bool = False) -> int:
     """Run a sweep from the command line and return its exit code.
 
     Args:
-        actor: is given the open index.
+        acting: makes the actor; it is given the open index.
     """
     from dataclasses import replace
 
@@ -140,7 +148,7 @@ def run(index: Path, plan: Plan, actor: Callable[[Any], Actor], *, strict: bool 
     stand_back()
     with Index(index) as opened, _shown(quiet=quiet) as show:
         shown = replace(plan, shown=show, count=plan.seconds is not None or show is not None)
-        progress, sign = _swept(opened, shown, actor(opened))
+        progress, sign = _swept(opened, shown, acting(opened))
     if not quiet:
         for line in summary(progress):
             click.echo(line, err=True)

@@ -38,6 +38,9 @@ from nsfwd.scanning.taking import Subject, copy_out, take
 KINDS = ("log", "copy", "hook", "move", "quarantine")
 """In the order in which they are done to one file: the file goes last."""
 
+GRACE = 60.0
+"""Seconds for which a restored file is left alone: by then the daemon has taken up the override that came with it."""
+
 _TAKING = frozenset({"move", "quarantine"})
 
 _log = logging.getLogger("nsfwd.scanning")
@@ -132,7 +135,8 @@ class Actions:
         """
         await asyncio.gather(*self._tasks)
         if self._store is not None:
-            self._store.close()
+            async with self._moving:
+                self._store.close()
         if self._failure is not None:
             raise self._failure
 
@@ -149,9 +153,13 @@ class Actions:
         if digest == placeholder.DIGEST or (self._store is not None and self._store.holds(path)):
             return ()
         rows = self._index.read(
-            "SELECT kind FROM action WHERE digest = ? AND path = ? AND outcome = 'done'", (digest, path)
+            "SELECT kind, restored FROM action WHERE digest = ? AND path = ? AND outcome = 'done'", (digest, path)
         )
-        done = {kind for (kind,) in rows} - _TAKING  # what was taken and is here again came anew
+        done = set()
+        for kind, restored in rows:
+            # What was taken and is here again came anew, unless somebody just put it back.
+            if kind not in _TAKING or (restored is not None and restored > time.time() - GRACE):
+                done.add(kind)
         return tuple(kind for kind in KINDS if kind in self._plan.kinds and kind not in done)
 
     def _count_known(self) -> None:
@@ -284,6 +292,15 @@ def _store(plan: Plan) -> Store | None:
         assert plan.to is not None
         return Store.shelf(plan.to)
     return None
+
+
+def mark_restored(index: Index, entry: Entry, target: bytes, restored: float | None) -> None:
+    """Note when the file of an entry came back; None takes the note back."""
+    with index.transaction():
+        index.write(
+            "UPDATE action SET restored = ? WHERE target = ? AND digest = ?",
+            (restored, target, bytes.fromhex(entry.digest)),
+        )
 
 
 def note_recovered(index: Index, entry: Entry, target: bytes) -> None:

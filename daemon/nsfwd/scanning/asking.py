@@ -349,7 +349,8 @@ async def scanning(index: Index, asking: Asking, actor: Actor) -> AsyncIterator[
     """Begin a row of ``run``, wait for the daemon, and write in the end why it ended.
 
     Raises:
-        NsfwdError: a sweep of one of these trees runs already; the address is none.
+        SweepRuns: a sweep of one of these trees runs already.
+        NsfwdError: the address is none.
         DaemonUnreachable: none answers, and it was not to be waited for.
     """
     run = Run.begin(index, asking.kind, asking.roots)
@@ -363,6 +364,10 @@ async def scanning(index: Index, asking: Asking, actor: Actor) -> AsyncIterator[
         run.counts.acted = actor.acted
         run.end(scan.why)
     except BaseException as error:
+        if isinstance(error, Exception):  # what was begun is ended in order; a second signal waits for nothing
+            with suppress(NsfwdError):
+                await actor.finish()
+            run.counts.acted = actor.acted
         with suppress(IndexFailure):
             run.end(_why(error), str(error) or None)
         raise

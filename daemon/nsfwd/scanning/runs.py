@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from nsfwd.errors import IndexFailure, NsfwdError
+from nsfwd.errors import IndexFailure, SweepRuns
 from nsfwd.scanning.index import Index
 from nsfwd.scanning.walk import within
 
@@ -69,7 +69,7 @@ class Run:
         """Write the row.
 
         Raises:
-            NsfwdError: a sweep of one of these trees, of one above or of one below runs already.
+            SweepRuns: a sweep of one of these trees, of one above or of one below runs already.
         """
         lock = _open(index.path)
         try:
@@ -132,7 +132,7 @@ def _refuse_second(index: Index, roots: Sequence[bytes], lock: int) -> None:
         for other in map(os.path.realpath, others.split(b"\0")):
             if any(within(root, other) or within(other, root) for root in wanted):
                 since = time.strftime("%Y-%m-%d %H:%M", time.localtime(started))
-                raise NsfwdError(
+                raise SweepRuns(
                     f"{os.fsdecode(other)}: a sweep of it runs already (run {number}, process {pid}, since {since})"
                 )
 

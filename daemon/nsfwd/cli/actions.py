@@ -1,0 +1,177 @@
+"""What ``sweep`` and ``watch`` are told to do about a verdict: the flags, and the actor they make."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nsfwd.cli.moments import Duration
+
+if TYPE_CHECKING:
+    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.judged import Actor
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+KINDS = ("log", "copy", "hook", "move", "quarantine")
+
+_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """A program and its arguments, split as a shell would and never given to one; or a list of them."""
+
+    name = "COMMAND"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split it."""
+        if not isinstance(value, str):
+            return tuple(map(str, value))
+        try:
+            words = tuple(shlex.split(value))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+        if not words:
+            self.fail("a program is needed", param, ctx)
+        return words
+
+
+def default_quarantine() -> Path:
+    """Return where the quarantine is when nobody says."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/nsfwd/quarantine")
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(state) / "nsfwd/quarantine"
+
+
+def quarantine_option(command: _Command) -> _Command:
+    """Add ``--quarantine``."""
+    return click.option(
+        "--quarantine",
+        type=_DIRECTORY,
+        metavar="DIR",
+        callback=lambda context, parameter, value: value if value is not None else default_quarantine(),
+        help="The quarantine.  [default: nsfwd/quarantine below $XDG_STATE_HOME, of root /var/lib/nsfwd/quarantine]",
+    )(command)
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--action",
+        "actions",
+        multiple=True,
+        type=click.Choice(KINDS),
+        help="What to do about an alarm. May be given several times. Nothing deletes.",
+    ),
+    click.option(
+        "--on", multiple=True, metavar="VERDICT", help="Act on this verdict instead. May be given several times."
+    ),
+    click.option("--apply", is_flag=True, help="Do it; without this flag, only say what would be done."),
+    quarantine_option,
+    click.option(
+        "--to", type=_DIRECTORY, metavar="DIR", help="Where copies and moved files go, below it by their path."
+    ),
+    click.option("--placeholder", is_flag=True, help="Put a grey picture where a file was moved or quarantined."),
+    click.option(
+        "--hook",
+        type=Words(),
+        help="Program of --action hook and its arguments; it reads the reply as JSON. No shell.",
+    ),
+    click.option("--hook-jobs", type=click.IntRange(min=1), help="Hooks that run at once.  [default: 4]"),
+    click.option(
+        "--hook-rate", type=click.FloatRange(min=0, min_open=True), help="Hooks started a second.  [default: 10]"
+    ),
+    click.option("--hook-timeout", type=Duration(), help="End a hook after so long.  [default: 60]"),
+    click.option(
+        "--max-actions",
+        type=click.IntRange(min=0),
+        help="Stop, with exit code 3, before acting on more files.  [default: 100]",
+    ),
+    click.option(
+        "--max-share",
+        type=click.FloatRange(0, 100),
+        metavar="PERCENT",
+        help="Stop before acting on more than this part of the files judged; ten are always allowed.  [default: 1]",
+    ),
+)
+
+
+def action_options(command: _Command) -> _Command:
+    """Add the flags; ``actor`` reads them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def actor(flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | None = None) -> Callable[[Index], Actor]:
+    """Return what makes the actor once the index is open.
+
+    Args:
+        window: seconds that the breaker's limits are for; None for the whole run.
+
+    Raises:
+        click.UsageError: the flags contradict each other.
+    """
+    _check(flags)
+    from nsfwd.scanning.judged import Onlooker
+
+    if not flags["actions"]:
+        return lambda _: Onlooker()
+    from nsfwd.scanning.actions import Actions, Plan
+
+    plan = Plan(
+        kinds=tuple(flags["actions"]),
+        on=frozenset(flags["on"]),
+        apply=flags["apply"],
+        quarantine=flags["quarantine"],
+        to=flags["to"],
+        placeholder=flags["placeholder"],
+        hook=_hook(flags),
+        limits=_limits(flags, window),
+    )
+    return lambda index: Actions(index, plan, roots=roots, say=_say)
+
+
+def _check(flags: Mapping[str, Any]) -> None:
+    kinds = set(flags["actions"])
+    if not kinds:
+        for name in ("on", "apply", "to", "placeholder", "hook"):
+            if flags[name]:
+                raise click.UsageError(f"--{name} belongs to --action")
+    if {"move", "quarantine"} <= kinds:
+        raise click.UsageError("a file can be moved or quarantined, not both")
+    if kinds & {"copy", "move"} and flags["to"] is None:
+        raise click.UsageError("--action copy and --action move need --to")
+    if ("hook" in kinds) != (flags["hook"] is not None):
+        raise click.UsageError("--action hook and --hook belong together")
+
+
+def _hook(flags: Mapping[str, Any]) -> Any:
+    from nsfwd.scanning.hook import CONCURRENCY, RATE, TIMEOUT, HookSettings
+
+    if flags["hook"] is None:
+        return None
+    return HookSettings(
+        flags["hook"],
+        concurrency=flags["hook_jobs"] or CONCURRENCY,
+        rate=flags["hook_rate"] or RATE,
+        timeout=flags["hook_timeout"] or TIMEOUT,
+    )
+
+
+def _limits(flags: Mapping[str, Any], window: float | None) -> Any:
+    from nsfwd.scanning.breaker import MOST, SHARE, Limits
+
+    most, share = flags["max_actions"], flags["max_share"]
+    return Limits(MOST if most is None else most, SHARE if share is None else share / 100, window)
+
+
+def _say(text: str) -> None:
+    from nsfwd.logs import escape
+
+    click.echo(escape(text))

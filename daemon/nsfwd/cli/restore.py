@@ -1,0 +1,220 @@
+"""``nsfwd restore``: files come back out of the quarantine, and are decided about so that none is taken again."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nsfwd.cli import exits
+from nsfwd.cli.actions import quarantine_option
+
+if TYPE_CHECKING:
+    from nsfwd.scanning.manifest import Entry
+    from nsfwd.scanning.quarantine import Store
+
+PREFIX = "sha256:"
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which entries are meant; all conditions must hold.
+
+    Attributes:
+        paths: where they were: a file, or a directory above. ``digests``: of their content. One of both must fit.
+        run: that took them. ``index``: that has the run.
+    """
+
+    paths: tuple[bytes, ...]
+    digests: frozenset[str]
+    run: int | None = None
+    index: Path | None = None
+
+    def fits(self, entry: Entry) -> bool:
+        """Tell whether an entry is meant."""
+        if self.run is not None and entry.run != self.run:
+            return False
+        if self.index is not None and entry.index != str(self.index):
+            return False
+        if not self.paths and not self.digests:
+            return True
+        below = any(entry.path == path or entry.path.startswith(path.rstrip(b"/") + b"/") for path in self.paths)
+        return below or entry.digest in self.digests
+
+
+@click.command()
+@click.argument("what", nargs=-1, metavar="[PATH | sha256:HEX]...", type=click.Path(path_type=bytes))
+@click.option("--run", "number", type=int, metavar="N", help="What this run took.")
+@click.option("--all", "everything", is_flag=True, help="Everything that lies there.")
+@click.option("--list", "listing", is_flag=True, help="List what lies there, and restore nothing.")
+@click.option("--format", "spelling", type=click.Choice(["text", "ndjson"]), default="text", show_default=True)
+@click.option("--apply", is_flag=True, help="Do it; without this flag, only say what would be done.")
+@quarantine_option
+@click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="What --action move took there."
+)
+@click.option("--index", type=_FILE, metavar="FILE", help="Only what a run of this index took.")
+@click.option("--verdict", help="What the content is from now on.  [default: the policy's lowest tier]")
+@click.option("--reason", default="restored", show_default=True, help="Why; it is shown in replies.")
+@click.option("--by", default=lambda: os.environ.get("SUDO_USER") or getpass.getuser(), help="Who.  [default: you]")
+@click.option("--no-override", is_flag=True, help="Decide nothing: the next sweep may take it again.")
+@click.option("--store", type=_FILE, metavar="FILE", help="The store of overrides.  [default: the setting overrides]")
+@click.option("--config", metavar="FILE", type=_FILE, help="TOML file of settings.")
+def restore(what: tuple[bytes, ...], **flags: Any) -> int:
+    """Put back what an action moved away: where it was, with owner, mode and times, and never over another file.
+
+    Each content is decided about first (nsfwd override), so that neither the next sweep nor a new model takes it again.
+    A placeholder in its place goes. Exit 1 when a file could not be put back; it stays where it is.
+
+    \b
+    Example:
+      nsfwd restore --list
+      nsfwd restore /srv/uploads/statue.jpg --apply
+      nsfwd restore --run 12 --apply
+    """
+    chosen = _chosen(what, flags)
+    with _store(flags) as store:
+        entries = sorted(filter(chosen.fits, store.entries()), key=lambda entry: entry.time)
+        if flags["listing"]:
+            for entry in entries:
+                _list(store, entry, flags["spelling"])
+            return exits.OK
+        if not entries:
+            click.echo("nsfwd: nothing of that lies there", err=True)
+            return exits.FAILED
+        if not flags["apply"]:
+            for entry in entries:
+                _say(f"would restore {entry.path_text}")
+            return exits.OK
+        with _deciding(flags) as decide:
+            failed = [entry for entry in entries if not _put_back(store, entry, decide)]
+    return exits.FAILED if failed else exits.OK
+
+
+def _chosen(what: tuple[bytes, ...], flags: dict[str, Any]) -> Chosen:
+    if not (what or flags["number"] is not None or flags["everything"] or flags["listing"]):
+        raise click.UsageError("name a PATH or a digest, or say --run, --all or --list")
+    if flags["everything"] and what:
+        raise click.UsageError("--all leaves nothing to name")
+    digests = [one.decode("ascii", "replace").removeprefix(PREFIX).lower() for one in what if _is_digest(one)]
+    paths = tuple(os.path.abspath(one) for one in what if not _is_digest(one))  # noqa: PTH100  # bytes
+    index = flags["index"].absolute() if flags["index"] is not None else None
+    return Chosen(paths, frozenset(digests), flags["number"], index)
+
+
+def _is_digest(what: bytes) -> bool:
+    return what.startswith(PREFIX.encode())
+
+
+@contextmanager
+def _store(flags: dict[str, Any]) -> Iterator[Store]:
+    """Open the store, which has to be there, and finish what a killed run left half-done."""
+    from nsfwd.errors import ActionFailure
+    from nsfwd.scanning.quarantine import Store
+    from nsfwd.scanning.recovery import recover
+
+    root: Path = flags["to"] if flags["to"] is not None else flags["quarantine"]
+    if not root.is_dir():
+        raise ActionFailure(f"{root}: there is none")
+    with Store.shelf(root) if flags["to"] is not None else Store.quarantine(root) as store:
+        recover(store, lambda entry: _write_down(store, entry))
+        yield store
+
+
+def _list(store: Store, entry: Entry, spelling: str) -> None:
+    lies = store.path_of(entry)
+    if spelling == "ndjson":
+        fields = ("kind", "time", "digest", "size", "verdict", "label", "score", "run", "index", "placeholder")
+        told = {"path": entry.path_text, **{name: getattr(entry, name) for name in fields}, "target": os.fsdecode(lies)}
+        click.echo(json.dumps(told, ensure_ascii=True))
+        return
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.time))
+    run = f" run {entry.run}" if entry.run is not None else ""
+    _say(f"{when}{run} {entry.verdict} {PREFIX}{entry.digest} {entry.path_text}")
+
+
+@contextmanager
+def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[Entry], None]]:
+    """Give what writes an override for the content of an entry."""
+    if flags["no_override"]:
+        yield lambda entry: None
+        return
+    from nsfwd.bundles.overrides import Overrides
+    from nsfwd.config import find_file, load_settings
+
+    settings = load_settings(find_file(flags["config"], os.environ))
+    verdict = flags["verdict"] or _lowest(settings)
+    with Overrides.open(flags["store"] or Path(settings.overrides)) as overrides:
+        yield lambda entry: _decide(overrides, entry, verdict, flags)
+
+
+def _decide(overrides: Any, entry: Entry, verdict: str, flags: dict[str, Any]) -> None:
+    overrides.add(entry.digest, verdict, reason=flags["reason"], by=flags["by"], path=entry.path)
+
+
+def _lowest(settings: Any) -> str:
+    """Return the tier that every image reaches, which is never an alarm."""
+    from nsfwd.errors import NsfwdError, OverridesFailure
+    from nsfwd.server.main import open_bundles
+
+    try:
+        tiers = open_bundles(settings)[0].policy.tiers
+    except NsfwdError as error:
+        raise OverridesFailure(f"which verdict is harmless cannot be told: {error}; say --verdict") from error
+    return tiers[0].name if tiers else "safe"
+
+
+def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], None]) -> bool:
+    """Decide, note, put back, in this order: a watch that sees the file come leaves it alone."""
+    from nsfwd.errors import ActionFailure
+    from nsfwd.scanning.restore import restore as put_back
+
+    decide(entry)
+    _mark(store, entry, time.time())
+    try:
+        lost = put_back(store, entry)
+    except ActionFailure as error:
+        _mark(store, entry, None)
+        click.echo(f"nsfwd: {_escaped(str(error))}", err=True)
+        return False
+    _say(f"restored {entry.path_text}" + (f", but not its {', '.join(lost)}" if lost else ""))
+    return True
+
+
+def _mark(store: Store, entry: Entry, restored: float | None) -> None:
+    """Note in the index, where that is still there, when the file came back."""
+    from nsfwd.scanning.actions import mark_restored
+    from nsfwd.scanning.index import Index
+
+    if entry.index and Path(entry.index).exists():
+        with Index(Path(entry.index), create=False) as index:
+            mark_restored(index, entry, store.path_of(entry), restored)
+
+
+def _write_down(store: Store, entry: Entry) -> None:
+    from nsfwd.scanning.actions import note_recovered
+    from nsfwd.scanning.index import Index
+
+    if entry.index and Path(entry.index).exists():
+        with Index(Path(entry.index), create=False) as index:
+            note_recovered(index, entry, store.path_of(entry))
+
+
+def _escaped(text: str) -> str:
+    from nsfwd.logs import escape
+
+    return escape(text)
+
+
+def _say(text: str) -> None:
+    click.echo(_escaped(text))

@@ -1,0 +1,170 @@
+"""``nsfwd watch``: every file soon after it was written; runs until it is stopped.
+
+The watch itself is ``scanning.watch``; here are its flags, its signals, and what is shown meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nsfwd.cli import exits
+from nsfwd.cli.actions import action_options, actor
+from nsfwd.cli.ask import connect_option
+from nsfwd.cli.job import job_option
+from nsfwd.cli.moments import Duration, many
+from nsfwd.cli.sweep import index_option
+
+if TYPE_CHECKING:
+    from nsfwd.scanning.judged import Actor
+    from nsfwd.scanning.watch import Plan, Progress
+
+TEXT = """\b
+Exit codes: 0 stopped by SIGTERM, 3 stopped by the circuit breaker, 64 wrong usage, 70 a defect,
+74 the index or the quarantine cannot be written, 78 the job is wrong, 130 interrupted."""
+
+
+@click.command(epilog=TEXT)
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
+@index_option
+@connect_option
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
+)
+@click.option("--follow", is_flag=True, help="Follow links. A directory is watched once all the same.")
+@click.option("--cross", is_flag=True, help="Enter other file systems that are mounted below.")
+@click.option("--settle", type=Duration(), help="How long a file must be still before it is scored.  [default: 0.5]")
+@click.option(
+    "--every", type=Duration(), help="How often to sweep while some directories cannot be watched.  [default: 10m]"
+)
+@click.option(
+    "--send",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Pass files open over the Unix socket: those that the daemon cannot open, all, or none.",
+)
+@action_options
+@job_option
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what goes wrong.")
+def watch(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
+    """Scan what comes into trees, soon after it was written.
+
+    Begins with a sweep, and sweeps again whenever events were lost, so that no file is. The limits of the circuit
+    breaker are for one day. A daemon that is gone is waited for.
+
+    \b
+    Example:
+      nsfwd watch /srv/uploads --action quarantine --apply
+    """
+    plan = _plan(directories, rest)
+    from nsfwd.scanning.breaker import DAY
+    from nsfwd.scanning.index import Index
+
+    acting = actor(rest, plan.tree.roots, window=DAY)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    with Index(index) as opened, _shown(quiet=rest["quiet"]) as (show, ready):
+        from dataclasses import replace
+
+        sign = _watched(opened, replace(plan, shown=show), acting(opened), ready)
+    return exits.INTERRUPTED if sign == signal.SIGINT else exits.OK
+
+
+def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
+    from nsfwd.scanning.asking import Asking
+    from nsfwd.scanning.exclusion import Exclusion
+    from nsfwd.scanning.settling import SETTLE
+    from nsfwd.scanning.walk import Tree, outermost
+    from nsfwd.scanning.watch import EVERY, Plan
+
+    for directory in directories:
+        if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
+            raise click.UsageError(f"{os.fsdecode(directory)}: no such directory")
+    roots = tuple(outermost([os.path.abspath(directory) for directory in directories]))  # noqa: PTH100
+    tree = Tree(roots, Exclusion(rest["exclude"]), follow=rest["follow"], cross=rest["cross"])
+    asking = Asking("watch", roots, connect=rest["connect"], send=rest["send"], say=_say)
+    return Plan(tree, asking, settle=rest["settle"] or SETTLE, every=rest["every"] or EVERY)
+
+
+def _watched(index: Any, plan: Plan, acting: Actor, ready: Callable[[], None]) -> int:
+    """Watch until a signal comes, and return it."""
+    import uvloop
+
+    from nsfwd.scanning.watch import watch as watched
+
+    signs: list[int] = []
+
+    def on_signals(stop: Callable[[], None]) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def come(sign: int) -> None:
+            if signs:
+                task.cancel()  # a second one waits for nothing
+            signs.append(sign)
+            stop()
+
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sign, come, sign)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(watched(index, plan, acting, stop=on_signals, ready=ready))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+    return signs[0] if signs else 0
+
+
+def _say(text: str) -> None:
+    from nsfwd.logs import escape
+
+    click.echo(f"nsfwd: {escape(text)}", err=True)
+
+
+_Show = tuple[Callable[["Progress"], None] | None, Callable[[], None]]
+
+
+@contextmanager
+def _shown(*, quiet: bool) -> Iterator[_Show]:
+    """Give what shows how it goes, and what says that everything is watched."""
+    from nsfwd.server.notify import Notifier
+
+    if "NOTIFY_SOCKET" in os.environ:
+        notifier = Notifier(os.environ)
+        yield lambda progress: notifier.status(line(progress)), lambda: notifier.ready("watching")
+        notifier.stopping()
+    elif sys.stderr.isatty() and not quiet:
+        from rich.console import Console
+
+        with Console(stderr=True).status("walking") as status:
+            yield lambda progress: status.update(line(progress)), lambda: None
+    else:
+        yield None, (lambda: None) if quiet else (lambda: _say("watching"))
+
+
+def line(progress: Progress) -> str:
+    """Say in a line how it goes."""
+    counts = progress.counts
+    parts = [f"{many(progress.watched)} directories", f"{many(counts.ok + counts.known)} files judged"]
+    for number, word in (
+        (counts.alarms, "alarms"),
+        (counts.errors, "errors"),
+        (progress.settling, "still being written"),
+        (progress.unwatched, "directories swept, not watched"),
+        (progress.overflows, "times events were lost"),
+    ):
+        if number:
+            parts.append(f"{many(number)} {word}")
+    parts += ["sweeping"] * progress.sweeping + ["waiting for the daemon"] * progress.waiting
+    return "; ".join(parts)
