@@ -19,25 +19,22 @@ NSFWD_DEADLINE=${NSFWD_DEADLINE:-10}
 
 # Scan a file of the machine that the daemon runs on; $1 is absolute. base64 carries names that are not UTF-8 as well.
 nsfwd_path() {
-    local name
-    name=$(printf %s "$1" | base64 -w0)
-    _nsfwd_ask "$(jq -cn --arg name "$name" '{id: 1, path_bytes: $name}')"
+    _nsfwd_ask "\"path_bytes\": \"$(printf %s "$1" | base64 -w0)\""
 }
 
 # Scan a picture that the daemon cannot read: its bytes are sent.
 nsfwd_bytes() {
     local size
     size=$(stat -Lc %s -- "$1") || return
-    _nsfwd_ask "$(jq -cn --argjson size "$size" '{id: 1, bytes: $size}')" "$1"
+    _nsfwd_ask "\"bytes\": $size" "$1"
 }
 
 _nsfwd_ask() {
     local until=$((SECONDS + NSFWD_DEADLINE)) left reply pause
     while true; do
         left=$((until - SECONDS > 0 ? until - SECONDS : 1))
-        reply=$(_nsfwd_once "$(jq -c --argjson left "$left" '. + {deadline: $left}' <<<"$1")" "$left" "${2:-}")
-        pause=$(jq -r 'select(.status == "refused") | .retry_after // empty' <<<"$reply")
-        if [[ -z $pause ]] || ((SECONDS + ${pause%.*} + 1 > until)); then
+        read -r pause reply <<<"$(_nsfwd_once "{\"id\": 1, \"deadline\": $left, $1}" "$left" "${2:-}")"
+        if [[ $pause == - ]] || ((SECONDS + ${pause%.*} + 1 > until)); then
             printf '%s\n' "$reply"
             return
         fi
@@ -45,6 +42,7 @@ _nsfwd_ask() {
     done
 }
 
+# Print how long to wait before asking again, or -, and the reply.
 _nsfwd_once() {
     local place rest lines code
     if [[ $NSFWD_ADDRESS == unix:* ]]; then
@@ -59,13 +57,15 @@ _nsfwd_once() {
     code=$?
     if [[ -n $lines ]]; then
         # A directory is answered with many lines; here one picture is asked for.
-        jq -c --argjson asked "$1" 'if .status == "done" or ($asked.path_bytes and .path and
+        jq -r --argjson asked "$1" 'if .status == "done" or ($asked.path_bytes and .path and
             (.path_bytes // (.path | @base64)) != $asked.path_bytes)
-            then {status: "error", error: {code: "is_directory", message: "a directory, not a picture"}} else . end' <<<"$lines"
+            then {status: "error", error: {code: "is_directory", message: "a directory, not a picture"}} else . end |
+            "\(if .status == "refused" then .retry_after // "-" else "-" end) \(tojson)"' <<<"$lines"
     elif ((code == 124)); then
-        jq -cn '{status: "error", error: {code: "silent", message: "the daemon did not answer in time"}}'
+        echo '- {"status":"error","error":{"code":"silent","message":"the daemon did not answer in time"}}'
     else
-        jq -cn --arg at "$NSFWD_ADDRESS" '{status: "error", error: {code: "unreachable", message: "no daemon at \($at)"}}'
+        jq -rn --arg at "$NSFWD_ADDRESS" \
+            '"- \({status: "error", error: {code: "unreachable", message: "no daemon at \($at)"}} | tojson)"'
     fi
 }
 
