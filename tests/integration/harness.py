@@ -124,7 +124,7 @@ class Daemon:
         addresses = (f"tcp:127.0.0.1:{self.port}", f"unix:{self.unix}", *listen)
         self._command = [
             *prefix,
-            *(sys.executable, "-m", "nsfwd.cli.main", "serve"),
+            *(sys.executable, "-m", "nsfwd", "serve"),
             *(part for address in addresses for part in ("--listen", address)),
             *("--models-dir", str(models_dir), "--model", f"{model}=nsfw", "--engine", engine),
             *("--cache-dir", str(directory / "cache")),
@@ -297,12 +297,16 @@ def ask(address: Address, request: Json | bytes) -> Json:
     return found[0]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what will become true on any machine, and on a slow one later."""
+def wait_until(condition: Callable[[], bool], *, pause: float = POLL) -> None:
+    """Wait for what will become true on any machine, and on a slow one later.
+
+    Args:
+        pause: seconds between looks; 0 for what may soon be over.
+    """
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "it did not become true"
-        time.sleep(POLL)
+        time.sleep(pause)
 
 
 def needs(program: str) -> str:

@@ -112,6 +112,51 @@ def test_a_stop_before_it_is_ready(tmp_path: Path, number: signal.Signals) -> No
     daemon.stop(number)
 
 
+def holds_back(pid: int, number: signal.Signals) -> bool:
+    """Whether the process holds this signal back, and so has begun and has no loop yet."""
+    fields = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    return bool(int(fields["SigBlk"], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_at_the_very_start_is_orderly(tmp_path: Path, number: signal.Signals) -> None:
+    daemon = Daemon(tmp_path)
+    daemon.start()
+    wait_until(lambda: holds_back(daemon.pid, number), pause=0.0)
+    daemon.stop(number)
+    assert "stopped" in daemon.stderr
+
+
+def test_a_stop_in_a_reload_answers_whoever_asked_for_it(tmp_path: Path, photo: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        with raw_connect(daemon.unix) as connection:
+            connection.sendall(spell({"id": "reload", "op": "reload"}))
+            connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(100)))
+            wait_until(lambda: len(children(daemon, "nsfwd.engines.body")) == 2, pause=0.0)
+            os.kill(daemon.pid, signal.SIGTERM)
+            found = replies(read_all(connection))
+        assert daemon.wait_exit() == 0
+    assert {reply["id"] for reply in found} == {"reload", *range(100)}
+    assert codes(found) <= {"ok", "draining"}
+
+
+def test_a_stop_under_overload_answers_everything_once(tmp_path: Path, photo: Path) -> None:
+    flags = ["--queue", "8", "--drain-timeout", "1"]
+    with Daemon(tmp_path, flags=flags) as daemon:
+        connections = [raw_connect(daemon.unix) for _ in range(8)]
+        with frozen_engine(daemon):
+            for connection in connections:
+                connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(200)))
+            wait_until(lambda: ask(daemon.unix, {"op": "stats"})["refused"]["busy"] > 0)
+            os.kill(daemon.pid, signal.SIGTERM)
+            for connection in connections:
+                with connection:
+                    found = replies(read_all(connection))
+                assert sorted(reply["id"] for reply in found) == list(range(200))
+                assert codes(found) <= {"ok", "busy", "draining"}
+        assert daemon.wait_exit() == 0
+
+
 def test_requests_before_it_is_ready_wait(tmp_path: Path, photo: Path) -> None:
     daemon = Daemon(tmp_path)
     daemon.start()

@@ -165,6 +165,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._asked_to_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
+        # Held back since the program began; what has come meanwhile is acted on now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
