@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "scan": ("nsfwd.cli.scan:scan", "Scan files and directories."),
     "sweep": ("nsfwd.cli.sweep:sweep", "Scan trees in the background, and remember."),
     "index": ("nsfwd.cli.index:index", "Look into what sweeps, watches and spools remember."),
+    "report": ("nsfwd.cli.report:report", "Write a page about what sweeps remember."),
     "ping": ("nsfwd.cli.ask:ping", "Ask whether a daemon is there."),
     "ready": ("nsfwd.cli.ask:ready", "Ask whether it can score."),
     "stats": ("nsfwd.cli.ask:stats", "Show its counters."),

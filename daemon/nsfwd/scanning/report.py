@@ -1,0 +1,136 @@
+"""The report of an index as one page: what it holds, the runs, how scores are spread, and the worst first.
+
+Reads only. Writes what it finds piece by piece: memory does not grow with the index.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from nsfwd.errors import CodedError
+from nsfwd.scanning import page
+from nsfwd.scanning.index import Index
+from nsfwd.scanning.judged import Found
+from nsfwd.scanning.thumbnails import Thumbnails, data_uri
+
+BINS = 50
+RUNS = 20
+"""Runs that are shown, the latest first."""
+
+Shown = Literal["clear", "blurred", "none"]
+"""Of a picture: ``clear`` pixels that the page blurs until a click, ``blurred`` ones that nothing makes clear, none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a report shows.
+
+    Attributes:
+        worst: how many pictures. ``shown``: of each.
+        verdicts: only of these; of all when empty.
+    """
+
+    worst: int = 100
+    shown: Shown = "clear"
+    verdicts: tuple[str, ...] = ()
+
+
+def report(index: Index, wanted: Wanted) -> Iterator[str]:
+    """Yield the page."""
+    yield from page.document(f"nsfwd: {index.path}", _pieces(index, wanted))
+
+
+def _pieces(index: Index, wanted: Wanted) -> Iterator[str]:
+    yield page.paragraph(f"As of {_moment(time.time())}.", dim=True)
+    yield page.heading("Files")
+    yield from page.table(("status", "verdict", "", "code", "files"), _counts(index))
+    yield page.heading("Scores")
+    yield page.paragraph("Of the group that decided; files in powers of ten. Red: mostly alarms.", dim=True)
+    yield _spread(index)
+    yield page.heading("Runs")
+    columns = ("run", "kind", "began", "ended", "why", "found", "scored", "skipped", "errors", "alarms", "acted")
+    yield from page.table(columns, _runs(index))
+    yield page.heading("Worst first")
+    if wanted.shown == "clear":
+        yield page.paragraph("A click makes a picture clear, another blurs it again.", dim=True)
+    yield from page.gallery(_worst(index, wanted))
+
+
+def _counts(index: Index) -> Iterator[tuple[object, ...]]:
+    rows = index.read(
+        """
+        SELECT status, verdict, alarm, code, count(*) FROM file WHERE gone IS NULL
+        GROUP BY status, verdict, alarm, code ORDER BY alarm DESC, status, count(*) DESC
+        """
+    )
+    for status, verdict, alarm, code, files in rows:
+        yield status, verdict, bool(alarm), code, files
+
+
+def _spread(index: Index) -> str:
+    rows = index.read(
+        """
+        SELECT max(0, min(CAST(score * ? AS INTEGER), ?)) AS bin, count(*), sum(alarm) FROM file
+        WHERE status = 'ok' AND gone IS NULL AND score IS NOT NULL GROUP BY bin
+        """,
+        (BINS, BINS - 1),
+    )
+    counts, alarms = {}, {}
+    for place, files, alarm in rows:
+        counts[place], alarms[place] = files, alarm
+    return page.histogram(counts, alarms, BINS)
+
+
+def _runs(index: Index) -> Iterator[tuple[object, ...]]:
+    rows = index.read(
+        """
+        SELECT id, kind, started, ended, why, found, ok, skipped, errors, alarms, acted
+        FROM run ORDER BY id DESC LIMIT ?
+        """,
+        (RUNS,),
+    )
+    for number, kind, started, ended, why, *counts in rows:
+        yield str(number), kind, _moment(started), _moment(ended) if ended else None, why, *counts
+
+
+def _worst(index: Index, wanted: Wanted) -> Iterator[page.Picture]:
+    chosen = f"AND verdict IN ({', '.join('?' * len(wanted.verdicts))})" if wanted.verdicts else ""
+    rows = index.read(
+        f"""
+        SELECT directory.path, name, dev, ino, size, mtime_ns, ctime_ns, verdict, alarm, label, score,
+            override IS NOT NULL
+        FROM file JOIN directory ON directory.id = file.directory WHERE status = 'ok' AND gone IS NULL {chosen}
+        ORDER BY alarm DESC, score DESC, file.id LIMIT ?
+        """,
+        (*wanted.verdicts, wanted.worst),
+    )
+    with Thumbnails() as thumbnails:
+        for row in rows:
+            found, (verdict, alarm, label, score, overridden) = Found(*row[:7]), row[7:]
+            lines = [f"{verdict} {score:.3f}" if score is not None else verdict, label or ""]
+            if overridden:
+                lines.append("decided by a person")
+            yield picture(thumbnails, found, wanted.shown, tuple(filter(None, lines)), alarm=bool(alarm))
+
+
+def picture(
+    thumbnails: Thumbnails, found: Found, shown: Shown, lines: tuple[str, ...], *, alarm: bool = False
+) -> page.Picture:
+    """Make a picture of a file that was judged; where it cannot be shown it says why."""
+    name = os.fsdecode(found.path)
+    if shown == "none":
+        return page.Picture(name, "", lines, alarm, "not shown")
+    stamp = (found.dev, found.ino, found.size, found.mtime_ns, found.ctime_ns)
+    try:
+        pixels = thumbnails.pixels(found.path, stamp)
+    except CodedError as error:
+        return page.Picture(name, "", lines, alarm, error.message)
+    return page.Picture(name, data_uri(pixels, blurred=shown == "blurred"), lines, alarm)
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
