@@ -53,3 +53,16 @@ def test_the_list_is_bounded_and_the_oldest_goes(tmp_path: Path, monkeypatch: py
     for size in (1, 2, 3):
         entries.add(size, str(size), signal.SIGSEGV)
     assert entries.digests() == ((2, "2"), (3, "3"))
+
+
+def test_a_directory_that_takes_nothing_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = tmp_path / "there"
+    directory.touch()  # a file, where no directory can be made
+    entries = PoisonList(directory)
+    for digest in ("ab", "cd"):
+        entries.add(5, digest, signal.SIGSEGV)
+    assert len(entries.digests()) == 2
+    assert caplog.text.count("cannot be written") == 1
+    directory.unlink()
+    entries.add(5, "ef", signal.SIGSEGV)
+    assert len(PoisonList(directory).digests()) == 3

@@ -53,7 +53,8 @@ class PoisonList:
     """The list, kept in one file of the daemon's own directory.
 
     Args:
-        directory: where the file lies; a directory that cannot be written to costs the list at the next restart only.
+        directory: where the file lies; a directory that cannot be written to costs the list at the next restart only,
+            and is told of once.
         clock: seconds since the epoch.
     """
 
@@ -61,6 +62,7 @@ class PoisonList:
         self._file = directory / FILE
         self._clock = clock
         self._pillow = _pillow()
+        self._unwritten = False
         self._entries: dict[str, Entry] = {entry.sha256: entry for entry in self._read()}
         self._forget_old()
 
@@ -118,7 +120,11 @@ class PoisonList:
             temporary.write_text(json.dumps(self.describe(), indent=1))
             temporary.replace(self._file)
         except OSError as error:
-            _log.warning("%s: the poison list cannot be written: %s", self._file, error.strerror)
+            if not self._unwritten:
+                _log.warning("%s: the poison list cannot be written: %s", self._file, error.strerror)
+            self._unwritten = True
+        else:
+            self._unwritten = False
 
 
 def _pillow() -> str:
