@@ -88,7 +88,7 @@ class Daemon:
     """``nsfwd serve`` on a free TCP port and a Unix socket, in a session of its own.
 
     Args:
-        directory: where its socket, cache, logs and (by default) its echo bundle go.
+        directory: where its socket, cache, overrides, logs and (by default) its echo bundle go.
         engine: ``echo``, ``keras`` or ``openvino``.
         model: the bundle, in ``models_dir``; an echo bundle is written when there is no ``models_dir``.
         root: below what it may scan.
@@ -119,6 +119,7 @@ class Daemon:
         self.port = free_port()
         self.tcp: Address = ("127.0.0.1", self.port)
         self.unix: Address = directory / "nsfwd.sock"
+        self.overrides = directory / "overrides.sqlite"
         self._stdout = directory / "stdout"
         self._stderr = directory / "stderr"
         addresses = (f"tcp:127.0.0.1:{self.port}", f"unix:{self.unix}", *listen)
@@ -127,7 +128,7 @@ class Daemon:
             *(sys.executable, "-m", "nsfwd", "serve"),
             *(part for address in addresses for part in ("--listen", address)),
             *("--models-dir", str(models_dir), "--model", f"{model}=nsfw", "--engine", engine),
-            *("--cache-dir", str(directory / "cache")),
+            *("--cache-dir", str(directory / "cache"), "--overrides", str(self.overrides)),
             *(("--root", str(root)) if root is not None else ()),
             *flags,
         ]

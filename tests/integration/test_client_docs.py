@@ -39,6 +39,9 @@ def environment(daemon: Daemon, gallery: Path) -> dict[str, str]:
         "PATH": f"{tools}:{os.environ['PATH']}",
         "NSFWD_CONNECT": f"unix:{daemon.unix}",
         "NSFWD_CACHE_DIR": str(gallery / "cache"),
+        "NSFWD_OVERRIDES": str(daemon.overrides),
+        "NSFWD_MODELS_DIR": str(daemon.overrides.with_name("models")),
+        "NSFWD_MODELS": "echo=nsfw",
         "CLIENTS": str(REPOSITORY / "docs" / "clients"),
         "PWD": str(here),
     }
@@ -69,7 +72,7 @@ def test_what_is_written_in_python(block: str, environment: dict[str, str], daem
 
 
 def test_each_call_and_each_verb_of_a_caller_is_shown() -> None:
-    for verb in VERBS.keys() & {"scan", "ping", "ready", "stats", "config", "completion"}:
+    for verb in VERBS.keys() & {"scan", "override", "ping", "ready", "stats", "config", "completion"}:
         assert f"nsfwd {verb}" in DOCUMENT
     for name in dir(Client):
         if not name.startswith("_") and name != "address":

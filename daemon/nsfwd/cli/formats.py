@@ -62,11 +62,19 @@ class TextWriter(_Stream):
         """Spell one reply."""
         if reply.scored:
             mark = " ALARM" if reply.alarm else ""
-            what = f"{reply.verdict} ({reply.label} {reply.score:.1%}){mark}"
+            decided = f", {_decided(reply)}" if reply.override else ""
+            what = f"{reply.verdict} ({reply.label} {reply.score:.1%}){mark}{decided}"
         else:
             what = f"{reply.status} {reply.code}: {reply.message}"
         what = escape(what)
         self._put(f"{escape(reply.path)}: {_paint(reply) + what + _PLAIN if self._colour else what}\n")
+
+
+def _decided(reply: Reply) -> str:
+    """Say who decided what the verdict is."""
+    override = reply.override or {}
+    by, reason = override.get("by"), override.get("reason")
+    return "override" + (f" by {by}" if by else "") + (f": {reason}" if reason else "")
 
 
 def _paint(reply: Reply) -> str:
@@ -114,7 +122,8 @@ class CsvWriter(_Stream):
         score = (
             (reply.verdict, str(reply.alarm).lower(), reply.label, reply.score) if reply.scored else ("", "", "", "")
         )
-        self._row((reply.path, reply.status, *score, reply.code, reply.message))
+        message = _decided(reply) if reply.override else reply.message
+        self._row((reply.path, reply.status, *score, reply.code, message))
 
     def _row(self, cells: tuple[object, ...]) -> None:
         line = io.StringIO(newline="")
