@@ -18,6 +18,7 @@ from nsfwd.cli import exits
 from nsfwd.cli.actions import quarantine_option
 
 if TYPE_CHECKING:
+    from nsfwd.protocol.messages import Override
     from nsfwd.scanning.manifest import Entry
     from nsfwd.scanning.quarantine import Store
 
@@ -144,7 +145,7 @@ def _list(store: Store, entry: Entry, spelling: str) -> None:
 
 
 @contextmanager
-def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[Entry], None]]:
+def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[Entry], Override | None]]:
     """Give what writes an override for the content of an entry."""
     if flags["no_override"]:
         yield lambda entry: None
@@ -155,11 +156,9 @@ def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[Entry], None]]:
     settings = load_settings(find_file(flags["config"], os.environ))
     verdict = flags["verdict"] or _lowest(settings)
     with Overrides.open(flags["store"] or Path(settings.overrides)) as overrides:
-        yield lambda entry: _decide(overrides, entry, verdict, flags)
-
-
-def _decide(overrides: Any, entry: Entry, verdict: str, flags: dict[str, Any]) -> None:
-    overrides.add(entry.digest, verdict, reason=flags["reason"], by=flags["by"], path=entry.path)
+        yield lambda entry: overrides.add(
+            entry.digest, verdict, reason=flags["reason"], by=flags["by"], path=entry.path
+        )
 
 
 def _lowest(settings: Any) -> str:
@@ -174,13 +173,12 @@ def _lowest(settings: Any) -> str:
     return tiers[0].name if tiers else "safe"
 
 
-def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], None]) -> bool:
+def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], Override | None]) -> bool:
     """Decide, note, put back, in this order: a watch that sees the file come leaves it alone."""
     from nsfwd.errors import ActionFailure
     from nsfwd.scanning.restore import restore as put_back
 
-    decide(entry)
-    _mark(store, entry, time.time())
+    _mark(store, entry, time.time(), decide(entry))
     try:
         lost = put_back(store, entry)
     except ActionFailure as error:
@@ -191,14 +189,16 @@ def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], None]) -> bo
     return True
 
 
-def _mark(store: Store, entry: Entry, restored: float | None) -> None:
-    """Note in the index, where that is still there, when the file came back."""
-    from nsfwd.scanning.actions import mark_restored
+def _mark(store: Store, entry: Entry, restored: float | None, override: Override | None = None) -> None:
+    """Note in the index, where that is still there, when the file came back, and what was decided."""
+    from nsfwd.scanning.actions import mark_restored, note_override
     from nsfwd.scanning.index import Index
 
     if entry.index and Path(entry.index).exists():
         with Index(Path(entry.index), create=False) as index:
             mark_restored(index, entry, store.path_of(entry), restored)
+            if override is not None:
+                note_override(index, override)
 
 
 def _write_down(store: Store, entry: Entry) -> None:

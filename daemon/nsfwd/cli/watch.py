@@ -105,7 +105,7 @@ def _watched(index: Any, plan: Plan, acting: Actor, ready: Callable[[], None]) -
 
     signs: list[int] = []
 
-    def on_signals(stop: Callable[[], None]) -> None:
+    def on_signals(stop: Callable[[], object]) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
@@ -122,7 +122,8 @@ def _watched(index: Any, plan: Plan, acting: Actor, ready: Callable[[], None]) -
         try:
             runner.run(watched(index, plan, acting, stop=on_signals, ready=ready))
         except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+            if signs[:1] != [signal.SIGTERM]:
+                raise KeyboardInterrupt from None
     return signs[0] if signs else 0
 
 

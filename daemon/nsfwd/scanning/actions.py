@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nsfwd.errors import ActionFailure, NsfwdError
+from nsfwd.protocol.messages import Override
 from nsfwd.scanning import placeholder
 from nsfwd.scanning.breaker import Breaker, Limits
 from nsfwd.scanning.files import Changed, Identity
@@ -33,6 +34,7 @@ from nsfwd.scanning.manifest import Entry, because, text_of
 from nsfwd.scanning.names import below
 from nsfwd.scanning.quarantine import Store
 from nsfwd.scanning.recovery import recover
+from nsfwd.scanning.rejudge import spelled_override
 from nsfwd.scanning.taking import Subject, copy_out, take
 
 KINDS = ("log", "copy", "hook", "move", "quarantine")
@@ -102,7 +104,7 @@ class Actions:
 
     def done(self, path: bytes, digest: bytes) -> bool:
         """Tell whether all that is wanted was done to this content at this path."""
-        return not self._left(path, digest)
+        return not self._left(path, digest)[0]
 
     async def act(self, judged: Judged) -> None:
         """Do what is to be done about one file.
@@ -146,21 +148,22 @@ class Actions:
         """Return the kinds that are to be done to a file, in their order."""
         if judged.digest is None or not self.wants(judged.verdict or "", judged.alarm):
             return ()
-        return self._left(judged.found.path, judged.digest)
+        kinds, restored = self._left(judged.found.path, judged.digest)
+        return () if restored > time.time() - GRACE else kinds
 
-    def _left(self, path: bytes, digest: bytes) -> tuple[str, ...]:
-        """Return the kinds that were not done yet to this content at this path, in their order."""
+    def _left(self, path: bytes, digest: bytes) -> tuple[tuple[str, ...], float]:
+        """Return the kinds that were not done yet to this content at this path, and when somebody put it back."""
         if digest == placeholder.DIGEST or (self._store is not None and self._store.holds(path)):
-            return ()
+            return (), 0.0
         rows = self._index.read(
             "SELECT kind, restored FROM action WHERE digest = ? AND path = ? AND outcome = 'done'", (digest, path)
         )
-        done = set()
+        done, last = set(), 0.0
         for kind, restored in rows:
-            # What was taken and is here again came anew, unless somebody just put it back.
-            if kind not in _TAKING or (restored is not None and restored > time.time() - GRACE):
+            if kind not in _TAKING:  # what was taken and is here again came anew
                 done.add(kind)
-        return tuple(kind for kind in KINDS if kind in self._plan.kinds and kind not in done)
+            last = max(last, restored or 0.0)
+        return tuple(kind for kind in KINDS if kind in self._plan.kinds and kind not in done), last
 
     def _count_known(self) -> None:
         """Tell the breaker, once, how many files of these trees have been judged before this run."""
@@ -300,6 +303,15 @@ def mark_restored(index: Index, entry: Entry, target: bytes, restored: float | N
         index.write(
             "UPDATE action SET restored = ? WHERE target = ? AND digest = ?",
             (restored, target, bytes.fromhex(entry.digest)),
+        )
+
+
+def note_override(index: Index, override: Override) -> None:
+    """Take a decision up in the index at once: it would go on to tell of copies what the model said."""
+    with index.transaction():
+        index.write(
+            "UPDATE file SET verdict = ?, alarm = 0, override = ? WHERE digest = ? AND status = 'ok'",
+            (override.verdict, spelled_override(override), override.digest),
         )
 
 

@@ -172,7 +172,7 @@ class Rejudging:
         if self._overrides is None:
             return known
         override = self._overrides.get(digest)
-        return _spelled_override(override) if override is not None and override.holds(self._now) else None
+        return spelled_override(override) if override is not None and override.holds(self._now) else None
 
     def _write(self, rows: list[_New]) -> None:
         if self._run is None:
@@ -241,7 +241,8 @@ def _unpacked(kind: _Kind, blobs: Sequence[bytes | None]) -> dict[str, tuple[flo
     return results
 
 
-def _spelled_override(override: Override) -> str:
+def spelled_override(override: Override) -> str:
+    """Spell a decision as the column ``override`` has it."""
     told = {"verdict": override.verdict, "reason": override.reason, "by": override.by, "time": override.time}
     return json.dumps(told | {"expires": override.expires})
 

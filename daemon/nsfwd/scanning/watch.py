@@ -74,18 +74,21 @@ class Progress:
 
 
 async def watch(
-    index: Index, plan: Plan, actor: Actor, *, stop: Callable[[Callable[[], None]], None], ready: Callable[[], None]
+    index: Index, plan: Plan, actor: Actor, *, stop: Callable[[Callable[[], object]], None], ready: Callable[[], None]
 ) -> Progress:
     """Watch until it is stopped.
 
     Args:
-        stop: is given what ends it cleanly; safe in a signal handler.
+        stop: is given what ends it, first by cancelling, later cleanly; safe in a signal handler.
         ready: called once every directory is watched that can be.
 
     Raises:
         NsfwdError: the index cannot be written; what the actor raises.
         OSError: the kernel gives no queue of events.
     """
+    task = asyncio.current_task()
+    assert task is not None
+    stop(task.cancel)  # until there is something to end in order
     with ExitStack() as opened:
         branches = [opened.enter_context(_Branch(replace(plan.tree, roots=(root,)))) for root in plan.tree.roots]
         async with scanning(index, replace(plan.asking, kind="watch", wait=True), actor) as scan:
@@ -131,6 +134,7 @@ class _Watch:
         self._scan.stop()
         self._halted.set()
         self._woken.set()
+        self._wanted.set()
         if self._end_sweep is not None:
             self._end_sweep()
 
@@ -240,9 +244,11 @@ class _Watch:
 
     async def _sweeps(self) -> None:
         """Sweep whenever that is wanted. Watches come before the sweep, so that nothing falls between."""
-        while not self._halted.is_set():
+        while True:
             await self._wanted.wait()
             self._wanted.clear()
+            if self._halted.is_set():
+                return
             for branch in self._branches:
                 if branch.stale and os.path.isdir(branch.root):  # noqa: PTH112  # bytes
                     await asyncio.to_thread(_exhaust, branch)
