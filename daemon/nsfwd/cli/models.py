@@ -25,6 +25,7 @@ from nsfwd.bundles.store import (
     open_bundle,
     read_manifest,
 )
+from nsfwd.cli.compare import compare
 from nsfwd.config import find_file, load_settings
 from nsfwd.errors import BundleError
 
@@ -295,3 +296,6 @@ def _tune(bundle: Bundle) -> None:
             mark = "  chosen" if streams == chosen else ""
             click.echo(f"{what}  {streams.streams} streams, {streams.threads} threads: {1000 * seconds:.2f} ms{mark}")
     click.echo(f"kept in {found.file}")
+
+
+models.add_command(compare)

@@ -1,0 +1,130 @@
+"""``nsfwd models compare``: what would change if another model judged what an index holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nsfwd.cli.report import pixels_option
+from nsfwd.cli.sweep import index_option
+
+if TYPE_CHECKING:
+    from nsfwd.config import Settings
+    from nsfwd.local import Scanner
+    from nsfwd.scanning.compare import Comparison
+    from nsfwd.scanning.report import Shown
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@index_option
+@click.option("-n", "count", type=click.IntRange(1), default=500, show_default=True, help="How many files.")
+@click.option("--verdict", "verdicts", multiple=True, help="Of files with these verdicts.  [default: all]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another number draws other files.")
+@click.option("--list", "listed", is_flag=True, help="Name every file whose verdict flips.")
+@click.option("--html", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write a page of them as well.")
+@pixels_option
+@click.option("--format", "spelling", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--models-dir", type=click.Path(path_type=Path, file_okay=False), help="[default: the setting models_dir]"
+)
+@click.option(
+    "--config", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="TOML file of settings."
+)
+def compare(first: str, second: str, index: Path, output: Path | None, pixels: Shown, **rest: Any) -> None:
+    """Have models A and B score a sample of an index: verdicts that flip both ways, and what an image costs.
+
+    Scores in this process and its children, without the daemon and without overrides; each model under its own policy,
+    or the site's for it. The sample is drawn equally from each tenth of the score; how many files of all would flip is
+    estimated from it, with an interval of 95 %.
+
+    \b
+    Example:
+      nsfwd models compare nsfw-mobilenet-v2-140 nsfw-inception-v3 -n 200 --html flips.html
+    """
+    from nsfwd.config import find_file, load_settings
+    from nsfwd.scanning.compare import compared, page_of, scored, warm
+    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.output import private
+    from nsfwd.scanning.sampling import sample
+
+    given = {"models_dir": str(rest["models_dir"])} if rest["models_dir"] else {}
+    settings = load_settings(find_file(rest["config"], os.environ), os.environ, given)
+    with Index(index, create=False) as opened:
+        drawn = sample(opened, rest["count"], verdicts=rest["verdicts"], seed=rest["seed"])
+    paths = [one.path for one in drawn]
+    scanners = [_scanner(name, settings) for name in (first, second)]
+    warm(paths)
+    passes = []
+    for name, scanner in zip((first, second), scanners, strict=True):
+        with scanner:
+            passes.append(scored(name, scanner, paths))
+    comparison = compared(drawn, *passes)
+    _tell(comparison, rest["spelling"], listed=rest["listed"])
+    if output is not None:
+        with private(output) as out:
+            for piece in page_of(comparison, pixels):
+                out.write(piece.encode("utf-8", "replace"))
+        click.echo(f"{output} is written", err=True)
+
+
+def _scanner(name: str, settings: Settings) -> Scanner:
+    """Serve one bundle under the short name, policy and limits that the settings have for it.
+
+    Raises:
+        BundleError: it is not here.
+    """
+    from nsfwd.bundles.store import find, open_bundle
+    from nsfwd.config import parse_model
+    from nsfwd.local import Scanner
+
+    served = dict(map(parse_model, settings.models))
+    short = served.get(name) or open_bundle(find(Path(settings.models_dir), name)).name
+    kept = {each: getattr(settings, each) for each in settings.given}
+    policy = {each: table for each, table in settings.policy.items() if each in (short, name)}
+    return Scanner(**kept | {"models": (f"{name}={short}",), "policy": policy, "overrides": "none", "cache": "off"})
+
+
+def _tell(comparison: Comparison, spelling: str, *, listed: bool) -> None:
+    from nsfwd.cli.tables import write
+    from nsfwd.scanning.compare import COSTS, FLIPS, costs, flipped
+    from nsfwd.scanning.names import spelled
+
+    flips = [
+        {**spelled(flip.path), "first": flip.first._asdict(), "second": flip.second._asdict()}
+        for flip in (comparison.flips if listed or spelling == "json" else ())
+    ]
+    if spelling == "json":
+        told = {
+            "files": comparison.files,
+            "drawn": comparison.drawn,
+            "unscored": comparison.unscored,
+            "models": [
+                {key: value for key, value in asdict(done).items() if key != "said"} | {"cost": done.cost}
+                for done in (comparison.first, comparison.second)
+            ],
+            "verdicts": [dict(zip(FLIPS, row, strict=True)) for row in flipped(comparison)],
+            "flips": flips,
+        }
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{comparison.drawn} of {comparison.files} files; {comparison.unscored} not scored by both\n")
+    write((dict(zip(COSTS, row, strict=True)) for row in costs(comparison)), COSTS, "text")
+    click.echo()
+    write((dict(zip(FLIPS, row, strict=True)) for row in flipped(comparison)), FLIPS, "text")
+    if listed:
+        click.echo()
+        rows = (
+            {"first": _short(flip["first"]), "second": _short(flip["second"]), "path": flip["path"]} for flip in flips
+        )
+        write(rows, ("first", "second", "path"), "text")
+
+
+def _short(said: Any) -> str:
+    return f"{said['verdict']} {said['score']:.3f}"
