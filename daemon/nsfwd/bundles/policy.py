@@ -55,6 +55,49 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return cls(name="labels", groups={label: (label,) for label in labels})
 
 
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a site says of a bundle's policy: all of it anew, or some thresholds and alarms.
+
+    Attributes:
+        name: of the policy that comes of it.
+        groups, tiers: in place of the bundle's; None keeps them.
+        thresholds: tier -> its threshold.
+        alarms: the tiers that are alarms, and no others; None keeps them.
+    """
+
+    name: str
+    groups: dict[str, tuple[str, ...]] | None = None
+    tiers: tuple[Tier, ...] | None = None
+    thresholds: dict[str, float] = {}
+    alarms: tuple[str, ...] | None = None
+
+    def apply(self, policy: Policy, labels: Sequence[str]) -> Policy:
+        """Return the policy that comes of ``policy``, checked.
+
+        Raises:
+            BundleError: as ``check_policy``; or a threshold or alarm is for a tier that does not exist.
+        """
+        tiers = policy.tiers if self.tiers is None else self.tiers
+        for name in (*self.thresholds, *(self.alarms or ())):
+            if name not in {tier.name for tier in tiers}:
+                there = ", ".join(tier.name for tier in tiers) or "none"
+                raise BundleError(f"policy: there is no tier {name!r} (there: {there})")
+        changed = Policy(
+            name=self.name,
+            groups=policy.groups if self.groups is None else self.groups,
+            tiers=tuple(self._changed(tier) for tier in tiers),
+        )
+        check_policy(changed, labels)
+        return changed
+
+    def _changed(self, tier: Tier) -> Tier:
+        return msgspec.structs.replace(
+            tier,
+            threshold=self.thresholds.get(tier.name, tier.threshold),
+            alarm=tier.alarm if self.alarms is None else tier.name in self.alarms,
+        )
+
+
 def check_policy(policy: Policy, labels: Sequence[str]) -> None:
     """Refuse a policy that does not fit the labels or contradicts itself.
 
@@ -70,7 +113,9 @@ def check_policy(policy: Policy, labels: Sequence[str]) -> None:
             raise BundleError(f"policy: group {group!r} must name at least one label and none twice")
         for label in members:
             if label not in labels:
-                raise BundleError(f"policy: group {group!r} names {label!r}, which is no label of this model")
+                raise BundleError(
+                    f"policy: group {group!r} names {label!r}, which is no label of this model ({', '.join(labels)})"
+                )
     _check_tiers(policy)
 
 

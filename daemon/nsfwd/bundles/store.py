@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from nsfwd.bundles.manifest import GOLDENS, MANIFEST, WEIGHTS, Golden, Manifest, identity, parse_manifest
-from nsfwd.bundles.policy import Policy, check_policy
+from nsfwd.bundles.policy import Change, Policy, check_policy
 from nsfwd.errors import BundleError
 
 
@@ -54,6 +54,15 @@ class Bundle:
     def drift(self) -> float:
         """How near to a threshold an image must lie to be scored again in full precision; 0 for never."""
         return self.manifest.drift_for(self.precision)
+
+    def judging(self, change: Change) -> Bundle:
+        """Return the bundle as the site wants it to judge. Its model stays what it is.
+
+        Raises:
+            BundleError: as ``Change.apply``; the operator's fault, no retry helps.
+        """
+        policy = change.apply(self.policy, self.manifest.output.labels)
+        return replace(self, policy=policy, policy_identity=policy.identity)
 
     def golden_files(self) -> Iterator[tuple[Golden, Path]]:
         """The golden pictures and where they lie."""
@@ -95,7 +104,6 @@ def open_bundle(
     *,
     short: str | None = None,
     precision: str | None = None,
-    policy_override: Policy | None = None,
 ) -> Bundle:
     """Read a bundle's manifest and settle under what name, precision and policy it is served.
 
@@ -103,7 +111,6 @@ def open_bundle(
         directory: of the bundle.
         short: name in replies; the manifest's when None.
         precision: the manifest's default when None.
-        policy_override: the site's policy, in place of the bundle's.
 
     Raises:
         BundleError: one line; a file is missing, unreadable or wrong. The operator's fault, no retry helps.
@@ -114,7 +121,7 @@ def open_bundle(
             raise BundleError(f"{directory}: {path} is missing; pull or import the bundle again")
         if path not in manifest.files:
             raise BundleError(f"{directory}: the manifest has no digest of {path}")
-    policy = policy_override or manifest.policy or default_policy(manifest)
+    policy = manifest.policy or default_policy(manifest)
     check_policy(policy, manifest.output.labels)
     precision = precision or manifest.precision
     if precision not in ("f32", "bf16", "f16", "int8"):

@@ -75,7 +75,10 @@ def check(user: str | None, row: str | None, paths: tuple[Path, ...], config: Pa
         parse(text)
     bundles = open_bundles(settings)
     _check_overrides(settings, bundles)
-    click.echo(f"good: {len(settings.given)} settings given, serving {', '.join(bundle.name for bundle in bundles)}")
+    served = ", ".join(
+        f"{bundle.name} ({bundle.model_identity}, policy {bundle.policy_identity})" for bundle in bundles
+    )
+    click.echo(f"good: {len(settings.given)} settings given, serving {served}")
     return exits.OK
 
 

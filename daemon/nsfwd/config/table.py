@@ -269,7 +269,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     policy: Annotated[
         dict[str, dict[str, Any]],
         _about(
-            "Policy of a bundle in place of its own: a table [policy.NAME] of the file.",
+            "What to change in the policy of the bundle NAME: a table [policy.NAME] of the file, with thresholds,"
+            " alarms, tiers or groups.",
             "none: each bundle's own",
             flag="-",
         ),

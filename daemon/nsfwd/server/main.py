@@ -16,10 +16,10 @@ import msgspec
 import uvloop
 
 from nsfwd import logs
-from nsfwd.bundles.policy import Policy
+from nsfwd.bundles.policy import Change
 from nsfwd.bundles.store import Bundle, find, open_bundle
 from nsfwd.config import DEFAULT_LISTEN, parse_model
-from nsfwd.errors import NsfwdError, SettingsError
+from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.server.lifecycle import serve
 from nsfwd.server.listeners import inherited_listeners, open_listeners
 from nsfwd.server.notify import Notifier
@@ -68,22 +68,24 @@ def open_bundles(settings: Settings) -> list[Bundle]:
         BundleError: one is missing or wrong.
         SettingsError: a policy of the settings is no policy, or is for no bundle that is served.
     """
-    policies = {name: _policy(name, table) for name, table in settings.policy.items()}
+    changes = dict(settings.policy)
     bundles = []
     for text in settings.models:
         name, short = parse_model(text)
-        override = policies.pop(short, None) or policies.pop(name, None)
         directory = find(Path(settings.models_dir), name)
         chosen = short if "=" in text else None
-        precision = settings.precision or None
-        bundles.append(open_bundle(directory, short=chosen, precision=precision, policy_override=override))
-    if policies:
-        raise SettingsError(f"policy {', '.join(policies)}: no bundle of that name is served")
+        bundle = open_bundle(directory, short=chosen, precision=settings.precision or None)
+        key = bundle.name if bundle.name in changes else name
+        bundles.append(_judging(bundle, key, changes.pop(key)) if key in changes else bundle)
+    if changes:
+        served = ", ".join(bundle.name for bundle in bundles)
+        raise SettingsError(f"[policy.{next(iter(changes))}]: no bundle of that name is served (served: {served})")
     return bundles
 
 
-def _policy(name: str, table: dict[str, object]) -> Policy:
+def _judging(bundle: Bundle, name: str, table: dict[str, object]) -> Bundle:
     try:
-        return msgspec.convert({"name": name, **table}, Policy)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"policy {name}: {error}") from None
+        return bundle.judging(msgspec.convert({"name": name, **table}, Change))
+    except (msgspec.ValidationError, BundleError) as error:
+        reason = str(error).replace("`", "").replace(" - at $.", " at ").removeprefix("policy: ")
+        raise SettingsError(f"[policy.{name}]: {reason[:1].lower()}{reason[1:]}") from None
