@@ -137,8 +137,9 @@ class Talk:
         self, style: Style, family: socket.AddressFamily, *, service: Service | None = None, **settings: Any
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.pipeline = FakePipeline()
-        self.service = service or Service(loop, Settings(**settings), self.pipeline)
+        self.service = service or Service(loop, Settings(**settings), FakePipeline())
+        assert isinstance(self.service.pipeline, FakePipeline)
+        self.pipeline = self.service.pipeline
         self.client, server = _pair(family)
         self.client.setblocking(False)
         self.closed = asyncio.Event()
