@@ -1,4 +1,4 @@
-"""A daemon that loses its device, played by the echo engine: the end with a reason, or the CPU and a note."""
+"""A daemon that loses its device, played by the echo engine, or that never had the one it was told to use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from nsfwd.engines.echo import MARK, VARIABLE
 from tests import pictures
-from tests.integration.harness import Daemon, ask, raw_connect, spell, wait_until
+from tests.integration.harness import Daemon, ask, wait_until
 
 LOST = {VARIABLE: "lost"}
 
@@ -20,18 +20,29 @@ def fatal(tmp_path: Path) -> dict[str, str]:
     return {"path": str(tmp_path / "marked.png")}
 
 
-def test_it_ends_and_says_what_to_set(tmp_path: Path, fatal: dict[str, str]) -> None:
-    daemon = Daemon(tmp_path / "daemon", environment=LOST)
+def test_the_engine_is_started_again(tmp_path: Path, fatal: dict[str, str]) -> None:
+    """The picture that loses the device does so twice: it is the author, and everybody else is scored."""
+    (tmp_path / "sound.png").write_bytes(pictures.encoded(pictures.photo(1)))
+    with Daemon(tmp_path / "daemon", environment=LOST) as daemon:
+        assert ask(daemon.unix, fatal)["error"]["code"] == "engine_died"
+        assert ask(daemon.unix, {"path": str(tmp_path / "sound.png")})["status"] == "ok"
+        wait_until(lambda: ask(daemon.unix, {"op": "ready"}).get("ready") is True)
+        assert ask(daemon.unix, {"op": "stats"})["engine"]["restarts"] == 2
+    assert daemon.stderr.count("the GPU was lost") == 2
+
+
+def test_a_gpu_that_is_demanded_is_never_a_cpu(tmp_path: Path) -> None:
+    """Where no library sees one the daemon is never ready, and ends with the reason."""
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU")
+    daemon = Daemon(tmp_path / "daemon", engine="openvino", flags=["--device", "gpu"])
     daemon.start()
     try:
-        daemon.wait_ready()
-        with raw_connect(daemon.unix) as connection:
-            connection.sendall(spell(fatal))
-            assert daemon.wait_exit() == 1
+        assert daemon.wait_exit(60.0) == 1
     finally:
         daemon.kill()
-    assert "the GPU was lost" in daemon.stderr
-    assert "set on_device_loss = cpu" in daemon.stderr
+    assert "is ready" not in daemon.stderr
+    assert "gpu" in daemon.stderr.lower()
     assert "Traceback" not in daemon.stderr
 
 

@@ -58,14 +58,32 @@ class Bench:
         await self.loop.advance(1.0)
 
 
+def test_a_lost_gpu_is_tried_once_more_and_nothing_is_trusted_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, "refuse")
+        bench.stage.trust()
+        bench.engine.say(LOST)
+        assert bench.engine.killed
+        assert not bench.stage.trusted
+        assert "CUDA_ERROR_ECC_UNCORRECTABLE; the engine is started again" in caplog.text
+        await bench.restart()
+        assert (len(FakeChild.born), bench.asked_for) == (2, "gpu")
+        bench.engine.say(GPU)
+        assert not bench.broken
+
+    run(test)
+
+
 def test_refuse_ends_with_the_cause_and_what_to_set() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, "refuse")
         bench.engine.say(LOST)
-        assert "CUDA_ERROR_ECC_UNCORRECTABLE" in str(bench.broken[0])
+        await bench.restart()
+        bench.engine.say(messages.EngineFailed("CUDA_ERROR_NO_DEVICE"))
+        assert "CUDA_ERROR_NO_DEVICE" in str(bench.broken[0])
         assert "on_device_loss = cpu" in str(bench.broken[0])
         await bench.restart()
-        assert len(FakeChild.born) == 1
+        assert len(FakeChild.born) == 2
 
     run(test)
 

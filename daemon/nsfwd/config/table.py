@@ -107,7 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     on_device_loss: Annotated[
         Literal["refuse", "cpu"],
         _about(
-            "What to do when the GPU is lost while running: end with an error, or go on upon the CPU and say so.",
+            "What to do when a lost GPU is not found again: end with an error, or go on upon the CPU and say so.",
             "a tenth of the speed in silence is worse than a restart that is seen",
         ),
     ] = "refuse"

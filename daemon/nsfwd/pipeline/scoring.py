@@ -20,6 +20,7 @@ from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import messages
 from nsfwd.ipc.child import Child, Exit
 from nsfwd.pipeline.accounts import CostCurve
+from nsfwd.pipeline.entry import Entry
 from nsfwd.pipeline.lanes import LaneQueue
 from nsfwd.pipeline.starting import Starter
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nsfwd.ipc.arena import Arena
-    from nsfwd.pipeline.slots import Lease, Slots
+    from nsfwd.pipeline.slots import Slots
     from nsfwd.pipeline.tickets import Ticket
 
 BATCHES_IN_FLIGHT = 2
@@ -53,38 +54,6 @@ _MESSAGES = msgspec.msgpack.Decoder(
 )
 
 
-class Entry:
-    """One image with pixels that waits for scores, or is in the engine.
-
-    Attributes:
-        probe: a golden, scored before the engine is trusted with anything else.
-        suspect: it was in an engine that died; it is scored alone.
-        lease: the slot while the engine holds it; else it is the ticket's.
-    """
-
-    __slots__ = ("lease", "probe", "ready", "suspect", "ticket")
-
-    def __init__(self, ticket: Ticket, ready: float, *, probe: bool) -> None:
-        self.ticket = ticket
-        self.ready = ready
-        self.probe = probe
-        self.suspect = False
-        self.lease: Lease | None = None
-
-    def hand_over(self) -> Lease:
-        """The engine holds the slot from now on."""
-        lease, self.ticket.lease = self.ticket.lease, None
-        assert lease is not None
-        self.lease = lease
-        return lease
-
-    def take_back(self) -> Lease:
-        """The engine is done with the slot, or is no more."""
-        lease, self.lease = self.lease, None
-        assert lease is not None
-        return lease
-
-
 class ScoreStage:
     """The engine and what waits for it.
 
@@ -93,7 +62,7 @@ class ScoreStage:
         slots: who holds which of its slots.
         setup: what the engine is told first.
         labels: how many scores an image has.
-        on_device_loss: ``refuse`` or ``cpu``: what to do when a GPU that has scored is lost.
+        on_device_loss: ``refuse`` or ``cpu``: what to do when a GPU that has scored is lost for good.
         on_warm: called each time an engine has loaded and warmed; nothing but probes is scored until ``trust``.
         on_broken: called once when the engine cannot be built, or dies too often.
     """
@@ -295,7 +264,7 @@ class ScoreStage:
             self._on_warm()
             self.dispatch()
         elif isinstance(message, messages.EngineLost) or self._on_gpu:
-            self._device_lost(message.message)
+            self._device_lost(message.message, running=isinstance(message, messages.EngineLost))
         else:
             self._give_up(message.message)
 
@@ -308,10 +277,18 @@ class ScoreStage:
             ready = msgspec.structs.replace(ready, note="; ".join(filter(None, (self._loss, ready.note))))
         self.engine = ready
 
-    def _device_lost(self, why: str) -> None:
-        """The GPU is gone: end, or have the next engine start on the CPU."""
+    def _device_lost(self, why: str, *, running: bool) -> None:
+        """The GPU is gone: start an engine that may find it again, and end when it does not; or go on upon the CPU.
+
+        Args:
+            running: it was lost by an engine that had it; otherwise a new engine has not found it.
+        """
         if self._on_device_loss != "cpu":
-            self._give_up(f"the GPU was lost: {why}; mend it and restart, or set on_device_loss = cpu")
+            if running:
+                _log.error("the GPU was lost: %s; the engine is started again", why)
+                self.restart()
+            else:
+                self._give_up(f"the GPU was lost: {why}; mend it and restart, or set on_device_loss = cpu")
             return
         self._loss = f"the GPU was lost ({why}): running on the CPU"
         _log.error("%s", self._loss)
