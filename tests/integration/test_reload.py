@@ -224,8 +224,10 @@ def test_sighup_reloads_as_well_and_says_why_not(site: Site) -> None:
     assert limit(site) == 3_000_000
 
 
-def test_a_stop_ends_a_reload(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["beside", "drain"])
+def test_a_stop_ends_a_reload(tmp_path: Path, mode: str) -> None:
     other = Site(tmp_path)
+    other.write(reload_mode=f'"{mode}"')
     with other.daemon, raw_connect(other.daemon.unix) as connection:
         connection.sendall(spell({"op": "reload"}))
         # __exit__ sends SIGTERM and sees to it that the daemon leaves with 0 and nothing behind.

@@ -9,14 +9,14 @@ from pathlib import Path
 from nsfwd.bundles.manifest import WEIGHTS, Licence, Manifest, Output, Recipe, dump_manifest
 
 
-def write(directory: Path) -> None:
-    """Write the bundle into ``directory``, which is made."""
+def write(directory: Path, version: str = "1") -> None:
+    """Write the bundle into ``directory``, which is made; another version is another model."""
     directory.mkdir(parents=True, exist_ok=True)
-    weights = b"no network: only the echo engine serves this bundle\n"
+    weights = f"no network: only the echo engine serves this bundle, version {version}\n".encode()
     (directory / WEIGHTS).write_bytes(weights)
     manifest = Manifest(
         name=directory.name,
-        version="1",
+        version=version,
         short="nsfw",
         summary="Scores made of pixels, for tests",
         licence=Licence(name="Apache-2.0"),
@@ -29,4 +29,4 @@ def write(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,63 @@
+"""Every command of the guide for operators is run: by the trial under a real systemd, or by a test named here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+GUIDE = (REPOSITORY / "docs" / "operations.md").read_text("utf-8")
+TRIAL = (REPOSITORY / "tests" / "systemd" / "trial.py").read_text("utf-8")
+
+COMMAND = r"(?:nsfwd|systemctl|journalctl|make|runuser|usermod|curl|install|systemd-\w+) [^`\n]+"
+
+ELSEWHERE = {
+    "journalctl -p": ("tests/systemd/trial.py", "journalctl -p err"),
+    "journalctl -u nsfwd NSFWD_PEERS=mail": ("tests/systemd/trial.py", "journalctl -b -u {UNIT}"),
+    "make test-systemd": ("Makefile", "tests/systemd/run"),
+    "nsfwd config check": ("tests/systemd/trial.py", "nsfwd config check"),
+    "nsfwd config check --as": ("tests/systemd/trial.py", "nsfwd config check --as nsfwd"),
+    "nsfwd index rejudge": ("tests/unit/test_cli_index_more.py", 'cli("rejudge"'),
+    "nsfwd models list": ("tests/systemd/trial.py", "nsfwd models list"),
+    "nsfwd models rollback NAME": ("tests/systemd/trial.py", "nsfwd models rollback echo"),
+    "nsfwd ping": ("tests/unit/test_cli.py", "ping"),
+    "nsfwd ready": ("tests/systemd/trial.py", "nsfwd ready"),
+    "nsfwd reload": ("tests/systemd/trial.py", 'sh("nsfwd reload")'),
+    "nsfwd scan --local": ("tests/integration/test_local.py", '"scan", "--local"'),
+    "nsfwd serve --metrics": ("tests/integration/test_manager.py", '"--metrics"'),
+    "nsfwd stats": ("tests/systemd/trial.py", "nsfwd stats"),
+    "runuser -u nsfwd -- nsfwd models pull nsfw-mobilenet-v2-140 --models-dir /var/lib/nsfwd/models": (
+        "Makefile",
+        "nsfwd models pull",
+    ),
+    "systemctl edit nsfwd.socket": ("tests/systemd/trial.py", "nsfwd.socket.d"),
+    "systemctl enable nsfwd.service": ("tests/systemd/trial.py", "systemctl enable nsfwd.service"),
+    "systemctl start nsfwd@NAME.socket": ("tests/systemd/trial.py", "systemctl start nsfwd@two.socket"),
+    "usermod --append --groups nsfwd NAME": ("tests/systemd/trial.py", "usermod --append --groups nsfwd"),
+}
+"""Commands in the text: where each is run, and how it reads there. ``make setup`` pulls bundles before any test."""
+
+
+def sections() -> dict[str, str]:
+    """Heading -> text of each section."""
+    parts = re.split(r"^## (.*)\n", GUIDE, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_block_of_commands_is_run_by_the_trial() -> None:
+    with_blocks = {heading for heading, text in sections().items() if "```sh\n" in text}
+    assert with_blocks == set(re.findall(r'documented\("([^"]+)"\)', TRIAL))
+
+
+def test_every_command_in_the_text_is_run_somewhere() -> None:
+    text = re.sub(r"```.*?```", "", GUIDE, flags=re.DOTALL)
+    found = {*re.findall(rf"^    ({COMMAND})$", text, re.MULTILINE), *re.findall(rf"`({COMMAND})`", text)}
+    assert found - set(ELSEWHERE) == set(), "run these in a test, and say in ELSEWHERE where"
+    assert set(ELSEWHERE) - found == set(), "the guide has them no more"
+
+
+@pytest.mark.parametrize(("file", "needle"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_it_is_run_where_it_is_said_to_be(file: str, needle: str) -> None:
+    assert needle in (REPOSITORY / file).read_text("utf-8")
