@@ -166,8 +166,8 @@ class JournalHandler(logging.Handler):
 class Coalescer(logging.Filter):
     """Keeps an event that comes again and again from filling the log: beyond a burst it is counted, then told of once.
 
-    Events are of one kind when their text before the arguments is the same, and the kind given by ``fields``; what is for
-    debugging always passes.
+    Events are of one kind when their text before the arguments is the same, and the kind given by ``fields``; what is
+    for debugging always passes.
     """
 
     def __init__(self) -> None:

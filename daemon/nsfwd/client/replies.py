@@ -26,8 +26,8 @@ class Reply:
         label: top label of the first model, ``score`` its probability.
         scores: model -> label -> probability, ``groups``: model -> group -> sum, ``verdicts``: model -> tier.
         because: what decided: ``model``, ``group``, ``score``, ``threshold``; or ``override``, the content's digest.
-        override: what a person decided, and ``verdict`` says: ``verdict``, ``reason``, ``by``, ``time``, ``expires``; None
-            where nobody did.
+        override: what a person decided, and ``verdict`` says: ``verdict``, ``reason``, ``by``, ``time``, ``expires``;
+            None where nobody did.
         model: model -> identity. ``policy``: identity of the policy.
         time: seconds of each stage and in ``total``.
         code: why it was not scored (``errors.CODES``); empty when it was. ``message`` says it in a sentence.
