@@ -19,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "cold": "from the start to the first right answer",
     "connections": "10,000 idle ones, and a request among them",
     "fairness": "one client's single requests while another keeps 2,000 in flight",
+    "cli": "the command line: a start, one file, a thousand photos, a long list",
+    "sweep": "a first sweep against the daemon's own rate, and a repeat over files that have not changed",
     "curve": "cost of an image by how many were asked, and by the size of a batch",
 }
 

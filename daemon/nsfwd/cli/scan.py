@@ -21,6 +21,7 @@ import click
 from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.sources import STDIN, Exclusion, Local, absolute, count, listed, records
+from nsfwd.errors import NsfwdError
 from nsfwd.protocol.limits import MAX_FRAMES_ASKED
 
 if TYPE_CHECKING:
@@ -172,16 +173,28 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
       curl -s https://example.org/a.jpg | nsfwd scan -
     """
     _check(paths, files_from, null=null)
+    exclusion, end = Exclusion(rest["exclude"]), b"\0" if null else b"\n"
+    asked = Asked(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
+    summary, started = Summary(), time.perf_counter()
+    try:
+        _scan(asked, summary, rest)
+    except NsfwdError as error:
+        if exits.code_of(error) != exits.FAILED:
+            raise
+        _tell(str(error))
+        return exits.CONFIG  # no failure may look like an alarm
+    if not rest["quiet"]:
+        click.echo(summary.line(time.perf_counter() - started), err=True)
+    return summary.exit_code(strict=rest["strict"])
+
+
+def _scan(asked: Asked, summary: Summary, rest: dict[str, Any]) -> None:
     from nsfwd.cli.formats import writer
     from nsfwd.cli.progress import progress
     from nsfwd.client import Options
 
-    exclusion = Exclusion(rest["exclude"])
-    end = b"\0" if null else b"\n"
-    asked = Asked(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
-    countable = files_from is None and STDIN not in paths
+    countable = asked.files_from is None and STDIN not in asked.paths
     options = Options(lane=rest["lane"], deadline=rest["deadline"], identity=rest["identity"], frames=rest["frames"])
-    summary, started = Summary(), time.perf_counter()
     with (
         _client(rest["connect"], options, local=rest["local"], wait=rest["wait"]) as client,
         progress(asked.total if countable else None, quiet=rest["quiet"]) as advance,
@@ -192,9 +205,6 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
             if reply.alarm or rest["only"] is None:
                 out.write(reply)
             advance()
-    if not rest["quiet"]:
-        click.echo(summary.line(time.perf_counter() - started), err=True)
-    return summary.exit_code(strict=rest["strict"])
 
 
 def _check(paths: tuple[bytes, ...], files_from: BinaryIO | None, *, null: bool) -> None:
@@ -226,13 +236,19 @@ def _client(connect: str | None, options: Options, *, local: bool, wait: bool) -
     return Client(connect, options=options, patience=math.inf)
 
 
+def _tell(message: str) -> None:
+    from nsfwd.logs import escape
+
+    click.echo(f"nsfwd: {escape(message)}", err=True)
+
+
 def _colour(choice: str) -> bool:
     return choice == "always" or (choice == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
 def _wait(connect: str | None) -> None:
     """Return once a daemon is there and ready."""
-    from nsfwd.client import Client, ConnectionLost, DaemonUnreachable
+    from nsfwd.client import Client
     from nsfwd.client.addresses import candidates
 
     candidates(connect)  # what is no address never becomes one
@@ -243,18 +259,16 @@ def _wait(connect: str | None) -> None:
                 why = client.ready()
             if why.get("ready"):
                 return
-        except (DaemonUnreachable, ConnectionLost) as error:
+        except NsfwdError as error:
             why = {"why": str(error)}
         if not told:
-            click.echo(f"nsfwd: waiting: {why.get('why') or 'the daemon is not ready'}", err=True)
+            _tell(f"waiting: {why.get('why') or 'the daemon is not ready'}")
             told = True
         time.sleep(BETWEEN_LOOKS)
 
 
 def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
     """Yield what comes; a daemon that goes away ends the run with one line, and what came before still counts."""
-    from nsfwd.errors import ConnectionLost, DaemonUnreachable
-
     local = Local(
         asked.exclusion,
         recursive=asked.recursive,
@@ -281,9 +295,9 @@ def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
             if not local.waiting:
                 return
             source = local.again()
-    except (ConnectionLost, DaemonUnreachable) as error:
+    except NsfwdError as error:
         summary.broken = True
-        click.echo(f"nsfwd: {error}; the rest was not scanned", err=True)
+        _tell(f"{error}; the rest was not scanned")
 
 
 def _items(asked: Asked, local: Local, *, listing: bool) -> Iterator[Item | None]:

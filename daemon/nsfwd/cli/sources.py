@@ -185,6 +185,9 @@ class Local:
         except OSError as error:
             self.unreadable(path, error)
             return
+        except ValueError as error:  # a NUL in it
+            self._answer(path, "error", "bad_path", str(error))
+            return
         if not stat.S_ISREG(mode):
             self._answer(path, "error", "bad_path", "not a regular file")
         elif self._passed():
