@@ -46,7 +46,7 @@ class Pass:
         name: of the bundle. ``model``: its identity.
         said: path -> what it said.
         seconds: for all files, from the first request to the last reply.
-        decode, infer: seconds, summed over images.
+        decode, infer: seconds of decoders and of the engine, for all files; they work side by side.
     """
 
     name: str
@@ -104,14 +104,14 @@ def warm(paths: Iterable[bytes]) -> None:
 def scored(name: str, client: Client, paths: Sequence[bytes]) -> Pass:
     """Have one model score all files."""
     client.connect()  # an engine loads and warms before the clock starts
-    done = Pass(name)
+    done, before = Pass(name), client.stats()["engine"]["seconds"]
     began = time.perf_counter()
     for reply in client.scan_many(paths, options=_OPTIONS):
         done.said[os.fsencode(reply.path)] = _said(reply)
         done.decode += reply.time.get("decode", 0.0)
-        done.infer += reply.time.get("infer", 0.0)
         done.model = done.model or ", ".join(reply.model.values())
     done.seconds = time.perf_counter() - began
+    done.infer = client.stats()["engine"]["seconds"] - before  # a reply has its whole batch's
     return done
 
 
@@ -150,14 +150,14 @@ def compared(drawn: Sequence[Drawn], first: Pass, second: Pass) -> Comparison:
 
 
 def costs(comparison: Comparison) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield a row for each model: name, identity, and milliseconds an image in all, of decoding, of the network."""
+    """Yield a row for each model: name, identity, and milliseconds an image: all, of a decoder, of the engine."""
     for done in (comparison.first, comparison.second):
         count = max(1, len(done.said))
         shares = (done.cost, done.decode / count, done.infer / count)
         yield (done.name, done.model, *(f"{share * 1000:.2f} ms" for share in shares))  # type: ignore[misc]
 
 
-COSTS = ("model", "identity", "an image", "decoding", "network")
+COSTS = ("model", "identity", "an image", "decoder", "engine")
 FLIPS = ("first", "second", "files", "of all", "from", "to")
 
 
