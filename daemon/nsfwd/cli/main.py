@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "scan": ("nsfwd.cli.scan:scan", "Scan files and directories."),
     "sweep": ("nsfwd.cli.sweep:sweep", "Scan trees in the background, and remember."),
     "watch": ("nsfwd.cli.watch:watch", "Scan what comes into trees, soon after it was written."),
+    "spool": ("nsfwd.cli.spool:spool", "Answer lists of paths that lie in a directory."),
     "restore": ("nsfwd.cli.restore:restore", "Put back what an action moved away."),
     "index": ("nsfwd.cli.index:index", "Look into what sweeps, watches and spools remember."),
     "report": ("nsfwd.cli.report:report", "Write a page about what sweeps remember."),

@@ -1,0 +1,91 @@
+"""``nsfwd spool``: lists of paths that other programs handed in as files are answered into files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from nsfwd.cli import exits
+from nsfwd.cli.ask import connect_option
+
+TEXT = """\b
+Exit codes: 0 nothing is left, also when there were alarms: NAME.done tells of them; 64 wrong usage,
+74 the spool cannot be written, 75 another process is at work in it, 130 interrupted."""
+
+
+@click.command(epilog=TEXT)
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/var/spool/nsfwd"),
+    show_default=True,
+    help="The spool, with in and out.",
+)
+@connect_option
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what goes wrong.")
+def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
+    """Answer lists of paths that lie in a directory.
+
+    A list NAME.list, renamed into the directory "in" once it is whole, is answered into out/NAME.ndjson, a reply a
+    line, as they come; "id" is the number of the path in its list, from 0. out/NAME.done with counts ends it. A killed
+    job goes on where it was. Ends when no list is left: the unit nsfwd-spool.path starts it for each.
+
+    \b
+    Example:
+      find /srv/uploads -type f > /var/spool/nsfwd/tmp.list
+      mv /var/spool/nsfwd/tmp.list /var/spool/nsfwd/in/uploads.list
+      nsfwd spool
+    """
+    from nsfwd.scanning.spool import Spool
+
+    shown: Callable[[str], None] = lambda text: None  # noqa: E731
+    if "NOTIFY_SOCKET" in os.environ:
+        from nsfwd.server.notify import Notifier
+
+        notifier = Notifier(os.environ)
+        notifier.ready("reading lists")
+        shown = notifier.status
+    with Spool(directory) as opened:
+        return _run(opened, connect, say=(lambda text: None) if quiet else _say, shown=shown)
+
+
+def _run(opened: object, connect: str | None, *, say: Callable[[str], None], shown: Callable[[str], None]) -> int:
+    """Work until nothing is left or a signal comes."""
+    import uvloop
+
+    from nsfwd.scanning.spool import Spool
+    from nsfwd.scanning.spooling import work_off
+
+    assert isinstance(opened, Spool)
+    signs: list[int] = []
+
+    async def work() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def come(sign: int) -> None:
+            signs.append(sign)
+            task.cancel()
+
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sign, come, sign)
+        await work_off(opened, connect, say=say, shown=shown)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(work())
+        except asyncio.CancelledError:
+            if signs[:1] != [signal.SIGTERM]:
+                raise KeyboardInterrupt from None
+    return exits.OK
+
+
+def _say(text: str) -> None:
+    from nsfwd.logs import escape
+
+    click.echo(f"nsfwd: {escape(text)}", err=True)
