@@ -117,7 +117,7 @@ class Scout:
             batch.files += (Found(part.directory, *entry) for entry in part.entries)
         elif part.whole:
             query = f"SELECT {_COLUMNS} FROM file WHERE directory = :directory"
-            rows = {row[0]: row for row in index.read(query, {**self._present, "directory": number[0]})}
+            rows = {row[0]: row for row in index.rows(query, {**self._present, "directory": number[0]})}
             self._sort(part, rows, batch)
             gone = self._missing(part.directory, [row for row in rows.values() if row[_THERE]])
         else:
@@ -164,7 +164,7 @@ class Scout:
         marks = ", ".join(f":n{place}" for place in range(len(names)))
         query = f"SELECT {_COLUMNS} FROM file WHERE directory = :directory AND name IN ({marks})"
         values = {**self._present, "directory": number, **{f"n{place}": name for place, name in enumerate(names)}}
-        return {row[0]: row for row in index.read(query, values)}
+        return {row[0]: row for row in index.rows(query, values)}
 
     def _all(self, index: Index, large: _Large) -> Iterator[Row]:
         query = f"SELECT {_COLUMNS} FROM file WHERE directory = :directory AND gone IS NULL AND id <= :newest"

@@ -1,0 +1,84 @@
+"""The window of requests in flight: halves with a refusal, grows with replies, and lets nobody wait for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nsfwd.scanning.window import Pace, Window
+
+
+def test_a_refusal_halves_it_and_replies_bring_it_back() -> None:
+    window = Window(64)
+    window.shrink()
+    window.shrink()
+    assert window.limit == 16
+    for _ in range(16):
+        window.grow()
+    assert window.limit == 16 or window.limit == 17
+    for _ in range(5000):
+        window.grow()
+    assert window.limit == 64
+
+
+def test_it_never_closes() -> None:
+    window = Window(4)
+    for _ in range(10):
+        window.shrink()
+    assert window.limit == 1
+
+
+def test_who_waits_gets_the_place_that_is_given_back() -> None:
+    async def play() -> list[str]:
+        window, told = Window(1), []
+        await window.take()
+        waiting = asyncio.create_task(window.take())
+        await asyncio.sleep(0)
+        told.append("waits" if not waiting.done() else "went")
+        window.give()
+        await waiting
+        told.append("went")
+        return told
+
+    assert asyncio.run(play()) == ["waits", "went"]
+
+
+def test_one_that_shrank_gives_no_place_before_enough_came_back() -> None:
+    async def play() -> bool:
+        window = Window(4)
+        for _ in range(4):
+            await window.take()
+        window.shrink()
+        waiting = asyncio.create_task(window.take())
+        await asyncio.sleep(0)
+        window.give()
+        window.give()
+        await asyncio.sleep(0)
+        early = waiting.done()
+        window.give()
+        await waiting
+        return early
+
+    assert asyncio.run(play()) is False
+
+
+def test_a_waiter_that_leaves_costs_no_place() -> None:
+    async def play() -> None:
+        window = Window(1)
+        await window.take()
+        waiting = asyncio.create_task(window.take())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        window.give()
+        await asyncio.wait_for(window.take(), 10)
+
+    asyncio.run(play())
+
+
+def test_no_rate_is_no_limit() -> None:
+    async def play() -> None:
+        pace = Pace(None)
+        for _ in range(1000):
+            await pace.keep()
+
+    asyncio.run(play())
