@@ -77,6 +77,15 @@ def test_audit_says_what_adds_up_and_leaves_with_2_when_something_is_missing(cli
     assert code == 0 and len(out.split("\n\n")[0].splitlines()) == 2
 
 
+def test_audit_takes_trees_and_exclusions_of_a_job(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    (tree / "new.tmp").write_text("new")
+    job = tmp_path / "nightly.toml"
+    job.write_text(f'directories = ["{tree}"]\nexclude = ["*.tmp"]\nuntil = "06:00"\n')
+    code, out = cli("audit", "--job", job)
+    assert code == 0 and "+ excluded       1\n" in out
+    assert cli("audit", tree)[0] == 2
+
+
 def test_audit_of_a_sweep_that_was_paused_says_so(cli: Cli, shelf: Shelf, tree: Path) -> None:
     shelf.run(roots=(os.fsencode(tree),), why="paused")
     assert "the last sweep of it, run 2, did not come to its end: paused at 0 files" in cli("audit", tree)[1]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsfwd.cli import exits
+from nsfwd.cli.job import job_option
 from nsfwd.cli.sweep import index_option
 from nsfwd.logs import escape
 
@@ -31,6 +32,7 @@ or the audit was cut short; 64 wrong usage, 74 the index cannot be read."""
 @click.command(epilog=TEXT)
 @click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
 @index_option
+@job_option
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="As the sweeps of it leave out.")
 @click.option("--follow", is_flag=True, help="Follow links, as the sweeps of it do.")
 @click.option("--cross", is_flag=True, help="Enter other file systems, as the sweeps of it do.")
@@ -48,7 +50,7 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
     Example:
       nsfwd index audit /srv/uploads
       nsfwd index audit /srv/uploads --list never-seen --list changed-since
-      nsfwd index audit /srv/uploads --format json
+      nsfwd index audit --job uploads --format json
     """
     from nsfwd.scanning.audit import Audit
     from nsfwd.scanning.exclusion import Exclusion
