@@ -1,9 +1,12 @@
-"""``fairness``: one client's single requests while another of the same lane keeps two thousand in flight."""
+"""``fairness``: one client's single requests beside another's crowd, and what each lane gets beside another."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench import daemon, figures
@@ -11,19 +14,33 @@ from bench.load import Load, Ndjson
 from bench.session import Session
 
 IN_FLIGHT = 2000
-"""Requests that the other client keeps in flight."""
+"""Requests that a crowd keeps in flight."""
 
 SETTLE = 2.0
-"""Seconds from the crowd's start to the first single request."""
+"""Seconds from the crowd's start to the first request that is measured."""
 
 CROWDS = (1, 32)
-"""Connections on which it does so. Turns go round connections: who opens 32 gets 32 turns."""
+"""Connections on which a crowd does so."""
+
+SWEEP = 64
+"""Requests that the sweep keeps in flight: what one connection may."""
+
+SHARE = 0.1
+"""What the background lane is promised while the interactive one is saturated."""
+
+
+class Lower(Ndjson):
+    """Asks for the background lane."""
+
+    def request(self, number: int, path: Path) -> bytes:
+        """Spell one request."""
+        return b'{"id":%d,"path":%s,"lane":"background"}\n' % (number, json.dumps(str(path)).encode())
 
 
 def measure(session: Session) -> None:
-    """Print the single requests' latencies alone and beside the crowd, and the promise they are held to."""
+    """Print latencies beside crowds and shares of lanes, each with the promise it is held to."""
     paths = session.pictures("small")
-    singles = paths[: session.count(300)]
+    singles = (paths * 3)[: session.count(500)]
     with daemon.Nsfwd(
         session.directory, bundle=session.bundle, models_dir=session.models_dir, flags=session.flags
     ) as server:
@@ -31,28 +48,41 @@ def measure(session: Session) -> None:
         rows = []
         for connections in CROWDS:
             session.say(f"fairness: a crowd on {connections} connections")
-            rows.append(_beside(server, connections, singles, paths))
-    session.report("fairness", rows, "Promised: p99 within three times the idle median and one batch.")
+            rows.append(_beside(server, server.unix, Ndjson(), connections, singles, paths))
+        for connections in CROWDS:
+            session.say(f"fairness: a sweep on {connections} connections")
+            row = _beside(server, server.tcp, Lower(), connections, singles, paths)
+            rows.append({**row, "who": "interactive, beside a sweep in the background"})
+        session.report("fairness", rows, "Promised: p99 within three times the idle median and one batch.")
+        session.say("fairness: a sweep beside a crowd in the interactive lane")
+        session.report("fairness: share of a sweep", [_share(server, singles, paths)], f"Promised: {SHARE:g}.")
 
 
-def _beside(server: daemon.Nsfwd, connections: int, singles: list[Path], paths: list[Path]) -> dict[str, object]:
-    alone = Load(server.unix, Ndjson(), 1)
+def _beside(
+    server: daemon.Nsfwd,
+    address: daemon.Address,
+    speech: Ndjson,
+    connections: int,
+    singles: list[Path],
+    paths: list[Path],
+) -> dict[str, object]:
+    """Single requests to ``address`` while a crowd with this ``speech`` is at the Unix socket.
+
+    What comes over TCP is in the interactive lane, what comes over the Unix socket in the normal one or a lower.
+    """
+    alone = Load(address, Ndjson(), 1)
     alone.closed(singles[:10])
     idle = alone.closed(singles)
-    # A process of its own: two threads of one interpreter would wait for each other, not for the server.
-    crowd = multiprocessing.Process(target=_crowd, args=(server.unix, paths, connections))
-    crowd.start()
-    time.sleep(SETTLE)
-    before = _engine(server)
-    among = alone.closed(singles)
-    after = _engine(server)
-    crowd.terminate()
-    crowd.join()
+    with _crowd(server.unix, speech, connections, paths):
+        before = _engine(server)
+        among = alone.closed(singles)
+        after = _engine(server)
     alone.close()
     batch = (after[1] - before[1]) / max(1, after[0] - before[0])
     median = figures.percentile(idle.latencies, 0.5)
     p99 = figures.percentile(among.latencies, 0.99)
     return {
+        "who": "one of the same lane",
         "crowd's connections": connections,
         "idle p50 ms": median * 1e3,
         "p50 ms": figures.percentile(among.latencies, 0.5) * 1e3,
@@ -63,8 +93,35 @@ def _beside(server: daemon.Nsfwd, connections: int, singles: list[Path], paths: 
     }
 
 
-def _crowd(address: daemon.Address, paths: list[Path], connections: int) -> None:
-    load = Load(address, Ndjson(), connections)
+def _share(server: daemon.Nsfwd, some: list[Path], paths: list[Path]) -> dict[str, object]:
+    """What a sweep gets of the images while the interactive lane is saturated."""
+    sweep = Load(server.unix, Lower(), 1)
+    with _crowd(server.tcp, Ndjson(), CROWDS[-1], paths):
+        before, began = _images(server), time.monotonic()
+        sweep.closed(some, depth=SWEEP)
+        images, seconds = _images(server) - before, time.monotonic() - began
+    sweep.close()
+    return {
+        "sweep img/s": len(some) / seconds,
+        "all img/s": images / seconds,
+        "share": len(some) / images,
+        "share / promised": len(some) / images / SHARE,
+    }
+
+
+@contextmanager
+def _crowd(address: daemon.Address, speech: Ndjson, connections: int, paths: list[Path]) -> Iterator[None]:
+    """A crowd in a process of its own: two threads of one interpreter would wait for each other."""
+    crowd = multiprocessing.Process(target=_ask, args=(address, speech, connections, paths))
+    crowd.start()
+    time.sleep(SETTLE)
+    yield
+    crowd.terminate()
+    crowd.join()
+
+
+def _ask(address: daemon.Address, speech: Ndjson, connections: int, paths: list[Path]) -> None:
+    load = Load(address, speech, connections)
     while True:
         load.closed(paths * 20, depth=IN_FLIGHT // connections)
 
@@ -72,3 +129,7 @@ def _crowd(address: daemon.Address, paths: list[Path], connections: int) -> None
 def _engine(server: daemon.Nsfwd) -> tuple[int, float]:
     engine = server.ask({"op": "stats"})["engine"]
     return engine["batches"], engine["seconds"]
+
+
+def _images(server: daemon.Nsfwd) -> int:
+    return int(server.ask({"op": "stats"})["engine"]["images"])

@@ -35,7 +35,7 @@ def test_lanes_share_by_weight_and_none_starves() -> None:
     for lane in Lane:
         for number in range(1000):
             queue.push(f"{lane.value}:{number}", lane, ("client",))
-    taken = Counter(item.split(":")[0] for item in drain(queue, 21 * 20))
+    taken = Counter(item.split(":")[0] for item in drain(queue, sum(WEIGHTS.values()) * 20))
     assert taken == {lane.value: weight * 20 for lane, weight in WEIGHTS.items()}
 
 
@@ -47,8 +47,8 @@ def test_an_idle_lane_saves_nothing_up() -> None:
     for number in range(100):
         queue.push(f"i{number}", Lane.INTERACTIVE, ("client",))
         queue.push(f"b{number}", Lane.BACKGROUND, ("client",))
-    first = drain(queue, 17)
-    assert sum(item.startswith("i") for item in first) == 16
+    first = drain(queue, WEIGHTS[Lane.INTERACTIVE] + 1)
+    assert sum(item.startswith("i") for item in first) == WEIGHTS[Lane.INTERACTIVE]
 
 
 def test_push_front_goes_first_again() -> None:

@@ -151,6 +151,7 @@ def load(setup: EngineSetup) -> tuple[Loaded, EngineReady]:
         load_seconds=loaded - started,
         warm_seconds=time.perf_counter() - loaded,
         note=engine.note,
+        lanes=engine.lanes,
     )
     return Loaded(engine, exact, (bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)), ready
 

@@ -245,6 +245,7 @@ class EngineReady(Wire, frozen=True):
         buckets: the warmed sizes in rising order; the last is the most that is worth sending at once.
         note: what the operator should know about the choice of device (an NVIDIA GPU that no library sees), for the
             log and stats; empty if nothing.
+        lanes: how many batches it works on at once; with more than two, small ones are hardly slower than large ones.
     """
 
     engine: str
@@ -254,6 +255,7 @@ class EngineReady(Wire, frozen=True):
     load_seconds: float
     warm_seconds: float
     note: str = ""
+    lanes: int = 1
 
 
 class EngineFailed(Wire, frozen=True):

@@ -22,7 +22,8 @@ from nsfwd.ipc.arena import Arena
 from nsfwd.pipeline.cache import Cache, Hit
 from nsfwd.pipeline.coalescing import Coalescing
 from nsfwd.pipeline.decoding import MOST_PENDING, DecodeStage
-from nsfwd.pipeline.scoring import BATCHES_IN_FLIGHT, ScoreStage
+from nsfwd.pipeline.scoring import ScoreStage
+from nsfwd.pipeline.sizing import BATCHES_IN_FLIGHT
 from nsfwd.pipeline.slots import Slots
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ Asker = tuple[Hashable, ...]
 """Who asks, from the widest circle to the narrowest: user or host, process, connection. Turns go round at each level,
 so that more connections are not more turns. No asker is the beginning of another."""
 
-WEIGHTS: dict[Lane, int] = {Lane.INTERACTIVE: 16, Lane.NORMAL: 4, Lane.BACKGROUND: 1}
-"""Share of each lane while all have work. Weights and not strict priority: a sweep never starves either."""
+WEIGHTS: dict[Lane, int] = {Lane.INTERACTIVE: 8, Lane.NORMAL: 3, Lane.BACKGROUND: 1}
+"""Share of each lane while all have work. Weights and not strict priority: a sweep never starves either, and gets a
+tenth at least beside a saturated interactive lane."""
 
 
 class _Circle(Generic[Item]):

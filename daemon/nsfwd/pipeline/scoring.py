@@ -1,7 +1,7 @@
 """The score stage: images with pixels wait in lanes, the engine process scores them in batches.
 
-Work-conserving: a free engine takes all that is ready up to its ceiling and never waits for more. Two batches are in
-flight, so that the device never waits for the host. It knows nothing of files or verdicts.
+Work-conserving: a free engine takes all that is ready up to its ceiling and never waits for more. Some batches are
+always in flight, so that the device never waits for the host. It knows nothing of files or verdicts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nsfwd.ipc.child import Child, Exit
 from nsfwd.pipeline.accounts import CostCurve
 from nsfwd.pipeline.entry import Entry
 from nsfwd.pipeline.lanes import LaneQueue
+from nsfwd.pipeline.sizing import Sizing
 from nsfwd.pipeline.starting import Starter
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from nsfwd.ipc.arena import Arena
     from nsfwd.pipeline.slots import Slots
     from nsfwd.pipeline.tickets import Ticket
-
-BATCHES_IN_FLIGHT = 2
-"""One that the device works on and one that is ready when it ends."""
 
 BACK_OFF = (0.0, 1.0, 2.0, 4.0)
 """Seconds before the first, second, ... restart within ``DEATH_WINDOW``; the last one repeats."""
@@ -89,6 +87,7 @@ class ScoreStage:
         self._on_warm = on_warm
         self._on_broken = on_broken
         self.queue: LaneQueue[Entry] = LaneQueue()
+        self._sizing = Sizing()
         self._probes: deque[Entry] = deque()
         self._suspects: deque[Entry] = deque()
         self._batches: dict[int, list[Entry]] = {}
@@ -99,6 +98,7 @@ class ScoreStage:
         self._starter = Starter(self._loop)
         self._restart: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._heard = 0.0
         self._stopping = False
         self.engine: messages.EngineReady | None = None
         self.trusted = False
@@ -130,7 +130,8 @@ class ScoreStage:
         self._stopping = True
         if self._restart is not None:
             self._restart.cancel()
-        self._await_answer(False)
+        if self._patience is not None:
+            self._patience.cancel()
         if self._child is not None:
             await self._child.stop(timeout)
 
@@ -151,11 +152,12 @@ class ScoreStage:
         Raises:
             CodedError: ``engine_died``, ``engine_failed``, or what settled the ticket.
         """
-        entry = Entry(ticket, time.monotonic(), probe=probe)
-        claim = ticket.claim
+        claim, now = ticket.claim, time.monotonic()
+        entry = Entry(ticket, now, probe=probe)
         if probe:
             self._probes.append(entry)
         else:
+            self._sizing.asked(claim, now)
             self.queue.push(entry, claim.lane, claim.asker)
         self.dispatch()
         try:
@@ -195,11 +197,14 @@ class ScoreStage:
 
     def dispatch(self) -> None:
         """Fill the engine with what is ready."""
-        while self.engine is not None and len(self._batches) < BATCHES_IN_FLIGHT:
-            batch = self._next_batch(self.engine.buckets[-1])
+        if self.engine is None:
+            return
+        now = time.monotonic()
+        while room := self._sizing.room(self.engine, [len(batch) for batch in self._batches.values()], now):
+            batch = self._next_batch(room)
             if not batch:
                 return
-            self._send(batch)
+            self._send(batch, now)
 
     def _next_batch(self, ceiling: int) -> list[Entry]:
         """What goes next: goldens; then a suspect, alone, so that a second death has one author; then the lanes."""
@@ -224,30 +229,31 @@ class ScoreStage:
                 batch.append(entry)
         return batch
 
-    def _send(self, batch: list[Entry]) -> None:
+    def _send(self, batch: list[Entry], now: float) -> None:
         assert self._child is not None
         self._number += 1
         self._batches[self._number] = batch
-        now = time.monotonic()
         slots: list[int] = []
         for entry in batch:
             entry.ticket.time.wait += now - entry.ready
             slots.append(entry.hand_over().slot)
         self._child.send(messages.encode(messages.Batch(self._number, slots)))
+        if len(self._batches) == 1:
+            self._heard = self._loop.time()
         if self._patience is None:
-            self._await_answer(True)
+            self._patience = self._loop.call_later(STUCK, self._look)
 
-    def _await_answer(self, holding: bool) -> None:
-        """Begin anew to count the time until the engine's next answer, or stop counting."""
-        if self._patience is not None:
-            self._patience.cancel()
-        self._patience = self._loop.call_later(STUCK, self._stuck) if holding else None
-
-    def _stuck(self) -> None:
+    def _look(self) -> None:
+        """Kill the engine if it holds a batch and has not answered for long. One timer does for many batches."""
         self._patience = None
-        if self._child is not None:
-            _log.error("the engine has not answered for %g seconds and is killed", STUCK)
-            self._child.kill()
+        left = self._heard + STUCK - self._loop.time()
+        if self._child is None or not self._batches:
+            return
+        if left > 0:
+            self._patience = self._loop.call_later(left, self._look)
+            return
+        _log.error("the engine has not answered for %g seconds and is killed", STUCK)
+        self._child.kill()
 
     def _receive(self, packet: bytes) -> None:
         assert self._child is not None
@@ -303,7 +309,7 @@ class ScoreStage:
         batch = self._batches.pop(message.number, None)
         if batch is None:
             return
-        self._await_answer(bool(self._batches))
+        self._heard = self._loop.time()
         self.batches += 1
         self.images += len(batch)
         self.rechecked += message.rechecked
@@ -330,7 +336,6 @@ class ScoreStage:
         self._child = None
         self.engine, self.trusted = None, False
         batches, self._batches = self._batches, {}
-        self._await_answer(False)
         entries = [entry for batch in batches.values() for entry in batch]
         for entry in entries:
             self._return(entry, alone=len(entries) == 1)
