@@ -224,8 +224,8 @@ def disturb(daemon: Daemon, settings: Path, chance: random.Random, done: Counter
             with suppress(ProcessLookupError):
                 os.kill(chance.choice(alive), signal.SIGKILL)
         return
-    change = "nonsense = 1\n" if what == "refused reload" else f"max_frames = {chance.randint(500, 900)}\n"
-    settings.write_text(SETTINGS + change, "utf-8")
+    change = f'max_frames = {chance.randint(500, 900)}\nreload_mode = "{chance.choice(("beside", "drain"))}"\n'
+    settings.write_text(SETTINGS + ("nonsense = 1\n" if what == "refused reload" else change), "utf-8")
     reply = told(daemon, "reload")
     expected = "error" if what == "refused reload" else "ok"
     if reply["status"] != expected:
