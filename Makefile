@@ -132,12 +132,12 @@ install:
 	@test -e $(DESTDIR)$(SETTINGS) || install -m 644 systemd/nsfwd.toml $(DESTDIR)$(SETTINGS)
 	@echo "installed; go on with: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"
 
-# Settings that were changed stay, and so does /var/lib/nsfwd.
+# Settings that were changed and jobs stay, and so do /var/lib/nsfwd (bundles, index, overrides, quarantine) and /var/spool/nsfwd.
 uninstall:
 	@rm -rf $(DESTDIR)$(HOUSE) $(DESTDIR)/var/cache/nsfwd
 	@rm -f $(DESTDIR)$(PREFIX)/bin/nsfwd $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES)
 	@! cmp -s systemd/nsfwd.toml $(DESTDIR)$(SETTINGS) || rm -f $(DESTDIR)$(SETTINGS)
-	@rmdir $(DESTDIR)$(dir $(SETTINGS)) 2>/dev/null || true
+	@rmdir $(DESTDIR)$(dir $(SETTINGS))sweep.d $(DESTDIR)$(dir $(SETTINGS)) 2>/dev/null || true
 
 # With a bundle that is here OpenVINO is tried inside the unit's sandbox as well.
 test-systemd: $(STAMP)

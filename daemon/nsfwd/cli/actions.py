@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -135,6 +136,12 @@ def actor(flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | N
         limits=_limits(flags, window),
     )
     return lambda index: Actions(index, plan, roots=roots, say=_say)
+
+
+def exclusions(flags: Mapping[str, Any]) -> list[str]:
+    """Return patterns for what actions took, so that a quarantine below the trees is not scanned."""
+    places = [flags["quarantine"], *([flags["to"]] if flags["to"] is not None else [])]
+    return [glob.escape(str(place.absolute())) for place in places]
 
 
 def _check(flags: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nsfwd.cli import exits
-from nsfwd.cli.actions import action_options, actor
+from nsfwd.cli.actions import action_options, actor, exclusions
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
 from nsfwd.cli.moments import Clock, Duration, many, spelled, until
@@ -129,7 +129,7 @@ def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
         rate=rest["rate"],
         say=_say,
     )
-    tree = Tree(roots, Exclusion(rest["exclude"]), follow=rest["follow"], cross=rest["cross"])
+    tree = Tree(roots, Exclusion((*rest["exclude"], *exclusions(rest))), follow=rest["follow"], cross=rest["cross"])
     return Plan(tree, asking, seconds=min(limits, default=None))
 
 

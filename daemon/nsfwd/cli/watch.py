@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsfwd.cli import exits
-from nsfwd.cli.actions import action_options, actor
+from nsfwd.cli.actions import action_options, actor, exclusions
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
 from nsfwd.cli.moments import Duration, many
@@ -92,7 +92,7 @@ def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
         if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
             raise click.UsageError(f"{os.fsdecode(directory)}: no such directory")
     roots = tuple(outermost([os.path.abspath(directory) for directory in directories]))  # noqa: PTH100
-    tree = Tree(roots, Exclusion(rest["exclude"]), follow=rest["follow"], cross=rest["cross"])
+    tree = Tree(roots, Exclusion((*rest["exclude"], *exclusions(rest))), follow=rest["follow"], cross=rest["cross"])
     asking = Asking("watch", roots, connect=rest["connect"], send=rest["send"], say=_say)
     return Plan(tree, asking, settle=rest["settle"] or SETTLE, every=rest["every"] or EVERY)
 

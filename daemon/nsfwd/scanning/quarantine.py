@@ -81,8 +81,8 @@ class Store:
 
     def _check(self) -> None:
         found = self.root.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise ActionFailure(f"{self.root}: a quarantine must be a directory of the user who runs this")
+        if not stat.S_ISDIR(found.st_mode) or os.geteuid() not in (0, found.st_uid):
+            raise ActionFailure(f"{self.root}: a quarantine must be a directory, of the user who runs this")
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise ActionFailure(f"{self.root}: others may enter this quarantine; chmod 0700 {self.root}")
 
