@@ -20,9 +20,10 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
-from nsfwd.cli.sources import STDIN, Exclusion, Local, absolute, count, listed, records
+from nsfwd.cli.sources import STDIN, Local, absolute, count, listed, records
 from nsfwd.errors import NsfwdError
 from nsfwd.protocol.limits import MAX_FRAMES_ASKED
+from nsfwd.scanning.exclusion import Exclusion
 
 if TYPE_CHECKING:
     from nsfwd.client import Client, Options, Tree

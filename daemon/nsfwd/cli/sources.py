@@ -12,9 +12,9 @@ import select
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, BinaryIO
+
+from nsfwd.scanning.exclusion import Exclusion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,27 +50,6 @@ def records(stream: BinaryIO, end: bytes) -> Iterator[bytes | None]:
         *whole, partial = (partial + chunk).split(end)
         yield from whole
     yield partial
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    """What is left out.
-
-    Attributes:
-        patterns: shell patterns; one without a slash is compared with the name of each file and each directory below
-            what was asked for, one with a slash with the whole path.
-    """
-
-    patterns: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.patterns)
-
-    def holds(self, path: bytes) -> bool:
-        """Tell whether the file or directory at ``path`` is left out."""
-        whole = os.fsdecode(path)
-        name = whole.rpartition("/")[2]
-        return any(fnmatchcase(whole if "/" in pattern else name, pattern) for pattern in self.patterns)
 
 
 def below(

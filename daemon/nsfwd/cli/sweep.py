@@ -169,23 +169,24 @@ def _swept(index: Any, plan: Plan, actor: Actor) -> tuple[Progress, int]:
 
     signs: list[int] = []
 
-    def on_signals(stop: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
+    async def run_with_signals() -> Progress:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
+        stops: list[Callable[[], object]] = [task.cancel]  # until there is something to be stopped in good order
 
         def come(sign: int) -> None:
             if signs:
                 task.cancel()  # a second one waits for nothing
             signs.append(sign)
-            stop()
+            stops[-1]()
 
         for sign in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sign, come, sign)
+        return await swept(index, plan, actor, stop=stops.append)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            progress = runner.run(swept(index, plan, actor, stop=on_signals))
+            progress = runner.run(run_with_signals())
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
     return progress, signs[0] if signs else 0

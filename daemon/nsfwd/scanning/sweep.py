@@ -244,13 +244,16 @@ class _Sweep:
         return total
 
     def _policy_changed(self) -> bool:
-        """Tell whether files may be judged by another policy: the run before this one had another, or was killed."""
+        """Tell whether files are judged by another policy; not if the sweep before came to its end under this one."""
         present = self._scan.ledger.present
         before = self._index.one(
-            "SELECT policy, ended FROM run WHERE id < ? AND policy IS NOT NULL ORDER BY id DESC LIMIT 1",
+            """
+            SELECT policy, why FROM run WHERE id < ? AND kind = 'sweep' AND policy IS NOT NULL
+            ORDER BY id DESC LIMIT 1
+            """,
             (self._scan.run.id,),
         )
-        if before is None or (before[0] == present["policy"] and before[1] is not None):
+        if before == (present["policy"], "finished"):
             return False
         other = "SELECT 1 FROM file WHERE status = 'ok' AND models IS :models AND policy IS NOT :policy LIMIT 1"
         return self._index.one(other, {key: present[key] for key in ("models", "policy")}) is not None
