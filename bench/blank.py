@@ -22,9 +22,9 @@ class Blank(decoder.Decoder):
 
 def _serve() -> None:
     from nsfwd.cli.main import main
-    from nsfwd.pipeline import decoding
+    from nsfwd.pipeline import crew
 
-    decoding.DECODER = __spec__.name  # what the server starts as its decoders
+    crew.DECODER = __spec__.name  # what the server starts as its decoders
     main()
 
 

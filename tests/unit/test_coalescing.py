@@ -7,7 +7,7 @@ import pytest
 
 from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
-from nsfwd.pipeline import decoding
+from nsfwd.pipeline import crew
 from nsfwd.pipeline.cache import Hit
 from nsfwd.pipeline.coalescing import MOST_TAKEN, Coalescing
 from nsfwd.pipeline.tickets import Claim, Ticket
@@ -24,7 +24,7 @@ HIT = Hit("coalesced", Scored((), 1, 1, True), (1, 2, 3, 4, 5, "ab"))
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(decoding, "Child", FakeChild)
+    monkeypatch.setattr(crew, "Child", FakeChild)
 
 
 class Room(Bench):

@@ -9,7 +9,7 @@ import pytest
 
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import messages
-from nsfwd.pipeline import decoding
+from nsfwd.pipeline import crew
 from nsfwd.pipeline.admission import Admission
 from nsfwd.pipeline.decoding import DecodeStage
 from nsfwd.pipeline.poison import PoisonList
@@ -25,7 +25,7 @@ SETUP = messages.DecoderSetup(0, 12, {}, (b"/",), messages.ImageLimits(1, 1, 1, 
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(decoding, "Child", FakeChild)
+    monkeypatch.setattr(crew, "Child", FakeChild)
 
 
 class Bench:
@@ -186,7 +186,7 @@ def test_a_dead_decoder_is_replaced_and_only_the_noted_file_is_suspected() -> No
         assert [job.path for job in new.jobs()] == [b"/a", b"/b"]
         new.say(done(new.jobs()[1]))
         await asyncio.gather(first, second)
-        assert bench.stage.restarts == 1
+        assert bench.stage.crew.restarts == 1
 
     run(test)
 
@@ -288,7 +288,7 @@ def test_decoders_that_never_greet_break_the_stage() -> None:
         bench = Bench(loop, workers=1)
         FakeChild.born[-1].die()
         await settle()
-        for _ in range(decoding.EARLY_DEATHS):
+        for _ in range(crew.EARLY_DEATHS):
             assert bench.broken == []
             FakeChild.born[-1].die()
             await loop.advance(1.0)
@@ -300,10 +300,10 @@ def test_decoders_that_never_greet_break_the_stage() -> None:
 
 def test_early_deaths_do_not_count_while_another_decoder_works() -> None:
     async def test(loop: ManualLoop) -> None:
-        bench = Bench(loop, slots=3 * decoding.EARLY_DEATHS, workers=2)
+        bench = Bench(loop, slots=3 * crew.EARLY_DEATHS, workers=2)
         healthy = FakeChild.born[1]
         FakeChild.born[0].die()
-        for number in range(3 * decoding.EARLY_DEATHS):
+        for number in range(3 * crew.EARLY_DEATHS):
             FakeChild.born[-1].die()
             _, waiting = bench.submit(f"/{number}")
             await settle()
@@ -374,16 +374,16 @@ def test_a_decoder_that_cannot_be_killed_is_abandoned_with_its_slot() -> None:
         await settle()
         old = FakeChild.born[0]
         bench.arena.notes[0] = (ticket.number, time.monotonic() - 11.0)
-        await loop.advance(decoding.WATCH_INTERVAL)
+        await loop.advance(crew.WATCH_INTERVAL)
         await settle()
         assert old.killed
         assert len(FakeChild.born) == 1, "it may still end"
         for _ in range(6):
-            await loop.advance(decoding.WATCH_INTERVAL)
+            await loop.advance(crew.WATCH_INTERVAL)
             await settle()
         with pytest.raises(CodedError, match="decode_timeout"):
             await stuck
-        assert len(bench.stage.abandoned) == 1
+        assert len(bench.stage.crew.abandoned) == 1
         new = FakeChild.born[1]
         assert [job.path for job in new.jobs()] == [b"/behind"]
         new.say(done(new.jobs()[0]))
@@ -391,7 +391,7 @@ def test_a_decoder_that_cannot_be_killed_is_abandoned_with_its_slot() -> None:
         assert bench.slots.free == bench.slots.count - 2, "what the kernel holds and what was just decoded"
         old.die()
         assert bench.slots.free == bench.slots.count - 1
-        assert bench.stage.abandoned == []
+        assert bench.stage.crew.abandoned == []
         assert len(FakeChild.born) == 2
 
     run(test)
@@ -399,16 +399,16 @@ def test_a_decoder_that_cannot_be_killed_is_abandoned_with_its_slot() -> None:
 
 def test_only_so_many_are_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(loop: ManualLoop) -> None:
-        monkeypatch.setattr(decoding, "most_abandoned", lambda: 1)
+        monkeypatch.setattr(crew, "most_abandoned", lambda: 1)
         bench = Bench(loop, workers=2)
         tickets = [bench.submit(f"/{name}") for name in "ab"]
         await settle()
         for number, (ticket, _) in enumerate(tickets):
             bench.arena.notes[number] = (ticket.number, time.monotonic() - 11.0)
         for _ in range(8):
-            await loop.advance(decoding.WATCH_INTERVAL)
+            await loop.advance(crew.WATCH_INTERVAL)
             await settle()
-        assert len(bench.stage.abandoned) == 1
+        assert len(bench.stage.crew.abandoned) == 1
         assert len(FakeChild.born) == 3
         assert all(waiting.done() for _, waiting in tickets), "both have their answer all the same"
         for _, waiting in tickets:

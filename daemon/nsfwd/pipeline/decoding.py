@@ -1,31 +1,28 @@
 """The decode stage: images wait in lanes, decoder processes turn them into pixels.
 
-Decides which decoder gets which images, how many at a time, and whom to blame when one dies. It knows nothing of
-scores. A decoder may be killed at any moment; it notes in the arena which job it is about to open, so that only this
-one is suspected.
+Decides which decoder gets which images, how many at a time, and whether an image is to blame for the end of its
+decoder. The processes themselves are ``crew``'s. It knows nothing of scores.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from nsfwd.errors import CODES, CodedError, EngineError
+from nsfwd.errors import CODES, CodedError
 from nsfwd.ipc import messages
-from nsfwd.ipc.child import LEAN, Child, Exit
+from nsfwd.pipeline.crew import Crew
 from nsfwd.pipeline.lanes import LaneQueue
 from nsfwd.pipeline.poison import CRASHES, CRASHES_BEFORE_LISTING
-from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned
 from nsfwd.pipeline.workers import DecodeJob, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from nsfwd.errors import EngineError
     from nsfwd.ipc.arena import Arena
+    from nsfwd.ipc.child import Exit
     from nsfwd.pipeline.cache import Hit
     from nsfwd.pipeline.coalescing import Coalescing
     from nsfwd.pipeline.poison import PoisonList
@@ -42,20 +39,6 @@ MOST_PENDING = 32
 DEATHS_BEFORE_BLAME = 2
 """A decoder may die by chance (a kill, the out-of-memory killer); dying twice on one file is the file's doing."""
 
-EARLY_DEATHS = 5
-"""Decoders that ended before saying Hello, with no image decoded meanwhile, after which decoding is broken for good."""
-
-EARLY_DELAY = 0.1
-"""Seconds before the restart of a decoder that ended before saying Hello, times the number of such deaths."""
-
-WATCH_INTERVAL = 0.25
-"""Seconds between looks at what each decoder is on."""
-
-DECODER = "nsfwd.imaging.decoder"
-_RESULTS = msgspec.msgpack.Decoder(messages.Hello | messages.DecodedGroup | messages.Suspected)
-
-_log = logging.getLogger("nsfwd.pipeline")
-
 
 class DecodeStage:
     """The decoders and what waits for them.
@@ -63,7 +46,7 @@ class DecodeStage:
     Args:
         arena: where decoders write pixels and notes.
         slots: who holds which of its slots.
-        setup: what every decoder is told first (its ``worker`` is filled in here).
+        setup: what every decoder is told first.
         decode_timeout: seconds one image may take; then its decoder is killed.
         poison: files that are known to crash decoders.
         on_broken: called once when decoders cannot be started at all.
@@ -71,8 +54,8 @@ class DecodeStage:
     Attributes:
         coalescing: who shares whose decode; None where every image is decoded for itself.
         identify: tells whether to hash every file that is decoded: for the cache, or to know what was decided about it.
-        applied, missing: what decoders gave up before their first image, and what they could not.
-        abandoned: decoders that were killed, do not end, and were replaced.
+        crew: the decoders.
+        decoded: jobs that ended.
     """
 
     def __init__(
@@ -87,48 +70,39 @@ class DecodeStage:
         on_broken: Callable[[EngineError], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._arena = arena
         self._slots = slots
-        self._setup = setup
-        self._timeout = decode_timeout
         self._poison = poison
-        self._starter = Starter(self._loop)
-        self._on_broken = on_broken
+        self.crew = Crew(
+            self,
+            arena,
+            slots,
+            setup,
+            workers=workers,
+            decode_timeout=decode_timeout,
+            poison=poison,
+            on_broken=on_broken,
+        )
         self.queue: LaneQueue[DecodeJob] = LaneQueue()
         self._suspects: list[DecodeJob] = []
-        self._workers = [Worker(number) for number in range(workers)]
         self._mean_seconds = GROUP_SECONDS
         self._scheduled = False
         self._stopping = False
-        self._early_deaths = 0
-        self._watch: asyncio.TimerHandle | None = None
-        self.applied: list[str] = []
-        self.missing: list[str] = []
-        self.abandoned: list[Worker] = []
         self.coalescing: Coalescing | None = None
         self.identify: Callable[[], bool] = lambda: False
-        self.restarts = 0
         self.decoded = 0
 
     def start(self) -> None:
-        """Start every decoder. They count as present at once; images wait in their links until they say Hello."""
-        for worker in self._workers:
-            self._spawn(worker)
-        self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
+        """Start every decoder."""
+        self.crew.start()
 
     async def stop(self, timeout: float) -> None:
         """End every decoder. Tickets must have been settled before."""
         self._stopping = True
-        if self._watch is not None:
-            self._watch.cancel()
-        await asyncio.gather(*(worker.child.stop(timeout) for worker in self._workers if worker.child is not None))
+        await self.crew.stop(timeout)
 
     def spread_poison(self) -> None:
         """Tell every decoder what is on the poison list now."""
-        packet = messages.encode(messages.Poison(self._poison.digests()))
-        for worker in self._workers:
-            if worker.child is not None:
-                worker.child.send(packet)
+        self.crew.tell(messages.encode(messages.Poison(self._poison.digests())))
 
     def decode(self, image: Image, ticket: Ticket, *, probe: int = 0) -> Coroutine[Any, Any, messages.Decoded | Hit]:
         """Turn an image, or its first view, into pixels in the slot that is then ``ticket.lease``.
@@ -181,12 +155,8 @@ class DecodeStage:
 
     def count_on(self, former: DecodeStage) -> None:
         """Go on counting where a stage that is replaced stands."""
-        self.restarts += former.restarts
+        self.crew.restarts += former.crew.restarts
         self.decoded += former.decoded
-
-    def processes(self) -> list[int]:
-        """Process ids of the live decoders."""
-        return [worker.child.pid for worker in self._workers if worker.child is not None and worker.child.alive]
 
     # -- handing out -------------------------------------------------------------------------------------------------
 
@@ -209,7 +179,7 @@ class DecodeStage:
             worker.jobs[job.ticket.number] = job
             parcels.setdefault(worker.number, []).append(job)
         for number, jobs in parcels.items():
-            self._send(self._workers[number], jobs)
+            self._send(self.crew.workers[number], jobs)
 
     def _take_along(self, leader: DecodeJob) -> None:
         """Take those out of the queue for whom this job is decoded too."""
@@ -226,7 +196,7 @@ class DecodeStage:
         self._suspects = [job for job in self._suspects if job.ticket.settled is None]
         if not self._suspects:
             return None
-        free = [worker for worker in self._workers if worker.working and not worker.alone]
+        free = [worker for worker in self.crew.workers if worker.working and not worker.alone]
         if not free:
             return None
         worker = min(free, key=lambda worker: len(worker.jobs))
@@ -248,7 +218,7 @@ class DecodeStage:
 
     def _least_loaded(self, parcels: dict[int, list[DecodeJob]], depth: int, reserved: Worker | None) -> Worker | None:
         best: Worker | None = None
-        for worker in self._workers:
+        for worker in self.crew.workers:
             if not worker.working or worker.alone or worker is reserved or len(worker.jobs) >= depth:
                 continue
             if best is None or len(worker.jobs) < len(best.jobs):
@@ -296,32 +266,11 @@ class DecodeStage:
 
     # -- taking back -------------------------------------------------------------------------------------------------
 
-    def _receive(self, worker: Worker, packet: bytes) -> None:
-        try:
-            message = _RESULTS.decode(packet)
-        except msgspec.MsgspecError:
-            worker.kill(self._loop.time())  # it no longer speaks our language: it is not our decoder any more
-            return
-        self._early_deaths = 0
-        worker.heard = time.monotonic()
-        if isinstance(message, messages.Hello):
-            self._greet(worker, message)
-            return
-        if isinstance(message, messages.Suspected):
-            if message.number in worker.jobs:
-                worker.jobs[message.number].digest = (message.size, message.sha256)
-            return
-        for decoded in message.results:
+    def finished(self, worker: Worker, results: list[messages.Decoded]) -> None:
+        """A decoder has done these."""
+        for decoded in results:
             self._finish(worker, decoded)
         self.schedule()
-
-    def _greet(self, worker: Worker, hello: messages.Hello) -> None:
-        worker.greeted = True
-        if (hello.applied, hello.missing) != (self.applied, self.missing):
-            _log.debug("decoders gave up: %s", ", ".join(hello.applied))
-            if hello.missing:
-                _log.warning("decoders could not give up, on this system: %s", "; ".join(hello.missing))
-        self.applied, self.missing = hello.applied, hello.missing
 
     def _finish(self, worker: Worker, decoded: messages.Decoded) -> None:
         job = worker.jobs.get(decoded.number)
@@ -343,95 +292,17 @@ class DecodeStage:
         else:
             ticket.resolve(decoded)
 
-    # -- deaths ------------------------------------------------------------------------------------------------------
+    # -- what decoders leave behind ----------------------------------------------------------------------------------
 
-    def _spawn(self, worker: Worker) -> None:
-        if self._stopping:
-            return
-        worker.greeted = worker.alone = False
-        worker.overdue = None
-        worker.killed = None
-        child = Child(
-            DECODER,
-            name=f"decoder {worker.number}",
-            fds=[self._arena.fd],
-            environment=LEAN,
-            on_message=lambda packet: self._receive(worker, packet),
-            on_exit=lambda exit_: self._reaped(worker, exit_),
-        )
-        if not self._starter.start(child, lambda: self._spawn(worker)):
-            return
-        worker.child = child
-        setup = msgspec.structs.replace(self._setup, worker=worker.number, poison=self._poison.digests())
-        child.send(messages.encode(setup))
-        self.schedule()
+    def put_back(self, job: DecodeJob) -> None:
+        """A job that no decoder had begun: it goes before all others, unless nobody waits for it any more."""
+        if job.ticket.settled is None:
+            self.queue.push_front(job, job.ticket.claim.lane)
 
-    def _reaped(self, worker: Worker, exit_: Exit) -> None:
-        worker.child = None
-        if worker in self.abandoned:
-            self._found(worker)
-            return
-        culprit = self._take_back(worker)
-        if culprit is not None:
-            assert culprit.lease is not None
-            self._slots.release(culprit.lease)
-            culprit.lease = None
-            self._suspect(culprit, exit_, overdue=worker.overdue == culprit.ticket.number)
-        if self._stopping:
-            return
-        self.restarts += 1
-        if worker.greeted:
-            self._spawn(worker)
-        else:
-            self._died_early(worker, exit_)
-
-    def _take_back(self, worker: Worker) -> DecodeJob | None:
-        """The decoder does no more work: what it had not begun waits again. Return what it was on."""
-        note = self._arena.note(worker.number)
-        self._arena.clear_note(worker.number)
-        jobs, worker.jobs = worker.jobs, {}
-        culprit = jobs.pop(note[0], None) if note is not None else None
-        for job in reversed(jobs.values()):
-            assert job.lease is not None
-            self._slots.release(job.lease)
-            job.lease = None
-            if job.ticket.settled is None:
-                self.queue.push_front(job, job.ticket.claim.lane)
-        return culprit
-
-    def _abandon(self, worker: Worker) -> None:
-        """Leave a decoder behind that the kernel does not let end (a stalled mount), and put another in its place.
-
-        Only the slot that it may be writing to stays taken until it has ended; it never runs another instruction of its
-        own, so its number and note are free.
-        """
-        _log.error("decoder %d was killed and does not end; it is abandoned", worker.number)
-        self.abandoned.append(worker)
-        culprit = self._take_back(worker)
-        if culprit is not None:
-            worker.lost, culprit.lease = culprit.lease, None
-            culprit.ticket.fail(self._too_late())  # unless that was said when it was killed
-        successor = Worker(worker.number)
-        self._workers[worker.number] = successor
-        self._spawn(successor)
-
-    def _found(self, worker: Worker) -> None:
-        """An abandoned decoder has ended after all."""
-        self.abandoned.remove(worker)
-        if worker.lost is not None:
-            self._slots.release(worker.lost)
-
-    def _died_early(self, worker: Worker, exit_: Exit) -> None:
-        self._early_deaths += 1
-        if self._early_deaths >= EARLY_DEATHS:
-            self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
-        else:
-            self._loop.call_later(EARLY_DELAY * self._early_deaths, self._spawn, worker)
-
-    def _suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
+    def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
         """The file a decoder was on when it ended: tried once more alone, then it is to blame."""
         if overdue:
-            job.ticket.fail(self._too_late())
+            job.ticket.fail(self.crew.too_late())
             return
         job.deaths += 1
         job.crashes += exit_.signal in CRASHES
@@ -442,24 +313,3 @@ class DecodeStage:
             self._poison.add(*job.digest, exit_.signal)
             self.spread_poison()
         job.ticket.fail(CodedError("decoder_died"))
-
-    def _too_late(self) -> CodedError:
-        return CodedError("decode_timeout", f"decoding took longer than {self._timeout:g} seconds")
-
-    def _look(self) -> None:
-        """Kill decoders that are too long on one image, or do not begin with any; abandon those that do not end."""
-        self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
-        now = time.monotonic()
-        for worker in tuple(self._workers):
-            note = self._arena.note(worker.number)
-            if worker.child is None:
-                continue
-            if worker.killed is not None:
-                if self._loop.time() - worker.killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
-                    self._abandon(worker)
-            elif note is not None and note[0] in worker.jobs and now - note[1] > self._timeout:
-                worker.overdue = note[0]
-                worker.jobs[note[0]].ticket.fail(self._too_late())  # its end may be long in coming
-                worker.kill(self._loop.time())
-            elif note is None and worker.jobs and worker.greeted and now - worker.heard > self._timeout:
-                worker.kill(self._loop.time())  # stopped, or stuck before any image: no file is to blame

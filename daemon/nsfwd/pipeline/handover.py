@@ -107,7 +107,7 @@ class Handover:
         if settings.reload_mode != "auto":
             return settings.reload_mode
         old = self._pipeline.generation
-        return "beside" if room.holds_two((*old.scoring.processes(), *old.decoding.processes())) else "drain"
+        return "beside" if room.holds_two((*old.scoring.processes(), *old.decoding.crew.processes())) else "drain"
 
     async def _prove(self, successor: Generation) -> None:
         """Start its processes and wait until its goldens agree; where they do not, it has ended again."""

@@ -29,13 +29,13 @@ def stats(pipeline: Pipeline) -> dict[str, Any]:
         "cache": generation.known(),
         "overrides": {**generation.overriding.stats(), "applied": pipeline.accounts.overridden},
         "decoders": {
-            "processes": decoding.processes(),
-            "restarts": decoding.restarts,
-            "abandoned": len(decoding.abandoned),
+            "processes": decoding.crew.processes(),
+            "restarts": decoding.crew.restarts,
+            "abandoned": len(decoding.crew.abandoned),
             "poisoned": len(pipeline.poison.entries()),
             "decoded": decoding.decoded,
-            "applied": decoding.applied,
-            "missing": decoding.missing,
+            "applied": decoding.crew.applied,
+            "missing": decoding.crew.missing,
         },
         "lister": {
             "processes": pipeline.lister.processes(),

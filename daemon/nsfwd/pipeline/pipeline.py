@@ -171,7 +171,7 @@ class Pipeline:
         loading = not scoring.trusted
         patience = LONGEST_LOAD if loading else STANDSTILL
         return {
-            "decoders": (decoding.decoded + decoding.restarts, patience) if len(decoding.queue) else None,
+            "decoders": (decoding.decoded + decoding.crew.restarts, patience) if len(decoding.queue) else None,
             "engine": (scoring.batches + scoring.restarts, patience) if loading or scoring.busy else None,
         }
 

@@ -1,0 +1,257 @@
+"""The decoder processes: started, watched, ended when they are too long at an image, replaced when they die.
+
+Knows which jobs each of them holds. What becomes of the image that one was on when it ended is its stage's to decide.
+A decoder notes in the arena which job it is about to open, so that only this one is suspected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from nsfwd.errors import CodedError, EngineError
+from nsfwd.ipc import messages
+from nsfwd.ipc.child import LEAN, Child, Exit
+from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned
+from nsfwd.pipeline.workers import DecodeJob, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nsfwd.ipc.arena import Arena
+    from nsfwd.pipeline.poison import PoisonList
+    from nsfwd.pipeline.slots import Slots
+
+EARLY_DEATHS = 5
+"""Decoders that ended before saying Hello, with no image decoded meanwhile, after which decoding is broken for good."""
+
+EARLY_DELAY = 0.1
+"""Seconds before the restart of a decoder that ended before saying Hello, times the number of such deaths."""
+
+WATCH_INTERVAL = 0.25
+"""Seconds between looks at what each decoder is on."""
+
+DECODER = "nsfwd.imaging.decoder"
+_MESSAGES = msgspec.msgpack.Decoder(messages.Hello | messages.DecodedGroup | messages.Suspected)
+
+_log = logging.getLogger("nsfwd.pipeline")
+
+
+class Stage(Protocol):
+    """Whom the crew works for."""
+
+    def finished(self, worker: Worker, results: list[messages.Decoded]) -> None:
+        """A decoder has done these."""
+
+    def put_back(self, job: DecodeJob) -> None:
+        """A job that was not begun: it goes before all others."""
+
+    def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
+        """The job that a decoder was on when it ended, or was ended for it."""
+
+    def schedule(self) -> None:
+        """There is a decoder that can be given work."""
+
+
+class Crew:
+    """All decoders of one stage.
+
+    Args:
+        stage: told of what they say and of what they leave behind.
+        arena: where they note what they are on.
+        slots: who holds which of its slots.
+        setup: what every decoder is told first (its ``worker`` is filled in here).
+        decode_timeout: seconds one image may take.
+        poison: files that are known to crash decoders.
+        on_broken: called once when decoders cannot be started at all.
+
+    Attributes:
+        workers: each with the jobs it holds.
+        abandoned: decoders that were killed, do not end, and were replaced.
+        restarts: how many have ended.
+        applied, missing: what decoders gave up before their first image, and what they could not.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        arena: Arena,
+        slots: Slots,
+        setup: messages.DecoderSetup,
+        *,
+        workers: int,
+        decode_timeout: float,
+        poison: PoisonList,
+        on_broken: Callable[[EngineError], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stage = stage
+        self._arena = arena
+        self._slots = slots
+        self._setup = setup
+        self._timeout = decode_timeout
+        self._poison = poison
+        self._on_broken = on_broken
+        self._starter = Starter(self._loop)
+        self._stopping = False
+        self._early_deaths = 0
+        self._watch: asyncio.TimerHandle | None = None
+        self.workers = [Worker(number) for number in range(workers)]
+        self.abandoned: list[Worker] = []
+        self.restarts = 0
+        self.applied: list[str] = []
+        self.missing: list[str] = []
+
+    def start(self) -> None:
+        """Start every decoder. They count as present at once; images wait in their links until they say Hello."""
+        for worker in self.workers:
+            self._spawn(worker)
+        self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
+
+    async def stop(self, timeout: float) -> None:
+        """End every decoder."""
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
+        await asyncio.gather(*(worker.child.stop(timeout) for worker in self.workers if worker.child is not None))
+
+    def tell(self, packet: bytes) -> None:
+        """Send every decoder this."""
+        for worker in self.workers:
+            if worker.child is not None:
+                worker.child.send(packet)
+
+    def processes(self) -> list[int]:
+        """Process ids of the live decoders."""
+        return [worker.child.pid for worker in self.workers if worker.child is not None and worker.child.alive]
+
+    def _receive(self, worker: Worker, packet: bytes) -> None:
+        try:
+            message = _MESSAGES.decode(packet)
+        except msgspec.MsgspecError:
+            worker.kill(self._loop.time())  # it no longer speaks our language: it is not our decoder any more
+            return
+        self._early_deaths = 0
+        worker.heard = time.monotonic()
+        if isinstance(message, messages.DecodedGroup):
+            self._stage.finished(worker, message.results)
+        elif isinstance(message, messages.Hello):
+            self._greet(worker, message)
+        elif message.number in worker.jobs:
+            worker.jobs[message.number].digest = (message.size, message.sha256)
+
+    def _greet(self, worker: Worker, hello: messages.Hello) -> None:
+        worker.greeted = True
+        if (hello.applied, hello.missing) != (self.applied, self.missing):
+            _log.debug("decoders gave up: %s", ", ".join(hello.applied))
+            if hello.missing:
+                _log.warning("decoders could not give up, on this system: %s", "; ".join(hello.missing))
+        self.applied, self.missing = hello.applied, hello.missing
+
+    def _spawn(self, worker: Worker) -> None:
+        if self._stopping:
+            return
+        worker.greeted = worker.alone = False
+        worker.overdue = None
+        worker.killed = None
+        child = Child(
+            DECODER,
+            name=f"decoder {worker.number}",
+            fds=[self._arena.fd],
+            environment=LEAN,
+            on_message=lambda packet: self._receive(worker, packet),
+            on_exit=lambda exit_: self._reaped(worker, exit_),
+        )
+        if not self._starter.start(child, lambda: self._spawn(worker)):
+            return
+        worker.child = child
+        setup = msgspec.structs.replace(self._setup, worker=worker.number, poison=self._poison.digests())
+        child.send(messages.encode(setup))
+        self._stage.schedule()
+
+    def _reaped(self, worker: Worker, exit_: Exit) -> None:
+        worker.child = None
+        if worker in self.abandoned:
+            self._found(worker)
+            return
+        culprit = self._take_back(worker)
+        if culprit is not None:
+            assert culprit.lease is not None
+            self._slots.release(culprit.lease)
+            culprit.lease = None
+            self._stage.suspect(culprit, exit_, overdue=worker.overdue == culprit.ticket.number)
+        if self._stopping:
+            return
+        self.restarts += 1
+        if worker.greeted:
+            self._spawn(worker)
+        else:
+            self._died_early(worker, exit_)
+
+    def _take_back(self, worker: Worker) -> DecodeJob | None:
+        """The decoder does no more work: what it had not begun waits again. Return what it was on."""
+        note = self._arena.note(worker.number)
+        self._arena.clear_note(worker.number)
+        jobs, worker.jobs = worker.jobs, {}
+        culprit = jobs.pop(note[0], None) if note is not None else None
+        for job in reversed(jobs.values()):
+            assert job.lease is not None
+            self._slots.release(job.lease)
+            job.lease = None
+            self._stage.put_back(job)
+        return culprit
+
+    def _abandon(self, worker: Worker) -> None:
+        """Leave a decoder behind that the kernel does not let end (a stalled mount), and put another in its place.
+
+        Only the slot that it may be writing to stays taken until it has ended; it never runs another instruction of its
+        own, so its number and note are free.
+        """
+        _log.error("decoder %d was killed and does not end; it is abandoned", worker.number)
+        self.abandoned.append(worker)
+        culprit = self._take_back(worker)
+        if culprit is not None:
+            worker.lost, culprit.lease = culprit.lease, None
+            culprit.ticket.fail(self.too_late())  # unless that was said when it was killed
+        successor = Worker(worker.number)
+        self.workers[worker.number] = successor
+        self._spawn(successor)
+
+    def _found(self, worker: Worker) -> None:
+        """An abandoned decoder has ended after all."""
+        self.abandoned.remove(worker)
+        if worker.lost is not None:
+            self._slots.release(worker.lost)
+
+    def _died_early(self, worker: Worker, exit_: Exit) -> None:
+        self._early_deaths += 1
+        if self._early_deaths >= EARLY_DEATHS:
+            self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
+        else:
+            self._loop.call_later(EARLY_DELAY * self._early_deaths, self._spawn, worker)
+
+    def too_late(self) -> CodedError:
+        """What an image gets that takes longer than it may."""
+        return CodedError("decode_timeout", f"decoding took longer than {self._timeout:g} seconds")
+
+    def _look(self) -> None:
+        """Kill decoders that are too long on one image, or do not begin with any; abandon those that do not end."""
+        self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
+        now = time.monotonic()
+        for worker in tuple(self.workers):
+            note = self._arena.note(worker.number)
+            if worker.child is None:
+                continue
+            if worker.killed is not None:
+                if self._loop.time() - worker.killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
+                    self._abandon(worker)
+            elif note is not None and note[0] in worker.jobs and now - note[1] > self._timeout:
+                worker.overdue = note[0]
+                worker.jobs[note[0]].ticket.fail(self.too_late())  # its end may be long in coming
+                worker.kill(self._loop.time())
+            elif note is None and worker.jobs and worker.greeted and now - worker.heard > self._timeout:
+                worker.kill(self._loop.time())  # stopped, or stuck before any image: no file is to blame
