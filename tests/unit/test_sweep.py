@@ -311,7 +311,7 @@ def test_a_stopped_sweep_is_gone_on_with(place: Place, script: Script) -> None:
 def test_a_window_of_time_pauses_it(place: Place, script: Script) -> None:
     for number in range(20):
         place.write(f"{number}.jpg", b"picture %d" % number)
-    progress = place.sweep(seconds=0.3, rate=20)
+    progress = place.sweep(seconds=0.6, rate=10)
     assert progress.why == "paused" and 0 < progress.counts.ok < 20
     assert place.sweep().why == "finished" and len(place.rows()) == 20
 
