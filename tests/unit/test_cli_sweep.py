@@ -83,6 +83,14 @@ def test_a_pause_is_0_and_says_how_far_it_came(place: Place, capsys: pytest.Capt
     assert re.search(r"paused, \d+ of 40, ETA \d+ nights?", capsys.readouterr().err)
 
 
+def test_the_index_may_lie_in_the_tree(place: Place) -> None:
+    place.path = place.tree / "[odd] index.db"
+    place.write("a.jpg", b"picture")
+    assert sweep(place) == sweep(place) == 0
+    assert set(place.rows()) == {"a.jpg"}
+    assert main.run(["index", "audit", str(place.tree), "--index", str(place.path)]) == 0
+
+
 def test_it_tells_the_service_manager_how_far_it_is(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.job import job_option
-from nsfwd.cli.sweep import index_option
+from nsfwd.cli.sweep import index_files, index_option
 from nsfwd.logs import escape
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
     from nsfwd.scanning.walk import Tree
 
     roots = tuple(os.path.abspath(directory) for directory in directories)  # noqa: PTH100 (pathlib knows no bytes)
-    tree = Tree(roots, Exclusion(rest["exclude"]), follow=rest["follow"], cross=rest["cross"])
+    exclusion = Exclusion((*rest["exclude"], *index_files(index)))
+    tree = Tree(roots, exclusion, follow=rest["follow"], cross=rest["cross"])
     with Index(index, create=False) as opened, _interruptible() as interrupted:
         auditing = Audit(opened, tree, stopped=lambda: bool(interrupted))
         chosen = (entry for entry in auditing.entries() if entry.kind in listed)

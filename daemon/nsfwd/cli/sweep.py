@@ -6,6 +6,7 @@ The sweep itself is ``scanning.sweep``; here are its flags, its signals, what is
 from __future__ import annotations
 
 import asyncio
+import glob
 import os
 import signal
 import sys
@@ -58,6 +59,12 @@ def default_index() -> Path:
     return Path(state) / "nsfwd/index.db"
 
 
+def index_files(index: Path) -> list[str]:
+    """Return patterns for the files of an index, which changes with every run and holds no picture."""
+    names = {str(index.absolute()), str(index.resolve())}
+    return [glob.escape(name) + end for name in sorted(names) for end in ("", "-wal", "-shm", "-runs")]
+
+
 @click.command(epilog=TEXT)
 @click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
 @index_option
@@ -91,7 +98,7 @@ def sweep(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
 
     The index keeps what was found. What has not changed since it was scanned is not scanned again, nor is a copy of it.
     A sweep that was stopped or killed goes on where it was. Everything it does stands back for others: it uses the
-    daemon's background lane, and the disk when nobody else does.
+    daemon's background lane, and the disk when nobody else does. The index and the quarantine are left out themselves.
 
     With --action, and --apply, something is done about what is an alarm: nothing is deleted, and a run that would act
     on too many files stops first.
@@ -102,7 +109,7 @@ def sweep(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
       nsfwd sweep /srv/uploads --action quarantine --apply
       nsfwd index stats
     """
-    plan = _plan(directories, rest)
+    plan = _plan(directories, rest | {"index": index})
     return run(index, plan, actor(rest, plan.tree.roots), strict=rest["strict"], quiet=rest["quiet"])
 
 
@@ -129,7 +136,8 @@ def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
         rate=rest["rate"],
         say=_say,
     )
-    tree = Tree(roots, Exclusion((*rest["exclude"], *exclusions(rest))), follow=rest["follow"], cross=rest["cross"])
+    exclusion = Exclusion((*rest["exclude"], *exclusions(rest), *index_files(rest["index"])))
+    tree = Tree(roots, exclusion, follow=rest["follow"], cross=rest["cross"])
     return Plan(tree, asking, seconds=min(limits, default=None))
 
 

@@ -21,7 +21,7 @@ from nsfwd.cli.actions import action_options, actor, exclusions
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
 from nsfwd.cli.moments import Duration, many
-from nsfwd.cli.sweep import index_option
+from nsfwd.cli.sweep import index_files, index_option
 
 if TYPE_CHECKING:
     from nsfwd.scanning.judged import Actor
@@ -68,7 +68,7 @@ def watch(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
     Example:
       nsfwd watch /srv/uploads --action quarantine --apply
     """
-    plan = _plan(directories, rest)
+    plan = _plan(directories, rest | {"index": index})
     from nsfwd.scanning.breaker import DAY
     from nsfwd.scanning.index import Index
 
@@ -92,7 +92,8 @@ def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
         if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
             raise click.UsageError(f"{os.fsdecode(directory)}: no such directory")
     roots = tuple(outermost([os.path.abspath(directory) for directory in directories]))  # noqa: PTH100
-    tree = Tree(roots, Exclusion((*rest["exclude"], *exclusions(rest))), follow=rest["follow"], cross=rest["cross"])
+    exclusion = Exclusion((*rest["exclude"], *exclusions(rest), *index_files(rest["index"])))
+    tree = Tree(roots, exclusion, follow=rest["follow"], cross=rest["cross"])
     asking = Asking("watch", roots, connect=rest["connect"], send=rest["send"], say=_say)
     return Plan(tree, asking, settle=rest["settle"] or SETTLE, every=rest["every"] or EVERY)
 

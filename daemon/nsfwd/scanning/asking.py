@@ -88,6 +88,7 @@ class _Answer:
 
     Attributes:
         outcome: of a file whose content was known; of others it is made of ``judged``.
+        read: somebody read it, so that its pages are in memory.
         vanished: it is no longer there.
     """
 
@@ -95,6 +96,7 @@ class _Answer:
     judged: Judged
     outcome: Outcome | None = None
     vanished: bool = False
+    read: bool = True
 
 
 class Scanning:
@@ -195,7 +197,7 @@ class Scanning:
                 self.unchanged(1, alarms=outcome.alarm)
                 self._tell(found, self._known(found, outcome))
             else:
-                self._answer(_Answer(found, self._known(found, outcome), outcome))
+                self._answer(_Answer(found, self._known(found, outcome), outcome, read=False))
             return
         await self._pace.keep()
         await self._window.take()
@@ -311,9 +313,8 @@ class Scanning:
                 self._tell(answer.found, answer.judged)
                 if answer.outcome is None and answer.judged.status == Status.OK:
                     await self.actor.act(answer.judged)
-            await asyncio.to_thread(
-                forget, [answer.found.path for answer in answers if answer.judged.digest is not None]
-            )
+            read = [answer.found.path for answer in answers if answer.read and answer.judged.digest is not None]
+            await asyncio.to_thread(forget, read)
 
     def _row(self, answer: _Answer) -> Settled:
         judged = answer.judged
