@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Coroutine, Mapping
@@ -265,6 +266,7 @@ def iter_all(queue: asyncio.Queue[Any]) -> list[Any]:
 def test_killed_again_and_again_nothing_is_left_behind(tmp_path: Path) -> None:
     async def story() -> None:
         paths = pictures.write_photos(tmp_path, 16)
+        gc.collect()
         before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(5):
             async with Bench(tmp_path) as bench:
@@ -272,6 +274,7 @@ def test_killed_again_and_again_nothing_is_left_behind(tmp_path: Path) -> None:
                 await bench.process.said.get()
                 bench.process.child.kill()
                 await bench.process.exits.get()
+        gc.collect()
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # uvloop's own
 
     run(story())
