@@ -11,16 +11,18 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from nsfwd.bundles.verdict import overruled
 from nsfwd.errors import CODES, CodedError, Status
 from nsfwd.protocol.clamd import ClamdSession
 from nsfwd.protocol.events import BodyData, BodyStart, Event, OperationRequest, ScanRequest
-from nsfwd.protocol.messages import Because, Identity, Judgement, Outcome, Scan, Style, Timing
+from nsfwd.protocol.messages import Because, Identity, Judgement, Outcome, Override, Scan, Style, Timing
 from nsfwd.protocol.session import Session
 
 TIME = Timing(queue=0.0004, decode=0.0051, wait=0.0002, infer=0.0071, total=0.0131)
 IDENTITY = Identity(
     dev=2049, ino=262146, size=48121, mtime_ns=1700000000000000000, ctime_ns=1700000000000000001, sha256="9f86d081" * 8
 )
+OVERRIDE = Override(bytes.fromhex("9f86d081" * 8), "safe", "a statue", "eva", 1760000000.0)
 MAX_BYTES = 1000
 
 
@@ -43,11 +45,13 @@ def judgement(*, sensitive: bool = False) -> Judgement:
 
 
 def outcome(path: bytes | None, answer: str = "safe", *, identity: bool = False) -> Outcome:
-    """``answer`` is a verdict or a code."""
+    """``answer`` is a verdict, a code, or ``overridden``."""
     if answer in CODES:
         retry_after = 0.25 if CODES[answer].status is Status.REFUSED else None
         return Outcome.failed(path, CodedError(answer, retry_after=retry_after), TIME)
-    found = judgement(sensitive=answer == "sensitive")
+    found = judgement(sensitive=answer != "safe")
+    if answer == "overridden":
+        found = overruled(found, OVERRIDE, {"safe": False})
     return Outcome(path, Status.OK, TIME, found, identity=IDENTITY if identity else None)
 
 
@@ -62,6 +66,7 @@ FILES = {
     b"/data/huge.jpg": "too_large",
     b"/data/slow.jpg": "deadline",
     b"/data/photo.jpg": "safe",
+    b"/data/statue.jpg": "overridden",
 }
 
 OPERATIONS: dict[str, dict[str, object]] = {
