@@ -94,8 +94,9 @@ def test_ndjson_is_what_the_daemon_said(scan: Scan) -> None:
 
 
 def test_csv(scan: Scan) -> None:
-    _, out, _ = scan("--format", "csv", '/a,"b".jpg', "/corrupt")
-    rows = list(csv.DictReader(io.StringIO(out)))
+    _, out, _ = scan("--format", "csv", '/a,"b".jpg', "/corrupt", "/c\rd.jpg", "/e\nf.jpg")
+    rows = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert {row["path"] for row in rows} == {'/a,"b".jpg', "/corrupt", "/c\rd.jpg", "/e\nf.jpg"}
     assert rows[0]["path"] == '/a,"b".jpg'
     assert (rows[0]["verdict"], rows[0]["alarm"], rows[0]["score"]) == ("safe", "false", "0.93")
     assert (rows[1]["status"], rows[1]["verdict"], rows[1]["code"]) == ("error", "", "corrupt")

@@ -127,8 +127,8 @@ class CsvWriter(_Stream):
 
     def _row(self, cells: tuple[object, ...]) -> None:
         line = io.StringIO(newline="")
-        csv.writer(line, lineterminator="\n").writerow(cells)
-        self._put(line.getvalue())
+        csv.writer(line).writerow(cells)  # quotes what holds either character of its line end, so also a CR alone
+        self._put(line.getvalue().removesuffix("\r\n") + "\n")
 
 
 _WRITERS: dict[str, Callable[[BinaryIO], Writer]] = {"json": JsonWriter, "ndjson": NdjsonWriter, "csv": CsvWriter}
