@@ -90,7 +90,7 @@ def test_a_reload_under_load_loses_nothing(site: Site, photo: Path) -> None:
     [
         ({"max_pixel": 5}, 'unknown setting "max_pixel"'),
         ({"backend": '"abacus"'}, "expected one of"),
-        ({"policy": "{other = {}}"}, "policy other"),
+        ({"policy": "{other = {}}"}, "[policy.other]"),
     ],
 )
 def test_what_is_wrong_is_refused_and_the_old_ones_serve_on(
@@ -191,6 +191,7 @@ def test_where_memory_holds_one_engine_requests_wait_and_none_fails(site: Site, 
         done = site.reload()
         wait_until(lambda: limit(site) == 4_000_000)
     assert done.returncode == 0, done.stderr
+    assert "requests waited for the new engine" in done.stdout
     assert set(load.statuses) == {"ok"}
     assert load.most == 1
     assert engines(site) != before

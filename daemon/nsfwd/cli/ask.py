@@ -98,4 +98,5 @@ def reload(connect: str | None) -> None:
     with _client(connect, RELOAD_TIMEOUT) as client:
         answer = client.reload()
     for name, identity in answer["models"].items():
-        click.echo(f"{name} = {identity}, after {answer['seconds']:.1f} s")
+        waited = "; requests waited for the new engine" if answer.get("mode") == "drain" else ""
+        click.echo(f"{name} = {identity}, after {answer['seconds']:.1f} s{waited}")
