@@ -114,7 +114,7 @@ class Watch(threading.Thread):
         super().__init__()
         self._daemon, self._stop_asked = daemon, stop
         self._begun = time.monotonic()
-        self.lives: dict[tuple[str, int], list[tuple[float, int]]] = defaultdict(list)
+        self.lives: dict[tuple[str, int, int], list[tuple[float, int]]] = defaultdict(list)
         self.most_descriptors: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -126,15 +126,15 @@ class Watch(threading.Thread):
         for role, pids in processes(self._daemon).items():
             for pid in pids:
                 with suppress(OSError, KeyError):  # it was killed just now
-                    self.lives[role, pid].append((now, anonymous(pid)))
+                    self.lives[role, pid, born(pid)].append((now, anonymous(pid)))
                     self.most_descriptors[role] = max(self.most_descriptors[role], descriptors(pid))
 
     def report(self) -> Json:
         """Judge each kind of process: memory over the time of the soak, and over the lives of single processes."""
-        return {role: self._judge(role) for role in sorted({role for role, _ in self.lives})}
+        return {role: self._judge(role) for role in sorted({role for role, _, _ in self.lives})}
 
     def _judge(self, role: str) -> Json:
-        lives = [samples for (of_role, _), samples in self.lives.items() if of_role == role]
+        lives = [samples for (of_role, _, _), samples in self.lives.items() if of_role == role]
         grown: dict[float, list[int]] = defaultdict(list)
         for samples in lives:
             for now, memory in samples:
@@ -186,6 +186,11 @@ def anonymous(pid: int) -> int:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8")
     fields = {line.split()[0]: int(line.split()[1]) for line in text.splitlines() if line.endswith("kB")}
     return 1024 * (fields["Pss_Anon:"] + fields["SwapPss:"])
+
+
+def born(pid: int) -> int:
+    """When it was started: another process may get its number later."""
+    return int(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19])
 
 
 def descriptors(pid: int) -> int:
