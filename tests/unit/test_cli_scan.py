@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 
 from nsfwd.cli import main
 from nsfwd.cli.sources import absolute
-from tests.unit.fakedaemon import FakeDaemon, Request, answer
+from tests.unit.fakedaemon import FakeDaemon, Request, answer, failed
 
 Scan = Callable[..., tuple[int, str, str]]
 
@@ -372,6 +373,84 @@ def test_results_come_while_the_list_goes_on_and_ctrl_c_is_one_line(daemon: Fake
     assert process.wait(10) == 130
     assert process.stderr.read().splitlines()[-1] == b"nsfwd: interrupted"
     process.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "out"),
+    [
+        ("<&-", 0, "/a: safe (neutral 93.0%)\n"),
+        (">&-", 0, ""),
+        ("2>&-", 0, "/a: safe (neutral 93.0%)\n"),
+        ("<&- >&- 2>&-", 0, ""),
+        ("--files-from - <&-", 0, "/a: safe (neutral 93.0%)\n"),
+        ("- <&-", 0, "-: safe (neutral 93.0%)\n/a: safe (neutral 93.0%)\n"),
+    ],
+)
+def test_streams_that_the_caller_has_closed(daemon: FakeDaemon, closed: str, code: int, out: str) -> None:
+    command = f"{sys.executable} -m nsfwd.cli.main scan --connect {daemon.address} /a {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, "".join(sorted(done.stdout.splitlines(keepends=True)))) == (code, out)
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_told_of_a_strange_name_is_escaped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A daemon that is lost in the middle of a directory of that name."""
+
+    def respond(request: Request) -> list[dict[str, Any]] | None:
+        return [answer({"path": "/x"})[0]] if "path_bytes" in request else None
+
+    with FakeDaemon(tmp_path / "e.sock", respond) as daemon:
+        name = os.fsdecode(b"/\x1b[2J\n\xe9")
+        assert main.run(["scan", "-r", "--connect", daemon.address, name, "/b"]) == 2
+    err = capfd.readouterr().err
+    assert "in the middle of /\\x1b[2J\\n\\xe9" in err
+    assert "\x1b" not in err
+
+
+def test_a_directory_that_cannot_be_listed_here_is_an_error(
+    scan: Scan, daemon: FakeDaemon, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if os.fsencode(path).endswith(b"below"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr("nsfwd.cli.sources.os.scandir", scandir)
+    code, out, _ = scan("-r", str(tree))
+    assert code == 2
+    assert f"{tree}/below: error permission: Permission denied\n" in out
+    assert _asked(daemon, tree) == [".thumbs/c.jpg", "a.jpg", "link.jpg"]
+
+
+@pytest.mark.parametrize("arguments", ["--send always", "--send auto", "--exclude x"])
+def test_a_list_with_a_name_that_cannot_be(scan: Scan, tmp_path: Path, arguments: str) -> None:
+    (tmp_path / "list").write_bytes(b"/a\0b\n")
+    code, out, err = scan(*arguments.split(), "--files-from", str(tmp_path / "list"))
+    assert (code in (0, 2), out.count("\n"), "Traceback" in err) == (True, 1, False)
+
+
+def test_a_daemon_that_drains_is_asked_again_and_then_believed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Request] = []
+
+    def respond(request: Request) -> list[dict[str, Any]]:
+        seen.append(request)
+        after = 0.01 if len(seen) == 1 else 100
+        return [failed(request["path"], "refused", "draining") | {"retry_after": after}]
+
+    with FakeDaemon(tmp_path / "e.sock", respond) as daemon:
+        assert main.run(["scan", "--connect", daemon.address, "/a"]) == 2
+    assert capfd.readouterr().out == "/a: refused draining: it is draining\n"
+    assert len(seen) == 2
+
+
+def test_a_bundle_that_is_missing_is_no_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NSFWD_MODELS_DIR", str(tmp_path))
+    monkeypatch.setenv("NSFWD_CONFIG", "")
+    assert main.run(["scan", "--local", "/a"]) == 78
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")

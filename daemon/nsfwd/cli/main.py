@@ -107,12 +107,23 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script, and of a shell that completes a command line."""
+    _fill_streams()
     asked = os.environ.get("_NSFWD_COMPLETE")
     if asked:
         from nsfwd.cli.completion import complete
 
         sys.exit(complete(asked))
     sys.exit(run(sys.argv[1:]))
+
+
+def _fill_streams() -> None:
+    """Put nothing in the place of standard streams that the caller has closed (``nsfwd ... >&-``).
+
+    Else the first socket or file that is opened would take the number, and get what is meant for people.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest number that is free is its own
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _code(result: Any) -> int:
