@@ -19,8 +19,8 @@ from nsfwd.errors import OverridesFailure, Status
 from nsfwd.pipeline import overriding as module
 from nsfwd.pipeline.overriding import NONE, Overriding
 from nsfwd.protocol.messages import Identity, Outcome, Override, Timing
+from nsfwd.protocol.replies import spell_outcome
 from nsfwd.protocol.text import Block
-from nsfwd.protocol.wire import spell_outcome
 from tests.unit.shelf import make_bundle
 
 ONE, TWO = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()

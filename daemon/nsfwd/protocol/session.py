@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nsfwd.errors import CodedError
-from nsfwd.protocol import text, wire
+from nsfwd.protocol import replies, text, wire
 from nsfwd.protocol.events import (
     BodyData,
     BodyEnd,
@@ -303,7 +303,7 @@ class Session:
             if not turn.many:
                 self._outbox.write(turn, turn.block.close(outcome.time.total))
         else:
-            self._outbox.write(turn, wire.spell_outcome(turn.id, outcome))
+            self._outbox.write(turn, replies.spell_outcome(turn.id, outcome))
         if not turn.many:
             self._end(turn)
 
@@ -328,7 +328,7 @@ class Session:
         if turn.block is not None:
             self._outbox.write(turn, turn.block.close(seconds, error.code if error else ""))
         else:
-            self._outbox.write(turn, wire.spell_done(turn.id, turn.path, turn.tally, seconds, error))
+            self._outbox.write(turn, replies.spell_done(turn.id, turn.path, turn.tally, seconds, error))
         self._end(turn)
 
     def fail(self, turn: Turn, error: CodedError, seconds: float) -> None:
@@ -344,9 +344,9 @@ class Session:
         if turn.block is not None:
             self._outbox.write(turn, turn.block.close(seconds, error.code))
         elif turn.op is not None:
-            self._write_operation(turn, wire.operation_error(turn.id, turn.op, error))
+            self._write_operation(turn, replies.operation_error(turn.id, turn.op, error))
         else:
-            self._outbox.write(turn, wire.spell_error(turn.id, turn.path, error, seconds))
+            self._outbox.write(turn, replies.spell_error(turn.id, turn.path, error, seconds))
         self._end(turn)
 
     def operation(self, turn: Turn, payload: Mapping[str, object]) -> None:
@@ -358,7 +358,7 @@ class Session:
         self._check(turn)
         if turn.op is None:
             raise ValueError(f"turn {turn.number} is no operation")
-        self._write_operation(turn, wire.operation_reply(turn.id, turn.op, payload))
+        self._write_operation(turn, replies.operation_reply(turn.id, turn.op, payload))
         self._end(turn)
 
     # What goes out
