@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -63,6 +64,18 @@ def test_a_decision_is_made_for_a_digest_or_for_what_comes_on_stdin(run: Run, mo
     assert run("add", "-", "--verdict", "review", "--reason", "y")[0] == 0
     with store() as overrides:
         assert [(one.digest.hex(), one.verdict, one.path) for one in overrides.items()] == [(DIGEST, "review", b"")]
+
+
+def test_who_decided_is_the_one_who_typed_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError
+
+    line = ("add", "statue.jpg", "--verdict", "safe", "--reason", "x")
+    monkeypatch.setenv("SUDO_USER", "eva")
+    assert " safe by eva " in run(*line)[1]
+    monkeypatch.delenv("SUDO_USER")
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert f" safe by uid {os.getuid()} " in run(*line)[1]
 
 
 @pytest.mark.parametrize(

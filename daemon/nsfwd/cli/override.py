@@ -44,9 +44,14 @@ def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--config", metavar="FILE", type=file, help=text)(command)
 
 
-_by = click.option(
-    "--by", default=lambda: os.environ.get("SUDO_USER") or getpass.getuser(), help="Who.  [default: you]"
-)
+def _you() -> str:
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+_by = click.option("--by", default=_you, help="Who.  [default: you]")
 _force = click.option("--force", is_flag=True, help="Take a verdict that no policy has: it counts as an alarm.")
 
 
