@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.cli.main import VERBS
-from nsfwd.client import Client
 from tests import pictures
 from tests.integration.harness import REPOSITORY, Daemon, needs
 
@@ -42,6 +40,7 @@ def environment(daemon: Daemon, gallery: Path) -> dict[str, str]:
         "NSFWD_OVERRIDES": str(daemon.overrides),
         "NSFWD_MODELS_DIR": str(daemon.overrides.with_name("models")),
         "NSFWD_MODELS": "echo=nsfw",
+        "NSFWD_ENGINE": "echo",
         "CLIENTS": str(REPOSITORY / "docs" / "clients"),
         "PWD": str(here),
     }
@@ -69,11 +68,3 @@ def test_what_is_written_in_python(block: str, environment: dict[str, str], daem
     assert (done.returncode, done.stderr) == (0, b""), done
     assert b"hold" not in done.stdout
     assert done.stdout
-
-
-def test_each_call_and_each_verb_of_a_caller_is_shown() -> None:
-    for verb in VERBS.keys() & {"scan", "override", "ping", "ready", "stats", "config", "completion"}:
-        assert f"nsfwd {verb}" in DOCUMENT
-    for name in dir(Client):
-        if not name.startswith("_") and name != "address":
-            assert f"`{name}(" in DOCUMENT or f".{name}" in DOCUMENT, name
