@@ -16,7 +16,7 @@ import pytest
 from nsfwd.workshop.staging import installing, staged
 from nsfwd.workshop.switching import go_back
 from tests import pictures
-from tests.integration.harness import Daemon, Json, ask, echo_bundle, raw_connect, replies, spell, wait_until
+from tests.integration.harness import Daemon, Json, ask, echo_bundle, ndjson, raw_connect, replies, spell, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,23 @@ def test_where_memory_holds_one_engine_requests_wait_and_none_fails(site: Site, 
     assert set(load.statuses) == {"ok"}
     assert load.most == 1
     assert engines(site) != before
+
+
+def test_who_waits_for_the_new_engine_may_give_up_and_leaves_nothing_behind(site: Site, photo: Path) -> None:
+    site.write(reload_mode='"drain"')
+    (before,) = engines(site)
+    impatient = [{"id": number, "path": str(photo), "deadline": 0.01} for number in range(30)]
+    patient = [{"id": number, "path": str(photo)} for number in range(30, 60)]
+    with raw_connect(site.daemon.unix) as reloading, raw_connect(site.daemon.unix) as asking:
+        reloading.sendall(spell({"op": "reload"}))
+        wait_until(lambda: engines(site) != [before])
+        found = {reply["id"]: reply for reply in ndjson(asking, [*impatient, *patient])}
+        (answer,) = ndjson(reloading, [])
+    assert answer["mode"] == "drain"
+    assert {found[request["id"]]["status"] for request in patient} == {"ok"}
+    assert {found[request["id"]].get("error", {}).get("code", "") for request in impatient} <= {"", "deadline"}
+    stats = ask(site.daemon.unix, {"op": "stats"})
+    assert (stats["in_flight"], stats["slots"]["free"]) == (0, stats["slots"]["total"])
 
 
 def test_a_refused_bundle_brings_the_old_settings_back_also_there(site: Site, photo: Path) -> None:
