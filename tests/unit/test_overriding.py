@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,13 @@ def test_a_store_that_is_there_and_cannot_be_read_refuses_the_start(path: Path) 
         Overriding.load(str(path))
 
 
+def wait(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        os.sched_yield()
+
+
 def _lose(path: Path) -> None:
     path.unlink()
 
@@ -134,16 +142,14 @@ def test_what_was_known_stays_in_force_while_the_store_cannot_be_read(
     harm(path)
     known.start(1)
     try:
-        while not known.trouble:
-            os.sched_yield()
+        wait(lambda: known.trouble)
         assert known.find(identity(ONE)) is not None
         assert known.stats()["failures"] == 1
         errors = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert len(errors) == 1
         assert "the 1 known before stay in force" in errors[0].getMessage()
         path.with_name("copy").rename(path)
-        while known.trouble:
-            os.sched_yield()
+        wait(lambda: not known.trouble)
         assert known.find(identity(ONE)) is not None
     finally:
         known.stop(1)
