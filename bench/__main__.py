@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "cli": "the command line: a start, one file, a thousand photos, a long list",
     "sweep": "a first sweep against the daemon's own rate, and a repeat over files that have not changed",
     "curve": "cost of an image by how many were asked, and by the size of a batch",
+    "index": "what an index of a million files costs those who look into the whole of it",
 }
 
 
