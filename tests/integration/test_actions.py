@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import count, islice, product
@@ -94,9 +94,9 @@ class Site:
         return whole.rename(path)
 
     @contextmanager
-    def watch(self, *arguments: str, code: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+    def watch(self, *arguments: str, code: int = 0, within: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
         with (self.base / "watch.log").open("ab") as log:
-            command = self.command("watch", self.tree, *self.flags, "--settle", "0.1", *arguments)
+            command = [*within, *self.command("watch", self.tree, *self.flags, "--settle", "0.1", *arguments)]
             process = subprocess.Popen(command, stderr=log, stdout=log)
         try:
             yield process
@@ -294,6 +294,22 @@ def test_lost_events_lead_to_a_sweep(site: Site) -> None:
         site.gone(bad)
         assert "events were lost" in site.log
         site.gone(site.put("new/after.png", alarm=True))  # the new directory is watched by now
+
+
+def test_too_few_watches_are_told_and_the_rest_is_swept(site: Site) -> None:
+    """A name space of users has a limit of its own, so the kernel itself says no here."""
+    limited = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    limited.append('echo 3 > /proc/sys/user/max_inotify_watches && exec "$@"')
+    if subprocess.run([*limited, "sh", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no name spaces of users here")
+    for number in range(6):
+        (site.tree / str(number)).mkdir()
+    with site.watch("--apply", "--max-share", "100", "--every", "0.5", within=[*limited, "sh"]):
+        wait_until(lambda: site.sweeps(1))
+        for path in [site.put(f"{number}/bad.png", alarm=True) for number in range(6)]:
+            site.gone(path)
+    assert "4 directories cannot be watched and are swept every 0.5 s instead" in site.log
+    assert "sysctl -w fs.inotify.max_user_watches=" in site.log
 
 
 def test_the_breaker_ends_a_watch(site: Site) -> None:
