@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from nsfwd.client.addresses import Address, candidates, parse
-from nsfwd.client.core import ClientCore, Inbox, Options
+from nsfwd.client.core import ClientCore, Inbox
+from nsfwd.client.items import Options
 from nsfwd.client.replies import to_reply
 from nsfwd.errors import CodedError, ConnectionLost, DaemonUnreachable, NsfwdError
 from tests.unit.fakedaemon import scored

@@ -27,7 +27,7 @@ from nsfwd.scanning.exclusion import Exclusion
 
 if TYPE_CHECKING:
     from nsfwd.client import Client, Options, Tree
-    from nsfwd.client.core import Item
+    from nsfwd.client.items import Item
     from nsfwd.client.replies import Reply
 
 FORMATS = ("text", "json", "ndjson", "csv")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.client.core import Encoded, Opened, Options, Tree
+from nsfwd.client.items import Encoded, Opened, Options, Tree
 from nsfwd.client.replies import Done, Reply
 from nsfwd.client.sync import Client
 from nsfwd.errors import CodedError, ConnectionLost, DaemonUnreachable

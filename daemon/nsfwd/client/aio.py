@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nsfwd.client.conversation import Conversation, Mailbox
-from nsfwd.client.core import Item, Options, Path
+from nsfwd.client.items import Item, Options, Path
 from nsfwd.client.sync import PATIENCE
 from nsfwd.protocol.limits import WINDOW
 

@@ -8,13 +8,13 @@ no socket, no clock (it is told the time) and no task.
 
 from __future__ import annotations
 
-import base64
 import heapq
 import os
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from nsfwd.client.items import Encoded, Item, Opened, Options, Passing, Path, Tree, is_text, path_keys
 from nsfwd.client.replies import (
     Done,
     Reply,
@@ -46,82 +46,6 @@ SOONEST = 0.05
 
 GRACE = 5.0
 """Seconds that a deadline's own reply may take to come; a daemon that is silent beyond them is stalled."""
-
-Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """An encoded image of the caller's, for ``scan_many``; its reply has ``name`` as its path."""
-
-    data: bytes
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """A path of the server, for ``scan_many``: a directory is scanned with everything below it."""
-
-    path: Path
-
-
-class Opened:
-    """A file open for reading, for ``scan_many`` over a Unix socket; its reply has ``name`` as its path.
-
-    It owns the descriptor: when nobody needs it any more, neither caller nor client, it is closed.
-    """
-
-    __slots__ = ("descriptor", "name")
-
-    def __init__(self, descriptor: int, name: str = "") -> None:
-        self.descriptor = descriptor
-        self.name = name
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
-
-
-Item = Path | Tree | Encoded | Opened
-"""What ``scan_many`` takes."""
-
-
-class Passing(bytes):
-    """A line with which a descriptor is passed."""
-
-    descriptor: int
-
-    def __new__(cls, line: bytes, descriptor: int) -> Passing:
-        """Make it of both."""
-        passing = super().__new__(cls, line)
-        passing.descriptor = descriptor
-        return passing
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What may be said about any scan.
-
-    Attributes:
-        lane: ``interactive``, ``normal`` or ``background``; None is the connection's own. It can only be lowered.
-        deadline: seconds allowed for each; None is the daemon's default.
-        identity: ask for the identity of the opened file (``Reply.file``).
-        frames: how many frames of each animation to look at most; None is the bundle's.
-    """
-
-    lane: str | None = None
-    deadline: float | None = None
-    identity: bool = False
-    frames: int | None = None
-
-    def keys(self) -> dict[str, Any]:
-        """Return the request keys that say this."""
-        said: dict[str, Any] = {
-            "lane": self.lane,
-            "deadline": self.deadline,
-            "identity": self.identity or None,
-            "frames": self.frames,
-        }
-        return {key: value for key, value in said.items() if value is not None}
 
 
 @dataclass(slots=True, eq=False)
@@ -236,7 +160,7 @@ class ClientCore:
     def scan_path(self, inbox: Inbox, path: Path, options: Options, *, recursive: bool = False) -> None:
         """Ask for the scores of a path of the server: a file, or a directory's files."""
         keys: dict[str, Any] = {"recursive": True} if recursive else {}
-        keys |= _path_keys(path)
+        keys |= path_keys(path)
         self._ask(_Request(inbox, os.fsdecode(path), series=recursive, keys={**keys, **options.keys()}))
 
     def scan_bytes(self, inbox: Inbox, data: bytes, options: Options, *, name: str = "") -> None:
@@ -255,7 +179,7 @@ class ClientCore:
         if not self._descriptors:
             raise NsfwdError("descriptors pass over a Unix socket only")
         # A name that is no UTF-8 stays here: the reply, which then has none, gets it back.
-        told = {"name": name} if name and _is_text(name) else {}
+        told = {"name": name} if name and is_text(name) else {}
         keys = {"fd": True, **told, **options.keys()}
         self._ask(_Request(inbox, name, keys=keys, descriptor=descriptor, owner=owner))
 
@@ -407,26 +331,10 @@ class ClientCore:
             self.complaint = to_reply(message).message
 
 
-def _path_keys(path: Path) -> dict[str, Any]:
-    name = os.fsencode(path)
-    try:
-        return {"path": name.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {"path_bytes": base64.b64encode(name).decode("ascii")}
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _part(series: _Request, path: str) -> _Request:
     """Return the request for one file of a series, by itself."""
     said = {key: value for key, value in series.keys.items() if key not in ("path", "path_bytes", "recursive")}
-    return _Request(series.inbox, path, keys={**_path_keys(path), **said})
+    return _Request(series.inbox, path, keys={**path_keys(path), **said})
 
 
 def _ends(request: _Request, message: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 
-from nsfwd.client.core import Passing
+from nsfwd.client.items import Passing
 
 CHUNK = 256 * 1024
 """Most bytes received at once."""

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from nsfwd.client.addresses import candidates, connect, pauses
-from nsfwd.client.core import ClientCore, Inbox, Item, Options, Path
+from nsfwd.client.core import ClientCore, Inbox
+from nsfwd.client.items import Item, Options, Path
 from nsfwd.client.replies import Reply
 from nsfwd.client.sockets import CHUNK, Outgoing, has_ended, passes_descriptors
 from nsfwd.errors import ConnectionLost, DaemonUnreachable
