@@ -3,9 +3,9 @@
  * nsfwd from PHP 8.1 or newer: one file, to be copied; it needs no extension.
  *
  *     $reply = (new Nsfwd())->scanBytes(file_get_contents($_FILES['picture']['tmp_name']));
- *     if ($reply['status'] !== 'ok') { hold_for_review($reply['error']['code']); }   // never publish what has no score
- *     elseif ($reply['alarm'])       { reject(); }
- *     else                           { publish(); }
+ *     // Hold what has no score as well as what is an alarm: never publish what nobody looked at.
+ *     if ($reply['status'] !== 'ok' || $reply['alarm']) { hold_for_review($reply['error']['code'] ?? $reply['verdict']); }
+ *     else { publish(); }
  *
  * A reply is always an array with 'status': 'ok' (then also 'verdict', 'alarm', 'scores', ...), 'skipped', 'error' or
  * 'refused' (then 'error' has 'code' and 'message'). A daemon that cannot be reached or does not answer in time is the
@@ -86,9 +86,11 @@ final class Nsfwd
                 while (($stop = strpos($in, "\n")) !== false) {
                     $line = substr($in, 0, $stop);
                     $in = substr($in, $stop + 1);
-                    $reply = str_starts_with($line, '{') ? json_decode($line, true) : null;
-                    if (is_array($reply) && isset($reply['status'])) {
-                        return self::checked($reply, $request);
+                    if (str_starts_with($line, '{')) {
+                        $reply = json_decode($line, true);
+                        return isset($reply['status'])
+                            ? self::checked($reply, $request)
+                            : self::failed('unreachable', 'what answered is no nsfwd');
                     }
                 }
                 if ($piece === '' && feof($socket)) {
@@ -122,10 +124,7 @@ if (PHP_SAPI === 'cli' && realpath($argv[0]) === __FILE__) {
     [, $address, $deadline, $way, $file] = $argv;
     $client = new Nsfwd($address, (float) $deadline);
     $reply = $way === 'bytes' ? $client->scanBytes(file_get_contents($file)) : $client->scan($file);
-    if ($reply['status'] !== 'ok') {
-        echo 'hold ', $reply['error']['code'], "\n";
-        exit(2);
-    }
-    echo $reply['alarm'] ? 'reject ' : 'publish ', $reply['verdict'], "\n";
-    exit($reply['alarm'] ? 1 : 0);
+    $scored = $reply['status'] === 'ok';
+    echo $scored && !$reply['alarm'] ? 'publish ' : 'hold ', $reply['error']['code'] ?? $reply['verdict'], "\n";
+    exit($scored ? (int) $reply['alarm'] : 2);
 }

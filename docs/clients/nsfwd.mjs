@@ -3,8 +3,8 @@
  *
  *     import { Nsfwd } from "./nsfwd.mjs";
  *     const reply = await new Nsfwd().scanBytes(await readFile(upload));
- *     if (reply.status !== "ok") holdForReview(reply.error.code);   // never publish what has no score
- *     else if (reply.alarm) reject();
+ *     // Hold what has no score as well as what is an alarm: never publish what nobody looked at.
+ *     if (reply.status !== "ok" || reply.alarm) holdForReview(reply.error?.code ?? reply.verdict);
  *     else publish();
  *
  * A reply is always an object with `status`: "ok" (then also verdict, alarm, scores, ...), "skipped", "error" or "refused"
@@ -74,7 +74,7 @@ export class Nsfwd {
         const lines = (partial + text).split("\n");
         partial = lines.pop();
         for (const line of lines) {
-          if (line.startsWith("{")) return end(checked(JSON.parse(line), request));
+          if (line.startsWith("{")) return end(checked(line, request));
         }
       });
     });
@@ -88,7 +88,13 @@ export class Nsfwd {
 }
 
 /** A directory is answered with many lines; here one picture is asked for. */
-function checked(reply, request) {
+function checked(line, request) {
+  let reply;
+  try {
+    reply = JSON.parse(line);
+  } catch {
+    return failed("unreachable", "what answered is no nsfwd");
+  }
   const path = reply.path_bytes ?? Buffer.from(reply.path ?? "").toString("base64");
   const other = request.path_bytes && reply.path && path !== request.path_bytes;
   return reply.status === "done" || other ? failed("is_directory", "a directory, not a picture") : reply;
@@ -99,7 +105,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   const [address, deadline, way, file] = process.argv.slice(2);
   const client = new Nsfwd({ address, deadline: Number(deadline) });
   const reply = way === "bytes" ? await client.scanBytes(await readFile(file)) : await client.scan(file);
-  const word = reply.status !== "ok" ? "hold" : reply.alarm ? "reject" : "publish";
-  console.log(word, reply.status === "ok" ? reply.verdict : reply.error.code);
-  process.exitCode = { publish: 0, reject: 1, hold: 2 }[word];
+  const scored = reply.status === "ok";
+  console.log(scored && !reply.alarm ? "publish" : "hold", reply.error?.code ?? reply.verdict);
+  process.exitCode = scored ? Number(reply.alarm) : 2;
 }

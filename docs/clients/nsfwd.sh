@@ -5,8 +5,8 @@
 #     reply=$(nsfwd_bytes upload.jpg)
 #     case $(jq -r '.status + " " + (.alarm | tostring)' <<<"$reply") in
 #         "ok false") publish ;;
-#         "ok true") reject ;;
-#         *) hold_for_review "$(jq -r .error.code <<<"$reply")" ;;   # never publish what has no score
+#         # What has no score as well as what is an alarm: never publish what nobody looked at.
+#         *) hold_for_review "$(jq -r '.error.code // .verdict' <<<"$reply")" ;;
 #     esac
 #
 # A reply is always one JSON object with "status": "ok" (then also verdict, alarm, scores, ...), "skipped", "error" or
@@ -60,7 +60,8 @@ _nsfwd_once() {
         jq -r --argjson asked "$1" 'if .status == "done" or ($asked.path_bytes and .path and
             (.path_bytes // (.path | @base64)) != $asked.path_bytes)
             then {status: "error", error: {code: "is_directory", message: "a directory, not a picture"}} else . end |
-            "\(if .status == "refused" then .retry_after // "-" else "-" end) \(tojson)"' <<<"$lines"
+            "\(if .status == "refused" then .retry_after // "-" else "-" end) \(tojson)"' <<<"$lines" 2>/dev/null ||
+            echo '- {"status":"error","error":{"code":"unreachable","message":"what answered is no nsfwd"}}'
     elif ((code == 124)); then
         echo '- {"status":"error","error":{"code":"silent","message":"the daemon did not answer in time"}}'
     else
@@ -75,7 +76,7 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
     reply=$("nsfwd_$3" "$4")
     case $(jq -r '.status + " " + (.alarm | tostring)' <<<"$reply") in
         "ok false") echo "publish $(jq -r .verdict <<<"$reply")" ;;
-        "ok true") echo "reject $(jq -r .verdict <<<"$reply")" && exit 1 ;;
+        "ok true") echo "hold $(jq -r .verdict <<<"$reply")" && exit 1 ;;
         *) echo "hold $(jq -r .error.code <<<"$reply")" && exit 2 ;;
     esac
 fi
