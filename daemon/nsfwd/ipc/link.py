@@ -74,7 +74,10 @@ class Link:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         while True:
             try:
-                self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+                if rights:
+                    self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+                else:
+                    self._socket.send(packet, socket.MSG_NOSIGNAL)
                 return
             except ConnectionResetError:
                 continue  # told once, see receive; the next call tells whether the peer is really gone

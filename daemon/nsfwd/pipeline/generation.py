@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,7 +27,7 @@ from nsfwd.pipeline.sizing import BATCHES_IN_FLIGHT
 from nsfwd.pipeline.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from nsfwd.bundles.manifest import Golden
     from nsfwd.bundles.store import Bundle
@@ -153,7 +153,7 @@ class Generation:
             self._left = asyncio.get_running_loop().create_future()
             await self._left
 
-    async def find(self, image: Image, ticket: Ticket, *, known: bool) -> Hit | messages.Decoded:
+    def find(self, image: Image, ticket: Ticket, *, known: bool) -> Coroutine[Any, Any, Hit | messages.Decoded]:
         """Find the scores of an image that was scored before or is being scored for another; else its first view.
 
         Args:
@@ -162,7 +162,12 @@ class Generation:
         Raises:
             CodedError: it cannot be opened, read or decoded.
         """
-        hit = await self.cache.find(self.decoding, image, ticket) if known and self.cache is not None else None
+        if known and self.cache is not None:
+            return self._find_known(self.cache, image, ticket)
+        return self.decoding.decode(image, ticket)
+
+    async def _find_known(self, cache: Cache, image: Image, ticket: Ticket) -> Hit | messages.Decoded:
+        hit = await cache.find(self.decoding, image, ticket)
         return hit if hit is not None else await self.decoding.decode(image, ticket)
 
     def remember(self, ticket: Ticket, identity: Identity | None, scored: Scored) -> None:

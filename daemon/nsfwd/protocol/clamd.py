@@ -270,7 +270,7 @@ class ClamdSession:
         reply = self._reply(turn)
         name = reply.name if outcome.path is None else outcome.path
         judgement = outcome.judgement
-        if turn.many:
+        if turn.tally is not None:
             turn.tally.add(outcome)
         if judgement is None:
             self._say(reply, name, b"%s ERROR" % outcome.code.encode())
@@ -290,7 +290,7 @@ class ClamdSession:
             ValueError: the turn has ended; a defect of the caller.
         """
         self._reply(turn)
-        turn.many = True
+        turn.begin_series()
 
     def done(self, turn: Turn, seconds: float, *, error: CodedError | None = None) -> None:
         """End a series: with an error when it was cut short, and with OK when there was nothing else to say.

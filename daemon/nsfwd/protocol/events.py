@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nsfwd.errors import CodedError
 from nsfwd.protocol.messages import Dialect, Operation, RequestId, Scan, Tally
@@ -23,6 +23,8 @@ class Turn:
         ended: the last reply was given.
         passed: the next descriptor that the client passed belongs to it, whether the request is good or bad.
         tally: what the series counted so far.
+        block: spells the reply of a request in text.
+        waiting: pieces of its reply that may not go out yet.
     """
 
     number: int
@@ -33,9 +35,14 @@ class Turn:
     many: bool = False
     ended: bool = False
     passed: bool = False
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally | None = None
     block: Block | None = None
-    waiting: list[bytes] = field(default_factory=list)
+    waiting: list[bytes] | None = None
+
+    def begin_series(self) -> None:
+        """From now on the reply is a series."""
+        self.many = True
+        self.tally = Tally()
 
 
 @dataclass(slots=True)

@@ -65,6 +65,8 @@ class Outbox:
             self.send(data)
             return
         else:
+            if turn.waiting is None:
+                turn.waiting = []
             turn.waiting.append(data)
         self.held += len(data)
 
@@ -80,10 +82,9 @@ class Outbox:
             self._send_json(line)
         self._json.clear()
         if self._order and self._order[0].waiting:
-            waiting = self._order[0].waiting
+            waiting, self._order[0].waiting = self._order[0].waiting, None
             self.held -= sum(map(len, waiting))
             self._ready += waiting
-            waiting.clear()
             self._at_prompt = False
 
     def _send_json(self, line: bytes) -> None:

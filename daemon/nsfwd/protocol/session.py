@@ -196,7 +196,8 @@ class Session:
         if isinstance(parsed.ask, Operation):
             return self._request_operation(turn, parsed.ask)
         assert scan is not None
-        turn.many = scan.many
+        if scan.many:
+            turn.begin_series()
         request = ScanRequest(turn, scan)
         if parsed.data is None:
             return request
@@ -296,7 +297,7 @@ class Session:
             ValueError: the turn has ended; a defect of the caller.
         """
         self._check(turn)
-        if turn.many:
+        if turn.tally is not None:
             turn.tally.add(outcome)
         if turn.block is not None:
             self._outbox.write(turn, turn.block.entry(outcome))
@@ -314,7 +315,7 @@ class Session:
             ValueError: the turn has ended; a defect of the caller.
         """
         self._check(turn)
-        turn.many = True
+        turn.begin_series()
 
     def done(self, turn: Turn, seconds: float, *, error: CodedError | None = None) -> None:
         """End a series; ``seconds`` since it was admitted, ``error`` when it was cut short.
@@ -323,7 +324,7 @@ class Session:
             ValueError: the turn has ended or is no series; a defect of the caller.
         """
         self._check(turn)
-        if not turn.many:
+        if turn.tally is None:
             raise ValueError(f"turn {turn.number} is no series")
         if turn.block is not None:
             self._outbox.write(turn, turn.block.close(seconds, error.code if error else ""))
