@@ -229,7 +229,7 @@ def test_a_store_that_cannot_be_read_refuses_the_start(place: Path) -> None:
     daemon = Daemon(directory)
     daemon.start()
     assert daemon.wait_exit() == 1
-    assert "overrides.sqlite: file is not a database; to judge without any: --overrides none" in daemon.stderr
+    assert "overrides.sqlite: file is not a database; to judge without any: overrides = " in daemon.stderr
     with Daemon(directory, flags=["--overrides", "none"]) as daemon:
         assert ask(daemon.unix, {"op": "stats"})["overrides"]["known"] == 0
 

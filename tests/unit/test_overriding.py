@@ -105,7 +105,7 @@ def test_without_a_store_nothing_is_looked_for(off: str) -> None:
 
 def test_a_store_that_is_there_and_cannot_be_read_refuses_the_start(path: Path) -> None:
     path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(OverridesFailure, match=r"overrides\.sqlite: file is not a database; .*--overrides none"):
+    with pytest.raises(OverridesFailure, match=r"overrides\.sqlite: file is not a database; .*overrides = \"none\""):
         Overriding.load(str(path))
 
 

@@ -73,7 +73,7 @@ class Overriding:
         try:
             overriding.look()
         except OverridesFailure as error:
-            raise OverridesFailure(f"overrides: {error}; to judge without any: --overrides {NONE}") from error
+            raise OverridesFailure(f'overrides: {error}; to judge without any: overrides = "{NONE}"') from error
         return overriding
 
     def at(self, store: str) -> Overriding:
