@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "spool": ("nsfwd.cli.spool:spool", "Answer lists of paths that lie in a directory."),
     "restore": ("nsfwd.cli.restore:restore", "Put back what an action moved away."),
     "index": ("nsfwd.cli.index:index", "Look into what sweeps, watches and spools remember."),
-    "report": ("nsfwd.cli.report:report", "Write a page about what sweeps remember."),
+    "report": ("nsfwd.cli.report:report", "Write a page about an index."),
     "ping": ("nsfwd.cli.ask:ping", "Ask whether a daemon is there."),
     "ready": ("nsfwd.cli.ask:ready", "Ask whether it can score."),
     "stats": ("nsfwd.cli.ask:stats", "Show its counters."),
