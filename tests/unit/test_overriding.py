@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -16,9 +17,11 @@ import pytest
 from nsfwd.bundles import override_tables
 from nsfwd.bundles.overrides import Overrides
 from nsfwd.bundles.verdict import Judge, overruled, verdicts
+from nsfwd.config import Settings
 from nsfwd.errors import OverridesFailure, Status
 from nsfwd.pipeline import overriding as module
 from nsfwd.pipeline.overriding import NONE, Overriding
+from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol.messages import Identity, Outcome, Override, Timing
 from nsfwd.protocol.replies import spell_outcome
 from nsfwd.protocol.text import Block
@@ -186,6 +189,27 @@ def test_generations_share_what_is_known_of_the_same_store(store: Overrides, pat
     other = known.at(NONE)
     assert other is not known
     assert other.find(identity(ONE)) is None
+
+
+def test_a_reload_takes_up_another_store_or_refuses_what_cannot_be_read(
+    store: Overrides, path: Path, tmp_path: Path
+) -> None:
+    store.add(ONE, "safe")
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(b"no database at all" * 100)
+
+    async def reload() -> None:
+        bundles = [make_bundle(tmp_path)]
+        pipeline = Pipeline(Settings(overrides=NONE, cache_dir=str(tmp_path)), bundles)
+        assert not pipeline.generation.decoding.identify()
+        with pytest.raises(OverridesFailure, match="not a database"):
+            pipeline.build(Settings(overrides=str(wrong), cache_dir=str(tmp_path)), bundles)
+        successor = pipeline.build(Settings(overrides=str(path), cache_dir=str(tmp_path)), bundles)
+        assert successor.overriding.find(identity(ONE)) is not None
+        assert successor.decoding.identify()
+        assert pipeline.generation.overriding.find(identity(ONE)) is None
+
+    asyncio.run(reload())
 
 
 def test_a_store_that_another_is_writing_to_is_read_meanwhile(store: Overrides, path: Path) -> None:
