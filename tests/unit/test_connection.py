@@ -214,7 +214,7 @@ def hold_conversation(
         finally:
             talk.client.close()
             talk.connection.close()
-            await turns(lambda: not talk.connection.busy)
+            await turns(lambda: not talk.connection.under_way)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
@@ -325,7 +325,7 @@ def test_a_series_keeps_to_its_window() -> None:
         assert (await talk.reply())["id"] == 2
         await turns(lambda: len(talk.pipeline.waiting) == WINDOW)
         talk.half_close()
-        while talk.connection.busy:
+        while talk.connection.under_way:
             talk.pipeline.release()
             await asyncio.sleep(0)
         assert talk.pipeline.most_waiting == WINDOW
@@ -410,7 +410,7 @@ def test_work_of_a_vanished_client_is_dropped() -> None:
         await turns(lambda: len(talk.pipeline.waiting) == 1)
         talk.client.close()
         await talk.closed.wait()
-        await turns(lambda: not talk.connection.busy)
+        await turns(lambda: not talk.connection.under_way)
         assert talk.pipeline.waiting == {}
         assert talk.service.metrics.connections_lost_total == 1
         assert talk.service.metrics.connections == 0

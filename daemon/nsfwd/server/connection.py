@@ -194,11 +194,6 @@ class Connection:
         """Whether the socket is closed."""
         return self._stream.closed
 
-    @property
-    def busy(self) -> bool:
-        """Whether a scan is under way."""
-        return bool(self._requests)
-
     def check(self, now: float) -> None:
         """Keep the limits of time; called about once a second.
 
@@ -367,9 +362,6 @@ class Connection:
     def _on_body_data(self, event: BodyData) -> None:
         self._parcels.write(event.data, self._active)
 
-    def _on_body_end(self, _event: BodyEnd) -> None:
-        """The scan that follows takes the body."""
-
     def _on_rejected(self, event: Rejected) -> None:
         self.service.metrics.rejected_total += 1
         self._parcels.drop(event.turn)
@@ -379,9 +371,6 @@ class Connection:
                 _log.warning("%s speaks HTTP to a line protocol; closed (said once for each peer)", self.peer.name)
         else:
             _log.debug("%s: refused a line: %s", self.peer.name, event.error)
-
-    def _on_quit(self, _event: Quit) -> None:
-        """The session finishes by itself."""
 
     # -- what a request tells ----------------------------------------------------------------------------------------
 
@@ -417,7 +406,7 @@ _HANDLERS: dict[type[Any], Callable[[Connection, Any], None]] = {
     OperationRequest: Connection._on_operation,
     BodyStart: Connection._on_body_start,
     BodyData: Connection._on_body_data,
-    BodyEnd: Connection._on_body_end,
+    BodyEnd: lambda _connection, _event: None,  # the scan that follows takes the body
     Rejected: Connection._on_rejected,
-    Quit: Connection._on_quit,
+    Quit: lambda _connection, _event: None,  # the session finishes by itself
 }
