@@ -1,0 +1,257 @@
+"""``sweep``: a first sweep against the daemon's own rate, and a repeat over files that have not changed.
+
+The trees of the repeat are tiny files, made here, and the index is filled as a sweep would have left it; what is
+measured is the command as a user runs it, by its own row in the index and by what the kernel says of its process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import daemon, echo, figures
+from bench.load import Load, Ndjson
+from bench.session import Session
+from nsfwd.scanning.index import Index
+from nsfwd.scanning.judged import Found
+from nsfwd.scanning.ledger import Ledger, Outcome, Settled
+from nsfwd.scanning.runs import Run
+from nsfwd.scanning.walk import Tree, Walk
+
+IN_FLIGHT = 64
+FILES_A_DIRECTORY = 100
+LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
+ROWS = 3_000_000
+LARGE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What one sweep came to: its own seconds, those of the processors, its largest memory in MB, its counts."""
+
+    seconds: float
+    cpu: float
+    memory: float
+    found: int
+    unchanged: int
+    ok: int
+
+
+def measure(session: Session) -> None:
+    """Print both."""
+    _first(session, "echo")
+    _first(session, session.bundle)
+    _repeats(session)
+
+
+def _first(session: Session, bundle: str) -> None:
+    """Sweep pictures that no index knows, in turn with the load generator on the same pictures."""
+    is_echo = bundle == "echo"
+    models = echo.bundle(session.directory / "models") if is_echo else session.models_dir
+    tree = session.directory / f"pictures-{bundle}"
+    paths = _pictures(session, tree, session.count(10_000 if is_echo else 2000))
+    flags = () if is_echo else session.flags
+    ours: list[float] = []
+    theirs: list[float] = []
+    alike: list[float] = []
+    with daemon.Nsfwd(
+        session.directory,
+        bundle=echo.NAME if is_echo else bundle,
+        models_dir=models,
+        engine="echo" if is_echo else "openvino",
+        flags=flags,
+    ) as server:
+        server.wait_ready()
+        loads = Load(server.unix, Ndjson(), 1), Load(server.unix, Background(), 1)
+        loads[0].closed(paths, depth=IN_FLIGHT)
+        for number in range(session.rounds):
+            session.say(f"sweep: first, {bundle}, round {number + 1} of {session.rounds}")
+            theirs.append(loads[0].closed(paths, depth=IN_FLIGHT).rate)
+            alike.append(loads[1].closed(paths, depth=IN_FLIGHT).rate)
+            index = session.directory / f"first-{bundle}-{number}.db"
+            swept = _sweep(tree, index, server.unix)
+            if swept.ok != len(paths):
+                raise RuntimeError(f"{swept.ok} of {len(paths)} scored")
+            ours.append(swept.ok / swept.seconds)
+        for load in loads:
+            load.close()
+    row = {
+        "bundle": bundle,
+        "pictures": len(paths),
+        "sweep img/s": figures.median(ours),
+        "load img/s": figures.median(theirs),
+        "ratio": figures.median_ratio(ours, theirs),
+        "load with identity img/s": figures.median(alike),
+        "ratio to that": figures.median_ratio(ours, alike),
+        "sweep CPU us/img": swept.cpu / swept.ok * 1e6,
+    }
+    session.report(
+        f"first sweep, {bundle}",
+        [row],
+        f"Load: {IN_FLIGHT} requests always in flight on one connection; with identity, also in the background lane.",
+    )
+
+
+def _pictures(session: Session, tree: Path, count: int) -> list[Path]:
+    """Copy pictures into a tree; no two have the same content, nor the same size more often than they do anyway."""
+    tree.mkdir()
+    pictures = session.pictures("small")
+    paths = [tree / f"{number:05}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(pictures[number % len(pictures)].read_bytes() + bytes(number // len(pictures)))
+    return paths
+
+
+class Background(Ndjson):
+    """What a sweep asks, spelled beforehand."""
+
+    def request(self, number: int, path: Path) -> bytes:
+        """Spell one request."""
+        return super().request(number, path)[:-2] + b',"lane":"background","identity":true}\n'
+
+
+def _repeats(session: Session) -> None:
+    """Sweep trees that have not changed, with indexes of several sizes."""
+    models = echo.bundle(session.directory / "models")
+    rows, large = session.count(ROWS), session.count(LARGE)
+    table: list[dict[str, object]] = []
+    with daemon.Nsfwd(session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True) as server:
+        server.wait_ready()
+        small = 0.0
+        for name, files, most, others in (
+            ("10,000 files", 10_000, FILES_A_DIRECTORY, 0),
+            ("100,000 files", 100_000, FILES_A_DIRECTORY, 0),
+            ("200,000 files", 200_000, FILES_A_DIRECTORY, 0),
+            (f"200,000 files, {rows:,} rows", 200_000, FILES_A_DIRECTORY, rows - 200_000),
+            (f"{large:,} files, one directory", large, large, 0),
+        ):
+            session.say(f"sweep: {name}")
+            tree, index = session.directory / f"tree-{files}-{most}", session.directory / f"{files}-{most}-{others}.db"
+            _make(tree, files, most)
+            _fill(tree, index, server, others)
+            swept = [_sweep(tree, index, server.unix) for _ in range(session.rounds)]
+            if any(one.unchanged != files for one in swept):
+                raise RuntimeError(f"{swept}: not all unchanged")
+            memory = max(one.memory for one in swept)
+            small = small or memory
+            table.append(
+                {
+                    "tree": name,
+                    "files/s": figures.median([files / one.seconds for one in swept]),
+                    "best": max(files / one.seconds for one in swept),
+                    "files/CPU s": figures.median([files / one.cpu for one in swept]),
+                    "seconds": figures.median([one.seconds for one in swept]),
+                    "memory MB": memory,
+                    "above the smallest MB": memory - small,
+                    "index MB": index.stat().st_size / 1e6,
+                }
+            )
+            session.say(f"sweep: {name}: {figures.spelled(table[-1]['files/s'])} files/s")
+            index.unlink()
+    session.report(
+        "repeated sweep, nothing changed",
+        table,
+        "files/s by the run's own row; CPU and memory are of the whole process, its start included.",
+    )
+
+
+def _make(tree: Path, files: int, most: int) -> None:
+    """Make so many tiny files, at most so many a directory."""
+    if tree.exists():
+        return
+    for first in range(0, files, most):
+        place = tree / f"{first // most % 50:02}" / f"{first // most:05}"
+        place.mkdir(parents=True)
+        for number in range(first, min(first + most, files)):
+            descriptor = os.open(place / f"{number:07}.jpg", os.O_CREAT | os.O_WRONLY, 0o600)
+            os.write(descriptor, b"%d" % number)
+            os.close(descriptor)
+
+
+def _fill(tree: Path, path: Path, server: daemon.Nsfwd, others: int) -> None:
+    """Write an index as a sweep of the tree would have, and so many rows of files elsewhere."""
+    told = server.ask({"op": "models"})["models"][0]
+    roots = os.fsencode(tree)
+    with Index(path) as index:
+        run = Run.begin(index, "sweep", [roots])
+        ledger = Ledger(index, run.id)
+        with index.transaction():
+            ledger.enrol({told["name"]: told["model"]}, {told["name"]: told["labels"]}, told["policy"])
+            run.judged_by("bench", ledger.present["models"], ledger.present["policy"])
+        with _without_indexes(index):
+            for part in Walk(Tree((roots,))):
+                with index.transaction():
+                    ledger.save(_settled(Found(part.directory, *entry), ledger) for entry in part.entries)
+                    run.counts.ok += len(part.entries)
+            with index.transaction():
+                _elsewhere(index, ledger, others)
+                index.write("UPDATE directory SET run = ?", (run.id,))
+        run.end("finished")
+        run.close()
+
+
+@contextmanager
+def _without_indexes(index: Index) -> Iterator[None]:
+    """Take indexes and triggers away and make them anew: a hundred rows a millisecond instead of ten."""
+    query = "SELECT type, name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL"
+    parts = index.rows(query)
+    with index.transaction():
+        for kind, name, _ in parts:
+            index.write(f"DROP {kind} {name}")
+    yield
+    with index.transaction():
+        for *_, sql in parts:
+            index.write(sql)
+        index.write("INSERT INTO history SELECT id, run, status, code, verdict, 0 FROM file")
+
+
+def _settled(found: Found, ledger: Ledger) -> Settled:
+    digest = hashlib.sha256(found.path).digest()
+    present = ledger.present
+    outcome = Outcome(digest, "ok", None, "safe", 0, "neutral", 0.1, None, present["models"], present["policy"])
+    return Settled(found, outcome, {"nsfw": dict.fromkeys(LABELS, 0.2)})
+
+
+def _elsewhere(index: Index, ledger: Ledger, rows: int) -> None:
+    """Write rows of files of other trees."""
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :rows)"
+    digest = "CAST(printf('%032d', i) AS BLOB)"
+    values = {"rows": rows, "many": FILES_A_DIRECTORY, **ledger.present}
+    del values["again"]
+    if not rows:
+        return
+    index.write(
+        f"{numbers} INSERT INTO directory (id, path) "
+        "SELECT 1000000 + i, CAST('/elsewhere/' || i AS BLOB) FROM n WHERE i < :rows / :many",
+        values,
+    )
+    index.write(
+        f"""
+        {numbers} INSERT INTO file (directory, name, dev, ino, size, mtime_ns, ctime_ns, digest, status, verdict, label,
+            score, models, policy, time, run)
+        SELECT 1000000 + i / :many, CAST(i || '.jpg' AS BLOB), 1, i, i, i, i, {digest}, 'ok', 'safe', 'neutral', 0.1,
+            :models, :policy, 0, 1 FROM n
+        """,
+        values,
+    )
+    index.write(f"{numbers} INSERT INTO score SELECT {digest}, 1, zeroblob(40), 0 FROM n", values)
+
+
+def _sweep(tree: Path, index: Path, address: str) -> Swept:
+    """Run the command."""
+    command = [sys.executable, "-m", "nsfwd.cli.main", "sweep", str(tree), "--index", str(index), "-q"]
+    process = subprocess.Popen([*command, "--connect", f"unix:{address}"])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (0, 1):
+        raise RuntimeError(f"ended with {process.returncode}")
+    with Index(index, create=False) as opened:
+        query = "SELECT ended - started, found, unchanged, ok FROM run ORDER BY id DESC LIMIT 1"
+        seconds, found, unchanged, ok = opened.one(query) or (0.0, 0, 0, 0)
+    return Swept(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6, found, unchanged, ok)
