@@ -74,10 +74,8 @@ class Link:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         while True:
             try:
-                if rights:
-                    self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
-                else:
-                    self._socket.send(packet, socket.MSG_NOSIGNAL)
+                # Always sendmsg: a sealed decoder may make no other call that sends.
+                self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
                 return
             except ConnectionResetError:
                 continue  # told once, see receive; the next call tells whether the peer is really gone
