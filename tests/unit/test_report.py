@@ -127,6 +127,22 @@ def test_a_click_is_a_box_that_is_ticked() -> None:
     assert "figure img { filter: blur(" in page.STYLE and "input:checked + img { filter: none; }" in page.STYLE
 
 
+def test_what_was_taken_away_is_shown_from_where_it_lies(index: Index, tmp_path: Path) -> None:
+    path, target = os.fsencode(tmp_path / "tree/taken.png"), tmp_path / "held"
+    target.write_bytes(pictures.encoded(pictures.photo(9), "PNG"))
+    with index.transaction():
+        index.write_all(
+            """
+            INSERT INTO action (run, time, kind, path, target, digest, verdict, outcome, restored)
+            VALUES (1, 1000.0, 'quarantine', ?, ?, x'00', 'sensitive', 'done', ?)
+            """,
+            [(path, os.fsencode(target), None), (path + b".lost", b"/nowhere", None), (path + b".back", b"/x", 2000.0)],
+        )
+    html = written(index).partition("Taken away")[2]
+    assert html.count("<img ") == 1 and "/tree/taken.png" in html and "quarantine, run 1" in html
+    assert "taken.png.lost" in html and "No such file" in html and "taken.png.back" not in html
+
+
 def test_an_empty_index_has_a_report_too(tmp_path: Path) -> None:
     with Index(tmp_path / "index.db") as index:
         assert "no file was scored" in written(index)

@@ -89,11 +89,15 @@ def _policies(settings: Settings, connect: str | None) -> Mapping[str, Policy]:
 
 
 def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
-    """What people decided; None where the settings name no store, or one that is not for us to read."""
+    """What people decided; None where the settings name no store, or one that is not there.
+
+    Raises:
+        OverridesFailure: it is there and cannot be read: a decision must not be undone because nobody noticed.
+    """
     from nsfwd.bundles.overrides import Overrides
 
     path = Path(settings.overrides)
-    if settings.overrides == "none" or not os.access(path, os.R_OK):
+    if settings.overrides == "none" or not path.exists():
         return None
     with Overrides.read(path) as store:
         return store.changes().overrides

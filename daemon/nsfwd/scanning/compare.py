@@ -18,9 +18,8 @@ from nsfwd.client import Client, Options
 from nsfwd.client.replies import Reply
 from nsfwd.scanning import page
 from nsfwd.scanning.intervals import Estimate, Stratum, stratified
-from nsfwd.scanning.judged import Found
 from nsfwd.scanning.reading import opened
-from nsfwd.scanning.report import Shown, picture
+from nsfwd.scanning.report import Shown, lying
 from nsfwd.scanning.sampling import Drawn
 from nsfwd.scanning.thumbnails import Thumbnails
 
@@ -199,10 +198,4 @@ def _pieces(comparison: Comparison, shown: Shown) -> Iterator[str]:
 
 def _picture(thumbnails: Thumbnails, flip: Flip, shown: Shown) -> page.Picture:
     lines = tuple(f"{said.verdict} {said.score:.3f}" for said in (flip.first, flip.second))
-    try:
-        found = os.stat(flip.path)  # noqa: PTH116 - names are bytes
-    except OSError as error:
-        return page.Picture(os.fsdecode(flip.path), "", lines, missing=os.strerror(error.errno or 0))
-    directory, name = os.path.split(flip.path)
-    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return picture(thumbnails, Found(directory, name, *stamp), shown, lines)
+    return lying(thumbnails, flip.path, shown, lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nsfwd.errors import CodedError
@@ -54,10 +54,14 @@ def _pieces(index: Index, wanted: Wanted) -> Iterator[str]:
     yield page.heading("Runs")
     columns = ("run", "kind", "began", "ended", "why", "found", "scored", "skipped", "errors", "alarms", "acted")
     yield from page.table(columns, _runs(index))
-    yield page.heading("Worst first")
     if wanted.shown == "clear":
         yield page.paragraph("A click makes a picture clear, another blurs it again.", dim=True)
-    yield from page.gallery(_worst(index, wanted))
+    with Thumbnails() as thumbnails:
+        yield page.heading("Worst first")
+        yield from page.gallery(_worst(index, wanted, thumbnails))
+        yield page.heading("Taken away")
+        yield page.paragraph("Moved or quarantined, and not restored; the latest first.", dim=True)
+        yield from page.gallery(_taken(index, wanted, thumbnails))
 
 
 def _counts(index: Index) -> Iterator[tuple[object, ...]]:
@@ -97,7 +101,7 @@ def _runs(index: Index) -> Iterator[tuple[object, ...]]:
         yield str(number), kind, _moment(started), _moment(ended) if ended else None, why, *counts
 
 
-def _worst(index: Index, wanted: Wanted) -> Iterator[page.Picture]:
+def _worst(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[page.Picture]:
     chosen = f"AND verdict IN ({', '.join('?' * len(wanted.verdicts))})" if wanted.verdicts else ""
     rows = index.read(
         f"""
@@ -108,13 +112,49 @@ def _worst(index: Index, wanted: Wanted) -> Iterator[page.Picture]:
         """,
         (*wanted.verdicts, wanted.worst),
     )
-    with Thumbnails() as thumbnails:
-        for row in rows:
-            found, (verdict, alarm, label, score, overridden) = Found(*row[:7]), row[7:]
-            lines = [f"{verdict} {score:.3f}" if score is not None else verdict, label or ""]
-            if overridden:
-                lines.append("decided by a person")
-            yield picture(thumbnails, found, wanted.shown, tuple(filter(None, lines)), alarm=bool(alarm))
+    for row in rows:
+        found, (verdict, alarm, label, score, overridden) = Found(*row[:7]), row[7:]
+        lines = _lines(verdict, score, label, "decided by a person" if overridden else None)
+        yield picture(thumbnails, found, wanted.shown, lines, alarm=bool(alarm))
+
+
+def _taken(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[page.Picture]:
+    """What actions moved, shown from where it lies now under the name that it had."""
+    chosen = f"AND action.verdict IN ({', '.join('?' * len(wanted.verdicts))})" if wanted.verdicts else ""
+    rows = index.read(
+        f"""
+        SELECT action.path, target, action.verdict, action.run, kind, label, score FROM action
+            LEFT JOIN file ON file.id = (SELECT max(id) FROM file WHERE file.digest = action.digest)
+        WHERE kind IN ('move', 'quarantine') AND outcome = 'done' AND restored IS NULL AND target IS NOT NULL {chosen}
+        ORDER BY action.id DESC LIMIT ?
+        """,
+        (*wanted.verdicts, wanted.worst),
+    )
+    for path, target, verdict, run, kind, label, score in rows:
+        lines = _lines(verdict, score, label, kind if run is None else f"{kind}, run {run}")
+        yield lying(thumbnails, target, wanted.shown, lines, name=path)
+
+
+def _lines(verdict: str, score: float | None, *more: str | None) -> tuple[str, ...]:
+    first = verdict if score is None else f"{verdict} {score:.3f}"
+    return tuple(filter(None, (first, *more)))
+
+
+def lying(
+    thumbnails: Thumbnails, path: bytes, shown: Shown, lines: tuple[str, ...], *, name: bytes | None = None
+) -> page.Picture:
+    """Make a picture of whatever file lies at a path now.
+
+    Args:
+        name: what it is called in the page; its path when left out.
+    """
+    called = os.fsdecode(path if name is None else name)
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return page.Picture(called, "", lines, missing=os.strerror(error.errno or 0))
+    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return replace(picture(thumbnails, Found(*os.path.split(path), *stamp), shown, lines), name=called)
 
 
 def picture(
