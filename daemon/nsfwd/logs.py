@@ -122,7 +122,7 @@ class JournalHandler(logging.Handler):
     """Hands each event to the journal with its fields (systemd.journal-fields(7)); a traceback stays many lines.
 
     Args:
-        fallback: gets what the journal does not take.
+        fallback: gets what the journal does not take, and first why.
         address: the journal's socket.
     """
 
@@ -132,12 +132,17 @@ class JournalHandler(logging.Handler):
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
+        self._refused = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one event; never waits and never fails."""
         try:
             self._socket.sendto(self.spell(record), self._address)
-        except OSError:
+        except OSError as error:
+            if not self._refused:
+                self._refused = True
+                why = "the journal takes no event (%s): it goes to standard error"
+                self._fallback.handle(logging.LogRecord(_ROOT, logging.WARNING, "", 0, why, (error.strerror,), None))
             self._fallback.handle(record)
 
     def spell(self, record: logging.LogRecord) -> bytes:

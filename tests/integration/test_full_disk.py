@@ -122,4 +122,6 @@ def test_a_journal_that_is_not_there(tmp_path: Path, photo: Path) -> None:
     with Daemon(directory, prefix=hidden, environment={"JOURNAL_STREAM": name}) as daemon:
         assert ask(daemon.unix, {"path": str(photo)})["status"] == "ok"
         wait_until(lambda: "is ready" in daemon.stderr)
-    assert all(line.startswith("<6>info ") for line in daemon.stderr.splitlines())
+    first, *others = daemon.stderr.splitlines()
+    assert first.startswith("<4>warning nsfwd: the journal takes no event (No such file or directory)")
+    assert others and all(line.startswith("<6>info ") for line in others)
