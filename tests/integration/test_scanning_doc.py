@@ -71,7 +71,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "2026" / "alarm.png").write_bytes(picture(alarm=True))
     (tree / "2026/.thumbnails" / "small.png").write_bytes(picture(alarm=False))
     (tree / "notes.txt").write_text("no picture")
-    for directory in ("etc/nsfwd", "var/lib/nsfwd", "bin"):
+    for directory in ("etc/nsfwd", "var/lib/nsfwd", "var/spool/nsfwd/tmp", "var/spool/nsfwd/in", "bin"):
         (base / directory).mkdir(parents=True)
     (base / "systemd").symlink_to(REPOSITORY / "systemd")
     for name, text in {"nsfwd": NSFWD, "systemctl": SYSTEMCTL, "libreoffice": OFFICE}.items():
