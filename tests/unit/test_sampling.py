@@ -140,3 +140,26 @@ def test_the_index_is_only_read(index: Index, tmp_path: Path) -> None:
     before = list(index.read("SELECT * FROM file"))
     sample(index, 10)
     assert list(index.read("SELECT * FROM file")) == before
+
+
+def test_what_was_taken_away_is_drawn_from_where_it_lies(tmp_path: Path) -> None:
+    with Index(tmp_path / "index.db") as index:
+        shelf = Shelf(index)
+        run = shelf.run()
+        for name in (b"here", b"taken\xff", b"restored", b"deleted"):
+            shelf.scored(b"/srv/" + name, 0.9, run)
+        with index.transaction():
+            for name, restored in ((b"taken\xff", None), (b"restored", 2000.0)):
+                index.write(
+                    """
+                    INSERT INTO action (run, time, kind, path, target, digest, verdict, outcome, restored)
+                    SELECT 1, 1000.0, 'quarantine', ?, ?, digest, 'sensitive', 'done', ? FROM file WHERE name = ?
+                    """,
+                    (b"/srv/" + name, b"/held/" + name, restored, name),
+                )
+        for name in (b"taken\xff", b"deleted"):
+            shelf.gone(b"/srv/" + name, run)
+        drawn = sample(index, 10)
+        assert {one.path for one in drawn} == {b"/srv/here", b"/held/taken\xff", b"/srv/restored"}
+        assert {(one.alarm, one.files) for one in drawn} == {(True, 3)}
+        assert sample(index, 10, verdicts=["sensitive"]) == drawn

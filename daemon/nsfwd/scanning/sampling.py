@@ -20,7 +20,7 @@ from typing import NamedTuple, TextIO
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index import Index
 from nsfwd.scanning.intervals import Estimate, Stratum, stratified
-from nsfwd.scanning.names import joined, spelled
+from nsfwd.scanning.names import joined, spelled, whole_path
 
 TENTHS = 10
 """Parts of the score, of equal width: misses gather below the threshold, and equal shares of the sample find them."""
@@ -54,7 +54,10 @@ _Place = tuple[int, bytes, bytes | None, float]
 def sample(
     index: Index, count: int, *, verdicts: Sequence[str] = (), by_score: bool = True, seed: int = 0
 ) -> list[Drawn]:
-    """Draw files that were scored and are there, without replacement, in random order.
+    """Draw files that were scored, without replacement, in random order.
+
+    Those that are there, and those that an action took away and that lie elsewhere now: else nobody could say how often
+    it is right.
 
     Every stratum (a verdict, and with ``by_score`` a tenth of the score) gets an equal share, or all it has.
 
@@ -69,7 +72,7 @@ def sample(
     key = str(seed).encode()
     for directory, name, digest, verdict, alarm, score in _scored(index, verdicts):
         stratum = (verdict, bool(alarm), min(int(score * TENTHS), TENTHS - 1) if by_score else 0)
-        path = joined(directory, name)
+        path = name if directory is None else joined(directory, name)
         files[stratum] += 1
         heap = heaps.setdefault(stratum, [])
         place = -int.from_bytes(hashlib.blake2b(path, digest_size=8, key=key).digest(), "big")
@@ -87,14 +90,22 @@ def sample(
     return [one for _, one in drawn]
 
 
-def _scored(index: Index, verdicts: Sequence[str]) -> Iterable[tuple[bytes, bytes, bytes | None, str, int, float]]:
-    chosen = f"AND verdict IN ({', '.join('?' * len(verdicts))})" if verdicts else ""
+def _scored(
+    index: Index, verdicts: Sequence[str]
+) -> Iterable[tuple[bytes | None, bytes, bytes | None, str, int, float]]:
+    """Yield directory and name, or None and where it lies now; digest, verdict, alarm, score."""
+    chosen = f"AND file.verdict IN ({', '.join('?' * len(verdicts))})" if verdicts else ""
     return index.read(
         f"""
         SELECT directory.path, name, digest, verdict, alarm, coalesce(score, 0.0)
         FROM file JOIN directory ON directory.id = file.directory WHERE status = 'ok' AND gone IS NULL {chosen}
+        UNION ALL
+        SELECT NULL, action.target, file.digest, file.verdict, alarm, coalesce(score, 0.0)
+        FROM action JOIN file ON file.digest = action.digest JOIN directory ON directory.id = file.directory
+        WHERE kind IN ('move', 'quarantine') AND outcome = 'done' AND restored IS NULL AND target IS NOT NULL
+            AND status = 'ok' AND gone IS NOT NULL AND {whole_path()} = action.path {chosen}
         """,
-        verdicts,
+        (*verdicts, *verdicts),
     )
 
 
