@@ -431,3 +431,25 @@ def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch: pytest.Mon
         assert FakeChild.born[1].received, "it was set up"
 
     run(test)
+
+
+def test_the_last_slots_are_kept_for_who_only_begins_to_ask() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, slots=32, workers=2)
+        for number in range(40):
+            bench.submit(f"/crowd{number}")
+        answered: set[int] = set()
+        for _ in range(40):
+            await settle()
+            for child in FakeChild.born:
+                for job in child.jobs():
+                    if job.number not in answered:
+                        answered.add(job.number)
+                        child.say(done(job))
+        assert (len(answered), bench.slots.free) == (30, 2)
+        bench.claim = Claim(("another",), Lane.NORMAL)
+        bench.submit("/single")
+        await settle()
+        assert b"/single" in [job.path for child in FakeChild.born for job in child.jobs()]
+
+    run(test)

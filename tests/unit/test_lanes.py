@@ -98,6 +98,23 @@ def test_who_was_alone_has_no_turn_before_the_next_who_asks() -> None:
     assert drain(queue) == ["c", "b"]
 
 
+def test_it_is_known_whether_somebody_only_begins_to_ask() -> None:
+    queue: LaneQueue[str] = LaneQueue()
+    assert not queue.fresh
+    for number in range(8):
+        queue.push(f"crowd{number}", Lane.BACKGROUND, ("uid 7", 100, "a"))
+    drain(queue, 2)
+    assert not queue.fresh
+    queue.push("another process", Lane.BACKGROUND, ("uid 7", 200, "b"))
+    assert queue.fresh
+    assert drain(queue, 1) == ["another process"]
+    assert not queue.fresh
+    queue.push("another lane", Lane.INTERACTIVE, ("host",))
+    assert queue.fresh
+    assert drain(queue, 1) == ["another lane"]
+    assert not queue.fresh
+
+
 def test_a_discarded_item_is_counted_out_of_every_circle() -> None:
     queue: LaneQueue[str] = LaneQueue()
     queue.push("a", Lane.NORMAL, ("one", 1, "x"))

@@ -36,6 +36,10 @@ GROUP_SECONDS = 0.005
 MOST_PENDING = 32
 """Most images sent to one decoder, however small they are."""
 
+KEPT_OF = 16
+"""One slot a decoder, but none of fewer than so many, is kept for who only begins to ask: decoders run ahead of the
+engine until the slots are full of one client's pixels, and another's request would wait for one to be scored."""
+
 DEATHS_BEFORE_BLAME = 2
 """A decoder may die by chance (a kill, the out-of-memory killer); dying twice on one file is the file's doing."""
 
@@ -71,6 +75,7 @@ class DecodeStage:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._slots = slots
+        self._kept = min(workers, slots.count // KEPT_OF)
         self._poison = poison
         self.crew = Crew(
             self,
@@ -169,6 +174,8 @@ class DecodeStage:
         depth = self._depth()
         while len(self.queue):
             worker = self._least_loaded(parcels, depth, reserved)
+            if self._slots.free <= self._kept and not self.queue.fresh:
+                break
             lease = self._slots.lease() if worker is not None else None
             if worker is None or lease is None:
                 break

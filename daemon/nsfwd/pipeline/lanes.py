@@ -94,6 +94,18 @@ class _Circle(Generic[Item]):
                 return member
             del self.members[member.key]
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the next turn is of one who has only begun to ask, or who waits for a single item."""
+        circle = self
+        while circle.members:
+            if circle.new:
+                return True
+            if len(circle.members) > 1:
+                return False
+            circle = circle.old[0]
+        return circle.size == 1
+
     def clear(self) -> None:
         """Forget whose turn it is; nothing waits."""
         circle = self
@@ -166,6 +178,11 @@ class LaneQueue(Generic[Item]):
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def fresh(self) -> bool:
+        """Whether somebody waits, in whichever lane, who has not been asking all along."""
+        return any(lane.size and lane.turns.fresh for lane in self._lanes.values())
 
     def depths(self) -> dict[str, int]:
         """Items waiting in each lane."""
