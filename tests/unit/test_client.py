@@ -1,6 +1,7 @@
 """Both clients against a daemon of a few lines."""
 
 import asyncio
+import json
 import os
 import socket
 import threading
@@ -394,6 +395,48 @@ def test_a_file_is_passed_again_after_a_restart_but_not_over_tcp(tmp_path: Path)
             places = [first.address, second.address]
             with Client(places) as client, pytest.raises(ConnectionLost, match="Unix socket only"):
                 client.scan_fd(file.fileno(), "/a")
+
+
+class _Full(FakeDaemon):
+    """Takes no connection at first, and says so."""
+
+    def __init__(self, path: Path, turns: int, after: float = 0.01) -> None:
+        self._turns, self._after = turns, after
+        super().__init__(path)
+
+    def _serve(self, connection: socket.socket) -> None:
+        if self._turns == 0:
+            return super()._serve(connection)
+        self._turns -= 1
+        busy = {"status": "refused", "error": {"code": "busy", "message": "too many connections"}}
+        with connection:
+            connection.sendall(json.dumps({"id": None, **busy, "retry_after": self._after}).encode() + b"\n")
+        return None
+
+
+def test_a_daemon_that_takes_no_connection_for_now_is_tried_again_when_it_said(tmp_path: Path) -> None:
+    paths = [f"/{number}" for number in range(100)]
+
+    async def together(address: str) -> list[str]:
+        async with AsyncClient(address) as client:
+            return [reply.path for reply in await asyncio.gather(*map(client.scan, paths)) if reply.scored]
+
+    with _Full(tmp_path / "d.sock", 5) as daemon, Client(daemon.address) as client:
+        assert sorted(reply.path for reply in client.scan_many(paths) if reply.scored) == sorted(paths)
+    with _Full(tmp_path / "e.sock", 5) as daemon:
+        assert asyncio.run(together(daemon.address)) == paths
+
+
+@pytest.mark.parametrize(("after", "patience"), [(0.01, 0), (100, 1)])
+def test_a_daemon_that_takes_no_connection_has_refused(tmp_path: Path, after: float, patience: float) -> None:
+    async def together(address: str) -> str:
+        async with AsyncClient(address, patience=patience) as client:
+            return (await client.scan("/a")).code
+
+    with _Full(tmp_path / "d.sock", 2, after) as daemon:
+        with Client(daemon.address, patience=patience) as client:
+            assert client.scan("/a").code == "busy"
+        assert asyncio.run(together(daemon.address)) == "busy"
 
 
 def test_patience_ends(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ class Conversation:
         try:
             data = await self._hear()
         except OSError as error:
-            return f"the connection to {self.address} was lost: {error.strerror or error}"
+            return f"the connection to {self.address} was lost: {self.core.complaint or error.strerror or error}"
         if not data:
             reason = f": {self.core.complaint}" if self.core.complaint else ""
             return f"{self.address} closed the connection before it replied{reason}"
@@ -209,6 +209,7 @@ class Conversation:
             ConnectionLost: why that is not possible.
         """
         self._stream.close()
+        await asyncio.sleep(max(0.0, self.core.held - time.monotonic()))
         until = time.monotonic() + self._patience
         for pause in pauses():
             if time.monotonic() + pause > until or not self._patience:

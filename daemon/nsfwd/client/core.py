@@ -112,6 +112,10 @@ class ClientCore:
     Args:
         patience: seconds within which a refused request is sent again, at the time that the daemon named.
         descriptors: whether they can go along on the connection.
+
+    Attributes:
+        complaint: what the daemon said to nobody in particular on this connection.
+        held: when a daemon that took no connection may be tried again; 0 if it took this one.
     """
 
     def __init__(self, patience: float = 0.0, *, descriptors: bool = False) -> None:
@@ -124,6 +128,7 @@ class ClientCore:
         self._partial = b""
         self._bodies = 0
         self.complaint = ""
+        self.held = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -221,14 +226,15 @@ class ClientCore:
                 along any more. Not done: its caller may ask again.
         """
         self._descriptors = descriptors
-        self._partial, self.complaint = b"", ""
+        lost = not self.held  # and not turned away before it was looked at
+        self._partial, self.complaint, self.held = b"", "", 0.0
         self._outgoing.clear()
         waiting = {number for _, number in self._later}
         for number, request in list(self._requests.items()):
             if request.inbox.unwanted:
                 self._forget(number)
             elif number not in waiting:
-                request.tries += 1
+                request.tries += lost
                 if request.begun:
                     raise ConnectionLost(f"the connection was lost in the middle of {request.path or 'a reply'}")
                 if request.descriptor is not None and not descriptors:
@@ -291,8 +297,11 @@ class ClientCore:
         number = message.get("id")
         request = self._requests.get(number) if isinstance(number, int) else None
         if request is None:
-            self._note_complaint(message)
-            return
+            self._note_complaint(message, now)
+        else:
+            self._take(number, request, message, now)
+
+    def _take(self, number: int, request: _Request, message: dict[str, Any], now: float) -> None:
         if self._postponed(number, request, message, now):
             return
         if not request.inbox.unwanted:
@@ -325,10 +334,21 @@ class ClientCore:
         heapq.heappush(self._later, (again, number))
         return True
 
-    def _note_complaint(self, message: dict[str, Any]) -> None:
-        """Keep what the daemon says to nobody in particular, such as why it is about to close."""
-        if message.get("id") is None and message.get("status") in (Status.ERROR, Status.REFUSED):
-            self.complaint = to_reply(message).message
+    def _note_complaint(self, message: dict[str, Any], now: float) -> None:
+        """Keep what the daemon says to nobody in particular, such as why it is about to close.
+
+        When it takes no connection for now, everything that was asked on this one is refused.
+        """
+        if message.get("id") is not None or message.get("status") not in (Status.ERROR, Status.REFUSED):
+            return
+        self.complaint = to_reply(message).message
+        after = message.get("retry_after")
+        if message.get("status") == Status.REFUSED and isinstance(after, int | float):
+            self.held = now + max(after, SOONEST)
+            waiting = {number for _, number in self._later}
+            for number, request in list(self._requests.items()):
+                if number not in waiting and not request.begun:
+                    self._take(number, request, message, now)
 
 
 def _part(series: _Request, path: str) -> _Request:

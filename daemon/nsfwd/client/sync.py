@@ -243,7 +243,9 @@ class Client:
             events = self._poll(self._socket, core, wait=wait)
             reason = self._move(self._socket, events)
         except OSError as error:
-            reason = f"the connection to {self.address} was lost: {error.strerror or error}"
+            with suppress(OSError):
+                core.receive_data(self._socket.recv(CHUNK), time.monotonic())  # why it was closed
+            reason = f"the connection to {self.address} was lost: {core.complaint or error.strerror or error}"
         except BaseException:  # Ctrl-C as well: half of a request may have gone out
             self.close()
             raise
@@ -253,6 +255,9 @@ class Client:
     def _recover(self, core: ClientCore, reason: str) -> None:
         """Find a daemon again and ask it what is not answered, or say why the connection was lost."""
         self.close()
+        if not core.in_flight and not self._patience:
+            return
+        time.sleep(max(0.0, core.held - time.monotonic()))
         until = time.monotonic() + self._patience
         for pause in pauses():
             if time.monotonic() + pause > until or not self._patience:
