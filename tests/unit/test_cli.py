@@ -166,6 +166,14 @@ def test_not_ready_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == "not ready: warming\n"
 
 
+def test_ready_says_what_is_amiss_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"op": "ready", "status": "ok", "ready": True, "why": "overrides: lost"}
+    with FakeDaemon(tmp_path / "e.sock", lambda _: [state]) as daemon:
+        assert main.run(["ready", "--connect", daemon.address]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("ready\n", "nsfwd: overrides: lost\n")
+
+
 def test_an_operation_turned_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refusal = {"op": "stats", "status": "error", "error": {"code": "not_permitted", "message": "no"}}
     with FakeDaemon(tmp_path / "e.sock", lambda _: [refusal]) as daemon:

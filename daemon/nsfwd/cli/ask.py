@@ -61,6 +61,10 @@ def ready(connect: str | None) -> int:
         state = client.ready()
     if state.get("ready"):
         click.echo("ready")
+        if state.get("why"):
+            from nsfwd.logs import escape
+
+            click.echo(escape(f"nsfwd: {state['why']}"), err=True)
         return exits.OK
     click.echo(f"not ready: {state.get('why') or 'it does not say why'}")
     return exits.FAILED

@@ -142,7 +142,7 @@ class Daemon:
         models = ", ".join(bundle.model_identity for bundle in self._service.bundles)
         admission = self._pipeline.admission
         rate = f"{admission.rate.value:.0f} images/s, {len(admission.tickets)} in flight"
-        return f"{models}; {self._engine()}; {rate}"
+        return "; ".join([models, self._engine(), rate, *filter(None, [readiness.get("why")])])
 
     def _report(self) -> None:
         """Tell the service manager how it goes; while the engine loads, ask it for patience, but not for ever."""
