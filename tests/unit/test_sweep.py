@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.errors import BreakerOpen, DaemonUnreachable, IndexFailure, NsfwdError
-from nsfwd.scanning import scout, walk
+from nsfwd.scanning import ledger, scout, walk
 from nsfwd.scanning.index import Index
 from nsfwd.scanning.judged import Judged
 from tests.unit.scripted import Script, policy, serving
@@ -433,3 +434,18 @@ def test_a_full_disk_ends_the_run_and_breaks_nothing(place: Place, monkeypatch: 
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     progress = place.sweep()
     assert progress.counts.unchanged == written and len(place.rows()) == 3000
+
+
+def test_every_question_about_a_file_is_answered_by_an_index_that_tells_few_apart(filled: Place) -> None:
+    plans = {
+        ledger._BY_NAME: "sqlite_autoindex_file_1 (directory=? AND name=?)",
+        ledger._BY_INODE: "file_by_inode (dev=? AND ino=?)",
+        ledger._BY_SIZE: "file_by_size (size=?)",
+        ledger._BY_DIGEST: "file_by_digest (digest=?)",
+    }
+    with sqlite3.connect(filled.path) as database:
+        for query, index in plans.items():
+            named = re.findall(r":(\w+)", query)
+            values = dict.fromkeys(named, 1) if named else (1,)
+            plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+            assert plan[0] == f"SEARCH file USING INDEX {index}"

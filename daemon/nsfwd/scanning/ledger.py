@@ -46,6 +46,22 @@ CULPRIT = "CASE WHEN status = 'ok' OR code IN ('not_an_image', 'excluded') THEN 
 
 _OUTCOME = "digest, status, code, verdict, alarm, label, score, override, models, policy"
 
+_ANYWHERE = SETTLED.replace("gone IS NULL AND ", "")
+"""As ``SETTLED``; what a content came to holds also where the file itself is gone."""
+
+_BY_NAME = f"""
+    SELECT dev, ino, size, mtime_ns, ctime_ns, {SETTLED}, {CULPRIT}, {_OUTCOME} FROM file
+    WHERE directory = (SELECT id FROM directory WHERE path = :directory) AND name = :name
+"""
+_BY_INODE = f"""
+    SELECT {_OUTCOME} FROM file WHERE dev = :dev AND ino = :ino AND +size = :size AND mtime_ns = :mtime
+    AND digest IS NOT NULL AND {_ANYWHERE} LIMIT 1
+"""
+"""The plus keeps SQLite from looking through all files of that size, which may be a million."""
+
+_BY_SIZE = "SELECT 1 FROM file WHERE size = ? AND digest IS NOT NULL LIMIT 1"
+_BY_DIGEST = f"SELECT {_OUTCOME} FROM file WHERE digest = :digest AND {_ANYWHERE} LIMIT 1"
+
 _SAVE = f"""
     INSERT INTO file (directory, name, dev, ino, size, mtime_ns, ctime_ns, {_OUTCOME}, time, run)
     VALUES ({", ".join("?" * 19)})
@@ -146,13 +162,7 @@ class Ledger:
     def look(self, found: Found) -> Looked:
         """Tell what is known of a file."""
         values = {**self.present, "directory": found.directory, "name": found.name}
-        row = self._index.one(
-            f"""
-            SELECT dev, ino, size, mtime_ns, ctime_ns, {SETTLED}, {CULPRIT}, {_OUTCOME} FROM file
-            WHERE directory = (SELECT id FROM directory WHERE path = :directory) AND name = :name
-            """,
-            values,
-        )
+        row = self._index.one(_BY_NAME, values)
         identity = (found.dev, signed(found.ino), found.size, found.mtime_ns, found.ctime_ns)
         if row is not None and row[5]:
             outcome = Outcome(*row[7:])
@@ -164,24 +174,16 @@ class Ledger:
 
     def _elsewhere(self, found: Found) -> Looked:
         """Look for the content under other names. One that was moved there needs no read."""
-        same = f"""
-            SELECT {_OUTCOME} FROM file WHERE dev = :dev AND ino = :ino AND size = :size AND mtime_ns = :mtime
-            AND digest IS NOT NULL AND {_ANYWHERE} LIMIT 1
-            """
         values = {**self.present, "dev": found.dev, "ino": signed(found.ino), "mtime": found.mtime_ns}
         values["size"] = found.size
-        row = self._index.one(same, values)
+        row = self._index.one(_BY_INODE, values)
         if row is not None:
             return Looked(Known.CONTENT, Outcome(*row))
-        size = "SELECT 1 FROM file WHERE size = :size AND digest IS NOT NULL LIMIT 1"
-        return Looked(Known.NOTHING if self._index.one(size, {"size": found.size}) is None else Known.SIZE)
+        return Looked(Known.NOTHING if self._index.one(_BY_SIZE, (found.size,)) is None else Known.SIZE)
 
     def content(self, digest: bytes) -> Outcome | None:
         """Return what the present models and policy said of a content."""
-        row = self._index.one(
-            f"SELECT {_OUTCOME} FROM file WHERE digest = :digest AND {_ANYWHERE} LIMIT 1",
-            {**self.present, "digest": digest},
-        )
+        row = self._index.one(_BY_DIGEST, {**self.present, "digest": digest})
         return Outcome(*row) if row is not None else None
 
     def outcome(self, judged: Judged) -> Outcome:
@@ -286,10 +288,6 @@ class Ledger:
             body = msgspec.json.encode(dict(policies)).decode()
             self._index.write("UPDATE policy SET body = ? WHERE id = ?", (body, self._policies[identity]))
         return self._policies[identity]
-
-
-_ANYWHERE = SETTLED.replace("gone IS NULL AND ", "")
-"""As ``SETTLED``; what a content came to holds also where the file itself is gone."""
 
 
 def scores_of(index: Index, outcome: Outcome) -> dict[str, dict[str, float]]:
