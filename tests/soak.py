@@ -2,10 +2,10 @@
 
     python tests/soak.py --minutes 60       (10 is the short mode)
 
-Runs a daemon of its own with the echo engine and a small result cache. Good pictures, damaged ones, missing ones and
-directories are asked for by several clients at once, by path and as bytes that are new each time; meanwhile decoders
-and the engine are killed at random and the settings are reloaded. Now and then nothing is disturbed for a while, so
-that children live long enough to show whether they grow.
+Runs a daemon of its own, with the echo engine or OpenVINO, and a small result cache. Good pictures, damaged ones,
+missing ones and directories are asked for by several clients at once, by path and as bytes that are new each time;
+meanwhile decoders and the engine are killed at random and the settings are reloaded. Now and then nothing is disturbed
+for a while, so that children live long enough to show whether they grow.
 
 Prints a report as JSON and exits 1 when a reply was lost or doubled, when descriptors, slots, tickets or processes are
 left, or when memory grew by more than ``--growth``: for each kind of process the last third of the time against the
@@ -270,7 +270,13 @@ def soak(options: argparse.Namespace) -> Json:
         directory = Path(name)
         paths, settings = write_pictures(directory / "pictures"), directory / "nsfwd.toml"
         settings.write_text(SETTINGS, "utf-8")
-        with Daemon(directory / "daemon", flags=["--config", str(settings), "--log-level", "error"]) as daemon:
+        with Daemon(
+            directory / "daemon",
+            engine="openvino" if options.bundle else "echo",
+            model=options.bundle.name if options.bundle else "echo",
+            models_dir=options.bundle.parent if options.bundle else None,
+            flags=["--config", str(settings), "--log-level", "error"],
+        ) as daemon:
             quiet, stop, watched = held(daemon), threading.Event(), threading.Event()
             watch = Watch(daemon, watched)
             clients = [
@@ -289,6 +295,7 @@ def soak(options: argparse.Namespace) -> Json:
             stats = told(daemon, "stats")
             return {
                 "minutes": options.minutes,
+                "engine": stats["engine"]["name"],
                 "seed": options.seed,
                 "sent": sum(client.sent for client in clients),
                 "lost": sum(client.lost for client in clients),
@@ -313,6 +320,7 @@ def faults(report: Json, most: float) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--bundle", type=Path, help="directory of a bundle that OpenVINO scores with, in place of echo")
     parser.add_argument("--pause", type=float, default=5.0, help="seconds between disturbances")
     parser.add_argument("--rest", type=float, default=0.0, help="seconds that a client rests after 64 requests")
     parser.add_argument("--growth", type=float, default=0.03, help="share by which memory may grow")
