@@ -250,7 +250,7 @@ class _Watch:
             if self._halted.is_set():
                 return
             for branch in self._branches:
-                if branch.stale and os.path.isdir(branch.root):  # noqa: PTH112  # bytes
+                if (branch.stale or branch.unwatched) and os.path.isdir(branch.root):  # noqa: PTH112  # bytes
                     await asyncio.to_thread(_exhaust, branch)
                     branch.stale = False
             self._complain()
@@ -262,6 +262,8 @@ class _Watch:
 
     async def _sweep(self) -> None:
         roots = tuple(branch.root for branch in self._branches if os.path.isdir(branch.root))  # noqa: PTH112  # bytes
+        if not roots:
+            return
         asking = replace(self._plan.asking, kind="sweep", roots=roots, wait=True)
         plan = sweeping.Plan(replace(self._plan.tree, roots=roots), asking)
         self._told.sweeping = True
@@ -305,6 +307,7 @@ class _Watch:
 
 
 def _exhaust(branch: _Branch) -> None:
-    """Watch all of a tree; the sweep that follows looks at its files."""
+    """Watch all of a tree, or all that can be; the sweep that follows looks at its files."""
+    branch.unwatched.clear()
     for _ in branch.cover(branch.root):
         pass
