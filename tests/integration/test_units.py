@@ -61,7 +61,8 @@ def test_a_further_instance_differs_in_its_names_alone() -> None:
 
 def test_the_example_of_settings_is_taken() -> None:
     settings = load_settings(UNITS / "nsfwd.toml", {})
-    assert settings.given.keys() == {"models_dir"}
+    assert settings.given.keys() == {"models_dir", "overrides"}
+    assert Path(settings.overrides).parent == Path(settings.models_dir).parent
     assert f"d {settings.models_dir}  " in (UNITS / "nsfwd.tmpfiles.conf").read_text("utf-8")
 
 
