@@ -341,8 +341,19 @@ def test_a_reload_counts_at_the_next_request_of_who_is_connected() -> None:
 # -- connecting ------------------------------------------------------------------------------------------------------
 
 
+class Collector(logging.Handler):
+    """Keeps events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 def test_connecting_leaving_and_being_refused_is_logged_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = rows({"name": "me", "uid": os.getuid(), "connections": 1}, {"name": "others", "connections": 0})
 
@@ -376,12 +387,14 @@ def test_connecting_leaving_and_being_refused_is_logged_and_counted(
         close_all(listeners)
         return service.peering.stats()
 
-    monkeypatch.setattr(logging.getLogger("nsfwd"), "propagate", True)
-    with caplog.at_level(logging.INFO, "nsfwd"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    collector = Collector()
+    monkeypatch.setattr(logging.getLogger("nsfwd"), "handlers", [collector])
+    monkeypatch.setattr(logging.getLogger("nsfwd"), "level", logging.INFO)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         stats = runner.run(main())
     assert stats["me"] == {"connections": 0, "in_flight": 0, "requests": 1, "limited": 0, "denied": 1}
     assert stats["others"]["denied"] == 1
-    connected, busy, denied, left = caplog.records
+    connected, busy, denied, left = collector.records
     me = {
         "peer_uid": os.getuid(),
         "peer_pid": os.getpid(),
