@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from nsfwd.cli import actions as flags
 from nsfwd.errors import ActionFailure, BreakerOpen
-from nsfwd.scanning import actions, breaker, placeholder
+from nsfwd.scanning import actions, breaker, hook, placeholder
 from nsfwd.scanning.actions import Actions, Plan
 from nsfwd.scanning.breaker import Breaker, Limits
 from nsfwd.scanning.hook import Hook, HookFailed, HookSettings
@@ -240,6 +242,31 @@ def test_a_dry_run_stops_where_the_real_one_would(index: Index, tmp_path: Path) 
         perform(index, plan(tmp_path, "quarantine", apply=False, limits=Limits(most=3)), *judged)
 
 
+def test_a_verdict_that_no_policy_has_is_told(index: Index, tmp_path: Path) -> None:
+    body = json.dumps({"tiers": [{"name": "safe"}, {"name": "sensitive"}]})
+    with index.transaction():
+        index.write("INSERT INTO policy (identity, body) VALUES ('default@1', ?)", (body,))
+    said = perform(index, plan(tmp_path, "log", on=frozenset({"sensitve", "safe"})))
+    assert said == ["no policy has the verdict 'sensitve': nothing is done about it"]
+
+
+def test_flags_say_what_the_limits_are() -> None:
+    told = {option.name: option.help or "" for option in _options()}
+    assert tuple(flags.KINDS) == actions.KINDS
+    for name, value in (
+        ("max_actions", breaker.MOST),
+        ("max_share", round(100 * breaker.SHARE)),
+        ("hook_jobs", hook.CONCURRENCY),
+        ("hook_rate", round(hook.RATE)),
+        ("hook_timeout", round(hook.TIMEOUT)),
+    ):
+        assert told[name].endswith(f"[default: {value}]")
+
+
+def _options() -> list[click.Option]:
+    return [one for one in flags.action_options(click.Command("x")).params if isinstance(one, click.Option)]
+
+
 def test_the_log_needs_no_leave(index: Index, tmp_path: Path) -> None:
     judged = [picture(tmp_path, f"{number}.jpg") for number in range(4)]
     perform(index, plan(tmp_path, "log", apply=False, limits=Limits(most=1)), *judged)
@@ -296,8 +323,8 @@ def test_few_hooks_run_at_once(tmp_path: Path) -> None:
     command = ("sh", "-c", f"test $({script}) -le 2")
 
     async def work() -> None:
-        hook = Hook(HookSettings(command, concurrency=2, rate=1000))
-        await asyncio.gather(*(hook.run({"number": number}) for number in range(8)))
+        few = Hook(HookSettings(command, concurrency=2, rate=1000))
+        await asyncio.gather(*(few.run({"number": number}) for number in range(8)))
 
     asyncio.run(work())
 
@@ -312,9 +339,9 @@ def test_hooks_start_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nsfwd.scanning.hook.time.monotonic", lambda: 100.0)
 
     async def work() -> None:
-        hook = Hook(HookSettings(("true",), rate=4))
+        slow = Hook(HookSettings(("true",), rate=4))
         for _ in range(3):
-            await hook.run({})
+            await slow.run({})
 
     asyncio.run(work())
     assert waits == [0.0, 0.25, 0.5]

@@ -1,6 +1,6 @@
 """``Actions``: what is done about a verdict, each once, none before the breaker allowed it, and every one written down.
 
-    log          a line in the log; done without ``apply`` too, as it changes nothing
+    log          a line that says so; done without ``apply`` too, as it changes nothing
     copy         a copy below a directory
     hook         a program of the site's that reads the reply
     move         taken to a directory where it keeps its path
@@ -13,7 +13,7 @@ Nothing deletes. Without ``apply`` it says what it would do, and stops where it 
 from __future__ import annotations
 
 import asyncio
-import logging
+import json
 import os
 import time
 from collections import Counter
@@ -44,8 +44,6 @@ GRACE = 60.0
 """Seconds for which a restored file is left alone: by then the daemon has taken up the override that came with it."""
 
 _TAKING = frozenset({"move", "quarantine"})
-
-_log = logging.getLogger("nsfwd.scanning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +134,20 @@ class Actions:
             ActionFailure: one of the last actions could not be done, and no other could.
         """
         await asyncio.gather(*self._tasks)
+        self._warn()
         if self._store is not None:
             async with self._moving:
                 self._store.close()
         if self._failure is not None:
             raise self._failure
+
+    def _warn(self) -> None:
+        """Say which of the verdicts wanted no policy of the index has: a typing error would be silent for ever."""
+        bodies = [json.loads(body) for (body,) in self._index.read("SELECT body FROM policy WHERE body IS NOT NULL")]
+        known = {tier["name"] for body in bodies for tier in body.get("tiers", ())}
+        labels = {label for (text,) in self._index.read("SELECT labels FROM model") for label in json.loads(text)}
+        for verdict in sorted(self._plan.on - known - labels) if known else ():
+            self._say(f"no policy has the verdict {verdict!r}: nothing is done about it")
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
@@ -222,7 +229,6 @@ class Actions:
 
     async def _do(self, kind: str, judged: Judged) -> None:
         if kind == "log":
-            _log.warning("%s: %s", judged.verdict, text_of(judged.found.path))
             self._note(kind, judged, "done")
         elif kind == "hook":
             assert self._hook is not None
@@ -267,8 +273,8 @@ class Actions:
             )
         self.outcomes[outcome] += 1
         if outcome != "done":
-            _log.warning("%s of %s: %s: %s", kind, text_of(path), outcome, message)
-        elif kind != "log":
+            self._say(f"{kind} of {text_of(path)} ({judged.verdict}): {outcome}: {message}")
+        else:
             where = f" -> {text_of(target)}" if target is not None else ""
             self._say(f"{_DONE[kind]} {text_of(path)} ({judged.verdict}){where}")
 
@@ -284,7 +290,7 @@ class Actions:
         self._say(f"{_DONE[entry.kind]} {entry.path_text} ({entry.verdict}), by a run that was cut off")
 
 
-_DONE = {"copy": "copied", "hook": "told of", "move": "moved", "quarantine": "quarantined"}
+_DONE = {"log": "found", "copy": "copied", "hook": "told of", "move": "moved", "quarantine": "quarantined"}
 
 
 def _store(plan: Plan) -> Store | None:
