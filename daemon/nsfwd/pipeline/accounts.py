@@ -34,7 +34,7 @@ class Accounts:
 
     def count(self, outcome: Outcome) -> None:
         """One image has its outcome."""
-        self.images[outcome.status.value] += 1
+        self.images[outcome.status] += 1
         if outcome.code:
             self.codes[outcome.code] = self.codes.get(outcome.code, 0) + 1
         elif outcome.judgement is not None and outcome.judgement.override is not None:

@@ -52,7 +52,7 @@ def _finish(reply: dict[str, object], time: Timing) -> bytes:
 def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
     """Return the line that tells what one image came to."""
     reply = _head(request, outcome.path)
-    reply["status"] = outcome.status.value
+    reply["status"] = outcome.status
     judgement = outcome.judgement
     if judgement is None:
         _put_error(reply, outcome.code, outcome.message, outcome.retry_after)
