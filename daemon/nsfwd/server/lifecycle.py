@@ -72,7 +72,8 @@ class Daemon:
         self._notifier = notifier
         self._pipeline = Pipeline(settings, bundles)
         self._service = Service(self._loop, settings, self._pipeline, bundles)
-        self._service.reload = Reloader(reread, self._service, self._pipeline, notifier, self._status).reload
+        self._reloader = Reloader(reread, self._service, self._pipeline, notifier, self._status)
+        self._service.reload = self._reloader.reload
         self._acceptor = Acceptor([listener for listener in listeners if not listener.spec.metrics], self._service)
         self._metrics = MetricsServer([listener for listener in listeners if listener.spec.metrics], self._service)
         self._watchdog = Watchdog(self._loop, watchdog, notifier, self._pipeline.work)
@@ -145,10 +146,13 @@ class Daemon:
         return "; ".join([models, self._engine(), rate, *filter(None, [readiness.get("why")])])
 
     def _report(self) -> None:
-        """Tell the service manager how it goes; while the engine loads, ask it for patience, but not for ever."""
+        """Tell the service manager how it goes; while an engine loads, ask it for patience, but not for ever."""
         self._report_timer = self._loop.call_later(REPORT, self._report)
         self._notifier.status(self._status())
-        if not self._pipeline.ready.is_set() and self._loop.time() - self._born < LONGEST_LOAD:
+        since = self._reloader.since
+        if since is None and not self._pipeline.ready.is_set():
+            since = self._born
+        if since is not None and self._loop.time() - since < LONGEST_LOAD:
             self._notifier.extend_timeout(PATIENCE)
 
     def _tick(self) -> None:

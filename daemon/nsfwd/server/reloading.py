@@ -37,6 +37,9 @@ class Reloader:
         pipeline: loads and proves them first.
         notifier: is told when a reload begins and that it has ended.
         status: how the daemon is, in one line for the service manager.
+
+    Attributes:
+        since: loop time since when a reload is under way; None when none is.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Reloader:
         self._notifier = notifier
         self._status = status
         self._turn = asyncio.Lock()
+        self.since: float | None = None
 
     async def reload(self) -> dict[str, Any]:
         """Reload, and return what the reply tells.
@@ -56,7 +60,7 @@ class Reloader:
             CodedError: ``reload_refused`` says what the operator has to mend; ``draining``.
         """
         async with self._turn:
-            started = self._service.loop.time()
+            started = self.since = self._service.loop.time()
             announced = self._pipeline.ready.is_set()
             if announced:
                 self._notifier.reloading()
@@ -73,6 +77,7 @@ class Reloader:
                 _log.error("reload refused, what served before serves on: %s", reason)
                 raise CodedError("reload_refused", reason) from None
             finally:
+                self.since = None
                 if announced and not self._service.draining:
                     self._notifier.ready(self._status())
             self._service.settings, self._service.bundles = settings, bundles
