@@ -147,6 +147,7 @@ def test_sweep_quarantine_restore_and_sweep_again(site: Site) -> None:
     assert f"quarantined {bad}" in site.sweep("--apply", "--placeholder", code=1)
     assert bad.read_bytes() == placeholder.PICTURE and good.exists()
     assert f"would restore {bad}" in site.restore("--all")
+    assert "no policy has the verdict 'sensitve'" in site.sweep("--on", "sensitve")
     listed = json.loads(site.restore("--list", "--format", "ndjson"))
     assert listed["path"] == str(bad) and Path(listed["target"]).read_bytes() == content
     assert site.restore(bad.parent, "--apply") == f"restored {bad}\n"

@@ -243,7 +243,7 @@ def test_a_dry_run_stops_where_the_real_one_would(index: Index, tmp_path: Path) 
 
 
 def test_a_verdict_that_no_policy_has_is_told(index: Index, tmp_path: Path) -> None:
-    body = json.dumps({"tiers": [{"name": "safe"}, {"name": "sensitive"}]})
+    body = json.dumps({"nsfw": {"tiers": [{"name": "safe"}, {"name": "sensitive"}]}})
     with index.transaction():
         index.write("INSERT INTO policy (identity, body) VALUES ('default@1', ?)", (body,))
     said = perform(index, plan(tmp_path, "log", on=frozenset({"sensitve", "safe"})))

@@ -144,7 +144,7 @@ class Actions:
     def _warn(self) -> None:
         """Say which of the verdicts wanted no policy of the index has: a typing error would be silent for ever."""
         bodies = [json.loads(body) for (body,) in self._index.read("SELECT body FROM policy WHERE body IS NOT NULL")]
-        known = {tier["name"] for body in bodies for tier in body.get("tiers", ())}
+        known = {tier["name"] for body in bodies for policy in body.values() for tier in policy.get("tiers", ())}
         labels = {label for (text,) in self._index.read("SELECT labels FROM model") for label in json.loads(text)}
         for verdict in sorted(self._plan.on - known - labels) if known else ():
             self._say(f"no policy has the verdict {verdict!r}: nothing is done about it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from nsfwd.scanning.judged import Found
@@ -30,7 +31,7 @@ class Settling:
 
     def __init__(self, seconds: float = SETTLE, *, follow: bool = False) -> None:
         self._seconds, self._follow = seconds, follow
-        self._waiting: dict[bytes, tuple[float, _State | None]] = {}
+        self._waiting: OrderedDict[bytes, tuple[float, _State | None]] = OrderedDict()  # the first is due first
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -48,17 +49,13 @@ class Settling:
 
     def due(self) -> float | None:
         """Return when the next one is to be looked at; None when none waits."""
-        for moment, _ in self._waiting.values():
-            return moment  # the first one is the oldest: each goes to the end when it is put
-        return None
+        first = next(iter(self._waiting.values()), None)
+        return None if first is None else first[0]
 
     def ready(self, now: float) -> Iterator[Found]:
         """Yield the files that are still, and let the others wait on. What is no regular file any more goes."""
-        for path, (moment, state) in list(self._waiting.items()):
-            if moment > now:
-                return
-            if self._waiting.pop(path, None) is None:
-                continue
+        while (due := self.due()) is not None and due <= now:
+            path, (_, state) = self._waiting.popitem(last=False)
             found = self._look(path)
             if found is None:
                 continue
