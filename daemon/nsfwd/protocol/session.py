@@ -67,8 +67,7 @@ class Session:
         self._style = style
         self._max_bytes = max_bytes
         self._operations = operations
-        self._colour = colour
-        self._labels = False
+        self._taste = text.Taste(colour=colour)
         # input
         self._reader = LineReader(telnet=style is not Style.PLAIN)
         self._events: deque[Event] = deque()
@@ -238,7 +237,7 @@ class Session:
         turn = self._turn(None, dialect, path)
         if dialect is Dialect.TEXT:
             compact = self._style is Style.ONESHOT
-            turn.block = text.Block(path, labels=self._labels, compact=compact, colour=self._colour)
+            turn.block = self._taste.block(path, compact=compact)
             self._outbox.write(turn, turn.block.scanning())
         try:
             if line.too_long:
@@ -256,18 +255,8 @@ class Session:
         if word == "quit":
             self._ending = True
             return Quit()
-        self._say(self._do(word))
+        self._say(self._taste.change(word))
         return None
-
-    def _do(self, word: str) -> bytes:
-        """Carry out a word that needs nobody else; return what to say."""
-        if word == "help":
-            return text.help_text() + b"\n"
-        if word == "colour":
-            self._colour = not self._colour
-            return b"Colours are %s.\n\n" % (b"on" if self._colour else b"off")
-        self._labels = word == "labels"
-        return b"Scores are shown by %s.\n\n" % (b"label" if self._labels else b"group")
 
     def _take_bare_command(self, word: str) -> Event | None:
         """Answer a word that is no operation where replies are JSON; ``labels`` and the like mean nothing there."""
@@ -391,7 +380,7 @@ class Session:
     def _end(self, turn: Turn) -> None:
         turn.ended = True
         self._in_flight -= 1
-        self._outbox.close(turn, text.prompt(colour=self._colour) if self._style is Style.SESSION else b"")
+        self._outbox.close(turn, text.prompt(colour=self._taste.colour) if self._style is Style.SESSION else b"")
 
     def _reject(self, turn: Turn, error: CodedError) -> Rejected:
         self.fail(turn, error, 0.0)
@@ -399,7 +388,7 @@ class Session:
 
     def _greet(self) -> None:
         self._greeting_held = False
-        self._outbox.greet(text.greeting(colour=self._colour))
+        self._outbox.greet(text.greeting(colour=self._taste.colour))
 
     def _say(self, words: bytes) -> None:
         """Answer a text line at once, in its place."""

@@ -6,6 +6,7 @@ Pure spelling: what is written and how, never when. Names are shown so that they
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from nsfwd.errors import Status
 from nsfwd.protocol.jsonio import dumps, dumps_indented
@@ -126,3 +127,30 @@ class Block:
 
     def _heading(self, what: str) -> bytes:
         return (_paint(f"> {what}: {self._path}", _CYAN, self._colour) + "\n").encode()
+
+
+@dataclass(slots=True)
+class Taste:
+    """How a session shows what it says, which its own command words change.
+
+    Attributes:
+        colour: paint prompts and verdicts.
+        labels: show the scores of labels instead of the policy's groups.
+    """
+
+    colour: bool = False
+    labels: bool = False
+
+    def change(self, word: str) -> bytes:
+        """Carry out a word that needs nobody else: ``help``, ``colour``, ``labels``, ``groups``; return what to say."""
+        if word == "help":
+            return help_text() + b"\n"
+        if word == "colour":
+            self.colour = not self.colour
+            return b"Colours are %s.\n\n" % (b"on" if self.colour else b"off")
+        self.labels = word == "labels"
+        return b"Scores are shown by %s.\n\n" % (b"label" if self.labels else b"group")
+
+    def block(self, path: bytes, *, compact: bool) -> Block:
+        """Begin the reply to this path; ``compact`` for one line."""
+        return Block(path, labels=self.labels, compact=compact, colour=self.colour)
