@@ -80,6 +80,14 @@ def test_quiet_and_only_alarms(scan: Scan) -> None:
     )
 
 
+def test_paths_alone_are_what_they_are(scan: Scan) -> None:
+    odd = os.fsdecode(b"/alarm\n\x1b\xe9")
+    assert scan("-q", "-l0", "--only", "alarm", "/a", odd, "/corrupt") == (1, f"{odd}\0", "")
+    code, out, _ = scan("-l", "/a", "/corrupt")
+    assert (code, sorted(out.splitlines())) == (2, ["/a", "/corrupt"])
+    assert scan("-0", "/a")[0] == 64
+
+
 def test_json_is_one_valid_array_also_when_empty(scan: Scan) -> None:
     _, out, _ = scan("--format", "json", "/a", "/b", "/corrupt")
     replies = json.loads(out)

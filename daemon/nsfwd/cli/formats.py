@@ -131,6 +131,18 @@ class CsvWriter(_Stream):
         self._put(line.getvalue().removesuffix("\r\n") + "\n")
 
 
+class PathWriter(_Stream):
+    """The paths alone, byte for byte, for ``xargs``; ``end`` parts them."""
+
+    def __init__(self, out: BinaryIO, end: str) -> None:
+        super().__init__(out)
+        self._end = end
+
+    def write(self, reply: Reply) -> None:
+        """Spell one reply."""
+        self._put(reply.path + self._end)
+
+
 _WRITERS: dict[str, Callable[[BinaryIO], Writer]] = {"json": JsonWriter, "ndjson": NdjsonWriter, "csv": CsvWriter}
 
 

@@ -131,7 +131,7 @@ class Asked:
 @click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=bytes))
 @click.option("-r", "--recursive", is_flag=True, help="Walk below directories.")
 @click.option("--files-from", type=click.File("rb"), metavar="FILE", help="Read paths from FILE too; - is stdin.")
-@click.option("-0", "--null", is_flag=True, help="The paths of --files-from end in NUL, as of find -print0.")
+@click.option("-0", "--null", is_flag=True, help="Paths of --files-from and of -l end in NUL: find -print0, xargs -0.")
 @click.option(
     "--exclude",
     "exclude",
@@ -143,6 +143,7 @@ class Asked:
 @click.option("--local", is_flag=True, help="Scan without a daemon, with the settings that serve would have.")
 @click.option("--wait", is_flag=True, help="Wait for the daemon to be there and ready, and through its restarts.")
 @click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("-l", "--list", "listing", is_flag=True, help="Show paths alone, as they are, for other programs.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("--only", type=click.Choice(["alarm"]), help="Show alarms alone; everything is counted all the same.")
 @click.option("--strict", is_flag=True, help="Exit 2 before 1, and also for content that is no image.")
@@ -172,8 +173,9 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
       nsfwd scan -r ~/Pictures --exclude .thumbnails
       find /srv -name '*.jpg' -print0 | nsfwd scan -0 --files-from - --format ndjson
       curl -s https://example.org/a.jpg | nsfwd scan -
+      nsfwd scan -r /srv --only alarm -l0 | xargs -0 mv -t /srv/held
     """
-    _check(paths, files_from, null=null)
+    _check(paths, files_from, null=null, listing=rest["listing"])
     exclusion, end = Exclusion(rest["exclude"]), b"\0" if null else b"\n"
     asked = Asked(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
     summary, started = Summary(), time.perf_counter()
@@ -190,7 +192,7 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
 
 
 def _scan(asked: Asked, summary: Summary, rest: dict[str, Any]) -> None:
-    from nsfwd.cli.formats import writer
+    from nsfwd.cli.formats import PathWriter, writer
     from nsfwd.cli.progress import progress
     from nsfwd.client import Options
 
@@ -199,7 +201,11 @@ def _scan(asked: Asked, summary: Summary, rest: dict[str, Any]) -> None:
     with (
         _client(rest["connect"], options, local=rest["local"], wait=rest["wait"]) as client,
         progress(asked.total if countable else None, quiet=rest["quiet"]) as advance,
-        closing(writer(rest["spelling"], sys.stdout.buffer, colour=_colour(rest["color"]))) as out,
+        closing(
+            PathWriter(sys.stdout.buffer, asked.end.decode())
+            if rest["listing"]
+            else writer(rest["spelling"], sys.stdout.buffer, colour=_colour(rest["color"]))
+        ) as out,
     ):
         for reply in _replies(client, asked, summary):
             summary.add(reply)
@@ -208,9 +214,9 @@ def _scan(asked: Asked, summary: Summary, rest: dict[str, Any]) -> None:
             advance()
 
 
-def _check(paths: tuple[bytes, ...], files_from: BinaryIO | None, *, null: bool) -> None:
-    if null and files_from is None:
-        raise click.UsageError("-0 is for the paths of --files-from")
+def _check(paths: tuple[bytes, ...], files_from: BinaryIO | None, *, null: bool, listing: bool) -> None:
+    if null and files_from is None and not listing:
+        raise click.UsageError("-0 is for the paths of --files-from and of -l")
     if not paths and files_from is None:
         raise click.UsageError("name a PATH, or a list with --files-from")
     if b"" in paths:
