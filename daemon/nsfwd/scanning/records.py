@@ -14,8 +14,8 @@ from typing import Any
 
 from nsfwd.scanning.index import Index
 from nsfwd.scanning.ledger import Outcome, scores_of
+from nsfwd.scanning.names import spelled
 from nsfwd.scanning.runs import alive
-from nsfwd.scanning.spelling import named
 from nsfwd.scanning.walk import join
 
 RUNS = 10
@@ -44,19 +44,19 @@ class Chosen:
 
 
 def files(index: Index, chosen: Chosen) -> Iterator[dict[str, Any]]:
-    """Yield files in the order of their paths."""
+    """Yield files in the order of their paths: directory by directory, so that nothing need be sorted first."""
     where, values = _where(chosen)
     rows = index.read(
         f"""
         SELECT directory.path, name, status, verdict, alarm, label, score, file.code, time, override, digest, file.run
-        FROM directory JOIN file ON file.directory = directory.id
+        FROM directory CROSS JOIN file ON file.directory = directory.id
         WHERE {where} ORDER BY directory.path, name LIMIT ?
         """,
         [*values, -1 if chosen.limit is None else chosen.limit],
     )
     for directory, name, status, verdict, alarm, label, score, code, moment, override, digest, run in rows:
         yield {
-            **named(join(directory, name)),
+            **spelled(join(directory, name)),
             "status": status,
             "verdict": verdict,
             "alarm": bool(alarm) if status == "ok" else None,
@@ -113,7 +113,7 @@ def file(index: Index, path: bytes) -> dict[str, Any] | None:
     number, *identity, attempts, moment, run, gone, policy = row[:11]
     outcome = Outcome(*row[11:])
     return {
-        **named(path),
+        **spelled(path),
         "status": outcome.status,
         "code": outcome.code,
         "verdict": outcome.verdict,
