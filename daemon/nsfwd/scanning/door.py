@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.bundles.policy import Policy, Tier
+from nsfwd.bundles.policy import Policy
 from nsfwd.client import AsyncClient, Options
-from nsfwd.errors import CodedError, ConnectionLost, DaemonUnreachable
+from nsfwd.errors import BundleError, CodedError, ConnectionLost, DaemonUnreachable
+from nsfwd.scanning.rejudge import policies_of
 
 if TYPE_CHECKING:
     from nsfwd.client.replies import Reply
@@ -156,17 +157,7 @@ class Door:
 
 def _policies(models: Sequence[Mapping[str, Any]]) -> dict[str, Policy]:
     """Make policies of what the daemon tells; none when a newer daemon's have what this version does not know."""
-    found = {}
-    for told in models:
-        try:
-            policy = Policy(
-                name=told["policy"].partition("@")[0],
-                groups={group: tuple(labels) for group, labels in told["groups"].items()},
-                tiers=tuple(Tier(**tier) for tier in told["tiers"]),
-            )
-        except (TypeError, KeyError):
-            return {}
-        if policy.identity != told["policy"]:
-            return {}
-        found[told["name"]] = policy
-    return found
+    try:
+        return policies_of(models)
+    except BundleError:
+        return {}

@@ -288,11 +288,10 @@ def policies_of(models: Iterable[Mapping[str, Any]]) -> dict[str, Policy]:
     """
     policies = {}
     for model in models:
-        name, _, _ = str(model["policy"]).partition("@")
-        told = {"name": name, "groups": model["groups"], "tiers": model["tiers"]}
         try:
+            told = {"name": model["policy"].partition("@")[0], "groups": model["groups"], "tiers": model["tiers"]}
             policy = msgspec.convert(told, Policy)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, KeyError) as error:
             raise BundleError(f"the daemon's policy of {model['name']}: {error}") from None
         if policy.identity != model["policy"]:
             raise BundleError(f"the daemon does not tell the whole policy {model['policy']}; give --config instead")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CodedError, Status
 from nsfwd.scanning.judged import Found, Judged
+from nsfwd.scanning.names import spelled
 
 if TYPE_CHECKING:
     from nsfwd.client.replies import Reply
@@ -44,14 +44,14 @@ def judged_of(found: Found, reply: Reply) -> Judged:
 def failed(found: Found, error: CodedError) -> Judged:
     """Return what a file came to about which the daemon could not be asked."""
     told = {"code": error.code, "message": error.message, "retry": error.row.retry}
-    reply = {**named(found.path), "status": str(Status.ERROR), "error": told}
+    reply = {**spelled(found.path), "status": str(Status.ERROR), "error": told}
     return Judged(found, Status.ERROR, error.code, error.message, reply=reply)
 
 
 def known_as(found: Found, outcome: Outcome, scores: Mapping[str, Mapping[str, float]]) -> Judged:
     """Return what the index says of a file, with a reply of the daemon's keys."""
     override = json.loads(outcome.override) if outcome.override else None
-    reply: dict[str, Any] = {**named(found.path), "status": outcome.status}
+    reply: dict[str, Any] = {**spelled(found.path), "status": outcome.status}
     if outcome.status == Status.OK:
         reply |= {"verdict": outcome.verdict, "alarm": bool(outcome.alarm), "label": outcome.label, "scores": scores}
         if override is not None:
@@ -75,11 +75,3 @@ def known_as(found: Found, outcome: Outcome, scores: Mapping[str, Mapping[str, f
         override,
         reply,
     )
-
-
-def named(path: bytes) -> dict[str, str]:
-    """Return the keys of a reply that say which file: a name that is no UTF-8 goes in base64 as well."""
-    try:
-        return {"path": path.decode()}
-    except UnicodeDecodeError:
-        return {"path": path.decode("utf-8", "backslashreplace"), "path_bytes": base64.b64encode(path).decode()}
