@@ -85,7 +85,7 @@ def test_a_tree_is_swept_listed_shown_and_counted(desk: Desk) -> None:
     for verb in ("index list", "index stats", "index show"):
         text = desk.run(verb, *([desk.tree / "0/0.png"] if verb == "index show" else [])).stdout
         assert "ok" in text
-        assert ("\\xff\\n" in text) is (verb == "index list")
+        assert ("\\xff\\x0a" in text) is (verb == "index list")
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, {130}), (signal.SIGTERM, {0, 1, 2})])
