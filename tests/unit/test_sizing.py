@@ -25,23 +25,27 @@ def asked(*claims: Claim) -> Sizing:
     return sizing
 
 
+def held(*sizes: int) -> list[range]:
+    return [range(size) for size in sizes]
+
+
 @pytest.mark.parametrize("claims", [[ONE], [ONE, SAME, ONE], [ONE, GOLDEN, ONE]])
 def test_one_alone_gets_two_full_batches(claims: list[Claim]) -> None:
     sizing = asked(*claims)
     assert sizing.room(engine(), [], 10.0) == 8
-    assert sizing.room(engine(), [8], 10.0) == 8
-    assert sizing.room(engine(), [1, 1], 10.0) == 0
+    assert sizing.room(engine(), held(8), 10.0) == 8
+    assert sizing.room(engine(), held(1, 1), 10.0) == 0
 
 
 @pytest.mark.parametrize("claims", [[ONE, OTHER], [OTHER, GOLDEN, ONE], [SWEEP]])
 def test_in_company_batches_are_small_and_no_more_than_one_full_one_in_all(claims: list[Claim]) -> None:
     sizing = asked(*claims)
-    assert [sizing.room(engine(), [2] * held, 10.0) for held in range(5)] == [2, 2, 2, 2, 0]
-    assert sizing.room(engine(), [8], 10.0) == 0, "a full batch from before counts"
-    assert sizing.room(engine(), [7], 10.0) == 1
+    assert [sizing.room(engine(), held(*[2] * count), 10.0) for count in range(5)] == [2, 2, 2, 2, 0]
+    assert sizing.room(engine(), held(8), 10.0) == 0, "a full batch from before counts"
+    assert sizing.room(engine(), held(7), 10.0) == 1
     assert sizing.room(engine(most=2), [], 10.0) == 1
     assert sizing.room(engine(), [], 10.0 + COMPANY) == 8, "alone again"
 
 
 def test_an_engine_with_few_lanes_always_gets_full_batches() -> None:
-    assert asked(ONE, OTHER).room(engine(lanes=2, most=64), [64], 10.0) == 64
+    assert asked(ONE, OTHER).room(engine(lanes=2, most=64), held(64), 10.0) == 64

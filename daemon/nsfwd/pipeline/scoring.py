@@ -200,7 +200,7 @@ class ScoreStage:
         if self.engine is None:
             return
         now = time.monotonic()
-        while room := self._sizing.room(self.engine, [len(batch) for batch in self._batches.values()], now):
+        while room := self._sizing.room(self.engine, self._batches.values(), now):
             batch = self._next_batch(room)
             if not batch:
                 return

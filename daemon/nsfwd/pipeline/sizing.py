@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from nsfwd.protocol.messages import Lane
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sized
+
     from nsfwd.ipc.messages import EngineReady
     from nsfwd.pipeline.tickets import Claim
 
@@ -39,11 +41,11 @@ class Sizing:
             self._company = now + COMPANY
         self._last = circle or self._last
 
-    def room(self, engine: EngineReady, held: list[int], now: float) -> int:
+    def room(self, engine: EngineReady, held: Collection[Sized], now: float) -> int:
         """How many images the next batch may have.
 
         Args:
-            held: sizes of the batches that the engine has.
+            held: the batches that the engine has.
 
         Returns:
             0 where it has enough.
@@ -53,4 +55,4 @@ class Sizing:
             return most if len(held) < BATCHES_IN_FLIGHT else 0
         if len(held) >= engine.lanes:
             return 0
-        return min(max(1, most // engine.lanes), max(0, most - sum(held)))
+        return min(max(1, most // engine.lanes), max(0, most - sum(map(len, held))))

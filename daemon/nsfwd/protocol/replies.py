@@ -28,12 +28,13 @@ def _head(request: RequestId, path: bytes | None) -> dict[str, object]:
 
 
 def _time(time: Timing) -> dict[str, float]:
+    """Whole microseconds; ``round`` would be exact in the last place of any number, and takes twice as long."""
     return {
-        "queue": round(time.queue, 6),
-        "decode": round(time.decode, 6),
-        "wait": round(time.wait, 6),
-        "infer": round(time.infer, 6),
-        "total": round(time.total, 6),
+        "queue": int(time.queue * 1e6 + 0.5) / 1e6,
+        "decode": int(time.decode * 1e6 + 0.5) / 1e6,
+        "wait": int(time.wait * 1e6 + 0.5) / 1e6,
+        "infer": int(time.infer * 1e6 + 0.5) / 1e6,
+        "total": int(time.total * 1e6 + 0.5) / 1e6,
     }
 
 
