@@ -18,8 +18,8 @@ KILLS = 20
 BEFORE, AFTER = 60, 40
 """Most requests of a sweep before the moment of its end is chosen, and until it comes."""
 
-FILES = KILLS * (BEFORE + AFTER) + 200
-"""So many that no sweep comes to its end before it is killed."""
+FILES = KILLS * (BEFORE + AFTER) * 3 // 2 + 200
+"""So many that no sweep comes to its end before it is killed, though a third are copies that are not asked about."""
 
 
 class _Killer:
