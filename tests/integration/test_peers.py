@@ -17,7 +17,9 @@ import pytest
 from tests import pictures
 from tests.integration.harness import Daemon, Json, ask, raw_connect, spell, wait_until
 
-NOBODY = 65534
+NOBODY, STAFF = 65534, 4242
+
+KEYS = ("connections", "in_flight", "requests", "limited", "denied")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
 
@@ -52,6 +54,7 @@ class Site:
         self.root = root
         self.file = directory / "nsfwd.toml"
         self.write(
+            f'[[peers]]\nname = "staff"\ngid = {STAFF}\nrate = 0.001\n'
             f'[[peers]]\nname = "mail"\nuid = "nobody"\nroots = ["{root}/mail"]\nlane = "background"\n'
             '[[peers]]\nname = "near"\naddress = "127.0.0.2"\nrate = 0.001\nconnections = 2\n'
             '[[peers]]\nname = "far"\naddress = "127.0.0.0/29"\nconnections = 0\n'
@@ -63,9 +66,9 @@ class Site:
     def write(self, text: str) -> None:
         self.file.write_text(text, "utf-8")
 
-    def as_nobody(self, *requests: Json) -> list[Json]:
+    def as_nobody(self, *requests: Json, groups: str = "--clear-groups") -> list[Json]:
         """Ask as another user; the replies."""
-        become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", groups]
         given = b"".join(map(spell, requests))
         command = [*become, "/usr/bin/env", "python3", "-c", CLIENT, f"{self.root}/sock"]
         done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=60, cwd="/")
@@ -115,6 +118,13 @@ def test_a_peer_with_roots_sees_nothing_beside_them(site: Site) -> None:
     assert outcome(ask(site.daemon.unix, {"path": f"{root}/other/photo.jpg"})) == "ok"
 
 
+def test_a_supplementary_group_counts_and_the_first_row_wins(site: Site) -> None:
+    path = f"{site.root}/other/photo.jpg"
+    replies = site.as_nobody({"path": path}, {"path": path}, groups=f"--groups=1,{STAFF}")
+    assert sorted(outcome(reply) for reply in replies) == ["busy", "ok"]
+    wait_until(lambda: site.peers()["staff"] == dict(zip(KEYS, (0, 0, 2, 1, 0), strict=True)))
+
+
 def test_an_address_has_its_rate_and_its_number_of_connections(site: Site) -> None:
     photo = str(site.root / "mail" / "photo.jpg")
     with site.connect("127.0.0.2") as first, site.connect("127.0.0.2") as second:
@@ -126,9 +136,7 @@ def test_an_address_has_its_rate_and_its_number_of_connections(site: Site) -> No
         assert replies[1]["retry_after"] > 0
         with site.connect("127.0.0.2") as third:
             assert outcome(json.loads(third.makefile().readline())) == "busy"
-    wait_until(
-        lambda: site.peers()["near"] == {"connections": 0, "in_flight": 0, "requests": 2, "limited": 1, "denied": 1}
-    )
+    wait_until(lambda: site.peers()["near"] == dict(zip(KEYS, (0, 0, 2, 1, 1), strict=True)))
 
 
 def test_an_address_that_may_not_ask_is_told_so(site: Site) -> None:
