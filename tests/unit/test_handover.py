@@ -25,7 +25,8 @@ class Generation:
         self.alive = False
         self.left = asyncio.Event()
         self.left.set()
-        self.scoring = self.decoding = SimpleNamespace(processes=lambda: [7])
+        self.scoring = SimpleNamespace(processes=lambda: [7])
+        self.decoding = SimpleNamespace(crew=self.scoring)
 
     def count_on(self, former: Generation) -> None: ...
 
