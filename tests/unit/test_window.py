@@ -9,12 +9,12 @@ from nsfwd.scanning.window import Pace, Window
 
 def test_a_refusal_halves_it_and_replies_bring_it_back() -> None:
     window = Window(64)
-    window.shrink()
-    window.shrink()
+    window.shrink(0)
+    window.shrink(1)
     assert window.limit == 16
-    for _ in range(16):
+    for _ in range(17):
         window.grow()
-    assert window.limit == 16 or window.limit == 17
+    assert window.limit == 17
     for _ in range(5000):
         window.grow()
     assert window.limit == 64
@@ -22,9 +22,18 @@ def test_a_refusal_halves_it_and_replies_bring_it_back() -> None:
 
 def test_it_never_closes() -> None:
     window = Window(4)
-    for _ in range(10):
-        window.shrink()
+    for times in range(10):
+        window.shrink(times)
     assert window.limit == 1
+
+
+def test_refusals_of_what_went_out_together_count_as_one() -> None:
+    window = Window(64)
+    for _ in range(64):
+        window.shrink(0)
+    assert window.limit == 32
+    window.shrink(window.times)
+    assert window.limit == 16
 
 
 def test_who_waits_gets_the_place_that_is_given_back() -> None:
@@ -47,7 +56,7 @@ def test_one_that_shrank_gives_no_place_before_enough_came_back() -> None:
         window = Window(4)
         for _ in range(4):
             await window.take()
-        window.shrink()
+        window.shrink(0)
         waiting = asyncio.create_task(window.take())
         await asyncio.sleep(0)
         window.give()

@@ -237,6 +237,7 @@ class Scanning:
         """Ask until there is an answer; None when the run is to end before there is one."""
         tries = 0
         while True:
+            shrunk = self._window.times
             try:
                 reply = await self._ask(found)
             except CodedError as error:
@@ -246,7 +247,7 @@ class Scanning:
                 self._answer(_Answer(found, failed(found, CodedError("not_found")), vanished=True))
                 return None
             if reply.status == Status.REFUSED:
-                self._window.shrink()
+                self._window.shrink(shrunk)
                 pause = max(SOONEST, reply.retry_after or 0.0)
             elif reply.code in PASSING and tries < TRIES:
                 tries += 1

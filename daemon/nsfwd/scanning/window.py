@@ -16,11 +16,15 @@ class Window:
 
     Args:
         most: places at the start, and the most there ever are: what the daemon takes of one connection.
+
+    Attributes:
+        times: that it shrank. Whoever asks notes it, so that refusals of what went out together count as one.
     """
 
     def __init__(self, most: int = WINDOW) -> None:
         self._most = most
         self._limit = float(most)
+        self.times = 0
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -54,9 +58,11 @@ class Window:
         if self._limit < self._most:
             self._limit = min(self._most, self._limit + 1 / self._limit)
 
-    def shrink(self) -> None:
-        """Note a refusal."""
-        self._limit = max(1.0, self._limit / 2)
+    def shrink(self, times: int) -> None:
+        """Note a refusal of what went out when it had shrunk so many times."""
+        if times == self.times:
+            self._limit = max(1.0, self._limit / 2)
+            self.times += 1
 
 
 class Pace:
