@@ -35,7 +35,8 @@ def test_a_restart_in_the_middle_loses_and_doubles_nothing(many: Path, tmp_path:
     first.start()
     try:
         first.wait_ready()
-        command = [*SCAN, "-r", "--format", "ndjson", "--connect", f"unix:{first.unix}", str(many)]
+        # patient: on a slow machine the next daemon may not be there within ten seconds
+        command = [*SCAN, "--wait", "-r", "--format", "ndjson", "--connect", f"unix:{first.unix}", str(many)]
         with (tmp_path / "out").open("wb") as out:
             scan = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE)
         wait_until(lambda: (tmp_path / "out").stat().st_size > 0)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from nsfwd.errors import CodedError
-from nsfwd.pipeline.admission import Admission
+from nsfwd.pipeline.admission import RESTART, Admission
 from nsfwd.pipeline.tickets import Claim
 from nsfwd.protocol.messages import Lane
 from tests.unit.manual import ManualLoop, run, settle
@@ -37,8 +37,10 @@ def test_draining_refuses_and_empty_waits_for_the_last() -> None:
         admission = Admission(8, loop)
         ticket = admission.admit(claim())
         admission.draining = True
-        with pytest.raises(CodedError, match="draining"):
+        admission.rate.value = 0.01
+        with pytest.raises(CodedError, match="draining") as refused:
             admission.admit(claim())
+        assert refused.value.retry_after == RESTART, "its queue says nothing about the daemon that comes next"
         waiting = asyncio.ensure_future(admission.empty())
         await settle()
         assert not waiting.done()

@@ -15,6 +15,9 @@ _RATE_HALF_LIFE = 5.0
 
 _RETRY_BOUNDS = (0.1, 60.0)
 
+RESTART = 1.0
+"""Seconds after which to try again when the daemon stops: its queue says nothing about the one that takes its place."""
+
 
 class Rate:
     """Events a second, forgetting exponentially."""
@@ -107,4 +110,4 @@ class Admission:
 
     def _refusal(self, code: str) -> CodedError:
         self.refused[code] += 1
-        return CodedError(code, retry_after=self.retry_after())
+        return CodedError(code, retry_after=RESTART if code == "draining" else self.retry_after())
