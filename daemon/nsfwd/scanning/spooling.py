@@ -85,6 +85,7 @@ class _Work:
 
     async def _ask(self, path: bytes) -> dict[str, Any]:
         while True:
+            shrunk = self._window.times
             try:
                 reply = await self._door.scan(path)
             except CodedError as error:
@@ -94,7 +95,7 @@ class _Work:
             if reply.status != Status.REFUSED:
                 self._window.grow()
                 return reply.raw
-            self._window.shrink()
+            self._window.shrink(shrunk)
             await asyncio.sleep(max(SOONEST, reply.retry_after or 0.0))
 
     async def _show(self) -> None:
