@@ -135,8 +135,10 @@ class Link:
         return credentials[0]
 
     def close(self) -> None:
-        """Close this end; idempotent."""
+        """Close this end and let its buffer go, whoever still knows the link; idempotent."""
         self._socket.close()
+        self._buffer = bytearray()
+        self._view = memoryview(self._buffer)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
