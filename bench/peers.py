@@ -47,19 +47,19 @@ def measure(session: Session) -> None:
 
 
 def environment(session: Session) -> Path | None:
-    """The Python of the peers' virtual environment, made on first use; None where it cannot be made."""
+    """The Python of the peers' virtual environment, made when what is wanted there is new; None where it cannot be made."""
     python = VENV / "bin" / "python"
     stamp = VENV / ".installed"
-    if not stamp.exists():
+    lock, wanted = REPOSITORY / "requirements.lock", HERE / "peers.txt"
+    if not stamp.exists() or stamp.read_text() != wanted.read_text():
         session.say(f"peers: installing them into {VENV}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
-        lock, wanted = REPOSITORY / "requirements.lock", HERE / "peers.txt"
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         pip += ["-c", str(lock), "-r", str(wanted)]
         if subprocess.run(pip, check=False).returncode:
             session.say("peers: they cannot be installed here; only nsfwd and the ancestor are measured")
             return None
-        stamp.touch()
+        stamp.write_text(wanted.read_text())
     return python
 
 
