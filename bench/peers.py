@@ -47,7 +47,7 @@ def measure(session: Session) -> None:
 
 
 def environment(session: Session) -> Path | None:
-    """The Python of the peers' virtual environment, made when what is wanted there is new; None where it cannot be made."""
+    """The Python of the peers' virtual environment, made where their list is new; None where it cannot be made."""
     python = VENV / "bin" / "python"
     stamp = VENV / ".installed"
     lock, wanted = REPOSITORY / "requirements.lock", HERE / "peers.txt"
