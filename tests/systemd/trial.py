@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 from tests.systemd import scanning
@@ -204,7 +205,7 @@ def gpu_drop_in() -> None:
 @step
 def who_may_ask() -> None:
     """A user asks over the Unix socket once the group has them, and not before."""
-    sh("id visitor || useradd visitor")
+    sh("userdel visitor; useradd visitor")  # one of an earlier trial is in the group
     ping = f"runuser -u visitor -- nsfwd ping --connect unix:{SOCKET} || echo exit $?"
     assert "exit" in sh(ping)
     sh("usermod --append --groups nsfwd visitor")
@@ -323,6 +324,7 @@ def main() -> int:
             function()
         except Exception as error:
             print(f"FAILED {function.__name__}: {error}")
+            traceback.print_exc(file=sys.stdout)
             print(
                 sh(
                     f"systemctl status --no-pager --lines=0 {UNIT} 2>&1; journalctl -b -u 'nsfwd*' --no-pager -n 40",
