@@ -52,6 +52,12 @@ def sections() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def test_every_unit_and_drop_in_is_named() -> None:
+    shipped = {path.name for path in (REPOSITORY / "systemd").glob("nsfwd*") if path.suffix != ".toml"}
+    shipped -= {"nsfwd.sysusers.conf", "nsfwd.tmpfiles.conf"}
+    assert shipped == set(re.findall(r"\bnsfwd[a-z-]*@?\.(?:service|socket|timer|path|conf)\b", GUIDE))
+
+
 def test_every_block_of_commands_is_run_by_the_trial() -> None:
     with_blocks = {heading for heading, text in sections().items() if "```sh\n" in text}
     assert with_blocks == set(re.findall(r'documented\("([^"]+)"\)', TRIAL))
