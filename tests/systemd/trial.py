@@ -56,6 +56,7 @@ def bundle(directory: str, version: str) -> None:
 def settings(**changes: object) -> None:
     values = {
         "models_dir": "/var/lib/nsfwd/models",
+        "overrides": "/var/lib/nsfwd/overrides.sqlite",
         "engine": "echo",
         "models": ["echo=nsfw"],
         "roots": ["/srv/pictures"],
