@@ -17,15 +17,13 @@ FIRST = 10_000
 def measure(session: Session) -> None:
     """Print proportional set sizes and growth."""
     models = echo.bundle(session.directory / "models")
-    blank = daemon.Nsfwd(session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True)
-    real = daemon.Nsfwd(
-        session.directory / "..", bundle=session.bundle, models_dir=session.models_dir, flags=session.flags
-    )
     rows = []
-    with blank:
+    with daemon.Nsfwd(session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True) as blank:
         blank.wait_ready()
         rows.append(_grown(session, blank, "echo", NOWHERE, FIRST, session.count(1_000_000), depth=64))
-    with real:
+    with daemon.Nsfwd(
+        session.directory, bundle=session.bundle, models_dir=session.models_dir, flags=session.flags
+    ) as real:
         real.wait_ready()
         pictures = session.pictures("small")
         rows.append(

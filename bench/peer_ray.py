@@ -30,7 +30,7 @@ def main() -> None:
     # The proxy and the controller want a core of their own; told of twice the cores, Ray grants them.
     ray.init(num_cpus=2 * machine.cores(), include_dashboard=False, configure_logging=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-    layout = serve.deployment(num_replicas=machine.cores(), max_ongoing_requests=4, ray_actor_options={"num_cpus": 1})
+    layout = serve.deployment(num_replicas=machine.cores(), max_ongoing_requests=64, ray_actor_options={"num_cpus": 1})
     serve.run(layout(Scan).bind(), route_prefix="/predict")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())  # only now: Ray sets a handler of its own, which aborts
