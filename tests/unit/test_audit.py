@@ -117,7 +117,7 @@ def test_a_directory_that_cannot_be_walked_shows(
     monkeypatch.setattr("nsfwd.scanning.walk.os.open", refusing)
     tally, lists = audited(index, tree)
     assert lists[Kind.UNREADABLE] == {locked} and tally.codes[Kind.UNREADABLE, "permission"] == 1
-    assert tally.unknown == 1 and not tally.proven
+    assert tally.unknown == 1 and not tally.proven and tally.gone == 0
     with index.transaction():
         index.write("UPDATE directory SET code = 'permission' WHERE path = ?", (locked,))
     tally, _ = audited(index, tree)
@@ -127,6 +127,11 @@ def test_a_directory_that_cannot_be_walked_shows(
 def test_a_tree_that_is_not_there_shows(index: Index, tmp_path: Path) -> None:
     tally, lists = audited(index, tmp_path / "nowhere")
     assert lists[Kind.UNREADABLE] == {os.fsencode(tmp_path / "nowhere")} and not tally.proven
+
+
+def test_files_of_a_tree_that_went_are_gone(index: Index, swept: Shelf, tree: Path) -> None:
+    tree.rename(tree.with_name("elsewhere"))
+    assert audited(index, tree)[0].gone == 6
 
 
 def test_a_sweep_that_was_cut_short_shows(index: Index, swept: Shelf, tree: Path) -> None:

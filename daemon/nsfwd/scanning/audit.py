@@ -39,6 +39,9 @@ class Kind(StrEnum):
 COUNTED = (Kind.OK, Kind.SKIPPED, Kind.ERROR, Kind.EXCLUDED, Kind.CHANGED, Kind.UNSEEN)
 """Those whose sum is what was found."""
 
+_ABSENT = frozenset({"not_found", "bad_path"})
+"""Codes of a directory that is no longer there."""
+
 
 class Entry(NamedTuple):
     """One thing found. ``code``: of a skipped, an error or an unreadable one; ``known``: the index has it so."""
@@ -166,6 +169,8 @@ class Audit:
                 self._known += self._row(number, os.path.basename(path)) is not None  # noqa: PTH119 - names are bytes
                 yield Entry(Kind.EXCLUDED, path)
         if part.code is not None:
+            if not part.entries and part.first and part.code not in _ABSENT:
+                self._known += self._expected(part.directory)  # cannot be seen, which is not gone
             yield Entry(Kind.UNREADABLE, part.directory, part.code, known=code is not None)
 
     def _file(self, directory: bytes, number: int | None, entry: tuple[bytes, int, int, int, int, int]) -> Entry:
