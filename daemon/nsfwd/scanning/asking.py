@@ -231,7 +231,7 @@ class Scanning:
             await self.door.refresh()
             self.introduce()
         vanished = reply.code == "not_found" and not is_there(found.path)
-        self._answer(_Answer(found, judged_of(found, reply), vanished=vanished))
+        self._answer(_Answer(found, judged_of(found, reply, self.door.judges.policies), vanished=vanished))
 
     async def _asked(self, found: Found) -> Reply | None:
         """Ask until there is an answer; None when the run is to end before there is one."""

@@ -7,17 +7,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.errors import CodedError, Status
+from nsfwd.bundles.manifest import Output
+from nsfwd.bundles.policy import check_policy
+from nsfwd.bundles.verdict import Judge, Terms
+from nsfwd.errors import BundleError, CodedError, Status
 from nsfwd.scanning.judged import Found, Judged
 from nsfwd.scanning.names import spelled
 
 if TYPE_CHECKING:
+    from nsfwd.bundles.policy import Policy
     from nsfwd.client.replies import Reply
     from nsfwd.scanning.ledger import Outcome
 
 
-def judged_of(found: Found, reply: Reply) -> Judged:
-    """Return what the daemon said of a file: of the very file that it opened, where it told which."""
+def judged_of(found: Found, reply: Reply, policies: Mapping[str, Policy]) -> Judged:
+    """Return what the daemon said of a file: of the very file that it opened, where it told which.
+
+    Args:
+        policies: the daemon's, by short name, where they are known.
+    """
     file = reply.file
     digest = None
     if file is not None:
@@ -26,7 +34,6 @@ def judged_of(found: Found, reply: Reply) -> Judged:
     if not reply.scored:
         status = Status.ERROR if reply.status == Status.REFUSED else Status(reply.status)
         return Judged(found, status, reply.code, reply.message, digest, reply=reply.raw)
-    score = reply.because.get("score")
     return Judged(
         found,
         Status.OK,
@@ -34,11 +41,26 @@ def judged_of(found: Found, reply: Reply) -> Judged:
         verdict=reply.verdict,
         alarm=reply.alarm,
         label=reply.label,
-        score=reply.score if score is None else float(score),
+        score=_deciding(reply, policies),
         scores=reply.scores,
         override=reply.raw.get("override"),
         reply=reply.raw,
     )
+
+
+def _deciding(reply: Reply, policies: Mapping[str, Policy]) -> float:
+    """Return the score of the group that decided; where a person did, of the one that would have decided."""
+    if "score" in reply.because:
+        return float(reply.because["score"])
+    terms = {}
+    try:
+        for name, scores in reply.scores.items():
+            check_policy(policies[name], tuple(scores))
+            terms[name] = Terms(name, "", Output(labels=tuple(scores), activation="sigmoid"), policies[name])
+        judgement = Judge(terms).judge({name: tuple(scores.values()) for name, scores in reply.scores.items()})
+    except (KeyError, BundleError, CodedError):  # a policy that is unknown, or that needs a hidden label
+        return reply.score
+    return judgement.because.score
 
 
 def failed(found: Found, error: CodedError) -> Judged:
