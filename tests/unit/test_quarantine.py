@@ -304,11 +304,13 @@ def test_a_shelf_keeps_paths_and_modes(tmp_path: Path, picture: Path) -> None:
         assert whole(picture) == before
 
 
-def test_a_copy_is_whole_and_made_once(tmp_path: Path, picture: Path) -> None:
+def test_a_copy_is_whole_and_made_once(tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "copies"
     target = Path(os.fsdecode(copy_out(root, subject(picture))))
     assert target == Path(f"{root}{picture}") and whole(target) == whole(picture)
     assert copy_out(root, subject(picture)) == os.fsencode(target)
+    monkeypatch.chdir(tmp_path)
+    assert copy_out(Path("copies"), subject(picture)) == os.fsencode(target)
     picture.write_bytes(b"new")
     other = Path(os.fsdecode(copy_out(root, subject(picture))))
     assert other != target and other.read_bytes() == b"new" and target.read_bytes() == CONTENT

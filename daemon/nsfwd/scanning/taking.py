@@ -89,7 +89,7 @@ def copy_out(root: Path, subject: Subject) -> bytes:
     Raises:
         Changed, OSError, ActionFailure: as ``take``. Nothing of the copy is left.
     """
-    target = b"%b/%b" % (os.fsencode(root), subject.found.path.lstrip(b"/"))
+    target = b"%b/%b" % (os.fsencode(root.absolute()), subject.found.path.lstrip(b"/"))
     with _explained(subject), directory(subject.found.directory) as source, regular(source, subject.found.name) as file:
         _compare(file, subject)
         parent, _, name = target.rpartition(b"/")
