@@ -296,6 +296,8 @@ def test_what_is_said_of_every_scan(scan: Scan, daemon: FakeDaemon) -> None:
     said = {"frames": 3, "identity": True, "lane": "normal", "deadline": 2.0}
     assert daemon.requests == [{"id": 1, "path": "/a", **said}]
     assert scan("--frames", "0", "/a")[0] == 64
+    for seconds in ("nan", "inf", "0", "86401"):
+        assert scan("--deadline", seconds, "/a")[0] == 64
 
 
 def test_an_image_on_stdin(daemon: FakeDaemon) -> None:

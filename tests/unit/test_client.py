@@ -510,6 +510,12 @@ def test_another_daemon_takes_over(tmp_path: Path) -> None:
             assert client.address == second.address
 
 
+def test_a_deadline_beyond_what_a_poll_takes_is_left_to_the_daemon(daemon: FakeDaemon) -> None:
+    with Client(daemon.address, options=Options(deadline=1e9)) as client:
+        assert client.scan("/a").scored
+    assert daemon.requests[-1]["deadline"] == 1e9
+
+
 def test_a_daemon_silent_beyond_the_deadline_is_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nsfwd.client.core.GRACE", 0.05)
     options = Options(deadline=0.05)

@@ -74,8 +74,12 @@ def test_what_is_wrong_is_named_with_its_line(line: str, why: str) -> None:
 def test_a_table_with_too_many_cells_or_another_heading_is_refused() -> None:
     with pytest.raises(OverridesFailure, match="line 2: more cells"):
         list(read(io.StringIO(f"sha256,verdict\n{ONE.hex()},safe,x\n", newline=""), "csv"))
-    with pytest.raises(OverridesFailure, match="line 2: unknown name 'digest'"):
+    with pytest.raises(OverridesFailure, match="sha256 is missing in the heading"):
         list(read(io.StringIO(f"digest,verdict\n{ONE.hex()},safe\n", newline=""), "csv"))
+    with pytest.raises(OverridesFailure, match="verdict is missing in the heading"):
+        list(read(io.StringIO("sha256\n", newline=""), "csv"))
+    with pytest.raises(OverridesFailure, match="line 2: unknown name 'colour'"):
+        list(read(io.StringIO(f"sha256,verdict,colour\n{ONE.hex()},safe,red\n", newline=""), "csv"))
     with pytest.raises(OverridesFailure, match="after line 0"):
         list(read(io.StringIO('sha256,verdict\n"12', newline=""), "csv"))
 

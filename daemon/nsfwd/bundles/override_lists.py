@@ -25,6 +25,7 @@ from nsfwd.protocol.messages import Override
 from nsfwd.protocol.text import shown
 
 COLUMNS = ("sha256", "verdict", "reason", "by", "time", "expires", "path")
+REQUIRED = COLUMNS[:2]
 
 PATH_BYTES = "path_bytes"
 """A name besides, where the path is not UTF-8."""
@@ -119,6 +120,9 @@ def _objects(source: TextIO) -> Iterator[tuple[int, Any]]:
 
 def _table(source: TextIO) -> Iterator[tuple[int, Any]]:
     table = csv.DictReader(source, restkey="", strict=True)
+    for name in REQUIRED:
+        if table.fieldnames and name not in table.fieldnames:
+            raise OverridesFailure(f"{name} is missing in the heading")
     for row in table:
         yield table.line_num, {name: text for name, text in row.items() if text}
 
@@ -130,7 +134,7 @@ def _override(row: Any) -> Override:
     if unknown:
         surplus = unknown == {""}
         raise OverridesFailure("more cells than the heading has" if surplus else f"unknown name {min(unknown)!r}")
-    for name in ("sha256", "verdict"):
+    for name in REQUIRED:
         if name not in row:
             raise OverridesFailure(f"{name} is missing")
     return Override(

@@ -1,7 +1,8 @@
-"""Durations and times of day on the command line: ``5h``, ``90m``, ``06:00``. Knows no verb."""
+"""Numbers, durations and times of day on the command line: ``0.5``, ``5h``, ``06:00``. Knows no verb."""
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +11,17 @@ import click
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds; ``nan``, which is within all of them, and ``inf`` are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read one."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 class Duration(click.ParamType[float]):

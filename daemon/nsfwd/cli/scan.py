@@ -20,9 +20,10 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
+from nsfwd.cli.moments import FiniteRange
 from nsfwd.cli.sources import STDIN, Local, absolute, count, listed, records
 from nsfwd.errors import NsfwdError
-from nsfwd.protocol.limits import MAX_FRAMES_ASKED
+from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
 from nsfwd.scanning.exclusion import Exclusion
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Asked:
     "--frames", type=click.IntRange(1, MAX_FRAMES_ASKED), help="Look at so many frames of an animation at most."
 )
 @click.option("--identity", is_flag=True, help="Add size, inode and SHA-256 of each file (json and ndjson).")
-@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed for each path.")
+@click.option("--deadline", type=FiniteRange(0, MAX_DEADLINE, min_open=True), help="Seconds allowed for each path.")
 @click.option(
     "--send",
     type=click.Choice(["auto", "always", "bytes", "never"]),

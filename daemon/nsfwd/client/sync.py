@@ -25,6 +25,9 @@ from nsfwd.errors import ConnectionLost, DaemonUnreachable
 PATIENCE = 10.0
 """Seconds; a daemon that is restarted, or has its hands full, is back by then."""
 
+_DAY = 86400.0
+"""Most seconds of one poll, which takes no more than 24 days; a longer deadline is refused by the daemon."""
+
 
 class Client:
     """A connection to the daemon, opened at the first call and again after a loss. A context manager.
@@ -282,7 +285,7 @@ class Client:
         pause = None if core.due is None else max(0.0, core.due - time.monotonic())
         silence = limit if core.expected and not core.glutted else None
         shortest = min((each for each in (silence, pause) if each is not None), default=None)
-        ready = poll.poll(None if shortest is None else max(1, math.ceil(shortest * 1000)))
+        ready = poll.poll(None if shortest is None else max(1, math.ceil(min(shortest, _DAY) * 1000)))
         if not ready and shortest == silence:
             raise ConnectionLost(f"{self.address} said nothing for {silence:g} s")
         return ready[0][1] if ready else 0
