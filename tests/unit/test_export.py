@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,3 +86,13 @@ def test_a_file_is_for_its_owner_alone_and_whole_or_not_there(tmp_path: Path) ->
     with private(path) as out:
         out.write(b"new")
     assert path.read_text() == "new" and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with private(pipe) as file:
+        file.write(b"row")
+    assert os.read(reader, 10) == b"row" and pipe.is_fifo()
+    os.close(reader)

@@ -32,6 +32,13 @@ def test_an_index_is_opened_again_with_what_was_written(path: Path) -> None:
         assert index.one("SELECT path FROM directory") == (b"/a\xff",)
 
 
+def test_rows_that_nobody_asked_for_anymore_may_outlive_it(path: Path) -> None:
+    with Index(path) as index:
+        rows = index.read("SELECT name FROM migration UNION ALL SELECT name FROM migration")
+        assert next(rows) == (MIGRATIONS[0].name,)
+    rows.close()  # type: ignore[attr-defined]
+
+
 def test_a_transaction_is_whole_or_nothing(path: Path) -> None:
     with Index(path) as index:
         with pytest.raises(RuntimeError), index.transaction():

@@ -80,7 +80,8 @@ class Index:
     def read(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> Iterator[Row]:
         """Yield the rows of a query, as they are asked for."""
         with self._border():
-            yield from self._db.execute(sql, values)
+            for row in self._db.execute(sql, values):  # noqa: UP028 - would close the cursor after its index
+                yield row
 
     def one(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
         """Return the first row of a query."""
