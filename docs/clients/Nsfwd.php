@@ -17,13 +17,14 @@ final class Nsfwd
     private const GRACE = 2.0;
 
     /**
-     * @param string $address  tcp://HOST:PORT or unix:///path
+     * @param string $address  tcp:HOST:PORT or unix:/path, or as PHP writes them: tcp://, unix://
      * @param float  $deadline seconds for one picture, waiting for a busy daemon included
      */
     public function __construct(
         private string $address = 'tcp://127.0.0.1:1235',
         private float $deadline = 10.0,
     ) {
+        $this->address = preg_replace('#^(tcp|unix):(?!//)#', '$1://', $address);
     }
 
     /** Scan a file of the machine that the daemon runs on; $path is absolute. */
@@ -121,9 +122,13 @@ final class Nsfwd
 
 // Example: php Nsfwd.php ADDRESS DEADLINE path|bytes FILE says what an upload form should do with the picture.
 if (PHP_SAPI === 'cli' && realpath($argv[0]) === __FILE__) {
+    if ($argc !== 5) {
+        fwrite(STDERR, "usage: php Nsfwd.php ADDRESS DEADLINE path|bytes FILE\n");
+        exit(64);
+    }
     [, $address, $deadline, $way, $file] = $argv;
     $client = new Nsfwd($address, (float) $deadline);
-    $reply = $way === 'bytes' ? $client->scanBytes(file_get_contents($file)) : $client->scan($file);
+    $reply = $way === 'bytes' ? $client->scanBytes((string) @file_get_contents($file)) : $client->scan($file);
     $scored = $reply['status'] === 'ok';
     echo $scored && !$reply['alarm'] ? 'publish ' : 'hold ', $reply['error']['code'] ?? $reply['verdict'], "\n";
     exit($scored ? (int) $reply['alarm'] : 2);

@@ -102,9 +102,13 @@ function checked(line, request) {
 
 // Example: node nsfwd.mjs ADDRESS DEADLINE path|bytes FILE says what an upload form should do with the picture.
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+  if (process.argv.length !== 6) {
+    console.error("usage: node nsfwd.mjs ADDRESS DEADLINE path|bytes FILE");
+    process.exit(64);
+  }
   const [address, deadline, way, file] = process.argv.slice(2);
   const client = new Nsfwd({ address, deadline: Number(deadline) });
-  const reply = way === "bytes" ? await client.scanBytes(await readFile(file)) : await client.scan(file);
+  const reply = way === "bytes" ? await client.scanBytes(await readFile(file).catch(() => "")) : await client.scan(file);
   const scored = reply.status === "ok";
   console.log(scored && !reply.alarm ? "publish" : "hold", reply.error?.code ?? reply.verdict);
   process.exitCode = scored ? Number(reply.alarm) : 2;

@@ -25,7 +25,10 @@ nsfwd_path() {
 # Scan a picture that the daemon cannot read: its bytes are sent.
 nsfwd_bytes() {
     local size
-    size=$(stat -Lc %s -- "$1") || return
+    if ! size=$(stat -Lc %s -- "$1" 2>/dev/null); then
+        echo '{"status":"error","error":{"code":"unreadable","message":"no such file here"}}'
+        return
+    fi
     _nsfwd_ask "\"bytes\": $size" "$1"
 }
 
@@ -72,6 +75,7 @@ _nsfwd_once() {
 
 # Example: bash nsfwd.sh ADDRESS DEADLINE path|bytes FILE says what an upload form should do with the picture.
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+    (($# == 4)) || { echo "usage: bash nsfwd.sh ADDRESS DEADLINE path|bytes FILE" >&2; exit 64; }
     NSFWD_ADDRESS=$1 NSFWD_DEADLINE=$2
     reply=$("nsfwd_$3" "$4")
     case $(jq -r '.status + " " + (.alarm | tostring)' <<<"$reply") in

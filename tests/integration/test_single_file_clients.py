@@ -28,11 +28,12 @@ class Copied:
         found = [needs(program) for program in programs[name]]
         self._command = [found[0], str(CLIENTS / name)]
         self.takes_bytes = name != "nsfwd.mjs"  # node knows its arguments as UTF-8 alone
-        self._php = name.endswith(".php")
+
+    def wrong(self, *arguments: str) -> int:
+        """Return the exit code of a wrong call."""
+        return subprocess.run([*self._command, *arguments], capture_output=True, timeout=60, check=False).returncode
 
     def __call__(self, address: str, file: Path | str, *, way: str = "path", deadline: int = 10) -> str:
-        if self._php:
-            address = address.replace(":", "://", 1)
         arguments: list[str | bytes] = [address, str(deadline), way, os.fsencode(file)]
         command: list[str | bytes] = [*self._command, *arguments]
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
@@ -79,6 +80,11 @@ def test_a_live_daemon(client: Copied, address: str, files: dict[str, Path], gal
     assert client(address, "/nowhere/at/all.jpg") == "hold forbidden"
     assert client(address, gallery / "none.jpg") == "hold not_found"
     assert client(address, gallery) == "hold is_directory"
+
+
+def test_no_failure_of_a_call_looks_like_an_alarm(client: Copied, address: str, gallery: Path) -> None:
+    assert client(address, gallery / "none.jpg", way="bytes") in ("hold empty", "hold unreadable")
+    assert client.wrong() == client.wrong(address) == 64
 
 
 def test_a_stopped_daemon(client: Copied, tmp_path: Path, files: dict[str, Path]) -> None:
