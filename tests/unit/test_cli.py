@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nsfwd import config as settings
-from nsfwd.cli import main
+from nsfwd.cli import exits, main
 from tests.unit.fakedaemon import FakeDaemon
 
 
@@ -179,3 +179,30 @@ def test_an_operation_turned_down(tmp_path: Path, capsys: pytest.CaptureFixture[
     with FakeDaemon(tmp_path / "e.sock", lambda _: [refusal]) as daemon:
         assert main.run(["stats", "--connect", daemon.address]) == 1
     assert capsys.readouterr().err == "nsfwd: not_permitted: no\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sweep / --rate",
+        "sweep / --hook-rate",
+        "sweep / --max-share",
+        "bench / --seconds",
+        "bench / --rate",
+        "top --interval",
+    ],
+)
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_number_is_one(line: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([*line.split(), value]) == exits.USAGE
+    assert value in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["sweep", "watch"])
+def test_a_job_whose_directory_is_missing_is_named(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "nightly.toml"
+    job.write_text(f'directories = ["{tmp_path}", "{tmp_path}/gone"]\n')
+    assert main.run([verb, "--job", str(job)]) == exits.CONFIG
+    assert f"{job}, key directories: {tmp_path}/gone: no such directory" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nsfwd.cli.moments import Duration
+from nsfwd.cli.moments import Duration, FiniteRange
 
 if TYPE_CHECKING:
     from nsfwd.scanning.index import Index
@@ -84,9 +84,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Program of --action hook and its arguments; it reads the reply as JSON. No shell.",
     ),
     click.option("--hook-jobs", type=click.IntRange(min=1), help="Hooks that run at once.  [default: 4]"),
-    click.option(
-        "--hook-rate", type=click.FloatRange(min=0, min_open=True), help="Hooks started a second.  [default: 10]"
-    ),
+    click.option("--hook-rate", type=FiniteRange(min=0, min_open=True), help="Hooks started a second.  [default: 10]"),
     click.option("--hook-timeout", type=Duration(), help="End a hook after so long.  [default: 60]"),
     click.option(
         "--max-actions",
@@ -95,7 +93,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--max-share",
-        type=click.FloatRange(0, 100),
+        type=FiniteRange(0, 100),
         metavar="PERCENT",
         help="Stop before acting on more than this part of the files judged; ten are always allowed.  [default: 1]",
     ),

@@ -20,6 +20,7 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
+from nsfwd.cli.moments import FiniteRange
 
 if TYPE_CHECKING:
     from nsfwd.client import AsyncClient
@@ -30,11 +31,11 @@ PERCENTILES = (50, 90, 99, 99.9)
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @connect_option
-@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long to ask.")
+@click.option("--seconds", type=FiniteRange(0.1), default=10.0, show_default=True, help="How long to ask.")
 @click.option(
     "--concurrency", type=click.IntRange(1, 64), default=16, show_default=True, help="Closed loop: requests in flight."
 )
-@click.option("--rate", type=click.FloatRange(0.1), help="Open loop: requests a second, at random moments.")
+@click.option("--rate", type=FiniteRange(0.1), help="Open loop: requests a second, at random moments.")
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="How to report.")
 def bench(
     paths: tuple[Path, ...], connect: str | None, seconds: float, concurrency: int, rate: float | None, style: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -54,6 +55,9 @@ def _take(context: click.Context, parameter: click.Parameter, job: str | None) -
         except click.BadParameter as error:
             raise SettingsError(f"{path}, key {name}: {error.message}") from error
         defaults[own[name].name or name] = _listed(own[name], value)
+    for directory in defaults.get("directories", ()):
+        if not Path(directory).is_dir():
+            raise SettingsError(f"{path}, key directories: {directory}: no such directory")
     context.default_map = {**(context.default_map or {}), **defaults}
 
 

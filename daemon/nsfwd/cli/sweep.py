@@ -22,7 +22,7 @@ from nsfwd.cli import exits
 from nsfwd.cli.actions import action_options, actor, exclusions
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
-from nsfwd.cli.moments import Clock, Duration, many, spelled, until
+from nsfwd.cli.moments import Clock, Duration, FiniteRange, many, spelled, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def index_files(index: Path) -> list[str]:
 @click.option("--cross", is_flag=True, help="Enter other file systems that are mounted below.")
 @click.option("--until", "clock", type=Clock(), help="Pause when the clock shows this; the next sweep goes on.")
 @click.option("--for", "seconds", type=Duration(), help="Pause after so long, such as 5h or 90m.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Ask about so many files a second at most.")
+@click.option("--rate", type=FiniteRange(min=0, min_open=True), help="Ask about so many files a second at most.")
 @click.option("--again", is_flag=True, help="Ask again about files that were left without scores.")
 @click.option(
     "--send",

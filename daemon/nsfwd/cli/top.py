@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from nsfwd.cli.ask import TIMEOUT, connect_option
+from nsfwd.cli.moments import FiniteRange
 
 CLEAR = "\x1b[H\x1b[J"
 """Cursor to the top, and everything below it away."""
@@ -20,9 +21,7 @@ Stats = dict[str, Any]
 
 @click.command()
 @connect_option
-@click.option(
-    "--interval", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, help="Seconds between views."
-)
+@click.option("--interval", type=FiniteRange(0.2, 3600), default=2.0, show_default=True, help="Seconds between views.")
 @click.option("--count", type=click.IntRange(0), default=0, help="Views to show; 0 for as many as until Ctrl-C.")
 def top(connect: str | None, interval: float, count: int) -> None:
     """Watch it at work.
