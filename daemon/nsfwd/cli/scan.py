@@ -21,7 +21,7 @@ import click
 from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.moments import FiniteRange
-from nsfwd.cli.sources import STDIN, Local, absolute, count, listed, records
+from nsfwd.cli.sources import STDIN, Local, absolute, count, exclude_option, listed, records
 from nsfwd.errors import NsfwdError
 from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
 from nsfwd.scanning.exclusion import Exclusion
@@ -133,13 +133,7 @@ class Asked:
 @click.option("-r", "--recursive", is_flag=True, help="Walk below directories.")
 @click.option("--files-from", type=click.File("rb"), metavar="FILE", help="Read paths from FILE too; - is stdin.")
 @click.option("-0", "--null", is_flag=True, help="Paths of --files-from and of -l end in NUL: find -print0, xargs -0.")
-@click.option(
-    "--exclude",
-    "exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
-)
+@exclude_option
 @connect_option
 @click.option("--local", is_flag=True, help="Scan without a daemon, with the settings that serve would have.")
 @click.option("--wait", is_flag=True, help="Wait for the daemon to be there and ready, and through its restarts.")

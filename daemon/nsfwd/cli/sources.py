@@ -11,14 +11,14 @@ import os
 import select
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import click
 
 from nsfwd.scanning.exclusion import Exclusion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nsfwd.client import Encoded, Opened, Reply, Tree
 
 _CHUNK = 65536
@@ -30,6 +30,18 @@ an operator who named roots said what is to be scanned, and a client does not de
 _CODES = {errno.ENOENT: "not_found", errno.ENOTDIR: "not_found", errno.EACCES: "permission", errno.EPERM: "permission"}
 
 STDIN = b"-"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def exclude_option(command: _Command) -> _Command:
+    """Add ``--exclude``, which every command that looks through trees has."""
+    return click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
+    )(command)
 
 
 def absolute(path: bytes) -> bytes:

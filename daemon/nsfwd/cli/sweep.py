@@ -23,6 +23,7 @@ from nsfwd.cli.actions import action_options, actor, exclusions
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
 from nsfwd.cli.moments import Clock, Duration, FiniteRange, many, spelled, until
+from nsfwd.cli.sources import exclude_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,12 +71,7 @@ def index_files(index: Path) -> list[str]:
 @index_option
 @connect_option
 @click.option("--wait", is_flag=True, help="Wait at the start too for a daemon that does not answer yet.")
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
-)
+@exclude_option
 @click.option("--follow", is_flag=True, help="Follow links. A directory is walked once all the same.")
 @click.option("--cross", is_flag=True, help="Enter other file systems that are mounted below.")
 @click.option("--until", "clock", type=Clock(), help="Pause when the clock shows this; the next sweep goes on.")

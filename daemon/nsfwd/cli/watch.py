@@ -21,6 +21,7 @@ from nsfwd.cli.actions import action_options, actor, exclusions
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
 from nsfwd.cli.moments import Duration, many
+from nsfwd.cli.sources import exclude_option
 from nsfwd.cli.sweep import index_files, index_option
 
 if TYPE_CHECKING:
@@ -36,12 +37,7 @@ Exit codes: 0 stopped by SIGTERM, 3 stopped by the circuit breaker, 64 wrong usa
 @click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
 @index_option
 @connect_option
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
-)
+@exclude_option
 @click.option("--follow", is_flag=True, help="Follow links. A directory is watched once all the same.")
 @click.option("--cross", is_flag=True, help="Enter other file systems that are mounted below.")
 @click.option("--settle", type=Duration(), help="How long a file must be still before it is scored.  [default: 0.5]")

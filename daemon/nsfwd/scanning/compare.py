@@ -152,8 +152,10 @@ def costs(comparison: Comparison) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield a row for each model: name, identity, and milliseconds an image: all, of a decoder, of the engine."""
     for done in (comparison.first, comparison.second):
         count = max(1, len(done.said))
-        shares = (done.cost, done.decode / count, done.infer / count)
-        yield (done.name, done.model, *(f"{share * 1000:.2f} ms" for share in shares))  # type: ignore[misc]
+        total, decoder, engine = (
+            f"{seconds * 1000:.2f} ms" for seconds in (done.cost, done.decode / count, done.infer / count)
+        )
+        yield done.name, done.model, total, decoder, engine
 
 
 COSTS = ("model", "identity", "an image", "decoder", "engine")
