@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nsfwd.config import Settings
+from nsfwd.errors import CODES, Status
 from nsfwd.metrics import Metrics
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.server.addresses import by_name, parse_address
@@ -156,14 +157,45 @@ def test_the_documents_list_every_metric() -> None:
     assert [(name, kind, labels.strip(), text) for name, kind, labels, text in rows] == expected
 
 
-@pytest.mark.parametrize("file", ["grafana.json", "alerts.yml"])
+ASKED = {"grafana.json": DOCS, "alerts.yml": DOCS, "alerts_test.yml": DOCS.parent / "tests" / "integration"}
+GIVEN_BY_PROMETHEUS = {"instance", "job"}
+
+
+@pytest.mark.parametrize("file", ASKED)
 def test_dashboard_and_alerts_ask_for_metrics_that_exist(file: str) -> None:
-    text = (DOCS / file).read_text("utf-8")
+    text = (ASKED[file] / file).read_text("utf-8")
     if file.endswith(".json"):
         assert len(json.loads(text)["panels"]) >= 8
     names = set(re.findall(r"\bnsfwd_\w+", text))
     assert len(names) >= 5
     assert names <= {PREFIX + row.name for row in ROWS}
+
+
+@pytest.mark.parametrize("file", ASKED)
+def test_and_for_labels_that_these_have(file: str) -> None:
+    text = (ASKED[file] / file).read_text("utf-8").replace('\\"', '"')
+    labels = {PREFIX + row.name: {*row.labels, *GIVEN_BY_PROMETHEUS} for row in ROWS}
+    asked = re.findall(r"\b(nsfwd_\w+)\{([^}]*)\}", text)
+    values = {"code": CODES.keys(), "status": {status.value for status in Status}}
+    assert asked
+    for name, selector in asked:
+        matchers = re.findall(r'(\w+)=~?"([^"]*)"', selector)
+        assert {label for label, _ in matchers} <= labels[name], selector
+        assert all(value in values.get(label, {value}) for label, value in matchers), selector
+    grouped = {label for group in re.findall(r"\bby \(([^)]*)\)", text) for label in group.split(", ")}
+    assert {*grouped, *re.findall(r"\$labels\.(\w+)", text)} <= set().union(*labels.values())
+
+
+def test_what_alerts_count_is_there_before_it_happens() -> None:
+    """The first sample of a counter is no increase, so that the first failure would go unnoticed."""
+    fresh = {**STATS, "codes": {}, "peers": {}, "server": Metrics().snapshot()}
+    text = (DOCS / "alerts.yml").read_text("utf-8")
+    rows = {PREFIX + row.name: row for row in ROWS}
+    counted = set(re.findall(r'\b(nsfwd_\w+_total)(?:\{\w+="(\w+)"\})?\[', text))
+    assert ("nsfwd_codes_total", "bad_scores") in counted
+    for name, value in counted:
+        there = {labels[0] if labels else "" for labels, _ in rows[name].read(fresh)}
+        assert value in there if value else there, name
 
 
 def test_an_inherited_socket_named_metrics_is_no_place_for_requests(tmp_path: Path) -> None:

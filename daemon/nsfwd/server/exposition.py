@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from nsfwd.errors import CODES, Fault
 from nsfwd.metrics import METRICS
 from nsfwd.server.listeners import Listener
 from nsfwd.server.operations import VERSION
@@ -71,6 +72,12 @@ def _each(*keys: str) -> Callable[[Stats], Samples]:
     return read
 
 
+def _codes(stats: Stats) -> Samples:
+    """Those that are the daemon's fault stand there from the start: to an alert, an increase from nothing is none."""
+    ours = {code.name: 0 for code in CODES.values() if code.fault is Fault.DAEMON}
+    return [((name,), float(number)) for name, number in (ours | stats["codes"]).items()]
+
+
 def _queues(stats: Stats) -> Samples:
     return [((stage, lane), count) for stage, lanes in stats["queues"].items() for lane, count in lanes.items()]
 
@@ -123,7 +130,7 @@ ROWS: tuple[Row, ...] = (
     Row("admitted_total", "counter", (), "images admitted", _one("admitted")),
     Row("refused_total", "counter", ("code",), "images refused", _each("refused")),
     Row("images_total", "counter", ("status",), "outcomes by status", _each("images")),
-    Row("codes_total", "counter", ("code",), "outcomes that are no scores, by code", _each("codes")),
+    Row("codes_total", "counter", ("code",), "outcomes that are no scores, by code", _codes),
     Row("stage_seconds_total", "counter", ("stage",), "seconds of all images by stage of their way", _each("seconds")),
     Row("queue_images", "gauge", ("stage", "lane"), "images that wait", _queues),
     Row("slots", "gauge", ("state",), "places for decoded pixels", _slots),
