@@ -20,6 +20,8 @@ import time
 from enum import StrEnum
 from typing import TextIO
 
+from nsfwd.escaping import escape
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _ROOT = "nsfwd"
@@ -36,19 +38,6 @@ BURST = 20
 WINDOW = 60.0
 """More than ``BURST`` events of one kind within ``WINDOW`` seconds are counted instead of shown."""
 
-_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-"""Overrides of the writing direction: they show a line in another order than it is written."""
-
-_ESCAPES = (
-    {
-        code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-        for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDI, *range(0xD800, 0xE000))
-    }
-    | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
-    | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
-)
-"""The last part: bytes that are not UTF-8, which Python carries as surrogates."""
-
 
 class PathStyle(StrEnum):
     """How the paths of images appear in the log."""
@@ -56,11 +45,6 @@ class PathStyle(StrEnum):
     FULL = "full"
     HASHED = "hashed"
     HIDDEN = "hidden"
-
-
-def escape(text: str) -> str:
-    """Spell control characters, direction overrides and lone surrogates visibly, so that one event stays one line."""
-    return text.translate(_ESCAPES)
 
 
 def fields(kind: str = "", **values: object) -> dict[str, object]:

@@ -177,6 +177,6 @@ def _limits(flags: Mapping[str, Any], window: float | None) -> Any:
 
 
 def _say(text: str) -> None:
-    from nsfwd.logs import escape
+    from nsfwd.escaping import escape
 
     click.echo(escape(text))

@@ -62,7 +62,7 @@ def ready(connect: str | None) -> int:
     if state.get("ready"):
         click.echo("ready")
         if state.get("why"):
-            from nsfwd.logs import escape
+            from nsfwd.escaping import escape
 
             click.echo(escape(f"nsfwd: {state['why']}"), err=True)
         return exits.OK

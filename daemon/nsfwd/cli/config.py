@@ -100,7 +100,7 @@ def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:
 
 def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings, name: str | None) -> int:
     from nsfwd.cli.access import obstacle, outside
-    from nsfwd.logs import escape
+    from nsfwd.escaping import escape
 
     if user is None or not paths:
         raise click.UsageError("--as USER and PATH belong together")

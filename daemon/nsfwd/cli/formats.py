@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from nsfwd.logs import escape
+from nsfwd.escaping import escape
 
 if TYPE_CHECKING:
     from nsfwd.client.replies import Reply

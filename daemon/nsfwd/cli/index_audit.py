@@ -16,7 +16,7 @@ import click
 from nsfwd.cli import exits
 from nsfwd.cli.job import job_option
 from nsfwd.cli.sweep import index_files, index_option
-from nsfwd.logs import escape
+from nsfwd.escaping import escape
 
 if TYPE_CHECKING:
     from nsfwd.scanning.audit import Entry, Tally

@@ -13,7 +13,7 @@ import click
 from nsfwd.cli import exits
 from nsfwd.cli.sweep import index_option
 from nsfwd.cli.tables import FORMATS, write
-from nsfwd.logs import escape
+from nsfwd.escaping import escape
 
 
 @click.command()

@@ -135,7 +135,7 @@ def _line(text: str) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    from nsfwd.logs import escape
+    from nsfwd.escaping import escape
 
     click.echo(f"nsfwd: {escape(message)}", err=True)
     return code

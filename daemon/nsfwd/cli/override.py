@@ -25,7 +25,7 @@ from nsfwd.bundles.overrides import Change, Overrides, to_digest
 from nsfwd.cli import exits
 from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
-from nsfwd.logs import escape
+from nsfwd.escaping import escape
 from nsfwd.protocol.messages import Override
 
 STDIN = "-"

@@ -211,7 +211,7 @@ def _write_down(store: Store, entry: Entry) -> None:
 
 
 def _escaped(text: str) -> str:
-    from nsfwd.logs import escape
+    from nsfwd.escaping import escape
 
     return escape(text)
 

@@ -239,7 +239,7 @@ def _client(connect: str | None, options: Options, *, local: bool, wait: bool) -
 
 
 def _tell(message: str) -> None:
-    from nsfwd.logs import escape
+    from nsfwd.escaping import escape
 
     click.echo(f"nsfwd: {escape(message)}", err=True)
 

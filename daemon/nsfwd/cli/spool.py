@@ -86,6 +86,6 @@ def _run(opened: object, connect: str | None, *, say: Callable[[str], None], sho
 
 
 def _say(text: str) -> None:
-    from nsfwd.logs import escape
+    from nsfwd.escaping import escape
 
     click.echo(f"nsfwd: {escape(text)}", err=True)

@@ -197,7 +197,7 @@ def _swept(index: Any, plan: Plan, actor: Actor) -> tuple[Progress, int]:
 
 
 def _say(text: str) -> None:
-    from nsfwd.logs import escape
+    from nsfwd.escaping import escape
 
     click.echo(f"nsfwd: {escape(text)}", err=True)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from nsfwd.logs import escape
+from nsfwd.escaping import escape
 
 FORMATS = ("text", "json", "ndjson", "csv")
 

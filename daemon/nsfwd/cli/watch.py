@@ -125,7 +125,7 @@ def _watched(index: Any, plan: Plan, acting: Actor, ready: Callable[[], None]) -
 
 
 def _say(text: str) -> None:
-    from nsfwd.logs import escape
+    from nsfwd.escaping import escape
 
     click.echo(f"nsfwd: {escape(text)}", err=True)
 

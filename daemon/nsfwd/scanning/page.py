@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape as _escape
 
-from nsfwd.logs import escape as visible
+from nsfwd.escaping import escape as visible
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #4a7fb5; --alarm: #c0392b; --dim: #888; }
