@@ -16,15 +16,15 @@ import msgspec
 from bench import machine
 from bench.session import Session
 from nsfwd.bundles.policy import Policy, Tier
-from nsfwd.scanning.audit import Audit
-from nsfwd.scanning.diff import differences
-from nsfwd.scanning.export import WRITERS, records
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.rejudge import Rejudging
-from nsfwd.scanning.report import Wanted, report
-from nsfwd.scanning.sampling import sample
-from nsfwd.scanning.walk import Tree
-from nsfwd.scanning.where import parse
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.rejudge import Rejudging
+from nsfwd.scanning.reports.audit import Audit
+from nsfwd.scanning.reports.diff import differences
+from nsfwd.scanning.reports.export import WRITERS, records
+from nsfwd.scanning.reports.report import Wanted, report
+from nsfwd.scanning.reports.sampling import sample
+from nsfwd.scanning.reports.where import parse
+from nsfwd.scanning.trees.walk import Tree
 
 LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
 IN_A_DIRECTORY = 100

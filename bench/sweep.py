@@ -18,11 +18,11 @@ from pathlib import Path
 from bench import daemon, echo, figures
 from bench.load import Load, Ndjson
 from bench.session import Session
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.judged import Found
-from nsfwd.scanning.ledger import Ledger, Outcome, Settled
-from nsfwd.scanning.runs import Run
-from nsfwd.scanning.walk import Tree, Walk
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.ledger import Ledger, Outcome, Settled
+from nsfwd.scanning.index.runs import Run
+from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.walk import Tree, Walk
 
 IN_FLIGHT = 64
 FILES_A_DIRECTORY = 100

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from nsfwd.engines.echo import echo_scores
-from nsfwd.scanning import placeholder
+from nsfwd.scanning.actions import placeholder
 from tests import pictures
 from tests.integration.harness import LABELS, Daemon, Json, wait_until
 

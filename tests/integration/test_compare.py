@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli.main import run
-from nsfwd.scanning.index import Index
+from nsfwd.scanning.index.database import Index
 from tests import pictures
 from tests.integration.harness import echo_bundle
 from tests.unit.shelves import Shelf

@@ -9,7 +9,7 @@ import signal
 import threading
 from pathlib import Path
 
-from nsfwd.scanning.index import Index
+from nsfwd.scanning.index.database import Index
 from tests.integration.harness import PATIENCE
 from tests.unit.scripted import Script, serving
 from tests.unit.sweeping import Place, contents

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nsfwd.scanning.index import Index
+from nsfwd.scanning.index.database import Index
 from tests.unit.shelf import FIVE_TIERS, LABELS
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nsfwd.scanning.asking import Asking
-from nsfwd.scanning.exclusion import Exclusion
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.judged import Actor, Onlooker
-from nsfwd.scanning.sweep import Plan, Progress, sweep
-from nsfwd.scanning.walk import Tree
+from nsfwd.scanning.dispatch.actor import Actor, Onlooker
+from nsfwd.scanning.dispatch.asking import Asking
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.sweeps.sweep import Plan, Progress, sweep
+from nsfwd.scanning.trees.exclusion import Exclusion
+from nsfwd.scanning.trees.walk import Tree
 
 
 class Place:

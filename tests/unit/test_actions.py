@@ -17,14 +17,15 @@ import pytest
 
 from nsfwd.cli import actions as flags
 from nsfwd.errors import ActionFailure, BreakerOpen
-from nsfwd.scanning import actions, breaker, hook, placeholder
-from nsfwd.scanning.actions import Actions, Plan
-from nsfwd.scanning.breaker import Breaker, Limits
-from nsfwd.scanning.hook import Hook, HookFailed, HookSettings
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.judged import Found, Judged
-from nsfwd.scanning.quarantine import Store
-from nsfwd.scanning.taking import Subject, take
+from nsfwd.scanning.actions import acting, breaker, hook, placeholder
+from nsfwd.scanning.actions.acting import Actions, Plan
+from nsfwd.scanning.actions.breaker import Breaker, Limits
+from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
+from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.taking import Subject, take
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.judged import Judged
+from nsfwd.scanning.trees.found import Found
 
 READER = "import json, sys; open(sys.argv[1], 'a').write(json.load(sys.stdin)['path'] + '\\n')"
 
@@ -147,7 +148,7 @@ def test_one_file_that_cannot_be_taken_stops_nothing(
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return take(store, subject)
 
-    monkeypatch.setattr(actions, "take", refusing)
+    monkeypatch.setattr(acting, "take", refusing)
     perform(index, plan(tmp_path, "quarantine"), first, second)
     assert rows(index, "outcome, message") == [("failed", "Operation not permitted"), ("done", None)]
 
@@ -158,7 +159,7 @@ def test_a_full_disk_stops_the_run(index: Index, tmp_path: Path, monkeypatch: py
     def full(*_: object) -> Any:
         raise ActionFailure("no room")
 
-    monkeypatch.setattr(actions, "take", full)
+    monkeypatch.setattr(acting, "take", full)
     with pytest.raises(ActionFailure):
         perform(index, plan(tmp_path, "quarantine"), judged)
     assert rows(index, "outcome, message") == [("failed", "no room")]
@@ -252,7 +253,7 @@ def test_a_verdict_that_no_policy_has_is_told(index: Index, tmp_path: Path) -> N
 
 def test_flags_say_what_the_limits_are() -> None:
     told = {option.name: option.help or "" for option in _options()}
-    assert tuple(flags.KINDS) == actions.KINDS
+    assert tuple(flags.KINDS) == acting.KINDS
     for name, value in (
         ("max_actions", breaker.MOST),
         ("max_share", round(100 * breaker.SHARE)),
@@ -335,8 +336,8 @@ def test_hooks_start_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("nsfwd.scanning.hook.asyncio.sleep", sleep)
-    monkeypatch.setattr("nsfwd.scanning.hook.time.monotonic", lambda: 100.0)
+    monkeypatch.setattr("nsfwd.scanning.actions.hook.asyncio.sleep", sleep)
+    monkeypatch.setattr("nsfwd.scanning.actions.hook.time.monotonic", lambda: 100.0)
 
     async def work() -> None:
         slow = Hook(HookSettings(("true",), rate=4))

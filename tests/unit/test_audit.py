@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.scanning.audit import COUNTED, Audit, Kind, Tally, as_dict
-from nsfwd.scanning.exclusion import Exclusion
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.runs import Run
-from nsfwd.scanning.walk import Tree
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.runs import Run
+from nsfwd.scanning.reports.audit import COUNTED, Audit, Kind, Tally, as_dict
+from nsfwd.scanning.trees.exclusion import Exclusion
+from nsfwd.scanning.trees.walk import Tree
 from tests.unit.shelves import Shelf
 
 ODD = b"odd\xff name\n.jpg"
@@ -114,7 +114,7 @@ def test_a_directory_that_cannot_be_walked_shows(
             raise PermissionError(13, "Permission denied")
         return really(path, *arguments, **more)
 
-    monkeypatch.setattr("nsfwd.scanning.walk.os.open", refusing)
+    monkeypatch.setattr("nsfwd.scanning.trees.walk.os.open", refusing)
     tally, lists = audited(index, tree)
     assert lists[Kind.UNREADABLE] == {locked} and tally.codes[Kind.UNREADABLE, "permission"] == 1
     assert tally.unknown == 1 and not tally.proven and tally.gone == 0

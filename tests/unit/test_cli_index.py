@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nsfwd.cli import main
-from nsfwd.scanning.index import Index
+from nsfwd.scanning.index.database import Index
 from tests.unit.scripted import Script, serving
 from tests.unit.sweeping import Place
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli.main import run
-from nsfwd.scanning.index import Index
+from nsfwd.scanning.index.database import Index
 from tests.unit.shelf import make_bundle
 from tests.unit.shelves import Shelf
 

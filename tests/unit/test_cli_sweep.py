@@ -18,8 +18,8 @@ import pytest
 from nsfwd.cli import main
 from nsfwd.cli.moments import Clock, Duration, many, spelled, until
 from nsfwd.cli.sweep import default_index, line, summary
-from nsfwd.scanning.runs import Counts
-from nsfwd.scanning.sweep import Progress
+from nsfwd.scanning.index.runs import Counts
+from nsfwd.scanning.sweeps.sweep import Progress
 from tests.unit.scripted import Script, serving
 from tests.unit.sweeping import Place
 
@@ -31,7 +31,7 @@ def script() -> Script:
 
 @pytest.fixture
 def place(tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr("nsfwd.scanning.idle.stand_back", lambda: None)  # it would be for all tests that follow
+    monkeypatch.setattr("nsfwd.scanning.sweeps.idle.stand_back", lambda: None)  # it would be for all tests that follow
     with serving(tmp_path, script) as address:
         yield Place(tmp_path, address)
 
@@ -163,7 +163,7 @@ def test_the_index_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_stands_back_at_the_disk_and_at_the_processor() -> None:
     code = """if True:
         import ctypes, os, threading
-        from nsfwd.scanning import idle
+        from nsfwd.scanning.sweeps import idle
         idle.stand_back()
         get = {"x86_64": 252, "aarch64": 31}.get(os.uname().machine)
         found = []

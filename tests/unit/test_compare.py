@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nsfwd.scanning.compare import Pass, Said, compared, costs, flipped
-from nsfwd.scanning.sampling import Drawn
+from nsfwd.scanning.reports.compare import Pass, Said, compared, costs, flipped
+from nsfwd.scanning.reports.sampling import Drawn
 
 
 def drawn(number: int, stratum: str, files: int) -> Drawn:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from nsfwd.scanning.intervals import Stratum, exact, stratified
+from nsfwd.scanning.reports.intervals import Stratum, exact, stratified
 
 
 @pytest.mark.parametrize(

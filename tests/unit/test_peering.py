@@ -132,6 +132,23 @@ def test_the_first_row_that_matches_counts_and_others_are_for_the_rest() -> None
         assert peering.find(peer).name == name
 
 
+def test_a_table_for_some_keeps_out_nobody_who_may_reload_it_unless_by_name() -> None:
+    table = rows({"name": "root", "uid": 0, "connections": 0}, {"name": "others", "connections": 0})
+    peering, own = Peering(table, lambda: 0.0), os.getuid() or 4321
+    for peer, kept_out in (
+        (Peer("own", "own", True, pid=1, uid=own), False),
+        (Peer("root", "root", True, pid=1, uid=0), True),
+        (user(4322), True),
+        (host("127.0.0.1"), True),
+    ):
+        allowance = peering.find(peer)
+        assert (allowance.full_for(peer), allowance.closed_to(peer)) == (kept_out, kept_out), peer.name
+    busy = Peering(others(connections=1), lambda: 0.0)
+    busy.join(host("127.0.0.1"))
+    assert busy.find(host("127.0.0.2")).full_for(host("127.0.0.2"))
+    assert not busy.join(Peer("own", "own", True, pid=1, uid=own)).barred
+
+
 def test_the_kernel_tells_user_and_groups_and_the_address() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

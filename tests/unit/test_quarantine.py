@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import ActionFailure
-from nsfwd.scanning import files, placeholder, taking
-from nsfwd.scanning.files import Changed
-from nsfwd.scanning.judged import Found
-from nsfwd.scanning.manifest import Entry, load
-from nsfwd.scanning.quarantine import Store
-from nsfwd.scanning.recovery import recover
-from nsfwd.scanning.restore import restore
-from nsfwd.scanning.taking import Subject, copy_out, take
+from nsfwd.scanning.actions import placeholder, taking
+from nsfwd.scanning.actions.manifest import Entry, load
+from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.recovery import recover
+from nsfwd.scanning.actions.restore import restore
+from nsfwd.scanning.actions.taking import Subject, copy_out, take
+from nsfwd.scanning.trees import files
+from nsfwd.scanning.trees.files import Changed
+from nsfwd.scanning.trees.found import Found
 
 CONTENT = b"what was scored" * 1000
 MODE, ATIME, MTIME = 0o664, 1_500_000_000_123_456_789, 1_600_000_000_987_654_321
@@ -88,7 +89,7 @@ def border(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Where the store is. The other one is where no rename leads to, as across mounts."""
     if request.param == "other file system":
         monkeypatch.setattr(taking, "rename", _no_rename_between_directories)
-        monkeypatch.setattr("nsfwd.scanning.restore.rename", _no_rename_between_directories)
+        monkeypatch.setattr("nsfwd.scanning.actions.restore.rename", _no_rename_between_directories)
     return str(request.param)
 
 

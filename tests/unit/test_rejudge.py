@@ -12,8 +12,8 @@ import pytest
 from nsfwd.bundles.policy import Policy, Tier
 from nsfwd.errors import BundleError
 from nsfwd.protocol.messages import Override
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.rejudge import STEP, Rejudging, policies_of
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.rejudge import STEP, Rejudging, policies_of
 from tests.unit.shelf import FIVE_TIERS
 from tests.unit.shelves import Shelf
 
@@ -155,7 +155,7 @@ def test_a_file_that_is_gone_is_judged_but_not_told(index: Index, shelf: Shelf) 
 
 def test_every_step_is_taken(index: Index, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     assert STEP > 1
-    monkeypatch.setattr("nsfwd.scanning.rejudge.STEP", 3)
+    monkeypatch.setattr("nsfwd.scanning.index.rejudge.STEP", 3)
     run = shelf.run()
     for number in range(10):
         shelf.scored(b"/srv/%d" % number, 0.6, run)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli.main import run
-from nsfwd.scanning import page
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.report import Shown, Wanted, report
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.reports import page
+from nsfwd.scanning.reports.report import Shown, Wanted, report
 from tests import pictures
 from tests.unit.shelves import Shelf
 

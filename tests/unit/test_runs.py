@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nsfwd.errors import NsfwdError
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.runs import Run, alive
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.runs import Run, alive
 
 
 @pytest.mark.parametrize("other", [b"/srv/a", b"/srv/a/below", b"/srv", b"/"])

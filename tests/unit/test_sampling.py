@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.sampling import COLUMNS, SampleFailure, estimate, sample, write
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.reports.sampling import COLUMNS, SampleFailure, estimate, sample, write
 from tests.unit.shelves import Shelf
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from nsfwd.bundles.policy import Policy, Tier
 from nsfwd.client.replies import to_reply
-from nsfwd.scanning.judged import Found
-from nsfwd.scanning.spelling import judged_of
+from nsfwd.scanning.dispatch.spelling import judged_of
+from nsfwd.scanning.trees.found import Found
 
 FOUND = Found(b"/srv", b"statue.jpg", 1, 2, 3, 4, 5)
 

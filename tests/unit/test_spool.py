@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import SweepRuns
-from nsfwd.scanning.spool import LONGEST, Job, Spool
+from nsfwd.scanning.spool.lists import LONGEST, Job, Spool
 
 
 def hand_in(root: Path, name: str, content: bytes) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from nsfwd.errors import BreakerOpen, DaemonUnreachable, IndexFailure, NsfwdError
-from nsfwd.scanning import ledger, scout, walk
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.judged import Judged
+from nsfwd.scanning.index import ledger
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.judged import Judged
+from nsfwd.scanning.sweeps import scout
+from nsfwd.scanning.trees import walk
 from tests.unit.scripted import Script, policy, serving
 from tests.unit.sweeping import Place
 
@@ -117,7 +119,7 @@ def test_known_content_is_not_scored_again(filled: Place, script: Script) -> Non
 
 
 def test_a_moved_file_is_not_even_read(filled: Place, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsfwd.scanning.asking.digest_of", None)
+    monkeypatch.setattr("nsfwd.scanning.dispatch.asking.digest_of", None)
     (filled.tree / "0").rename(filled.tree / "renamed")
     progress = filled.sweep()
     assert (progress.counts.known, progress.gone) == (5, 5) and not script.asked
@@ -405,12 +407,12 @@ def test_an_unreadable_directory_is_recorded_and_told_once(filled: Place, monkey
             raise PermissionError(13, "Permission denied", path)
         return real(path, *rest, **keys)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("nsfwd.scanning.walk.os.open", refuse)
+    monkeypatch.setattr("nsfwd.scanning.trees.walk.os.open", refuse)
     progress = filled.sweep()
     assert (progress.unreadable, progress.unscored, progress.gone) == (1, 1, 0)
     assert filled.value("SELECT count(*) FROM directory WHERE code = 'permission' AND run = 1") == 1
     assert filled.sweep().unscored == 0
-    monkeypatch.setattr("nsfwd.scanning.walk.os.open", real)
+    monkeypatch.setattr("nsfwd.scanning.trees.walk.os.open", real)
     filled.sweep()
     assert filled.value("SELECT count(*) FROM directory WHERE code IS NULL AND run = 4") == 3
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from nsfwd.errors import CodedError
-from nsfwd.scanning.thumbnails import BLOCKS, SIDE, Thumbnails, data_uri
+from nsfwd.scanning.reports.thumbnails import BLOCKS, SIDE, Thumbnails, data_uri
 from tests import pictures
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.scanning import walk
-from nsfwd.scanning.exclusion import Exclusion
-from nsfwd.scanning.walk import Tree, Walk, outermost, within
+from nsfwd.scanning.trees import walk
+from nsfwd.scanning.trees.exclusion import Exclusion
+from nsfwd.scanning.trees.walk import Tree, Walk, outermost, within
 
 
 def made(directory: Path, *names: str) -> bytes:
@@ -68,7 +68,7 @@ def test_other_file_systems_are_entered_on_request(tmp_path: Path, monkeypatch: 
         status = fstat(descriptor)
         return os.stat_result((*status[:2], status.st_dev + 1, *status[3:])) if status.st_ino == inode else status
 
-    monkeypatch.setattr("nsfwd.scanning.walk.os.fstat", elsewhere)
+    monkeypatch.setattr("nsfwd.scanning.trees.walk.os.fstat", elsewhere)
     one = Walk(Tree((root,)))
     assert [entry[0] for part in one for entry in part.entries] == [b"a"] and one.foreign == 1
     assert len(found(Tree((root,), cross=True))) == 2

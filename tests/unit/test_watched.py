@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.scanning import inotify, settling, watched
-from nsfwd.scanning.exclusion import Exclusion
-from nsfwd.scanning.inotify import Inotify
-from nsfwd.scanning.settling import Settling
-from nsfwd.scanning.walk import Tree
-from nsfwd.scanning.watched import News, Watched
+from nsfwd.scanning.trees.exclusion import Exclusion
+from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.watches import inotify, settling, watched
+from nsfwd.scanning.watches.inotify import Inotify
+from nsfwd.scanning.watches.settling import Settling
+from nsfwd.scanning.watches.watched import News, Watched
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfwd.errors import IndexFailure
-from nsfwd.scanning.index import Index
-from nsfwd.scanning.where import COLUMNS, parse
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.reports.where import COLUMNS, parse
 from tests.unit.shelves import Shelf
 
 

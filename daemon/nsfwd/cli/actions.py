@@ -14,8 +14,8 @@ import click
 from nsfwd.cli.moments import Duration, FiniteRange
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.judged import Actor
+    from nsfwd.scanning.dispatch.actor import Actor
+    from nsfwd.scanning.index.database import Index
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -117,11 +117,11 @@ def actor(flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | N
         click.UsageError: the flags contradict each other.
     """
     _check(flags)
-    from nsfwd.scanning.judged import Onlooker
+    from nsfwd.scanning.dispatch.actor import Onlooker
 
     if not flags["actions"]:
         return lambda _: Onlooker()
-    from nsfwd.scanning.actions import Actions, Plan
+    from nsfwd.scanning.actions.acting import Actions, Plan
 
     plan = Plan(
         kinds=tuple(flags["actions"]),
@@ -157,7 +157,7 @@ def _check(flags: Mapping[str, Any]) -> None:
 
 
 def _hook(flags: Mapping[str, Any]) -> Any:
-    from nsfwd.scanning.hook import CONCURRENCY, RATE, TIMEOUT, HookSettings
+    from nsfwd.scanning.actions.hook import CONCURRENCY, RATE, TIMEOUT, HookSettings
 
     if flags["hook"] is None:
         return None
@@ -170,7 +170,7 @@ def _hook(flags: Mapping[str, Any]) -> Any:
 
 
 def _limits(flags: Mapping[str, Any], window: float | None) -> Any:
-    from nsfwd.scanning.breaker import MOST, SHARE, Limits
+    from nsfwd.scanning.actions.breaker import MOST, SHARE, Limits
 
     most, share = flags["max_actions"], flags["max_share"]
     return Limits(MOST if most is None else most, SHARE if share is None else share / 100, window)

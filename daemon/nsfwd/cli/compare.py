@@ -16,8 +16,8 @@ from nsfwd.cli.sweep import index_option
 if TYPE_CHECKING:
     from nsfwd.config import Settings
     from nsfwd.local import Scanner
-    from nsfwd.scanning.compare import Comparison
-    from nsfwd.scanning.report import Shown
+    from nsfwd.scanning.reports.compare import Comparison
+    from nsfwd.scanning.reports.report import Shown
 
 
 @click.command()
@@ -49,10 +49,10 @@ def compare(first: str, second: str, index: Path, output: Path | None, pixels: S
       nsfwd models compare nsfw-mobilenet-v2-140 nsfw-inception-v3 -n 200 --html flips.html
     """
     from nsfwd.config import find_file, load_settings
-    from nsfwd.scanning.compare import compared, page_of, scored, warm
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.output import private
-    from nsfwd.scanning.sampling import sample
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.compare import compared, page_of, scored, warm
+    from nsfwd.scanning.reports.sampling import sample
+    from nsfwd.scanning.trees.output import private
 
     given = {"models_dir": str(rest["models_dir"])} if rest["models_dir"] else {}
     settings = load_settings(find_file(rest["config"], os.environ), os.environ, given)
@@ -93,8 +93,8 @@ def _scanner(name: str, settings: Settings) -> Scanner:
 
 def _tell(comparison: Comparison, spelling: str, *, listed: bool) -> None:
     from nsfwd.cli.tables import write
-    from nsfwd.scanning.compare import COSTS, FLIPS, costs, flipped
-    from nsfwd.scanning.names import spelled
+    from nsfwd.scanning.reports.compare import COSTS, FLIPS, costs, flipped
+    from nsfwd.scanning.trees.names import spelled
 
     flips = [
         {**spelled(flip.path), "first": flip.first._asdict(), "second": flip.second._asdict()}

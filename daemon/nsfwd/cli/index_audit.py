@@ -19,7 +19,7 @@ from nsfwd.cli.sweep import index_files, index_option
 from nsfwd.escaping import escape
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.audit import Entry, Tally
+    from nsfwd.scanning.reports.audit import Entry, Tally
 
 KINDS = ("ok", "skipped", "error", "excluded", "changed-since", "never-seen", "unreadable")
 
@@ -52,10 +52,10 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
       nsfwd index audit /srv/uploads --list never-seen --list changed-since
       nsfwd index audit --job uploads --format json
     """
-    from nsfwd.scanning.audit import Audit
-    from nsfwd.scanning.exclusion import Exclusion
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.walk import Tree
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.audit import Audit
+    from nsfwd.scanning.trees.exclusion import Exclusion
+    from nsfwd.scanning.trees.walk import Tree
 
     roots = tuple(os.path.abspath(directory) for directory in directories)  # noqa: PTH100 (pathlib knows no bytes)
     exclusion = Exclusion((*rest["exclude"], *index_files(index)))
@@ -98,7 +98,7 @@ def _text(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
 
 
 def _lines(tally: Tally) -> Iterator[str]:
-    from nsfwd.scanning.audit import COUNTED, Kind
+    from nsfwd.scanning.reports.audit import COUNTED, Kind
 
     def codes(kind: Kind) -> str:
         return ", ".join(f"{code} {count}" for (of, code), count in sorted(tally.codes.items()) if of is kind)
@@ -125,14 +125,14 @@ def _lines(tally: Tally) -> Iterator[str]:
 
 
 def _object(entry: Entry) -> str:
-    from nsfwd.scanning.names import spelled
+    from nsfwd.scanning.trees.names import spelled
 
     told: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
     return json.dumps(told | ({"code": entry.code} if entry.code else {}), ensure_ascii=False)
 
 
 def _json(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
-    from nsfwd.scanning.audit import as_dict
+    from nsfwd.scanning.reports.audit import as_dict
 
     yield '{"files": ['
     for place, entry in enumerate(entries):
@@ -141,7 +141,7 @@ def _json(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
 
 
 def _ndjson(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
-    from nsfwd.scanning.audit import as_dict
+    from nsfwd.scanning.reports.audit import as_dict
 
     yield from (f"{_object(entry)}\n" for entry in entries)
     yield json.dumps({"audit": as_dict(tally)}) + "\n"

@@ -17,7 +17,7 @@ from nsfwd.cli.sweep import index_option
 from nsfwd.cli.tables import format_option, write
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.where import Condition
+    from nsfwd.scanning.reports.where import Condition
 
 COLUMNS = ("what", "before", "after", "path")
 
@@ -29,7 +29,7 @@ class Where(click.ParamType["Condition"]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Condition:
         """Read one."""
-        from nsfwd.scanning.where import Condition, parse
+        from nsfwd.scanning.reports.where import Condition, parse
 
         if isinstance(value, Condition):
             return value
@@ -81,9 +81,9 @@ def export(
       nsfwd index export --since 7d --format ndjson | jq .path
       nsfwd index export -o index.parquet
     """
-    from nsfwd.scanning.export import WRITERS, records
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.output import private
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.export import WRITERS, records
+    from nsfwd.scanning.trees.output import private
 
     ending = output.suffix.lstrip(".") if output is not None else ""
     spelling = spelling or (ending if ending in WRITERS else "csv")
@@ -111,9 +111,9 @@ def diff(first: int, second: int, index: Path, spelling: str) -> None:
 
     Example: nsfwd index diff 12 19
     """
-    from nsfwd.scanning.diff import differences
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.names import spelled
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.diff import differences
+    from nsfwd.scanning.trees.names import spelled
 
     def rows() -> Iterator[dict[str, Any]]:
         for what, path, before, after in found:

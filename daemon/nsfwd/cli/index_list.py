@@ -34,8 +34,8 @@ def list_files(paths: tuple[bytes, ...], index: Path, spelling: str, **rest: Any
       nsfwd index list --alarm
       nsfwd index list /srv/uploads --status error --format csv
     """
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.records import Chosen, files
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.records import Chosen, files
 
     chosen = Chosen(
         tuple(os.path.abspath(path) for path in paths),  # noqa: PTH100 (pathlib knows no bytes)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nsfwd.bundles.policy import Policy
     from nsfwd.config import Settings
     from nsfwd.protocol.messages import Override
-    from nsfwd.scanning.rejudge import Rejudging
+    from nsfwd.scanning.index.rejudge import Rejudging
 
 _CHANGES = ("before", "after", "alarm", "label", "score", "path")
 _COUNTS = ("before", "after", "files")
@@ -46,9 +46,9 @@ def rejudge(index: Path, connect: str | None, config: Path | None, spelling: str
       nsfwd index rejudge --connect unix:/run/nsfwd/nsfwd.sock --list
     """
     from nsfwd.config import find_file, load_settings
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.rejudge import Rejudging
-    from nsfwd.scanning.runs import Run
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.index.rejudge import Rejudging
+    from nsfwd.scanning.index.runs import Run
 
     if connect is not None and config is not None:
         raise click.UsageError("--connect and --config are two sources of policies: give one")
@@ -82,7 +82,7 @@ def _policies(settings: Settings, connect: str | None) -> Mapping[str, Policy]:
         return {bundle.name: bundle.policy for bundle in open_bundles(settings)}
     from nsfwd.cli.ask import TIMEOUT
     from nsfwd.client import Client
-    from nsfwd.scanning.rejudge import policies_of
+    from nsfwd.scanning.index.rejudge import policies_of
 
     with Client(connect, timeout=TIMEOUT, patience=0) as client:
         return policies_of(client.models()["models"])
@@ -123,7 +123,7 @@ def _tell(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
 
 
 def _changes(rejudging: Rejudging) -> Iterator[dict[str, Any]]:
-    from nsfwd.scanning.names import spelled
+    from nsfwd.scanning.trees.names import spelled
 
     for before, judged in rejudging.changes():
         yield {

@@ -14,8 +14,8 @@ import click
 from nsfwd.cli.sweep import index_option
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.intervals import Estimate
-    from nsfwd.scanning.sampling import Figures
+    from nsfwd.scanning.reports.intervals import Estimate
+    from nsfwd.scanning.reports.sampling import Figures
 
 
 @click.command()
@@ -44,10 +44,10 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
       nsfwd index sample -n 500 --seed 1 -o sample.csv
       nsfwd index sample --verdict safe --strata score -o misses.csv
     """
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.output import private
-    from nsfwd.scanning.sampling import sample as draw
-    from nsfwd.scanning.sampling import write
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.sampling import sample as draw
+    from nsfwd.scanning.reports.sampling import write
+    from nsfwd.scanning.trees.output import private
 
     with Index(index, create=False) as opened:
         drawn = draw(opened, count, verdicts=verdicts, by_score=strata == "score", seed=seed)
@@ -83,7 +83,7 @@ def estimate(labelled: Path, flagged: tuple[str, ...], spelling: str) -> None:
       nsfwd index estimate sample.csv
       nsfwd index estimate sample.csv --flagged review --flagged sensitive
     """
-    from nsfwd.scanning.sampling import estimate as figures_of
+    from nsfwd.scanning.reports.sampling import estimate as figures_of
 
     with labelled.open(newline="", encoding="utf-8-sig") as table:
         figures = figures_of(table, flagged=flagged)

@@ -27,8 +27,8 @@ def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
 
     Example: nsfwd index show /srv/uploads/a.jpg
     """
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.records import file
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.records import file
 
     with Index(index, create=False) as opened:
         known = [(path, file(opened, os.path.abspath(path))) for path in paths]  # noqa: PTH100

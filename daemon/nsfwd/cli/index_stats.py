@@ -26,8 +26,8 @@ def stats(index: Path, spelling: str, number: int) -> None:
 
     Example: nsfwd index stats --format json | jq .runs[0]
     """
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.records import outcomes, runs, totals
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.records import outcomes, runs, totals
 
     with Index(index, create=False) as opened:
         if spelling in ("csv", "ndjson"):

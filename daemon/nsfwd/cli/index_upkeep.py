@@ -22,8 +22,8 @@ def relocate(old: bytes, new: bytes, index: Path, *, dry_run: bool) -> None:
 
     Example: nsfwd index relocate /srv/uploads /mnt/new/uploads
     """
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.upkeep import relocate as follow
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.index.upkeep import relocate as follow
 
     with Index(index, create=False) as opened:
         count = follow(opened, os.path.abspath(old), os.path.abspath(new), dry_run=dry_run)  # noqa: PTH100 (bytes)
@@ -47,8 +47,8 @@ def prune(index: Path, age: float, *, apply: bool) -> None:
       nsfwd index prune --older-than 180d
       nsfwd index prune --older-than 180d --apply
     """
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.upkeep import prune as forget
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.index.upkeep import prune as forget
 
     with Index(index, create=False) as opened:
         pruned = forget(opened, before=time.time() - age, apply=apply)

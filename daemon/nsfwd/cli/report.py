@@ -10,7 +10,7 @@ import click
 from nsfwd.cli.sweep import index_option
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.report import Shown
+    from nsfwd.scanning.reports.report import Shown
 
 
 def pixels_option(command: click.decorators.FC) -> click.decorators.FC:
@@ -45,10 +45,10 @@ def report(index: Path, output: Path, worst: int, verdicts: tuple[str, ...], pix
       nsfwd report --html report.html
       nsfwd report --html report.html --verdict review -n 500 --pixels blurred
     """
-    from nsfwd.scanning.index import Index
-    from nsfwd.scanning.output import private
-    from nsfwd.scanning.report import Wanted
-    from nsfwd.scanning.report import report as page
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.reports.report import Wanted
+    from nsfwd.scanning.reports.report import report as page
+    from nsfwd.scanning.trees.output import private
 
     with Index(index, create=False) as opened, private(output) as out:
         for piece in page(opened, Wanted(worst, pixels, verdicts)):

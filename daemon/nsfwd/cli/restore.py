@@ -19,8 +19,8 @@ from nsfwd.cli.actions import quarantine_option
 
 if TYPE_CHECKING:
     from nsfwd.protocol.messages import Override
-    from nsfwd.scanning.manifest import Entry
-    from nsfwd.scanning.quarantine import Store
+    from nsfwd.scanning.actions.manifest import Entry
+    from nsfwd.scanning.actions.quarantine import Store
 
 PREFIX = "sha256:"
 
@@ -121,8 +121,8 @@ def _is_digest(what: bytes) -> bool:
 def _store(flags: dict[str, Any]) -> Iterator[Store]:
     """Open the store, which has to be there, and finish what a killed run left half-done."""
     from nsfwd.errors import ActionFailure
-    from nsfwd.scanning.quarantine import Store
-    from nsfwd.scanning.recovery import recover
+    from nsfwd.scanning.actions.quarantine import Store
+    from nsfwd.scanning.actions.recovery import recover
 
     root: Path = flags["to"] if flags["to"] is not None else flags["quarantine"]
     if not root.is_dir():
@@ -176,7 +176,7 @@ def _lowest(settings: Any) -> str:
 def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], Override | None]) -> bool:
     """Decide, note, put back, in this order: a watch that sees the file come leaves it alone."""
     from nsfwd.errors import ActionFailure
-    from nsfwd.scanning.restore import restore as put_back
+    from nsfwd.scanning.actions.restore import restore as put_back
 
     _mark(store, entry, time.time(), decide(entry))
     try:
@@ -191,8 +191,8 @@ def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], Override | N
 
 def _mark(store: Store, entry: Entry, restored: float | None, override: Override | None = None) -> None:
     """Note in the index, where that is still there, when the file came back, and what was decided."""
-    from nsfwd.scanning.actions import mark_restored, note_override
-    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.actions.acting import mark_restored, note_override
+    from nsfwd.scanning.index.database import Index
 
     if entry.index and Path(entry.index).exists():
         with Index(Path(entry.index), create=False) as index:
@@ -202,8 +202,8 @@ def _mark(store: Store, entry: Entry, restored: float | None, override: Override
 
 
 def _write_down(store: Store, entry: Entry) -> None:
-    from nsfwd.scanning.actions import note_recovered
-    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.actions.acting import note_recovered
+    from nsfwd.scanning.index.database import Index
 
     if entry.index and Path(entry.index).exists():
         with Index(Path(entry.index), create=False) as index:

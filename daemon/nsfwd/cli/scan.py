@@ -24,7 +24,7 @@ from nsfwd.cli.moments import FiniteRange
 from nsfwd.cli.sources import STDIN, Local, absolute, count, exclude_option, listed, records
 from nsfwd.errors import NsfwdError
 from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
-from nsfwd.scanning.exclusion import Exclusion
+from nsfwd.scanning.trees.exclusion import Exclusion
 
 if TYPE_CHECKING:
     from nsfwd.client import Client, Options, Tree

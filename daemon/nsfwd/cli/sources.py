@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from nsfwd.scanning.exclusion import Exclusion
+from nsfwd.scanning.trees.exclusion import Exclusion
 
 if TYPE_CHECKING:
     from nsfwd.client import Encoded, Opened, Reply, Tree

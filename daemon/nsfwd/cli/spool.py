@@ -41,7 +41,7 @@ def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
       mv /var/spool/nsfwd/tmp.list /var/spool/nsfwd/in/uploads.list
       nsfwd spool
     """
-    from nsfwd.scanning.spool import Spool
+    from nsfwd.scanning.spool.lists import Spool
 
     shown: Callable[[str], None] = lambda text: None  # noqa: E731
     if "NOTIFY_SOCKET" in os.environ:
@@ -58,8 +58,8 @@ def _run(opened: object, connect: str | None, *, say: Callable[[str], None], sho
     """Work until nothing is left or a signal comes."""
     import uvloop
 
-    from nsfwd.scanning.spool import Spool
-    from nsfwd.scanning.spooling import work_off
+    from nsfwd.scanning.spool.lists import Spool
+    from nsfwd.scanning.spool.working import work_off
 
     assert isinstance(opened, Spool)
     signs: list[int] = []

@@ -28,8 +28,8 @@ from nsfwd.cli.sources import exclude_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nsfwd.scanning.judged import Actor
-    from nsfwd.scanning.sweep import Plan, Progress
+    from nsfwd.scanning.dispatch.actor import Actor
+    from nsfwd.scanning.sweeps.sweep import Plan, Progress
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -110,10 +110,10 @@ def sweep(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
 
 
 def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
-    from nsfwd.scanning.asking import Asking
-    from nsfwd.scanning.exclusion import Exclusion
-    from nsfwd.scanning.sweep import Plan
-    from nsfwd.scanning.walk import Tree, outermost
+    from nsfwd.scanning.dispatch.asking import Asking
+    from nsfwd.scanning.sweeps.sweep import Plan
+    from nsfwd.scanning.trees.exclusion import Exclusion
+    from nsfwd.scanning.trees.walk import Tree, outermost
 
     for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
@@ -145,8 +145,8 @@ def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool
     """
     from dataclasses import replace
 
-    from nsfwd.scanning.idle import stand_back
-    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.sweeps.idle import stand_back
 
     index.parent.mkdir(parents=True, exist_ok=True)
     stand_back()
@@ -169,7 +169,7 @@ def _swept(index: Any, plan: Plan, actor: Actor) -> tuple[Progress, int]:
     """Sweep until it ends; also tell the signal that ended it, 0 if none did."""
     import uvloop
 
-    from nsfwd.scanning.sweep import sweep as swept
+    from nsfwd.scanning.sweeps.sweep import sweep as swept
 
     signs: list[int] = []
 

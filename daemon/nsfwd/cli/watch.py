@@ -25,8 +25,8 @@ from nsfwd.cli.sources import exclude_option
 from nsfwd.cli.sweep import index_files, index_option
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.judged import Actor
-    from nsfwd.scanning.watch import Plan, Progress
+    from nsfwd.scanning.dispatch.actor import Actor
+    from nsfwd.scanning.watches.watch import Plan, Progress
 
 TEXT = """\b
 Exit codes: 0 stopped by SIGTERM, 3 stopped by the circuit breaker, 64 wrong usage, 70 a defect,
@@ -65,8 +65,8 @@ def watch(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
       nsfwd watch /srv/uploads --action quarantine --apply
     """
     plan = _plan(directories, rest | {"index": index})
-    from nsfwd.scanning.breaker import DAY
-    from nsfwd.scanning.index import Index
+    from nsfwd.scanning.actions.breaker import DAY
+    from nsfwd.scanning.index.database import Index
 
     acting = actor(rest, plan.tree.roots, window=DAY)
     index.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +78,11 @@ def watch(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
 
 
 def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
-    from nsfwd.scanning.asking import Asking
-    from nsfwd.scanning.exclusion import Exclusion
-    from nsfwd.scanning.settling import SETTLE
-    from nsfwd.scanning.walk import Tree, outermost
-    from nsfwd.scanning.watch import EVERY, Plan
+    from nsfwd.scanning.dispatch.asking import Asking
+    from nsfwd.scanning.trees.exclusion import Exclusion
+    from nsfwd.scanning.trees.walk import Tree, outermost
+    from nsfwd.scanning.watches.settling import SETTLE
+    from nsfwd.scanning.watches.watch import EVERY, Plan
 
     for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
@@ -98,7 +98,7 @@ def _watched(index: Any, plan: Plan, acting: Actor, ready: Callable[[], None]) -
     """Watch until a signal comes, and return it."""
     import uvloop
 
-    from nsfwd.scanning.watch import watch as watched
+    from nsfwd.scanning.watches.watch import watch as watched
 
     signs: list[int] = []
 

@@ -1,0 +1,86 @@
+"""``recover``: what workers that died left half-done is finished, or undone, by what lies where.
+
+Looks at manifests in ``pending/`` that nobody holds. The file lies in the store, or it is still in its place: there is
+no third case, because the manifest came first and a rename is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from nsfwd.scanning.actions.manifest import Entry
+from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.taking import is_the_one, settle
+from nsfwd.scanning.trees.files import looked_at, rename
+
+
+def recover(store: Store, told: Callable[[Entry], None]) -> int:
+    """Finish or undo what dead workers were at; called at the beginning of every run that uses a store.
+
+    Args:
+        told: hears of each entry whose file lies in the store now, before its manifest is filed: maybe a second time.
+
+    Returns:
+        How many entries there were.
+    """
+    count = 0
+    with store.abandoned() as left:
+        for desk, entry in left:
+            count += 1
+            with _source(entry) as source:
+                if _lies_in(store, source, entry):
+                    settle(store, source, entry)
+                    told(entry)
+                    store.file(entry, desk)
+                else:
+                    store.forget(entry, desk)
+    return count
+
+
+@contextmanager
+def _source(entry: Entry) -> Iterator[int | None]:
+    """Lend the directory where the file was; None where that is gone."""
+    try:
+        opened = os.open(entry.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def _lies_in(store: Store, source: int | None, entry: Entry) -> bool:
+    """Bring the file to one of the two places where it may be, and tell whether that is the store."""
+    with store.place(entry) as (place, name):
+        with suppress(FileNotFoundError):
+            os.unlink(name + b".part", dir_fd=place)
+        found = looked_at(place, name)
+        if found is None:
+            return False
+        if entry.how == "copy":
+            return _left(source, entry, place, name)
+        if is_the_one(entry, found) or source is None:
+            return True
+        # Another file that had come under the name: it was to be sent back. Where its name is taken again it stays.
+        with suppress(OSError):
+            rename(place, name, source, entry.basename)
+            return False
+        return True
+
+
+def _left(source: int | None, entry: Entry, place: int, name: bytes) -> bool:
+    """With a whole copy in the store: end what was begun, or drop the copy where the original is in its place."""
+    if source is None:
+        return True
+    if is_the_one(entry, looked_at(source, entry.passing)):
+        os.unlink(entry.passing, dir_fd=source)
+        return True
+    with suppress(FileNotFoundError):
+        if is_the_one(entry, looked_at(source, entry.basename)):
+            os.unlink(name, dir_fd=place)
+            return False
+    return True

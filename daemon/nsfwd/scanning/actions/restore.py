@@ -1,0 +1,129 @@
+"""``restore``: a file comes back out of a store, to where it was, as it was, and never over another file.
+
+May be repeated at every point where it was cut off: what is where tells how far it came. Knows no index and no
+override; who decides that a file comes back sees to those first, so that a watch does not take it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from nsfwd.errors import ActionFailure
+from nsfwd.scanning.actions import placeholder
+from nsfwd.scanning.actions.manifest import Entry
+from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.taking import attributes_of
+from nsfwd.scanning.trees.files import (
+    EXCHANGE,
+    NOREPLACE,
+    Changed,
+    content_is,
+    copy,
+    digest_of,
+    directory,
+    regular,
+    rename,
+)
+
+
+def restore(store: Store, entry: Entry) -> tuple[str, ...]:
+    """Put one file back, with its owner, mode, times and extended attributes.
+
+    Returns:
+        What of these could not be put back (owner, or names of attributes).
+
+    Raises:
+        ActionFailure: another file is in its place, its directory is gone, what lies in the store is not what was
+            taken, or a disk is full. The file is still in the store.
+    """
+    with _explained(entry), directory(entry.directory) as home, store.place(entry) as (place, name):
+        if content_is(home, entry.basename, bytes.fromhex(entry.digest)):
+            lost = _tidy(home, entry, place, name)
+        else:
+            lost = _bring_back(home, entry, place, name)
+        os.fsync(home)
+        store.drop(entry)
+    return lost
+
+
+@contextmanager
+def _explained(entry: Entry) -> Iterator[None]:
+    try:
+        yield
+    except Changed as error:
+        raise ActionFailure(f"{entry.path_text}: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise ActionFailure(f"{entry.path_text}: its directory is gone; make it again, then restore") from error
+        raise ActionFailure(f"{entry.path_text}: {error.strerror or error}") from error
+
+
+def _bring_back(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, ...]:
+    filled = _check_place(home, entry)
+    with regular(place, name) as file:
+        if digest_of(file).hex() != entry.digest:
+            raise Changed("what lies in the store is not what was taken")
+        lost = attributes_of(entry).apply(file)
+        try:
+            _put(place, name, home, entry, filled=filled)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        else:
+            return lost
+        with suppress(FileNotFoundError):  # of an attempt that was cut off; the file is still in the store
+            os.unlink(entry.passing, dir_fd=home)
+        copied = copy(file, home, entry.passing)
+    try:
+        if digest_of(copied).hex() != entry.digest:
+            raise Changed("the copy is not what lies in the store")
+        lost = attributes_of(entry).apply(copied)
+        os.fsync(copied)
+    finally:
+        os.close(copied)
+    _put(home, entry.passing, home, entry, filled=filled)
+    os.unlink(name, dir_fd=place)
+    os.fsync(place)
+    return lost
+
+
+def _check_place(home: int, entry: Entry) -> bool:
+    """Tell whether the placeholder is in the file's place, and not nothing.
+
+    Raises:
+        Changed: something else is.
+    """
+    try:
+        os.stat(entry.basename, dir_fd=home, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if _is_placeholder(home, entry.basename):
+        return True
+    raise Changed("another file is in its place; move that away, then restore")
+
+
+def _is_placeholder(home: int, name: bytes) -> bool:
+    return content_is(home, name, placeholder.DIGEST)
+
+
+def _put(source: int, name: bytes, home: int, entry: Entry, *, filled: bool) -> None:
+    """Rename into place: into an empty one, or changing places with the placeholder, which goes then."""
+    if not filled:
+        rename(source, name, home, entry.basename, NOREPLACE)
+        return
+    rename(source, name, home, entry.basename, EXCHANGE)
+    if not _is_placeholder(source, name):
+        rename(source, name, home, entry.basename, EXCHANGE)
+        raise Changed("another file came into its place; move that away, then restore")
+    os.unlink(name, dir_fd=source)
+
+
+def _tidy(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, ...]:
+    """The very content is in its place: of an attempt that was cut off, or put there again. End what is left over."""
+    for where, leftover in ((home, entry.passing), (place, name)):
+        if _is_placeholder(where, leftover) or content_is(where, leftover, bytes.fromhex(entry.digest)):
+            os.unlink(leftover, dir_fd=where)
+    return ()

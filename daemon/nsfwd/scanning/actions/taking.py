@@ -1,0 +1,296 @@
+"""``take``: a file goes into a store, whole, and only the very one that was judged. ``copy_out``: a copy of it does.
+
+Steps, between any two of which the machine may stop: the manifest is on the disk before the file is touched; then the
+file is renamed, or, across file systems, copied, compared, and taken away under a name of our own; then whoever asked
+for it writes down what was done and files the manifest (``Store.file``). So either the original is in its place or a
+manifest says where it is, and ``recovery`` goes on or back. What fails half-way is left to it as well.
+Nothing is deleted but a copy of which the original is known to exist, and the original of a copy that was compared.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nsfwd.errors import ActionFailure
+from nsfwd.scanning.actions import placeholder
+from nsfwd.scanning.actions.manifest import Entry, text_of
+from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.trees.files import (
+    Attributes,
+    Changed,
+    Identity,
+    content_is,
+    copy,
+    digest_of,
+    directory,
+    looked_at,
+    regular,
+    rename,
+    write_new,
+)
+from nsfwd.scanning.trees.found import Found
+
+HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""With these the next file would fail as well: the run ends instead of trying them all."""
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A file that is to be taken.
+
+    Attributes:
+        found: which, and in which state it was judged.
+        digest: of the content that was judged.
+        facts: fields of its entry that tell why and by which run.
+        placeholder: put a picture in its place.
+        ours: its state as it is after another of its hard links was taken; None where none was.
+    """
+
+    found: Found
+    digest: bytes
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    placeholder: bool = False
+    ours: Identity | None = None
+
+
+def take(store: Store, subject: Subject) -> tuple[Entry, Identity]:
+    """Take a file away. The caller files its manifest then.
+
+    Returns:
+        Its entry, and the inode's state now, which its other hard links share.
+
+    Raises:
+        Changed: it is no longer the file that was judged, or no longer there; what is there stays.
+        OSError: this one file cannot be taken; it is where it was.
+        ActionFailure: no file can; this one is where it was.
+    """
+    with _explained(subject), directory(subject.found.directory) as source:
+        return _take(store, source, subject)
+
+
+def copy_out(root: Path, subject: Subject) -> bytes:
+    """Copy a file, with its attributes as far as this process may, to its path below ``root``.
+
+    Returns:
+        Where the copy is. The same content at that path is taken for it; beside another file it gets its own name.
+
+    Raises:
+        Changed, OSError, ActionFailure: as ``take``. Nothing of the copy is left.
+    """
+    target = b"%b/%b" % (os.fsencode(root.absolute()), subject.found.path.lstrip(b"/"))
+    with _explained(subject), directory(subject.found.directory) as source, regular(source, subject.found.name) as file:
+        _compare(file, subject)
+        parent, _, name = target.rpartition(b"/")
+        os.makedirs(parent, exist_ok=True)  # noqa: PTH103  # bytes
+        with directory(parent) as place:
+            if os.path.lexists(target):
+                if content_is(place, name, subject.digest):
+                    return target
+                suffix = b"~" + secrets.token_hex(4).encode()
+                target, name = target + suffix, name + suffix
+            _copy_as(file, place, name, subject)
+    return target
+
+
+def _copy_as(file: int, place: int, name: bytes, subject: Subject) -> None:
+    part = name + b".part"
+    with suppress(FileNotFoundError):  # of a run that was cut off
+        os.unlink(part, dir_fd=place)
+    copied = copy(file, place, part)
+    try:
+        if digest_of(copied) != subject.digest:
+            raise Changed("its content is no longer what was judged")
+        Attributes.of(file).apply(copied)
+        rename(place, part, place, name)
+    except BaseException:
+        os.unlink(part, dir_fd=place)
+        raise
+    finally:
+        os.close(copied)
+    os.fsync(place)
+
+
+@contextmanager
+def _explained(subject: Subject) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _GONE:
+            raise Changed("it is no longer there") from error
+        if error.errno in HOPELESS:
+            raise ActionFailure(f"{text_of(subject.found.path)}: {error.strerror}") from error
+        raise
+
+
+def _take(store: Store, source: int, subject: Subject) -> tuple[Entry, Identity]:
+    with regular(source, subject.found.name) as file:
+        _compare(file, subject)
+        if not os.access(b".", os.W_OK | os.X_OK, dir_fd=source, effective_ids=True):
+            read_only = os.fstatvfs(source).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise OSError(number, f"its directory may not be written: {os.strerror(number)}")
+        entry = _entry(store, subject, Attributes.of(file))
+        store.note(entry)
+        try:
+            entry = _move(store, source, file, entry)
+        except BaseException:
+            with store.place(entry) as (place, name):
+                if looked_at(place, name) is None:
+                    store.forget(entry)
+            raise
+        settle(store, source, entry)
+        return entry, Identity.of(os.fstat(file))
+
+
+def _compare(file: int, subject: Subject) -> None:
+    found, now = subject.found, Identity.of(os.fstat(file))
+    judged = Identity(found.dev, found.ino, found.size, found.mtime_ns, found.ctime_ns)
+    if now != judged and not (now == subject.ours and now.same_content(judged)):
+        raise Changed("it was changed or replaced since it was judged")
+
+
+def _entry(store: Store, subject: Subject, before: Attributes) -> Entry:
+    found, digest = subject.found, subject.digest.hex()
+    name = f"{digest}.{secrets.token_hex(4)}"
+    target = f"files/{digest[:2]}/{name}".encode() if store.sealed else found.path.lstrip(b"/")
+    if not store.sealed and os.path.lexists(b"%b/%b" % (os.fsencode(store.root), target)):
+        target += b"~" + name[-8:].encode()
+    return Entry(
+        name=name,
+        kind=store.kind,
+        time=time.time(),
+        path=found.path,
+        path_text=text_of(found.path),
+        target=target,
+        target_text=text_of(target),
+        digest=digest,
+        dev=found.dev,
+        ino=found.ino,
+        size=found.size,
+        mtime_ns=found.mtime_ns,
+        ctime_ns=found.ctime_ns,
+        atime_ns=before.atime_ns,
+        mode=before.mode,
+        uid=before.uid,
+        gid=before.gid,
+        links=before.links,
+        extended=dict(before.extended),
+        placeholder=subject.placeholder,
+        **subject.facts,
+    )
+
+
+def _move(store: Store, source: int, file: int, entry: Entry) -> Entry:
+    with store.place(entry) as (place, name):
+        try:
+            rename(source, entry.basename, place, name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        else:
+            _verify(source, entry, place, name)
+            os.fsync(place)
+            os.fsync(source)
+            return entry
+        entry = msgspec.structs.replace(entry, how="copy")
+        store.note(entry)
+        _bring(source, file, entry, place, name)
+        try:
+            _leave(source, entry)
+        except BaseException as error:
+            # Only while the original is known not to have been unlinked; else the copy is all there is.
+            if isinstance(error, Changed) or is_the_one(entry, looked_at(source, entry.basename)):
+                os.unlink(name, dir_fd=place)
+            raise
+        return entry
+
+
+def _verify(source: int, entry: Entry, place: int, name: bytes) -> None:
+    """Send a file back that came under the name between the comparison and the rename, or was written to."""
+    if not is_the_one(entry, looked_at(place, name)):
+        rename(place, name, source, entry.basename)
+        raise Changed("it was replaced while it was taken")
+
+
+def is_the_one(entry: Entry, found: os.stat_result | None) -> bool:
+    """Tell whether this is the inode of an entry with its content; its ctime is another after each rename."""
+    judged = Identity(entry.dev, entry.ino, entry.size, entry.mtime_ns, entry.ctime_ns)
+    return found is not None and judged.same_content(Identity.of(found))
+
+
+def _bring(source: int, file: int, entry: Entry, place: int, name: bytes) -> None:
+    """Copy it beside the final name, compare, give the copy its attributes, and only then that name."""
+    part = name + b".part"
+    copied = copy(file, place, part)
+    try:
+        if digest_of(copied).hex() != entry.digest or not _unchanged(file, entry):
+            raise Changed("its content is no longer what was judged")
+        attributes_of(entry).apply(copied, mode=entry.mode & 0o600 if entry.kind == "quarantine" else None)
+        os.fsync(copied)
+        rename(place, part, place, name)
+        os.fsync(place)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(part, dir_fd=place)
+        raise
+    finally:
+        os.close(copied)
+
+
+def _unchanged(file: int, entry: Entry) -> bool:
+    return is_the_one(entry, os.fstat(file))
+
+
+def _leave(source: int, entry: Entry) -> None:
+    """Take the original away under a name of our own, so that what is unlinked is what was compared."""
+    rename(source, entry.basename, source, entry.passing)
+    if not is_the_one(entry, looked_at(source, entry.passing)):
+        rename(source, entry.passing, source, entry.basename)
+        raise Changed("it was replaced while it was taken")
+    os.unlink(entry.passing, dir_fd=source)
+    os.fsync(source)
+
+
+def attributes_of(entry: Entry) -> Attributes:
+    """Return what the file of an entry had besides its content."""
+    return Attributes(entry.mode, entry.uid, entry.gid, entry.atime_ns, entry.mtime_ns, entry.links, entry.extended)
+
+
+def settle(store: Store, source: int | None, entry: Entry) -> None:
+    """Do what is left once the file lies in the store: seal it, fill its place. May be done twice.
+
+    Args:
+        source: the directory where it was; None where that is gone.
+    """
+    with store.place(entry) as (place, name):
+        if store.sealed and entry.how == "rename" and entry.links == 1:
+            with suppress(OSError), regular(place, name) as file:  # of another's file: the directory keeps all out
+                os.fchmod(file, entry.mode & 0o600)
+    if entry.placeholder and source is not None:
+        # The file is safe already: a place that cannot be filled stays empty.
+        with suppress(OSError):
+            _fill(source, entry)
+
+
+def _fill(source: int, entry: Entry) -> None:
+    """Put the placeholder where the file was, unless something is there again."""
+    write_new(source, entry.passing, placeholder.PICTURE, entry.mode & 0o666)
+    try:
+        with regular(source, entry.passing) as file, suppress(OSError):
+            os.fchown(file, entry.uid, entry.gid)
+        rename(source, entry.passing, source, entry.basename)
+    except OSError:
+        os.unlink(entry.passing, dir_fd=source)
+        raise

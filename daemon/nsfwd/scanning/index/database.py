@@ -1,0 +1,164 @@
+"""``Index``: a SQLite file that remembers what was scanned, and the one border where sqlite3's errors are translated.
+
+Several processes write to one index at once (a sweep, a watch, an override, a console): write-ahead log, transactions
+of milliseconds that begin IMMEDIATE, and patience while another holds the lock. The file and its companions are for
+their owner alone (0600). Knows the tables, no walk, no daemon and no verdict's meaning.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from nsfwd.errors import IndexFailure
+from nsfwd.scanning.index.schema import MIGRATIONS
+
+PATIENCE = 30.0
+"""Seconds to wait for another writer. Transactions last milliseconds; a checkpoint of a slow disk may last seconds."""
+
+_APPLICATION = 0x6E736677
+"""``PRAGMA application_id`` of an index ("nsfw"), so that no other program's database is taken for one."""
+
+Row = tuple[Any, ...]
+
+
+class Index:
+    """An open index.
+
+    Args:
+        path: the file.
+        create: make it, and the tables, where there is none.
+
+    Raises:
+        IndexFailure: it is missing, of a newer version, not an index, unreadable, or its disk is full. The operator
+            mends it; a retry helps only with a full disk or a lock held for too long. Every method may raise it.
+    """
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        self.path = path
+        with self._border():
+            if not path.exists():
+                if not create:
+                    raise IndexFailure(f"{path}: there is no index")
+                os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+        try:
+            with self._border():
+                self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Write everything inside, or nothing of it."""
+        with self._border():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def read(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> Iterator[Row]:
+        """Yield the rows of a query, as they are asked for."""
+        with self._border():
+            for row in self._db.execute(sql, values):  # noqa: UP028 - would close the cursor after its index
+                yield row
+
+    def one(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
+        """Return the first row of a query."""
+        try:  # asked several times for each file of a sweep: the border without its context manager
+            row: Row | None = self._db.execute(sql, values).fetchone()
+        except sqlite3.Error as error:
+            raise IndexFailure(f"{self.path}: {error}") from error
+        return row
+
+    def rows(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
+        """Return all rows of a query, where they are few: quicker than ``read``."""
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise IndexFailure(f"{self.path}: {error}") from error
+
+    def write(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> int:
+        """Run one statement inside a transaction, and return the id of the row it inserted."""
+        with self._border():
+            return self._db.execute(sql, values).lastrowid or 0
+
+    def write_all(self, sql: str, rows: Iterable[Sequence[Any] | dict[str, Any]]) -> int:
+        """Run a statement for each of ``rows`` inside a transaction, and return how many rows it changed."""
+        with self._border():
+            return self._db.executemany(sql, rows).rowcount
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._check_kind()
+        self._migrate()
+
+    def _check_kind(self) -> None:
+        (kind,) = self._db.execute("PRAGMA application_id").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if kind != _APPLICATION and tables:
+            raise IndexFailure(f"{self.path}: a database, but not an index of nsfwd")
+
+    def _migrate(self) -> None:
+        if self._version() == len(MIGRATIONS):
+            return
+        with self.transaction():
+            version = self._version()  # another process may have been faster
+            if version > len(MIGRATIONS):
+                raise IndexFailure(
+                    f"{self.path}: written by a newer nsfwd (layout {version}, this one knows {len(MIGRATIONS)})"
+                )
+            self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._db.execute("CREATE TABLE IF NOT EXISTS migration (name TEXT NOT NULL, time REAL NOT NULL)")
+            for migration in MIGRATIONS[version:]:
+                for statement in _statements(migration.sql):
+                    self._db.execute(statement)
+                self._db.execute("INSERT INTO migration VALUES (?, ?)", (migration.name, time.time()))
+            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    def _version(self) -> int:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    @contextmanager
+    def _border(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise IndexFailure(f"{self.path}: {error}") from error
+        except OSError as error:
+            if error.filename != str(self.path) and error.filename != self.path:
+                raise
+            raise IndexFailure(f"{self.path}: {error.strerror}") from error
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """Split a script: ``executescript`` would commit the transaction that a migration stands in."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,176 @@
+"""The report of an index as one page: what it holds, the runs, how scores are spread, and the worst first.
+
+Reads only. Writes what it finds piece by piece: memory does not grow with the index.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nsfwd.errors import CodedError
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.reports import page
+from nsfwd.scanning.reports.thumbnails import Thumbnails, data_uri
+from nsfwd.scanning.trees.found import Found
+
+BINS = 50
+RUNS = 20
+"""Runs that are shown, the latest first."""
+
+Shown = Literal["clear", "blurred", "none"]
+"""Of a picture: ``clear`` pixels that the page blurs until a click, ``blurred`` ones that nothing makes clear, none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a report shows.
+
+    Attributes:
+        worst: how many pictures. ``shown``: of each.
+        verdicts: only of these; of all when empty.
+    """
+
+    worst: int = 100
+    shown: Shown = "clear"
+    verdicts: tuple[str, ...] = ()
+
+
+def report(index: Index, wanted: Wanted) -> Iterator[str]:
+    """Yield the page."""
+    yield from page.document(f"nsfwd: {index.path}", _pieces(index, wanted))
+
+
+def _pieces(index: Index, wanted: Wanted) -> Iterator[str]:
+    yield page.paragraph(f"As of {_moment(time.time())}.", dim=True)
+    yield page.heading("Files")
+    yield from page.table(("status", "verdict", "", "code", "files"), _counts(index))
+    yield page.heading("Scores")
+    yield page.paragraph("Of the group that decided; files in powers of ten. Red: mostly alarms.", dim=True)
+    yield _spread(index)
+    yield page.heading("Runs")
+    columns = ("run", "kind", "began", "ended", "why", "found", "scored", "skipped", "errors", "alarms", "acted")
+    yield from page.table(columns, _runs(index))
+    if wanted.shown == "clear":
+        yield page.paragraph("A click makes a picture clear, another blurs it again.", dim=True)
+    with Thumbnails() as thumbnails:
+        yield page.heading("Worst first")
+        yield from page.gallery(_worst(index, wanted, thumbnails))
+        yield page.heading("Taken away")
+        yield page.paragraph("Moved or quarantined, and not restored; the latest first.", dim=True)
+        yield from page.gallery(_taken(index, wanted, thumbnails))
+
+
+def _counts(index: Index) -> Iterator[tuple[object, ...]]:
+    rows = index.read(
+        """
+        SELECT status, verdict, alarm, code, count(*) FROM file WHERE gone IS NULL
+        GROUP BY status, verdict, alarm, code ORDER BY alarm DESC, status, count(*) DESC
+        """
+    )
+    for status, verdict, alarm, code, files in rows:
+        yield status, verdict, bool(alarm), code, files
+
+
+def _spread(index: Index) -> str:
+    rows = index.read(
+        """
+        SELECT max(0, min(CAST(score * ? AS INTEGER), ?)) AS bin, count(*), sum(alarm) FROM file
+        WHERE status = 'ok' AND gone IS NULL AND score IS NOT NULL GROUP BY bin
+        """,
+        (BINS, BINS - 1),
+    )
+    counts, alarms = {}, {}
+    for place, files, alarm in rows:
+        counts[place], alarms[place] = files, alarm
+    return page.histogram(counts, alarms, BINS)
+
+
+def _runs(index: Index) -> Iterator[tuple[object, ...]]:
+    rows = index.read(
+        """
+        SELECT id, kind, started, ended, why, found, ok, skipped, errors, alarms, acted
+        FROM run ORDER BY id DESC LIMIT ?
+        """,
+        (RUNS,),
+    )
+    for number, kind, started, ended, why, *counts in rows:
+        yield str(number), kind, _moment(started), _moment(ended) if ended else None, why, *counts
+
+
+def _worst(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[page.Picture]:
+    chosen = f"AND verdict IN ({', '.join('?' * len(wanted.verdicts))})" if wanted.verdicts else ""
+    rows = index.read(
+        f"""
+        SELECT directory.path, name, dev, ino, size, mtime_ns, ctime_ns, verdict, alarm, label, score,
+            override IS NOT NULL
+        FROM file JOIN directory ON directory.id = file.directory WHERE status = 'ok' AND gone IS NULL {chosen}
+        ORDER BY alarm DESC, score DESC, file.id LIMIT ?
+        """,
+        (*wanted.verdicts, wanted.worst),
+    )
+    for row in rows:
+        found, (verdict, alarm, label, score, overridden) = Found(*row[:7]), row[7:]
+        lines = _lines(verdict, score, label, "decided by a person" if overridden else None)
+        yield picture(thumbnails, found, wanted.shown, lines, alarm=bool(alarm))
+
+
+def _taken(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[page.Picture]:
+    """What actions moved, shown from where it lies now under the name that it had."""
+    chosen = f"AND action.verdict IN ({', '.join('?' * len(wanted.verdicts))})" if wanted.verdicts else ""
+    rows = index.read(
+        f"""
+        SELECT action.path, target, action.verdict, action.run, kind, label, score FROM action
+            LEFT JOIN file ON file.id = (SELECT max(id) FROM file WHERE file.digest = action.digest)
+        WHERE kind IN ('move', 'quarantine') AND outcome = 'done' AND restored IS NULL AND target IS NOT NULL {chosen}
+        ORDER BY action.id DESC LIMIT ?
+        """,
+        (*wanted.verdicts, wanted.worst),
+    )
+    for path, target, verdict, run, kind, label, score in rows:
+        lines = _lines(verdict, score, label, kind if run is None else f"{kind}, run {run}")
+        yield lying(thumbnails, target, wanted.shown, lines, name=path)
+
+
+def _lines(verdict: str, score: float | None, *more: str | None) -> tuple[str, ...]:
+    first = verdict if score is None else f"{verdict} {score:.3f}"
+    return tuple(filter(None, (first, *more)))
+
+
+def lying(
+    thumbnails: Thumbnails, path: bytes, shown: Shown, lines: tuple[str, ...], *, name: bytes | None = None
+) -> page.Picture:
+    """Make a picture of whatever file lies at a path now.
+
+    Args:
+        name: what it is called in the page; its path when left out.
+    """
+    called = os.fsdecode(path if name is None else name)
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return page.Picture(called, "", lines, missing=os.strerror(error.errno or 0))
+    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return replace(picture(thumbnails, Found(*os.path.split(path), *stamp), shown, lines), name=called)
+
+
+def picture(
+    thumbnails: Thumbnails, found: Found, shown: Shown, lines: tuple[str, ...], *, alarm: bool = False
+) -> page.Picture:
+    """Make a picture of a file that was judged; where it cannot be shown it says why."""
+    name = os.fsdecode(found.path)
+    if shown == "none":
+        return page.Picture(name, "", lines, alarm, "not shown")
+    stamp = (found.dev, found.ino, found.size, found.mtime_ns, found.ctime_ns)
+    try:
+        pixels = thumbnails.pixels(found.path, stamp)
+    except CodedError as error:
+        return page.Picture(name, "", lines, alarm, error.message)
+    return page.Picture(name, data_uri(pixels, blurred=shown == "blurred"), lines, alarm)
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

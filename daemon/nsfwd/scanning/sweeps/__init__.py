@@ -1,0 +1,4 @@
+"""Sweeps: a tree from its root to its leaves, what is new or changed judged, every file accounted for.
+
+``sweep`` is the story, ``scout`` walks ahead of it, ``idle`` lets others go first, ``job`` says what a timer sweeps.
+"""

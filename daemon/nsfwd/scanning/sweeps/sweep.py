@@ -1,0 +1,290 @@
+"""``sweep``: walks trees, has the daemon judge what is new or changed, and accounts for every file of them.
+
+The story: begin a run, let a new policy judge what was scored before, walk, compare, ask, record, act; then note what
+is no longer there. Stopped at any moment, by a clock, a signal or a kill, it goes on where it was. Knows
+no command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from nsfwd.scanning.dispatch.actor import Actor
+from nsfwd.scanning.dispatch.asking import Asking, Scanning, scanning
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.rejudge import Rejudging
+from nsfwd.scanning.index.runs import Counts, alive
+from nsfwd.scanning.sweeps.scout import Batch, Ended, Scout
+from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.walk import Tree, Walk
+
+DIRECTORIES = 500
+"""Directories whose end is written at once."""
+
+LOOK = 1.0
+"""Seconds between two looks at how far it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is swept, and how long.
+
+    Attributes:
+        seconds: after which it pauses; None is never.
+        count: count the files meanwhile, where no earlier run tells how many there are.
+        shown: hears every second how far it is.
+    """
+
+    tree: Tree
+    asking: Asking
+    seconds: float | None = None
+    count: bool = False
+    shown: Callable[[Progress], None] | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a sweep is, and in the end what it came to.
+
+    Attributes:
+        total: files of the trees; None while nobody knows.
+        why: it ended; empty while it runs. ``waiting``: for the daemon.
+        unscored: images left without scores in this run; ``alarming``: files with a verdict that is an alarm, those
+            that are as they were included. ``unreadable``: directories. ``gone``: files that are no longer there.
+        rejudged: files that a new policy gave another verdict.
+        foreign, links: not entered, not followed.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    run: int = 0
+    total: int | None = None
+    why: str = ""
+    waiting: bool = False
+    seconds: float = 0.0
+    unscored: int = 0
+    alarming: int = 0
+    unreadable: int = 0
+    gone: int = 0
+    rejudged: int = 0
+    foreign: int = 0
+    links: int = 0
+
+
+async def sweep(index: Index, plan: Plan, actor: Actor, *, stop: Callable[[Callable[[], None]], None]) -> Progress:
+    """Run one sweep.
+
+    Args:
+        stop: is given what ends the run cleanly; safe in a signal handler.
+
+    Returns:
+        What it came to.
+
+    Raises:
+        NsfwdError: a sweep of one of these trees runs already; no daemon answers; the index cannot be written; what
+            the actor raises.
+    """
+    async with scanning(index, plan.asking, actor) as scan:
+        running = _Sweep(index, plan, scan)
+        stop(scan.stop)
+        watching = [asyncio.create_task(running.show()), asyncio.create_task(running.count())]
+        try:
+            if plan.seconds is not None:
+                asyncio.get_running_loop().call_later(plan.seconds, scan.stop, "paused")
+            await running.rejudge()
+            await scan.scan(running.files())
+            running.end_directories()
+            if not scan.stopped:
+                running.note_gone_directories()
+        finally:
+            running.over.set()
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
+    return running.progress(why=scan.why)
+
+
+class _Sweep:
+    """A sweep that is under way."""
+
+    def __init__(self, index: Index, plan: Plan, scan: Scanning) -> None:
+        self.over = threading.Event()
+        self._index, self._plan, self._scan = index, plan, scan
+        self._started = time.monotonic()
+        self._open: Counter[bytes] = Counter()
+        self._walked: dict[bytes, Ended] = {}
+        self._ended: list[Ended] = []
+        self._progress = Progress(scan.run.counts, scan.run.id, total=self._known_total())
+        scan.settled = self._settled
+
+    def progress(self, *, why: str = "") -> Progress:
+        """Tell how far it is."""
+        told, scan = self._progress, self._scan
+        told.why, told.waiting, told.seconds = why, scan.door.waiting, time.monotonic() - self._started
+        told.unscored, told.alarming = scan.unscored + told.unreadable, scan.alarming
+        return told
+
+    async def show(self) -> None:
+        """Tell every second."""
+        while self._plan.shown is not None:
+            self._plan.shown(self.progress())
+            await asyncio.sleep(LOOK)
+
+    async def count(self) -> None:
+        """Find the total, where it is wanted and unknown."""
+        if self._plan.count and self._progress.total is None:
+            self._progress.total = await asyncio.to_thread(self._counted)
+
+    async def rejudge(self) -> None:
+        """Let the daemon's policy judge what was scored under another one. Opens no file."""
+        if self._scan.door.judges.policies and self._policy_changed():
+            self._progress.rejudged = await asyncio.to_thread(self._rejudged)
+
+    async def files(self) -> AsyncIterator[Found]:
+        """Yield what is to be looked at closely, and account for the rest."""
+        untold = frozenset(_untold(self._index, self._scan.run.id, self._plan.tree.roots))
+        scout = Scout(
+            self._index.path,
+            self._plan.tree,
+            self._scan.ledger.present,
+            wants=self._scan.actor.wants,
+            untold=untold,
+        )
+        loop = asyncio.get_running_loop()
+        batches = scout.batches()
+        with ThreadPoolExecutor(1, "scout") as thread:
+            try:
+                coming = loop.run_in_executor(thread, next, batches, None)
+                while (batch := await coming) is not None:
+                    coming = loop.run_in_executor(thread, next, batches, None)
+                    for found in self._taken(batch):
+                        yield found
+            finally:
+                thread.submit(batches.close)
+                self._progress.foreign, self._progress.links = scout.walk.foreign, scout.walk.links
+
+    def _taken(self, batch: Batch) -> Iterator[Found]:
+        self._scan.unchanged(batch.unchanged, alarms=batch.alarms, unreported=batch.unreported)
+        self._scan.run.counts.excluded += batch.excluded
+        for found in batch.files:
+            self._open[found.directory] += 1
+        for ended in batch.ended:
+            if self._open[ended.directory]:
+                self._walked[ended.directory] = ended
+            else:
+                self._end(ended)
+        yield from batch.files
+
+    def _settled(self, found: Found) -> None:
+        self._open[found.directory] -= 1
+        if not self._open[found.directory]:
+            del self._open[found.directory]
+            if found.directory in self._walked:
+                self._end(self._walked.pop(found.directory))
+
+    def _end(self, ended: Ended) -> None:
+        self._open.pop(ended.directory, None)
+        self._ended.append(ended)
+        if len(self._ended) >= DIRECTORIES:
+            self.end_directories()
+
+    def end_directories(self) -> None:
+        """Write which directories were walked to their end: all files of theirs are in the index."""
+        ended, self._ended = self._ended, []
+        run = self._scan.run.id
+        with self._index.transaction():
+            for each in ended:
+                number = self._scan.ledger.directory(each.directory)
+                if each.code is None:
+                    self._index.write("UPDATE directory SET run = ?, code = NULL WHERE id = ?", (run, number))
+                else:
+                    row = self._index.one("SELECT code FROM directory WHERE id = ?", (number,))
+                    self._progress.unreadable += row is None or row[0] != each.code
+                    self._index.write("UPDATE directory SET code = ? WHERE id = ?", (each.code, number))
+                    self._plan.asking.say(f"{os.fsdecode(each.directory)}: cannot be read ({each.code})")
+                self._progress.gone += len(each.gone)
+                self._index.write_all("UPDATE file SET gone = ? WHERE id = ?", [(run, row) for row in each.gone])
+            self._scan.run.save()
+
+    def note_gone_directories(self) -> None:
+        """Mark the files of directories that the walk did not meet because they are no longer there."""
+        run = self._scan.run.id
+        for root in self._plan.tree.roots:
+            below = root.rstrip(b"/")
+            rows = self._index.read(
+                "SELECT id, path FROM directory WHERE (path = ? OR (path >= ? AND path < ?)) AND run IS NOT ?",
+                (root, below + b"/", below + b"0", run),
+            )
+            gone = [number for number, path in list(rows) if _is_gone(path)]
+            with self._index.transaction():
+                for number in gone:
+                    self._progress.gone += self._index.write_all(
+                        "UPDATE file SET gone = ? WHERE directory = ? AND gone IS NULL", [(run, number)]
+                    )
+
+    def _known_total(self) -> int | None:
+        row = self._index.one(
+            "SELECT found FROM run WHERE kind = 'sweep' AND why = 'finished' AND roots = ? ORDER BY id DESC LIMIT 1",
+            (b"\0".join(self._plan.tree.roots),),
+        )
+        return row[0] if row is not None else None
+
+    def _counted(self) -> int | None:
+        total = 0
+        for part in Walk(self._plan.tree, names_only=True):
+            total += len(part.entries) + part.excluded
+            if self.over.is_set():
+                return None
+        return total
+
+    def _policy_changed(self) -> bool:
+        """Tell whether files are judged by another policy; not if the sweep before came to its end under this one."""
+        present = self._scan.ledger.present
+        before = self._index.one(
+            """
+            SELECT policy, why FROM run WHERE id < ? AND kind = 'sweep' AND policy IS NOT NULL
+            ORDER BY id DESC LIMIT 1
+            """,
+            (self._scan.run.id,),
+        )
+        if before == (present["policy"], "finished"):
+            return False
+        other = "SELECT 1 FROM file WHERE status = 'ok' AND models IS :models AND policy IS NOT :policy LIMIT 1"
+        return self._index.one(other, {key: present[key] for key in ("models", "policy")}) is not None
+
+    def _rejudged(self) -> int:
+        with Index(self._index.path, create=False) as index:
+            rejudging = Rejudging(index, self._scan.door.judges.policies, run=self._scan.run.id)
+            for _ in rejudging.changes():
+                if self.over.is_set() or self._scan.stopped:
+                    break
+            return rejudging.changed
+
+
+def _untold(index: Index, run: int, roots: tuple[bytes, ...]) -> Iterator[int]:
+    """Yield the sweeps of these trees that were killed since the last one that ended."""
+    rows = index.read(
+        "SELECT id, ended FROM run WHERE kind = 'sweep' AND roots = ? AND id < ? ORDER BY id DESC",
+        (b"\0".join(roots), run),
+    )
+    for number, ended in list(rows):
+        if ended is not None:
+            break
+        if not alive(index, number):
+            yield number
+
+
+def _is_gone(path: bytes) -> bool:
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 (pathlib knows no bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,236 @@
+"""Walks trees: the regular files of one directory after the other, in the order of their inodes, in bounded parts.
+
+Files of neighbouring inodes lie near each other on a disk. A directory of a million names comes in many parts, so that
+memory does not grow with it. Nothing is decided by a name's end. Knows file systems, no index and no daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from nsfwd.scanning.trees.exclusion import Exclusion
+
+PART = 8192
+"""Names of a directory that are sorted and looked at together; some megabytes."""
+
+Entry = tuple[bytes, int, int, int, int, int]
+"""A file: name, dev, ino, size, mtime_ns, ctime_ns. A plain tuple: a sweep meets millions that are as they were."""
+
+CODES = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "bad_path",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.ENAMETOOLONG: "bad_path",
+}
+"""How what keeps a directory from being read is spelled; all else is ``unreadable``."""
+
+_VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""What an entry says that is no longer what it was when its directory was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What is walked.
+
+    Attributes:
+        roots: absolute directories, each walked to its leaves.
+        exclusion: what is left out; a directory that is left out is not entered.
+        follow: go through links, to files and to directories. Every directory is walked once all the same.
+        cross: enter other file systems that are mounted below.
+    """
+
+    roots: tuple[bytes, ...]
+    exclusion: Exclusion = field(default_factory=Exclusion)
+    follow: bool = False
+    cross: bool = False
+
+
+@dataclass(slots=True)
+class Part:
+    """Some files of a directory.
+
+    Attributes:
+        first, last: whether it is the first, and the last, of its directory.
+        excluded: files that were left out.
+        code: why the directory, or a part of it, could not be read; then ``last`` does not mean the whole.
+    """
+
+    directory: bytes
+    entries: list[Entry]
+    first: bool = True
+    last: bool = False
+    excluded: int = 0
+    code: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of its directory."""
+        return self.first and self.last
+
+
+@dataclass(slots=True)
+class _Looked:
+    """Names of a directory that were sorted by what they are."""
+
+    files: list[tuple[int, os.DirEntry[str]]] = field(default_factory=list)
+    excluded: int = 0
+
+
+class Walk:
+    """One walk. Iterate over it once.
+
+    Args:
+        names_only: look at no file: an entry has its name and nothing else.
+
+    Attributes:
+        follow: whether links are followed. ``links``: that were not.
+        foreign: directories on other file systems that were not entered.
+    """
+
+    def __init__(self, tree: Tree, *, names_only: bool = False) -> None:
+        self._tree = tree
+        self._names_only = names_only
+        self._stack: list[bytes] = []
+        self._seen: set[tuple[int, int]] = set()
+        self._device = 0
+        self.follow = tree.follow
+        self.links = 0
+        self.foreign = 0
+
+    def __iter__(self) -> Iterator[Part]:
+        for root in outermost(self._tree.roots):
+            self._stack.append(root)
+            self._device = -1
+            while self._stack:
+                yield from self._directory(self._stack.pop(), follow=self._device < 0)
+
+    def _directory(self, place: bytes, *, follow: bool) -> Iterator[Part]:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            opened = os.open(place, flags | (0 if follow or self._tree.follow else os.O_NOFOLLOW))
+        except OSError as error:
+            if follow or error.errno not in _VANISHED:
+                yield Part(place, [], last=True, code=_code(error))
+            return
+        try:
+            if self._enters(os.fstat(opened)):
+                yield from self._parts(place, opened)
+        finally:
+            os.close(opened)
+
+    def _enters(self, found: os.stat_result) -> bool:
+        if self._device < 0:
+            self._device = found.st_dev
+        if found.st_dev != self._device and not self._tree.cross:
+            self.foreign += 1
+            return False
+        if self._tree.follow:
+            identity = (found.st_dev, found.st_ino)
+            if identity in self._seen:
+                return False
+            self._seen.add(identity)
+        return True
+
+    def _parts(self, place: bytes, opened: int) -> Iterator[Part]:
+        below: list[tuple[int, bytes]] = []
+        first, code = True, None
+        try:
+            with os.scandir(opened) as entries:
+                while True:
+                    names = list(islice(entries, PART))
+                    last = len(names) < PART
+                    part = self._part(place, names, below)
+                    code = code or part.code
+                    part.first, part.last, part.code = first, last, code if last else None
+                    yield part
+                    first = False
+                    if last:
+                        break
+        except OSError as error:
+            yield Part(place, [], first=first, last=True, code=_code(error))
+        below.sort(reverse=True)
+        self._stack += (path for _, path in below)
+
+    def _part(self, place: bytes, names: Sequence[os.DirEntry[str]], below: list[tuple[int, bytes]]) -> Part:
+        looked = self._look(place, names, below)
+        part = Part(place, [], excluded=looked.excluded)
+        if self._names_only:
+            part.entries = [(os.fsencode(entry.name), 0, 0, 0, 0, 0) for _, entry in looked.files]
+            return part
+        looked.files.sort(key=_first)
+        follow, encode = self._tree.follow, os.fsencode
+        for _, entry in looked.files:
+            try:
+                found = entry.stat(follow_symlinks=follow)
+            except OSError as error:
+                if error.errno not in _VANISHED:
+                    part.code = _code(error)
+                continue
+            part.entries.append(
+                (
+                    encode(entry.name),
+                    found.st_dev,
+                    found.st_ino,
+                    found.st_size,
+                    found.st_mtime_ns,
+                    found.st_ctime_ns,
+                )
+            )
+        return part
+
+    def _look(self, place: bytes, names: Sequence[os.DirEntry[str]], below: list[tuple[int, bytes]]) -> _Looked:
+        """Tell files from directories; the latter go to ``below``."""
+        looked = _Looked()
+        exclusion, follow = self._tree.exclusion, self._tree.follow
+        for entry in names:
+            try:
+                is_file, is_directory = entry.is_file(follow_symlinks=follow), False
+                is_directory = not is_file and entry.is_dir(follow_symlinks=follow)
+                if not is_file and not is_directory:
+                    self.links += not follow and entry.is_symlink()
+                    continue
+            except OSError:
+                continue  # a link into a loop
+            if exclusion and exclusion.holds(join(place, os.fsencode(entry.name))):
+                looked.excluded += is_file
+            elif is_file:
+                looked.files.append((entry.inode(), entry))
+            else:
+                below.append((entry.inode(), join(place, os.fsencode(entry.name))))
+        return looked
+
+
+def outermost(roots: Sequence[bytes]) -> list[bytes]:
+    """Return the directories without those that lie within others of them."""
+    return [
+        root
+        for place, root in enumerate(roots)
+        if not any(
+            within(root, other) and (root != other or before < place)
+            for before, other in enumerate(roots)
+            if before != place
+        )
+    ]
+
+
+def within(path: bytes, directory: bytes) -> bool:
+    """Tell whether ``path`` is ``directory`` or lies below it."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """Return the path of a name in a directory."""
+    return directory + name if directory.endswith(b"/") else b"%b/%b" % (directory, name)
+
+
+def _first(pair: tuple[int, os.DirEntry[str]]) -> int:
+    return pair[0]
+
+
+def _code(error: OSError) -> str:
+    return CODES.get(error.errno or 0, "unreadable")

@@ -1,0 +1,4 @@
+"""Watches: every file soon after it was written, told of by the kernel, and swept where that tells too little.
+
+``watch`` is the story; ``inotify`` the kernel's events, ``watched`` what they come to, ``settling`` waits for writers.
+"""

@@ -1,0 +1,314 @@
+"""``watch``: has every file judged soon after it was written, moved or linked into a tree, and loses none.
+
+The story: watch every directory, then sweep, so that what came before and what comes meanwhile is both seen; then the
+events, each file once it is still. What events cannot tell is swept: all of a tree after its queue ran over or after it
+came back, and every few minutes while the kernel gives too few watches. Knows no command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from nsfwd.errors import SweepRuns
+from nsfwd.scanning.dispatch.actor import Actor
+from nsfwd.scanning.dispatch.asking import Asking, Scanning, scanning
+from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.runs import Counts
+from nsfwd.scanning.sweeps import sweep as sweeping
+from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.watches.settling import SETTLE, Settling
+from nsfwd.scanning.watches.watched import News, Watched, most_watches
+
+EVERY = 600.0
+"""Seconds between sweeps while some directories cannot be watched, and between looks for a root that is gone."""
+
+AGAIN = 30.0
+"""Seconds after which a sweep is tried again that another one of the same tree stood in the way of."""
+
+LOOK = 1.0
+"""Seconds between two words about how far it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is watched.
+
+    Attributes:
+        settle: seconds that a file must be still. ``every``: seconds between sweeps of what cannot be watched.
+        shown: hears every second how it goes.
+    """
+
+    tree: Tree
+    asking: Asking
+    settle: float = SETTLE
+    every: float = EVERY
+    shown: Callable[[Progress], None] | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """How a watch goes.
+
+    Attributes:
+        watched: directories. ``unwatched``: directories that the kernel gave no watch for.
+        settling: files that are to be still first. ``sweeping``: a sweep runs. ``waiting``: for the daemon.
+        counts: of the files that events told of. ``sweeps``: that came to an end; ``overflows``: lost events.
+        alarming, unscored: of all of it.
+    """
+
+    watched: int = 0
+    unwatched: int = 0
+    settling: int = 0
+    sweeping: bool = False
+    waiting: bool = False
+    counts: Counts = field(default_factory=Counts)
+    sweeps: int = 0
+    overflows: int = 0
+    alarming: int = 0
+    unscored: int = 0
+
+
+async def watch(
+    index: Index, plan: Plan, actor: Actor, *, stop: Callable[[Callable[[], object]], None], ready: Callable[[], None]
+) -> Progress:
+    """Watch until it is stopped.
+
+    Args:
+        stop: is given what ends it, first by cancelling, later cleanly; safe in a signal handler.
+        ready: called once every directory is watched that can be.
+
+    Raises:
+        NsfwdError: the index cannot be written; what the actor raises.
+        OSError: the kernel gives no queue of events.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    stop(task.cancel)  # until there is something to end in order
+    with ExitStack() as opened:
+        branches = [opened.enter_context(_Branch(replace(plan.tree, roots=(root,)))) for root in plan.tree.roots]
+        async with scanning(index, replace(plan.asking, kind="watch", wait=True), actor) as scan:
+            watching = _Watch(index, plan, actor, scan, branches)
+            stop(watching.stop)
+            await watching.cover()
+            ready()
+            await watching.run()
+    return watching.progress()
+
+
+class _Branch(Watched):
+    """One tree, which closes itself; and what is to be done about it.
+
+    Attributes:
+        stale: it is to be covered anew and swept: events were lost, or it came back.
+    """
+
+    stale = False
+
+    def __enter__(self) -> _Branch:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Watch:
+    """A watch that is under way."""
+
+    def __init__(self, index: Index, plan: Plan, actor: Actor, scan: Scanning, branches: list[_Branch]) -> None:
+        self._index, self._plan, self._actor, self._scan, self._branches = index, plan, actor, scan, branches
+        self._settling = Settling(plan.settle, follow=plan.tree.follow)
+        self._woken, self._halted = asyncio.Event(), asyncio.Event()
+        self._fresh: asyncio.Queue[tuple[_Branch, bytes]] = asyncio.Queue()
+        self._wanted = asyncio.Event()
+        self._end_sweep: Callable[[], None] | None = None
+        self._told = Progress(counts=scan.run.counts)
+        self._complained = 0
+
+    def stop(self) -> None:
+        """End it: what is in flight is finished."""
+        self._scan.stop()
+        self._halted.set()
+        self._woken.set()
+        self._wanted.set()
+        if self._end_sweep is not None:
+            self._end_sweep()
+
+    def progress(self) -> Progress:
+        """Tell how it goes."""
+        told = self._told
+        told.watched = sum(branch.count for branch in self._branches)
+        told.unwatched = sum(len(branch.unwatched) for branch in self._branches)
+        told.settling, told.waiting = len(self._settling), self._scan.door.waiting
+        return told
+
+    async def cover(self) -> None:
+        """Watch all that is there, and have it swept."""
+        for branch in self._branches:
+            await asyncio.to_thread(_exhaust, branch)
+            self._listen(branch)
+        self._complain()
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Feed what happens to the scanning, and sweep when that is needed, until stopped or failed."""
+        others = [asyncio.create_task(work()) for work in (self._sweeps, self._cover_new, self._look, self._show)]
+        feeding = asyncio.create_task(self._scan.scan(self._files()))
+        try:
+            done, _ = await asyncio.wait([feeding, *others], return_when=asyncio.FIRST_COMPLETED)
+            failed = next((task for task in done if task is not feeding), None)
+            if failed is not None:
+                self.stop()
+                failed.result()
+            await feeding
+            await others[0]
+        finally:
+            for branch in self._branches:
+                asyncio.get_running_loop().remove_reader(branch.descriptor)
+            for task in (feeding, *others):
+                task.cancel()
+            await asyncio.gather(feeding, *others, return_exceptions=True)
+            self._told.alarming += self._scan.alarming
+            self._told.unscored += self._scan.unscored
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def _listen(self, branch: _Branch) -> None:
+        asyncio.get_running_loop().add_reader(branch.descriptor, self._read, branch)
+
+    def _read(self, branch: _Branch) -> None:
+        self._take(branch, branch.read())
+
+    def _take(self, branch: _Branch, news: News) -> None:
+        now = time.monotonic()
+        if news.overflow:
+            self._told.overflows += 1
+            self._plan.asking.say(f"{os.fsdecode(branch.root)}: events were lost; it is swept anew")
+            self._renew(branch)
+            return
+        if news.gone:
+            self._plan.asking.say(f"{os.fsdecode(branch.root)}: is no longer there; it is swept when it is back")
+            branch.stale = True
+        for directory in news.directories:
+            self._fresh.put_nowait((branch, directory))
+        for path in news.files:
+            if not self._settling.add(path, now):
+                self._plan.asking.say("too many files at once to remember: all is swept anew")
+                self._settling.clear()
+                for each in self._branches:
+                    self._renew(each)
+                return
+        if news.files:
+            self._woken.set()
+
+    def _renew(self, branch: _Branch) -> None:
+        """Begin a tree anew: what its watches are of may be wrong by now."""
+        asyncio.get_running_loop().remove_reader(branch.descriptor)
+        branch.renew()
+        self._listen(branch)
+        branch.stale = True
+        self._wanted.set()
+
+    async def _files(self) -> AsyncIterator[Found]:
+        """Yield each file once it is still, until stopped."""
+        while not self._halted.is_set():
+            for found in self._settling.ready(time.monotonic()):
+                yield found
+            self._woken.clear()
+            due = self._settling.due()
+            if self._halted.is_set():
+                return
+            wait = None if due is None else max(0.0, due - time.monotonic())
+            try:
+                await asyncio.wait_for(self._woken.wait(), wait)
+            except TimeoutError:
+                continue
+
+    async def _cover_new(self) -> None:
+        """Watch each new directory, and take the files that were in it by then."""
+        while True:
+            branch, directory = await self._fresh.get()
+            await asyncio.to_thread(self._list, branch, directory, asyncio.get_running_loop())
+            self._complain()
+
+    def _list(self, branch: _Branch, directory: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        for files in branch.cover(directory):
+            if files:
+                loop.call_soon_threadsafe(self._take, branch, News(files=files))
+
+    # -- sweeps ---------------------------------------------------------------------------------------------------
+
+    async def _sweeps(self) -> None:
+        """Sweep whenever that is wanted. Watches come before the sweep, so that nothing falls between."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            if self._halted.is_set():
+                return
+            for branch in self._branches:
+                if (branch.stale or branch.unwatched) and os.path.isdir(branch.root):  # noqa: PTH112  # bytes
+                    await asyncio.to_thread(_exhaust, branch)
+                    branch.stale = False
+            self._complain()
+            try:
+                await self._sweep()
+            except SweepRuns as error:
+                self._plan.asking.say(f"{error}; waiting for its end")
+                asyncio.get_running_loop().call_later(AGAIN, self._wanted.set)
+
+    async def _sweep(self) -> None:
+        roots = tuple(branch.root for branch in self._branches if os.path.isdir(branch.root))  # noqa: PTH112  # bytes
+        if not roots:
+            return
+        asking = replace(self._plan.asking, kind="sweep", roots=roots, wait=True)
+        plan = sweeping.Plan(replace(self._plan.tree, roots=roots), asking)
+        self._told.sweeping = True
+        try:
+            swept = await sweeping.sweep(self._index, plan, self._actor, stop=self._set_end)
+        finally:
+            self._told.sweeping, self._end_sweep = False, None
+        self._told.sweeps += 1
+        self._told.alarming = swept.alarming
+        self._told.unscored += swept.unscored
+
+    def _set_end(self, end: Callable[[], None]) -> None:
+        self._end_sweep = end
+        if self._halted.is_set():
+            end()
+
+    async def _look(self) -> None:
+        """Have swept, now and then, what cannot be watched and what has come back."""
+        while True:
+            await asyncio.sleep(self._plan.every)
+            if any(branch.unwatched or branch.stale for branch in self._branches):
+                self._wanted.set()
+
+    def _complain(self) -> None:
+        """Say how many directories are not watched, and what to set, whenever that number grows."""
+        missing = sum(len(branch.unwatched) for branch in self._branches)
+        if missing > self._complained:
+            most = most_watches()
+            self._plan.asking.say(
+                f"{missing} directories cannot be watched and are swept every {self._plan.every:g} s instead: "
+                f"fs.inotify.max_user_watches is {most}, needed are {most + missing}: "
+                f"sysctl -w fs.inotify.max_user_watches={most + missing}"
+            )
+        self._complained = missing
+
+    async def _show(self) -> None:
+        while True:
+            if self._plan.shown is not None:
+                self._plan.shown(self.progress())
+            await asyncio.sleep(LOOK)
+
+
+def _exhaust(branch: _Branch) -> None:
+    """Watch all of a tree, or all that can be; the sweep that follows looks at its files."""
+    branch.unwatched.clear()
+    for _ in branch.cover(branch.root):
+        pass

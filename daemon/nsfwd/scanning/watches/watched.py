@@ -1,0 +1,197 @@
+"""``Watched``: one tree under inotify: which directory each watch is of, and what its events come to.
+
+A directory is watched before it is listed, so that what comes into it meanwhile is seen by one or by both. Where the
+kernel gives no more watches it counts on, to tell how many are missing. Directories are covered in a thread while
+another reads events; a lock keeps the two from losing one. Knows no index and no daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nsfwd.scanning.trees.walk import Tree, join, within
+from nsfwd.scanning.watches.inotify import (
+    IN_CLOSE_WRITE,
+    IN_CREATE,
+    IN_DELETE_SELF,
+    IN_IGNORED,
+    IN_ISDIR,
+    IN_MOVE_SELF,
+    IN_MOVED_FROM,
+    IN_MOVED_TO,
+    IN_Q_OVERFLOW,
+    Event,
+    Inotify,
+)
+
+LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
+
+
+@dataclass(slots=True)
+class News:
+    """What some events came to.
+
+    Attributes:
+        files: written and closed, or come under a name. ``directories``: new ones, to be covered and listed.
+        overflow: events were lost: all is to be covered and swept anew. ``gone``: the root is no longer there.
+    """
+
+    files: list[bytes] = field(default_factory=list)
+    directories: list[bytes] = field(default_factory=list)
+    overflow: bool = False
+    gone: bool = False
+
+
+class Watched:
+    """The watches of one tree; ``cover`` sets them.
+
+    Attributes:
+        unwatched: directories for which there was no watch. ``unreadable``: those that may not be watched or listed.
+
+    Raises:
+        OSError: the kernel gives no further queue (``fs.inotify.max_user_instances``).
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        (self.root,) = tree.roots
+        self._tree = tree
+        self._lock = threading.Lock()
+        self._inotify = Inotify()
+        self._paths: dict[int, bytes] = {}
+        self._device = -1
+        self.unwatched: set[bytes] = set()
+        self.unreadable: set[bytes] = set()
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when there are events."""
+        return self._inotify.descriptor
+
+    @property
+    def count(self) -> int:
+        """Directories that are watched."""
+        return len(self._paths)
+
+    def close(self) -> None:
+        """Watch nothing more. Idempotent."""
+        self._inotify.close()
+
+    def renew(self) -> None:
+        """Forget all watches and events, and begin with a new queue. ``descriptor`` is another one then."""
+        with self._lock:
+            self._inotify.close()
+            self._inotify = Inotify()
+            self._paths.clear()
+            self.unwatched.clear()
+            self.unreadable.clear()
+
+    def cover(self, directory: bytes) -> Iterator[list[bytes]]:
+        """Watch a directory and all below it, and yield the files that lie there already, a directory at a time."""
+        stack = [directory]
+        while stack:
+            place = stack.pop()
+            if not self._add(place):
+                continue
+            files: list[bytes] = []
+            try:
+                with os.scandir(place) as entries:
+                    for entry in entries:
+                        self._sort(entry, files, stack)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                    self.unreadable.add(place)
+            yield files
+
+    def _add(self, place: bytes) -> bool:
+        """Watch one directory; tell whether what is in it is to be looked at."""
+        top = place == self.root
+        try:
+            found = os.stat(place, follow_symlinks=top or self._tree.follow)  # noqa: PTH116  # bytes
+            if top:
+                self._device = found.st_dev
+            if found.st_dev != self._device and not self._tree.cross:
+                return False
+            with self._lock:
+                watch = self._inotify.add(place, follow=top or self._tree.follow)
+                known, self._paths[watch] = self._paths.get(watch), place
+            self.unwatched.discard(place)
+            # With links followed, one directory may be met by several ways; the first one stays.
+            if known is not None and known != place and self._tree.follow and os.path.isdir(known):  # noqa: PTH112
+                self._paths[watch] = known
+                return False
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                self.unwatched.add(place)
+                return True
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                self.unreadable.add(place)
+            return False
+        return True
+
+    def _sort(self, entry: os.DirEntry[bytes], files: list[bytes], stack: list[bytes]) -> None:
+        follow = self._tree.follow
+        try:
+            if entry.is_dir(follow_symlinks=follow):
+                if not self._tree.exclusion.holds(entry.path):
+                    stack.append(entry.path)
+            elif entry.is_file(follow_symlinks=follow) and not self._tree.exclusion.holds(entry.path):
+                files.append(entry.path)
+        except OSError:
+            return  # a link into a loop
+
+    def read(self) -> News:
+        """Return what happened since."""
+        news = News()
+        with self._lock:
+            for event in self._inotify.read():
+                self._take(event, news)
+        return news
+
+    def _take(self, event: Event, news: News) -> None:
+        if event.mask & IN_Q_OVERFLOW:
+            news.overflow = True
+            return
+        place = self._paths.get(event.watch)
+        if place is None:
+            return
+        if event.mask & IN_IGNORED:
+            del self._paths[event.watch]
+        elif event.mask & (IN_DELETE_SELF | IN_MOVE_SELF):
+            news.gone = news.gone or place == self.root
+        elif event.mask & IN_ISDIR:
+            self._directory(event, join(place, event.name), news)
+        elif event.mask & (IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE):
+            path = join(place, event.name)
+            # Made is not yet written; but a hard link is never opened, so its making is all there is to see.
+            if (event.mask & IN_CREATE and not _is_link(path)) or self._tree.exclusion.holds(path):
+                return
+            news.files.append(path)
+
+    def _directory(self, event: Event, path: bytes, news: News) -> None:
+        if event.mask & (IN_CREATE | IN_MOVED_TO) and not self._tree.exclusion.holds(path):
+            news.directories.append(path)
+        elif event.mask & IN_MOVED_FROM:
+            for watch in [watch for watch, known in self._paths.items() if within(known, path)]:
+                self._inotify.remove(watch)
+                del self._paths[watch]
+
+
+def _is_link(path: bytes) -> bool:
+    """Tell whether a file that was just made is a further name of another."""
+    try:
+        return os.lstat(path).st_nlink > 1
+    except OSError:
+        return False
+
+
+def most_watches() -> int:
+    """Return how many watches the kernel gives a user; 0 where it does not tell."""
+    try:
+        return int(LIMIT.read_text("ascii"))
+    except (OSError, ValueError):
+        return 0
