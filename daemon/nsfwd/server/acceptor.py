@@ -95,7 +95,7 @@ class Acceptor:
             sock.close()
             return
         allowance = self._service.peering.find(peer)
-        if allowance.full:
+        if allowance.full_for(peer):
             self._deny(sock, peer, allowance, listener)
             return
         connection = Connection(sock, listener.spec, peer, self._service, on_closed=partial(self._closed, listener))

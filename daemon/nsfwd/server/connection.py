@@ -350,7 +350,7 @@ class Connection:
         self._requests[turn] = Request(self, turn, scan, claim, size=size)
 
     def _on_operation(self, event: OperationRequest) -> None:
-        if self.member.allowance.closed:
+        if self.member.barred:
             self.session.fail(event.turn, CodedError("not_permitted", NOT_WELCOME), 0.0)
         else:
             answer(self, event)

@@ -92,15 +92,18 @@ class Allowance:
         address = peer.address
         return address is not None and any(address in network for network in self._networks[address.version])
 
-    @property
-    def full(self) -> bool:
-        """Whether no further connection is allowed."""
-        return self.row.connections is not None and self.connections >= self.row.connections
+    def full_for(self, peer: Peer) -> bool:
+        """Whether this peer of the row may open no further connection."""
+        most = self.row.connections
+        return most is not None and self.connections >= most and not self._spares(peer)
 
-    @property
-    def closed(self) -> bool:
-        """Whether its peers may not ask at all."""
-        return self.row.connections == 0
+    def closed_to(self, peer: Peer) -> bool:
+        """Whether this peer of the row may not ask at all."""
+        return self.row.connections == 0 and not self._spares(peer)
+
+    def _spares(self, peer: Peer) -> bool:
+        """Who reloads the table is kept out by name alone: nobody else could mend it without a restart."""
+        return peer.admin and self.row.for_all
 
     @property
     def has_room(self) -> bool:
@@ -148,6 +151,11 @@ class Member:
         self.limited = 0
         self._in_flight = 0
 
+    @property
+    def barred(self) -> bool:
+        """Whether the operator lets this peer ask nothing, or nothing any more."""
+        return self.allowance.closed_to(self.peer)
+
     def ask(self) -> None:
         """Count a request, which may be refused.
 
@@ -156,7 +164,7 @@ class Member:
         """
         self.requests += 1
         self.allowance.counts.requests += 1
-        if self.allowance.closed:
+        if self.barred:
             raise CodedError("not_permitted", NOT_WELCOME)
 
     def spend(self) -> None:
