@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.systemd import scanning
+from tests.systemd import peers, scanning
 from tests.systemd.hands import (
     PICTURES,
     SOCKET,
@@ -211,6 +211,9 @@ def who_may_ask() -> None:
     assert "exit" in sh(ping)
     sh("usermod --append --groups nsfwd visitor")
     assert "answered" in sh(ping)
+
+
+STEPS += peers.STEPS
 
 
 @step

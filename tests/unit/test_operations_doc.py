@@ -15,7 +15,7 @@ COMMAND = r"(?:nsfwd|systemctl|journalctl|make|runuser|usermod|curl|install|syst
 
 ELSEWHERE = {
     "journalctl -p": ("the trial", "journalctl -p err"),
-    "journalctl -u nsfwd NSFWD_PEERS=mail": ("the trial", "journalctl -b -u {UNIT}"),
+    "journalctl -u nsfwd NSFWD_PEERS=mail": ("the trial", "journalctl -u nsfwd NSFWD_PEERS=mail"),
     "make test-systemd": ("Makefile", "tests/systemd/run"),
     "nsfwd config check": ("the trial", "nsfwd config check"),
     "nsfwd config check --as": ("the trial", "nsfwd config check --as nsfwd"),
