@@ -5,9 +5,6 @@ Knows replies, but neither the daemon nor what an exit code is.
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
 import os
 from collections.abc import Callable
@@ -126,6 +123,9 @@ class CsvWriter(_Stream):
         self._row((reply.path, reply.status, *score, reply.code, message))
 
     def _row(self, cells: tuple[object, ...]) -> None:
+        import csv
+        import io
+
         line = io.StringIO(newline="")
         csv.writer(line).writerow(cells)  # quotes what holds either character of its line end, so also a CR alone
         self._put(line.getvalue().removesuffix("\r\n") + "\n")
@@ -159,6 +159,8 @@ def _json(reply: Reply) -> str:
         try:
             reply.path.encode()
         except UnicodeEncodeError:
+            import base64
+
             name = base64.b64encode(os.fsencode(reply.path)).decode()
             keys = {"path": escape(reply.path), "path_bytes": name} | {k: v for k, v in keys.items() if k != "path"}
     return json.dumps(keys, ensure_ascii=False, separators=(",", ":"))

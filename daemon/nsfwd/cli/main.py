@@ -6,10 +6,10 @@ only the daemon needs. Knows nothing of what the verbs do.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,6 +100,8 @@ def run(arguments: Sequence[str]) -> int:
         _forget_stdout()
         return _complain(f"{error.filename or 'output'}: {error.strerror or error}", exits.IO)
     except Exception:
+        import traceback
+
         # Python would leave with 1, which means an alarm.
         traceback.print_exc()
         return exits.DEFECT
@@ -113,7 +115,9 @@ def main() -> None:
         from nsfwd.cli.completion import complete
 
         sys.exit(complete(asked))
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # the interpreter would look through everything for garbage before it ends
+    sys.exit(code)
 
 
 def _fill_streams() -> None:
