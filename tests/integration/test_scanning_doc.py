@@ -25,10 +25,10 @@ BLOCKS = re.findall(r"^```console\n(.*?)^```$", DOCUMENT, re.M | re.S)
 NSFWD = """\
 #!{python}
 from pathlib import Path
-import nsfwd.cli.actions, nsfwd.cli.sweep, nsfwd.scanning.sweeps.job
+import nsfwd.cli.places, nsfwd.scanning.sweeps.job
 state = Path("{base}/var/lib/nsfwd")
-nsfwd.cli.sweep.default_index = lambda: state / "index.db"
-nsfwd.cli.actions.default_quarantine = lambda: state / "quarantine"
+nsfwd.cli.places.default_index = lambda: state / "index.db"
+nsfwd.cli.places.default_quarantine = lambda: state / "quarantine"
 nsfwd.scanning.sweeps.job.DIRECTORY = Path("{base}/etc/nsfwd/sweep.d")
 from nsfwd.cli.main import main
 main()

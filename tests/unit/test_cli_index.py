@@ -115,3 +115,16 @@ def test_a_run_that_was_killed_is_called_so(place: Place, capfdbinary: pytest.Ca
 
 def test_an_index_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert main.run(["index", "stats", "--index", str(tmp_path / "nowhere.db")]) == 74
+
+
+def test_a_quarantine_below_the_tree_is_no_matter_of_the_audit(
+    place: Place, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    below = place.tree / "b/taken"
+    place.write("b/taken/files/ab/abc.123", b"taken")
+    audited = json.loads(told(place, capfdbinary, "audit", str(place.tree), "--format", "json", code=2))["audit"]
+    assert audited["never_seen"] == 1
+    words = ("audit", str(place.tree), "--format", "json")
+    for flag in ("--quarantine", "--to"):
+        audited = json.loads(told(place, capfdbinary, *words, flag, str(below)))["audit"]
+        assert audited["never_seen"] == 0 and audited["left_out"] == 1 and audited["proven"]

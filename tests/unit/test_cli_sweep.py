@@ -17,7 +17,8 @@ import pytest
 
 from nsfwd.cli import main
 from nsfwd.cli.moments import Clock, Duration, many, spelled, until
-from nsfwd.cli.sweep import default_index, line, summary
+from nsfwd.cli.places import default_index
+from nsfwd.cli.sweep import line, summary
 from nsfwd.scanning.index.runs import Counts
 from nsfwd.scanning.sweeps.sweep import Progress
 from tests.unit.scripted import Script, serving

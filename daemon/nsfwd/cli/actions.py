@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from nsfwd.cli.moments import Duration, FiniteRange
+from nsfwd.cli.places import quarantine_option, to_option
 
 if TYPE_CHECKING:
     from nsfwd.scanning.dispatch.actor import Actor
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 KINDS = ("log", "copy", "hook", "move", "quarantine")
-
-_DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
 class Words(click.ParamType[tuple[str, ...]]):
@@ -42,25 +38,6 @@ class Words(click.ParamType[tuple[str, ...]]):
         return words
 
 
-def default_quarantine() -> Path:
-    """Return where the quarantine is when nobody says."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/nsfwd/quarantine")
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(state) / "nsfwd/quarantine"
-
-
-def quarantine_option(command: _Command) -> _Command:
-    """Add ``--quarantine``."""
-    return click.option(
-        "--quarantine",
-        type=_DIRECTORY,
-        metavar="DIR",
-        callback=lambda context, parameter, value: value if value is not None else default_quarantine(),
-        help="The quarantine.  [default: nsfwd/quarantine below $XDG_STATE_HOME, of root /var/lib/nsfwd/quarantine]",
-    )(command)
-
-
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--action",
@@ -74,9 +51,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--apply", is_flag=True, help="Do it; without this flag, only say what would be done."),
     quarantine_option,
-    click.option(
-        "--to", type=_DIRECTORY, metavar="DIR", help="Where copies and moved files go, below it by their path."
-    ),
+    to_option,
     click.option("--placeholder", is_flag=True, help="Put a grey picture where a file was moved or quarantined."),
     click.option(
         "--hook",
@@ -134,12 +109,6 @@ def actor(flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | N
         limits=_limits(flags, window),
     )
     return lambda index: Actions(index, plan, roots=roots, say=_say)
-
-
-def exclusions(flags: Mapping[str, Any]) -> list[str]:
-    """Return patterns for what actions took, so that a quarantine below the trees is not scanned."""
-    places = [flags["quarantine"], *([flags["to"]] if flags["to"] is not None else [])]
-    return [glob.escape(str(place.absolute())) for place in places]
 
 
 def _check(flags: Mapping[str, Any]) -> None:

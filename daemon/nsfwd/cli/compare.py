@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nsfwd.cli.places import index_option
 from nsfwd.cli.report import pixels_option
-from nsfwd.cli.sweep import index_option
 
 if TYPE_CHECKING:
     from nsfwd.config import Settings

@@ -15,7 +15,8 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.job import job_option
-from nsfwd.cli.sweep import index_files, index_option
+from nsfwd.cli.places import quarantine_option, to_option
+from nsfwd.cli.trees import tree_of, tree_options
 from nsfwd.escaping import escape
 
 if TYPE_CHECKING:
@@ -30,12 +31,10 @@ or the audit was cut short; 64 wrong usage, 74 the index cannot be read."""
 
 
 @click.command(epilog=TEXT)
-@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
-@index_option
+@tree_options
 @job_option
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="As the sweeps of it leave out.")
-@click.option("--follow", is_flag=True, help="Follow links, as the sweeps of it do.")
-@click.option("--cross", is_flag=True, help="Enter other file systems, as the sweeps of it do.")
+@quarantine_option
+@to_option
 @click.option(
     "--list", "listed", multiple=True, type=click.Choice(KINDS), help="Name these files. May be given several times."
 )
@@ -44,7 +43,7 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
     """Walk trees anew, and tell for every file whether the index accounts for it as it is now.
 
     found = ok + skipped + error + excluded + changed since + never seen. The walk is the audit's own: it believes no
-    sweep's counts.
+    sweep's counts. What the sweeps leave out is to be left out here too: their flags are the same.
 
     \b
     Example:
@@ -54,12 +53,8 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
     """
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.audit import Audit
-    from nsfwd.scanning.trees.exclusion import Exclusion
-    from nsfwd.scanning.trees.walk import Tree
 
-    roots = tuple(os.path.abspath(directory) for directory in directories)  # noqa: PTH100 (pathlib knows no bytes)
-    exclusion = Exclusion((*rest["exclude"], *index_files(index)))
-    tree = Tree(roots, exclusion, follow=rest["follow"], cross=rest["cross"])
+    tree = tree_of(directories, rest | {"index": index})
     with Index(index, create=False) as opened, _interruptible() as interrupted:
         auditing = Audit(opened, tree, stopped=lambda: bool(interrupted))
         chosen = (entry for entry in auditing.entries() if entry.kind in listed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsfwd.cli.moments import Duration
-from nsfwd.cli.sweep import index_option
+from nsfwd.cli.places import index_option
 from nsfwd.cli.tables import format_option, write
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from nsfwd.cli.sweep import index_option
+from nsfwd.cli.places import index_option
 from nsfwd.cli.tables import format_option, write
 
 COLUMNS = ("path", "status", "verdict", "alarm", "label", "score", "code", "time")

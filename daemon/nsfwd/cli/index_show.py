@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from nsfwd.cli import exits
-from nsfwd.cli.sweep import index_option
+from nsfwd.cli.places import index_option
 from nsfwd.cli.tables import FORMATS, write
 from nsfwd.escaping import escape
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from nsfwd.cli.moments import many
-from nsfwd.cli.sweep import index_option
+from nsfwd.cli.places import index_option
 from nsfwd.cli.tables import FORMATS, write
 
 OUTCOMES = ("status", "verdict", "alarm", "code", "files", "bytes")

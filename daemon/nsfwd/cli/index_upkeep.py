@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from nsfwd.cli.moments import Duration
-from nsfwd.cli.sweep import index_option
+from nsfwd.cli.places import index_option
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nsfwd.cli.sweep import index_option
+from nsfwd.cli.places import index_option
 
 if TYPE_CHECKING:
     from nsfwd.scanning.reports.report import Shown

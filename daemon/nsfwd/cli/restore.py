@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsfwd.cli import exits
-from nsfwd.cli.actions import quarantine_option
+from nsfwd.cli.places import quarantine_option
 
 if TYPE_CHECKING:
     from nsfwd.protocol.messages import Override
@@ -191,7 +191,7 @@ def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], Override | N
 
 def _mark(store: Store, entry: Entry, restored: float | None, override: Override | None = None) -> None:
     """Note in the index, where that is still there, when the file came back, and what was decided."""
-    from nsfwd.scanning.actions.acting import mark_restored, note_override
+    from nsfwd.scanning.actions.register import mark_restored, note_override
     from nsfwd.scanning.index.database import Index
 
     if entry.index and Path(entry.index).exists():
@@ -202,7 +202,7 @@ def _mark(store: Store, entry: Entry, restored: float | None, override: Override
 
 
 def _write_down(store: Store, entry: Entry) -> None:
-    from nsfwd.scanning.actions.acting import note_recovered
+    from nsfwd.scanning.actions.register import note_recovered
     from nsfwd.scanning.index.database import Index
 
     if entry.index and Path(entry.index).exists():

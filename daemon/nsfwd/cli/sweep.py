@@ -6,7 +6,6 @@ The sweep itself is ``scanning.sweep``; here are its flags, its signals, what is
 from __future__ import annotations
 
 import asyncio
-import glob
 import os
 import signal
 import sys
@@ -14,24 +13,23 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nsfwd.cli import exits
-from nsfwd.cli.actions import action_options, actor, exclusions
+from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
 from nsfwd.cli.moments import Clock, Duration, FiniteRange, many, spelled, until
-from nsfwd.cli.sources import exclude_option
+from nsfwd.cli.trees import send_option, tree_of, tree_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nsfwd.scanning.dispatch.actor import Actor
     from nsfwd.scanning.sweeps.sweep import Plan, Progress
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+    from nsfwd.scanning.trees.walk import Tree
 
 TEXT = """\b
 Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored by this run,
@@ -41,55 +39,20 @@ runs already, 78 the job is wrong, 130 interrupted. An error that is recorded
 and unchanged does not fail a run again; an alarm that is still there does."""
 
 
-def index_option(command: _Command) -> _Command:
-    """Add ``--index``, which every command about an index has."""
-    return click.option(
-        "--index",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        callback=lambda context, parameter, value: value if value is not None else default_index(),
-        help="The index.  [default: nsfwd/index.db below $XDG_STATE_HOME, of root /var/lib/nsfwd/index.db]",
-    )(command)
-
-
-def default_index() -> Path:
-    """Return where the index is when nobody says."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/nsfwd/index.db")
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(state) / "nsfwd/index.db"
-
-
-def index_files(index: Path) -> list[str]:
-    """Return patterns for the files of an index, which changes with every run and holds no picture."""
-    names = {str(index.absolute()), str(index.resolve())}
-    return [glob.escape(name) + end for name in sorted(names) for end in ("", "-wal", "-shm", "-runs")]
-
-
 @click.command(epilog=TEXT)
-@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
-@index_option
+@tree_options
 @connect_option
 @click.option("--wait", is_flag=True, help="Wait at the start too for a daemon that does not answer yet.")
-@exclude_option
-@click.option("--follow", is_flag=True, help="Follow links. A directory is walked once all the same.")
-@click.option("--cross", is_flag=True, help="Enter other file systems that are mounted below.")
 @click.option("--until", "clock", type=Clock(), help="Pause when the clock shows this; the next sweep goes on.")
 @click.option("--for", "seconds", type=Duration(), help="Pause after so long, such as 5h or 90m.")
 @click.option("--rate", type=FiniteRange(min=0, min_open=True), help="Ask about so many files a second at most.")
 @click.option("--again", is_flag=True, help="Ask again about files that were left without scores.")
-@click.option(
-    "--send",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="Pass files open over the Unix socket: those that the daemon cannot open, all, or none.",
-)
+@send_option
 @action_options
 @click.option("--strict", is_flag=True, help="Exit 2 before 1.")
 @job_option
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress.")
-def sweep(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
+def sweep(directories: tuple[bytes, ...], **flags: Any) -> int:
     """Scan trees in the background, and remember.
 
     The index keeps what was found. What has not changed since it was scanned is not scanned again, nor is a copy of it.
@@ -105,36 +68,20 @@ def sweep(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
       nsfwd sweep /srv/uploads --action quarantine --apply
       nsfwd index stats
     """
-    plan = _plan(directories, rest | {"index": index})
-    return run(index, plan, actor(rest, plan.tree.roots), strict=rest["strict"], quiet=rest["quiet"])
+    plan = _plan(tree_of(directories, flags), flags)
+    acting = actor(flags, plan.tree.roots)
+    return run(flags["index"], plan, acting, strict=flags["strict"], quiet=flags["quiet"])
 
 
-def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
+def _plan(tree: Tree, flags: dict[str, Any]) -> Plan:
     from nsfwd.scanning.dispatch.asking import Asking
     from nsfwd.scanning.sweeps.sweep import Plan
-    from nsfwd.scanning.trees.exclusion import Exclusion
-    from nsfwd.scanning.trees.walk import Tree, outermost
 
-    for directory in directories:
-        if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
-            raise click.UsageError(f"{os.fsdecode(directory)}: no such directory")
-    roots = tuple(outermost([os.path.abspath(directory) for directory in directories]))  # noqa: PTH100
-    limits = [rest["seconds"]] if rest["seconds"] is not None else []
-    if rest["clock"] is not None:
-        limits.append(until(rest["clock"], datetime.now().astimezone()))
-    asking = Asking(
-        "sweep",
-        roots,
-        connect=rest["connect"],
-        wait=rest["wait"],
-        send=rest["send"],
-        again=rest["again"],
-        rate=rest["rate"],
-        say=_say,
-    )
-    exclusion = Exclusion((*rest["exclude"], *exclusions(rest), *index_files(rest["index"])))
-    tree = Tree(roots, exclusion, follow=rest["follow"], cross=rest["cross"])
-    return Plan(tree, asking, seconds=min(limits, default=None))
+    limits = [flags["seconds"]] if flags["seconds"] is not None else []
+    if flags["clock"] is not None:
+        limits.append(until(flags["clock"], datetime.now().astimezone()))
+    own = {name: flags[name] for name in ("connect", "wait", "send", "again", "rate")}
+    return Plan(tree, Asking("sweep", tree.roots, say=_say, **own), seconds=min(limits, default=None))
 
 
 def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool = False, quiet: bool = False) -> int:

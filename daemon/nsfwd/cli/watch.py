@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsfwd.cli import exits
-from nsfwd.cli.actions import action_options, actor, exclusions
+from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
 from nsfwd.cli.moments import Duration, many
-from nsfwd.cli.sources import exclude_option
-from nsfwd.cli.sweep import index_files, index_option
+from nsfwd.cli.trees import send_option, tree_of, tree_options
 
 if TYPE_CHECKING:
     from nsfwd.scanning.dispatch.actor import Actor
+    from nsfwd.scanning.trees.walk import Tree
     from nsfwd.scanning.watches.watch import Plan, Progress
 
 TEXT = """\b
@@ -34,27 +34,17 @@ Exit codes: 0 stopped by SIGTERM, 3 stopped by the circuit breaker, 64 wrong usa
 
 
 @click.command(epilog=TEXT)
-@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes))
-@index_option
+@tree_options
 @connect_option
-@exclude_option
-@click.option("--follow", is_flag=True, help="Follow links. A directory is watched once all the same.")
-@click.option("--cross", is_flag=True, help="Enter other file systems that are mounted below.")
 @click.option("--settle", type=Duration(), help="How long a file must be still before it is scored.  [default: 0.5]")
 @click.option(
     "--every", type=Duration(), help="How often to sweep while some directories cannot be watched.  [default: 10m]"
 )
-@click.option(
-    "--send",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="Pass files open over the Unix socket: those that the daemon cannot open, all, or none.",
-)
+@send_option
 @action_options
 @job_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but what goes wrong.")
-def watch(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
+def watch(directories: tuple[bytes, ...], index: Path, **flags: Any) -> int:
     """Scan what comes into trees, soon after it was written.
 
     Begins with a sweep, and sweeps again whenever events were lost, so that no file is. The limits of the circuit
@@ -64,34 +54,26 @@ def watch(directories: tuple[bytes, ...], index: Path, **rest: Any) -> int:
     Example:
       nsfwd watch /srv/uploads --action quarantine --apply
     """
-    plan = _plan(directories, rest | {"index": index})
+    plan = _plan(tree_of(directories, flags | {"index": index}), flags)
     from nsfwd.scanning.actions.breaker import DAY
     from nsfwd.scanning.index.database import Index
 
-    acting = actor(rest, plan.tree.roots, window=DAY)
+    acting = actor(flags, plan.tree.roots, window=DAY)
     index.parent.mkdir(parents=True, exist_ok=True)
-    with Index(index) as opened, _shown(quiet=rest["quiet"]) as (show, ready):
+    with Index(index) as opened, _shown(quiet=flags["quiet"]) as (show, ready):
         from dataclasses import replace
 
         sign = _watched(opened, replace(plan, shown=show), acting(opened), ready)
     return exits.INTERRUPTED if sign == signal.SIGINT else exits.OK
 
 
-def _plan(directories: tuple[bytes, ...], rest: dict[str, Any]) -> Plan:
+def _plan(tree: Tree, flags: dict[str, Any]) -> Plan:
     from nsfwd.scanning.dispatch.asking import Asking
-    from nsfwd.scanning.trees.exclusion import Exclusion
-    from nsfwd.scanning.trees.walk import Tree, outermost
     from nsfwd.scanning.watches.settling import SETTLE
     from nsfwd.scanning.watches.watch import EVERY, Plan
 
-    for directory in directories:
-        if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
-            raise click.UsageError(f"{os.fsdecode(directory)}: no such directory")
-    roots = tuple(outermost([os.path.abspath(directory) for directory in directories]))  # noqa: PTH100
-    exclusion = Exclusion((*rest["exclude"], *exclusions(rest), *index_files(rest["index"])))
-    tree = Tree(roots, exclusion, follow=rest["follow"], cross=rest["cross"])
-    asking = Asking("watch", roots, connect=rest["connect"], send=rest["send"], say=_say)
-    return Plan(tree, asking, settle=rest["settle"] or SETTLE, every=rest["every"] or EVERY)
+    asking = Asking("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=_say)
+    return Plan(tree, asking, settle=flags["settle"] or SETTLE, every=flags["every"] or EVERY)
 
 
 def _watched(index: Any, plan: Plan, acting: Actor, ready: Callable[[], None]) -> int:

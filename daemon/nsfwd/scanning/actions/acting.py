@@ -23,17 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from nsfwd.errors import ActionFailure, NsfwdError
-from nsfwd.protocol.messages import Override
 from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.breaker import Breaker, Limits
 from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
 from nsfwd.scanning.actions.manifest import Entry, because, text_of
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.recovery import recover
+from nsfwd.scanning.actions.register import note_recovered
 from nsfwd.scanning.actions.taking import Subject, copy_out, take
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.judged import Judged
-from nsfwd.scanning.index.rejudge import spelled_override
 from nsfwd.scanning.trees.files import Changed, Identity
 from nsfwd.scanning.trees.names import below
 
@@ -301,42 +300,3 @@ def _store(plan: Plan) -> Store | None:
         assert plan.to is not None
         return Store.shelf(plan.to)
     return None
-
-
-def mark_restored(index: Index, entry: Entry, target: bytes, restored: float | None) -> None:
-    """Note when the file of an entry came back; None takes the note back."""
-    with index.transaction():
-        index.write(
-            "UPDATE action SET restored = ? WHERE target = ? AND digest = ?",
-            (restored, target, bytes.fromhex(entry.digest)),
-        )
-
-
-def note_override(index: Index, override: Override) -> None:
-    """Take a decision up in the index at once: it would go on to tell of copies what the model said."""
-    with index.transaction():
-        index.write(
-            "UPDATE file SET verdict = ?, alarm = 0, override = ? WHERE digest = ? AND status = 'ok'",
-            (override.verdict, spelled_override(override), override.digest),
-        )
-
-
-def note_recovered(index: Index, entry: Entry, target: bytes) -> None:
-    """Write a row for an entry that has none."""
-    with index.transaction():
-        if index.one("SELECT 1 FROM action WHERE target = ? AND digest = ?", (target, bytes.fromhex(entry.digest))):
-            return
-        known = index.one("SELECT id FROM run WHERE id = ?", (entry.run,)) if entry.index == str(index.path) else None
-        index.write(
-            "INSERT INTO action (run, time, kind, path, target, digest, verdict, outcome)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 'done')",
-            (
-                known[0] if known else None,
-                entry.time,
-                entry.kind,
-                entry.path,
-                target,
-                bytes.fromhex(entry.digest),
-                entry.verdict,
-            ),
-        )

@@ -1,0 +1,72 @@
+"""Where sweeps keep what they need, unless somebody says: the index and the quarantine; and the flags that say so."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def default_index() -> Path:
+    """Return where the index is when nobody says."""
+    return _state() / "index.db"
+
+
+def default_quarantine() -> Path:
+    """Return where the quarantine is when nobody says."""
+    return _state() / "quarantine"
+
+
+def _state() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/nsfwd")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "nsfwd"
+
+
+def index_option(command: _Command) -> _Command:
+    """Add ``--index``, which every command about an index has."""
+    return click.option(
+        "--index",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        callback=lambda context, parameter, value: value if value is not None else default_index(),
+        help="The index.  [default: nsfwd/index.db below $XDG_STATE_HOME, of root /var/lib/nsfwd/index.db]",
+    )(command)
+
+
+def quarantine_option(command: _Command) -> _Command:
+    """Add ``--quarantine``."""
+    return click.option(
+        "--quarantine",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        callback=lambda context, parameter, value: value if value is not None else default_quarantine(),
+        help="The quarantine.  [default: nsfwd/quarantine below $XDG_STATE_HOME, of root /var/lib/nsfwd/quarantine]",
+    )(command)
+
+
+def to_option(command: _Command) -> _Command:
+    """Add ``--to``."""
+    return click.option(
+        "--to",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Where copies and moved files go, below it by their path.",
+    )(command)
+
+
+def index_files(index: Path) -> list[str]:
+    """Return patterns for the files of an index, which changes with every run and holds no picture."""
+    names = {str(index.absolute()), str(index.resolve())}
+    return [glob.escape(name) + end for name in sorted(names) for end in ("", "-wal", "-shm", "-runs")]
+
+
+def taken_files(quarantine: Path, to: Path | None) -> list[str]:
+    """Return patterns for what actions took, so that a quarantine below the trees is not scanned."""
+    return [glob.escape(str(place.absolute())) for place in (quarantine, to) if place is not None]
