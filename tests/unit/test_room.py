@@ -64,6 +64,19 @@ def test_the_narrowest_of_all_levels_counts(kernel: Kernel) -> None:
     assert kernel.free() == 250
 
 
+def test_the_first_version_of_cgroups_is_understood_as_well(kernel: Kernel) -> None:
+    """There a group without a limit has the largest number of pages, and some machines mount both versions."""
+    kernel.machine(1000)
+    (kernel.proc / "self" / "cgroup").write_text("5:memory:/a/b\n4:cpu,cpuacct:/a\n1:name=systemd:/a/b\n0::/a/b\n")
+    for path, limit, held in (("a/b", 9223372036854771712, 300), ("a", 700, 400)):
+        directory = kernel.cgroups / "memory" / path
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (directory / "memory.usage_in_bytes").write_text(f"{held}\n")
+        (directory / "memory.stat").write_text("inactive_file 9\ntotal_cache 70\ntotal_inactive_file 50\n")
+    assert kernel.free() == 350
+
+
 def test_what_the_kernel_does_not_tell_limits_nothing(kernel: Kernel) -> None:
     assert kernel.free() is None
     assert kernel.holds_two(1)

@@ -1,4 +1,4 @@
-"""Whether memory holds a second engine and its decoders beside those that serve. Reads /proc and the cgroup, no more.
+"""Whether memory holds a second engine and its decoders beside those that serve. Reads /proc and cgroups, no more.
 
 The memory of a GPU cannot be seen from here: who knows that it does not hold two says so (``reload_mode``).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 _KIB = 1024
@@ -39,30 +40,56 @@ def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     return min([*found, *([machine] if machine is not None else [])], default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Hierarchy:
+    """How a version of cgroups tells what its groups hold; all in bytes.
+
+    Attributes:
+        place: below the mount of all cgroups.
+        limits: files with the most that a group may hold.
+        held: file with what it holds.
+        cold: its row in memory.stat: files that the kernel keeps only while there is room, subgroups included.
+    """
+
+    place: str
+    limits: tuple[str, ...]
+    held: str
+    cold: str
+
+
+_V1 = _Hierarchy("memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Hierarchy("", ("memory.max", "memory.high"), "memory.current", "inactive_file")
+
+
 def _left_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
     """What each cgroup from our own up to the root allows beyond what cannot be reclaimed of it."""
     text = ""
     with suppress(OSError):
         text = (proc / "self" / "cgroup").read_text("utf-8")
-    own = next((line[3:] for line in text.splitlines() if line.startswith("0::/")), None)
-    if own is None:
-        return
-    place = Path(own)
-    for part in (place, *place.parents):
-        directory = cgroups / part.relative_to("/")
-        for limit in ("memory.max", "memory.high"):
+    for line in text.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, own = rest.partition(":")
+        hierarchy = _V2 if number == "0" else _V1 if "memory" in controllers.split(",") else None
+        if hierarchy is not None and own.startswith("/"):
+            yield from _left_along(Path(own), cgroups / hierarchy.place, hierarchy)
+
+
+def _left_along(own: Path, mount: Path, hierarchy: _Hierarchy) -> Iterator[int]:
+    for part in (own, *own.parents):
+        directory = mount / part.relative_to("/")
+        for limit in hierarchy.limits:
             with suppress(OSError, ValueError):
                 word = (directory / limit).read_text("utf-8").strip()
                 if word != _UNLIMITED:
-                    yield int(word) - _firm(directory)
+                    yield int(word) - _firm(directory, hierarchy)
 
 
-def _firm(directory: Path) -> int:
+def _firm(directory: Path, hierarchy: _Hierarchy) -> int:
     """What a cgroup holds, without the files that the kernel keeps only while there is room."""
-    held = int((directory / "memory.current").read_text("utf-8"))
+    held = int((directory / hierarchy.held).read_text("utf-8"))
     for line in (directory / "memory.stat").read_text("utf-8").splitlines():
         name, _, count = line.partition(" ")
-        if name == "inactive_file":
+        if name == hierarchy.cold:
             held -= int(count)
     return held
 
