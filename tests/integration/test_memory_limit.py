@@ -1,4 +1,4 @@
-"""A reload under a limit of memory that the kernel really keeps: beside the old engine where both fit, else after its end.
+"""A reload under a limit of memory that the kernel keeps: beside the old engine where both fit, else after its end.
 
 Where systemd sets the limit it is tried by ``make test-systemd``.
 """

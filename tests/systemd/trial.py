@@ -152,6 +152,24 @@ def reload_under_load() -> None:
 
 
 @step
+def reload_under_a_limit() -> None:
+    """Where MemoryMax= leaves room for one engine alone a reload drains the old one first, and none is killed."""
+    held = Path(f"/sys/fs/cgroup/system.slice/{UNIT}/memory.current")
+    if not held.exists():
+        print("  no cgroups of version 2 with memory here: the limit is not tried")
+        return
+    modes = []
+    for room in (None, 32 << 20, None):
+        limit = "infinity" if room is None else int(held.read_text()) + room
+        sh(f"systemctl set-property --runtime {UNIT} MemoryMax={limit}")
+        modes.append(ask(SOCKET, {"op": "reload"})["mode"])
+        assert ask(SOCKET, {"path": "/srv/pictures/one.png"})["status"] == "ok"
+    assert modes == ["beside", "drain", "beside"], modes
+    assert "oom_kill 0" in held.with_name("memory.events").read_text().splitlines()
+    print(f"  {held.read_text().strip()} bytes held: {', '.join(modes)}")
+
+
+@step
 def openvino() -> None:
     """The engine that compiles its code runs inside the unit's sandbox; without a bundle it is not tried."""
     found = list(Path("/bundle").glob("*/bundle.toml"))
