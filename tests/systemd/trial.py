@@ -162,7 +162,7 @@ def reload_under_a_limit() -> None:
     for room in (None, 32 << 20, None):
         limit = "infinity" if room is None else int(held.read_text()) + room
         sh(f"systemctl set-property --runtime {UNIT} MemoryMax={limit}")
-        modes.append(ask(SOCKET, {"op": "reload"})["mode"])
+        modes.append(str(ask(SOCKET, {"op": "reload"})["mode"]))
         assert ask(SOCKET, {"path": "/srv/pictures/one.png"})["status"] == "ok"
     assert modes == ["beside", "drain", "beside"], modes
     assert "oom_kill 0" in held.with_name("memory.events").read_text().splitlines()
