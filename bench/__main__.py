@@ -1,13 +1,15 @@
-"""``python -m bench``: one measurement by name, or all of them."""
+"""``python -m bench``: some measurements by name, or all of them; or an earlier run again."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import shutil
+import sys
 from pathlib import Path
 
-from bench.session import RESULTS, Session
+from bench import aims, corpus, page, plot, records
+from bench.session import RESULTS, ROUNDS, Session
 
 COMMANDS: dict[str, str] = {
     "limit": "the same decoding and engine without a server, at its best setting",
@@ -25,38 +27,30 @@ COMMANDS: dict[str, str] = {
     "index": "what an index of a million files costs those who look into the whole of it",
 }
 
+SHOW = {"show": "the tables and the plot of an earlier run again (--run, --markdown)"}
+
 LONG = frozenset({"precisions", "cli", "sweep", "index"})
 """Not of the daemon's own table: ``all --quick``, which is to end within ten minutes, leaves them out."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what was asked for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description="Measures nsfwd on this machine. Figures are printed as Markdown tables and kept as JSON lines.",
-        epilog="\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", nargs="+", choices=["all", *COMMANDS], metavar="COMMAND", help="see below; or all")
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer pictures and rounds: all but the long ones in ten minutes"
-    )
-    parser.add_argument("--rounds", type=int, default=0, help="interleaved rounds  [default: 5, quick 3]")
-    parser.add_argument("--bundle", default=Session.bundle)
-    parser.add_argument("--models-dir", type=Path, default=Session.models_dir)
-    parser.add_argument("--precision", default="", help="[default: the bundle's own]")
-    parser.add_argument("--pictures", choices=("small", "large", "both"), default="both")
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs to use instead of pictures made by code")
-    parser.add_argument("--peers", default="mosec,litserve,bentoml,ray", help="which, joined by commas")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
+    """Run what was asked for, or show what was."""
+    options = _options(arguments)
+    if "show" in options.command:
+        run = options.run or max(options.results.glob("*.jsonl"), default=None)
+        if run is None:
+            raise SystemExit(f"no run in {options.results}")
+        for name, table in records.read(run).items():
+            print(f"### {name}\n\n{table}\n")
+        _finish(run, options.markdown)
+        return
     session = Session(
         bundle=options.bundle,
         models_dir=options.models_dir.resolve(),
         precision=options.precision,
         quick=options.quick,
-        rounds=options.rounds or (3 if options.quick else 5),
-        kinds=("small", "large") if options.pictures == "both" else (options.pictures,),
+        rounds=options.rounds,
+        kinds=tuple(options.pictures.split(",")),
         photos=options.photos,
         peers=tuple(filter(None, options.peers.split(","))),
         results=options.results,
@@ -68,11 +62,56 @@ def main(arguments: list[str] | None = None) -> None:
         session.head()
         for name in chosen:
             importlib.import_module(f"bench.{name}").measure(session)
-        from bench import plot
-
-        plot.draw(session)
     finally:
         shutil.rmtree(session.directory, ignore_errors=True)
+    reached = list(aims.reached(records.read(session.kept)))
+    if reached:
+        session.report(aims.NAME, reached, aims.NOTE)
+    _finish(session.kept, options.markdown)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measures nsfwd on this machine. Figures are printed as Markdown tables and kept as JSON lines.",
+        epilog="\n".join(f"  {name:12} {text}" for name, text in {**COMMANDS, **SHOW}.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs="+", choices=["all", *COMMANDS, *SHOW], metavar="COMMAND", help="see below")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer pictures, shorter rounds: all but the long ones in ten minutes"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="interleaved rounds  [default: %(default)s]")
+    parser.add_argument("--bundle", default=Session.bundle)
+    parser.add_argument("--models-dir", type=Path, default=Session.models_dir)
+    parser.add_argument("--precision", default="", help="[default: the bundle's own]")
+    parser.add_argument(
+        "--pictures", type=_kinds, default="small,large", help="small, large, photos, joined by commas  [%(default)s]"
+    )
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs to use instead, whatever the kind")
+    parser.add_argument("--peers", default="mosec,litserve,bentoml,ray", help="which, joined by commas")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--run", type=Path, help="the JSON lines to show  [default: the latest]")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="renew the tables in FILE between their marks, or make FILE"
+    )
+    return parser.parse_args(arguments)
+
+
+def _kinds(told: str) -> str:
+    strange = [kind for kind in told.split(",") if kind not in corpus.KINDS]
+    if strange:
+        raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(corpus.KINDS)}")
+    return told
+
+
+def _finish(run: Path, markdown: Path | None) -> None:
+    """Draw the run, and write its tables where they are wanted."""
+    plot.draw(run)
+    print(f"figures: {run}", file=sys.stderr)
+    if markdown:
+        for name in page.write(markdown, records.read(run)):
+            print(f"{markdown} has no marks for: {name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -82,13 +82,13 @@ def _directory(session: Session, server: daemon.Nsfwd, photos: Sequence[Path]) -
         "photos": count,
         "nsfwd scan -r img/s": figures.median(ours),
         "daemon img/s": figures.median(daemons),
-        "ratio": figures.median_ratio(ours, daemons),
+        "ratio": figures.ratio(ours, daemons),
     }
     session.report(
         "command line: a directory",
         [row],
         "The daemon's own rate: the load generator, c = 64. The command's counts its start and its end. "
-        f"Ratio: median of {session.rounds} interleaved rounds.",
+        f"Ratio: median and quartiles of {session.rounds} interleaved rounds.",
     )
 
 

@@ -1,13 +1,17 @@
-"""The pictures: the same bytes for everybody, made by code, so that no download and no licence stands in the way.
+"""The pictures: the same for everybody, so that no private folder stands behind a figure.
 
-Photo-like JPEGs of two sizes, **small** around 0.19 megapixels (the median of a thousand real photos of the web) and
-**large** of 2 megapixels (a phone's picture as sites store it). Size and compressibility decide what decoding costs;
-smooth noise at several scales with a little grain compresses like a photo.
+Photo-like JPEGs made by code in two sizes, **small** around 0.19 megapixels (the median of a thousand real photos of
+the web) and **large** of 2 megapixels (a phone's picture as sites store it). Size and compressibility decide what
+decoding costs; smooth noise at several scales with a little grain compresses like a photo. No network finds anything in
+noise, so none of them is ever near a threshold: what is scored twice is seen with **photos**, windows of the pictures
+that scikit-image brings (public domain, CC0 and the like), in the small sizes.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -16,26 +20,74 @@ SIZES: dict[str, tuple[tuple[int, int], ...]] = {
     "small": ((500, 375), (375, 500), (500, 400), (480, 360), (640, 320)),
     "large": ((1632, 1224), (1224, 1632), (1920, 1080), (1600, 1200)),
 }
+SIZES["photos"] = SIZES["small"]
+KINDS = tuple(SIZES)
 QUALITY = 87
 """Of JPEG: the middle of what cameras and web sites use."""
+TAKEN = (
+    "astronaut.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+"""What was taken with a camera, of scikit-image's pictures."""
+SMALLEST = 120
+"""Pixels of the shorter side of a window: less is not a picture of anything."""
+
+
+class NoPhotos(RuntimeError):
+    """scikit-image is not installed."""
 
 
 def make(directory: Path, kind: str, count: int) -> list[Path]:
     """Make (once) and name ``count`` pictures of one kind.
 
     Args:
-        kind: a key of ``SIZES``.
+        kind: one of ``KINDS``.
+
+    Raises:
+        NoPhotos: of this kind there are none without scikit-image.
     """
     directory = directory / kind
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{number:05}.jpg" for number in range(count)]
-    for number, path in enumerate(paths):
-        if not path.exists():
-            sizes = SIZES[kind]
-            draft = path.with_suffix(".part")
-            photo(number, sizes[number % len(sizes)]).save(draft, "JPEG", quality=QUALITY)
-            draft.rename(path)
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    sizes = SIZES[kind]
+    wanted = ((number, sizes[number % len(sizes)]) for number in missing)
+    made = windows(wanted) if kind == "photos" else (photo(*one) for one in wanted)
+    for number, picture in zip(missing, made if missing else (), strict=True):
+        draft = paths[number].with_suffix(".part")
+        picture.save(draft, "JPEG", quality=QUALITY)
+        draft.rename(paths[number])
     return paths
+
+
+def windows(wanted: Iterator[tuple[int, tuple[int, int]]]) -> Iterator[Image.Image]:
+    """Windows of real photos, mirrored now and then, by seed and size. RGB.
+
+    Raises:
+        NoPhotos: see ``make``.
+    """
+    place = importlib.util.find_spec("skimage")
+    if place is None or place.origin is None:
+        raise NoPhotos("pip install -c requirements.lock -e '.[bench]' brings the photos (scikit-image)")
+    folder = Path(place.origin).parent / "data"
+    taken = [Image.open(folder / name).convert("RGB") for name in TAKEN if (folder / name).exists()]
+    for seed, size in wanted:
+        source = random.Random(seed)
+        picture = taken[seed % len(taken)]
+        scale = min(picture.width / size[0], picture.height / size[1])  # the largest window of this shape
+        scale *= source.uniform(SMALLEST / (min(size) * scale), 1.0)
+        width, height = round(size[0] * scale), round(size[1] * scale)
+        left, top = source.randint(0, picture.width - width), source.randint(0, picture.height - height)
+        window = picture.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+        yield window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if source.random() < 0.5 else window
 
 
 def photo(seed: int, size: tuple[int, int]) -> Image.Image:

@@ -28,7 +28,7 @@ def _requests(session: Session) -> list[dict[str, object]]:
     with daemon.Nsfwd(session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True) as server:
         server.wait_ready()
         load = Load(server.unix, Ndjson(), 8)
-        asked = 0
+        asked, first = 0, 0.0
         for decade in DECADES[: 4 if session.quick else 5]:
             session.say(f"curve: up to {decade} requests")
             count = decade - asked
@@ -37,11 +37,14 @@ def _requests(session: Session) -> list[dict[str, object]]:
                 some = (NOWHERE * 20)[: min(20_000, decade - asked)]
                 load.closed(some, depth=64)
                 asked += len(some)
+            cost = (machine.cpu_seconds([server.pid]) - before) / count
+            first = first or cost
             rows.append(
                 {
                     "requests": decade,
-                    "server us/img": (machine.cpu_seconds([server.pid]) - before) / count * 1e6,
+                    "server us/img": cost * 1e6,
                     "requests/s": count / (time.perf_counter() - began),
+                    "by the first": cost / first,
                     "server MB": machine.memory_mb([server.pid]),
                 }
             )
@@ -66,6 +69,7 @@ def _batches(session: Session) -> list[dict[str, object]]:
             {
                 "batch": size,
                 "img/s": calls * size / seconds,
+                "by one": calls * size / seconds / float(str(rows[0]["img/s"])) if rows else 1.0,
                 "ms a batch": seconds / calls * 1e3,
                 "CPU ms/img": (time.process_time() - cpu) / (calls * size) * 1e3,
                 "engine": f"{rooms.engine.name} {rooms.engine.precision}",

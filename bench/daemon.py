@@ -1,4 +1,4 @@
-"""Starts servers as a user would and stops them again: nsfwd, its peers, its ancestor."""
+"""Starts servers as a user would and stops them again: nsfwd, its peers, its ancestor, a bare one."""
 
 from __future__ import annotations
 
@@ -139,6 +139,30 @@ class Nsfwd(Process):
                     return time.monotonic() - self.started
             time.sleep(0.02)
         raise RuntimeError(f"not ready within {START:g} s")
+
+
+class Line(Process):
+    """The bare line server (``bench.line``).
+
+    Args:
+        directory: for its socket.
+        hops: processes that each request goes through.
+    """
+
+    def __init__(self, directory: Path, *, hops: int = 0) -> None:
+        self.unix = str(directory / f"line-{hops}.sock")
+        Path(self.unix).unlink(missing_ok=True)
+        super().__init__([sys.executable, "-m", "bench.line", self.unix, str(hops)])
+
+    def wait_ready(self) -> float:
+        """Wait for its first reply; return the seconds since its start."""
+        while time.monotonic() - self.started < START:
+            self.check()
+            with contextlib.suppress(OSError, EOFError):
+                ask(self.unix, {"id": 1})
+                return time.monotonic() - self.started
+            time.sleep(0.002)
+        raise RuntimeError(f"no reply within {START:g} s")
 
 
 def connect(address: Address) -> socket.socket:

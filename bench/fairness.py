@@ -52,7 +52,7 @@ def measure(session: Session) -> None:
         for connections in CROWDS:
             session.say(f"fairness: a sweep on {connections} connections")
             row = _beside(server, server.tcp, Lower(), connections, singles, paths)
-            rows.append({**row, "who": "interactive, beside a sweep in the background"})
+            rows.append({**row, "who": "interactive, beside a sweep"})
         session.report("fairness", rows, "Promised: p99 within three times the idle median and one batch.")
         session.say("fairness: a sweep beside a crowd in the interactive lane")
         session.report("fairness: share of a sweep", [_share(server, singles, paths)], f"Promised: {SHARE:g}.")
@@ -83,7 +83,7 @@ def _beside(
     p99 = figures.percentile(among.latencies, 0.99)
     return {
         "who": "one of the same lane",
-        "crowd's connections": connections,
+        "crowd connections": connections,
         "idle p50 ms": median * 1e3,
         "p50 ms": figures.percentile(among.latencies, 0.5) * 1e3,
         "p99 ms": p99 * 1e3,

@@ -1,11 +1,25 @@
-"""The arithmetic of measuring: percentiles, medians of ratios, tables. Pure."""
+"""The arithmetic of measuring: percentiles, ratios round by round, tables. Pure."""
 
 from __future__ import annotations
 
 import math
+import random
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 Row = Mapping[str, object]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What many rounds came to: the middle one, and the two between which half of all lie."""
+
+    median: float
+    low: float
+    high: float
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -36,13 +50,29 @@ def median(values: Sequence[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios round by round: a slow minute of the machine hits both sides of one ratio alike.
+def spread(values: Sequence[float]) -> Spread:
+    """The median of ``values`` and their quartiles.
 
     Raises:
-        ValueError: the rounds do not match; the caller's defect.
+        ValueError: there are no values.
     """
-    return median([mine / other for mine, other in zip(ours, theirs, strict=True)])
+    middle = median(values)
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [middle] * 3
+    return Spread(middle, low, high)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ratios round by round: both sides of one were measured one right after the other, in the same minute's weather.
+
+    Raises:
+        ValueError: the rounds do not match, or there are none; the caller's defect.
+    """
+    return spread([mine / other for mine, other in zip(ours, theirs, strict=True)])
+
+
+def shuffled(items: Sequence[Item], *, seed: int) -> list[Item]:
+    """The items in an order that is another one each round and the same one each run: nobody is always first."""
+    return random.Random(seed).sample(list(items), len(items))
 
 
 def growth(values: Sequence[float]) -> float:
@@ -51,9 +81,11 @@ def growth(values: Sequence[float]) -> float:
 
 
 def spelled(value: object) -> str:
-    """A cell: three significant digits, and whole numbers from a hundred up."""
+    """A cell: three significant digits, and whole numbers from a hundred up; behind a median its quartiles."""
     if value is None:
         return ""
+    if isinstance(value, Spread):
+        return f"{spelled(value.median)} ({spelled(value.low)} to {spelled(value.high)})"
     if not isinstance(value, float):
         return str(value)
     if math.isnan(value):
@@ -67,3 +99,24 @@ def table(rows: Iterable[Row]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, ["---"] * len(columns), *([spelled(row.get(key)) for key in columns] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def flat(row: Row) -> dict[str, object]:
+    """The row as JSON has it: a spread is its median, and beside it ``KEY quartiles``."""
+    found: dict[str, object] = {}
+    for key, value in row.items():
+        if isinstance(value, Spread):
+            found[key] = value.median
+            found[f"{key} quartiles"] = [value.low, value.high]
+        else:
+            found[key] = value
+    return found
+
+
+def raised(row: Row) -> dict[str, object]:
+    """What ``flat`` was given."""
+    found = {key: value for key, value in row.items() if not key.endswith(" quartiles")}
+    for key, value in row.items():
+        if key.endswith(" quartiles") and isinstance(value, list):
+            found[key.removesuffix(" quartiles")] = Spread(float(str(row[key.removesuffix(" quartiles")])), *value)
+    return found

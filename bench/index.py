@@ -47,9 +47,9 @@ def measure(session: Session) -> None:
     session.say(f"index: filling one with {rows} rows")
     with Index(session.directory / "index.db") as index:
         fill(index, rows)
-        session.report(f"index: {rows} rows", list(_looked(session, index, rows)))
+        session.report("index", list(_looked(session, index, rows)))
     files = 20_000 if session.quick else 200_000
-    session.report(f"index: the audit of {files} files", [_audited(session, files)])
+    session.report("index: audit", [_audited(session, files)])
 
 
 def _looked(session: Session, index: Index, rows: int) -> Iterator[dict[str, object]]:
@@ -71,7 +71,7 @@ def _looked(session: Session, index: Index, rows: int) -> Iterator[dict[str, obj
             work()
             seconds = time.perf_counter() - began
             memory = machine.memory_mb([os.getpid()])
-            yield {"what": name, "s": seconds, "rows/s": rows / seconds, "bench MB": memory}
+            yield {"what": name, "rows": rows, "s": seconds, "rows/s": rows / seconds, "bench MB": memory}
 
 
 def _audited(session: Session, files: int) -> dict[str, object]:

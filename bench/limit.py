@@ -60,6 +60,11 @@ class Bare:
         greetings = [self._read(child) for child in self._children]
         self.precision = str(greetings[0]["ready"])
 
+    @property
+    def processes(self) -> list[int]:
+        """Who they are."""
+        return [child.pid for child in self._children]
+
     def __enter__(self) -> Bare:
         return self
 
@@ -113,6 +118,7 @@ def choose(session: Session, kind: str) -> tuple[Setting, list[Mapping[str, obje
                 "img/s": rate,
                 "p50 ms": p50 * 1e3,
                 "CPU ms/img": figures.median([one.cpu for one in rounds]) * 1e3,
+                "by serial": rate / float(str(rows[0]["img/s"])) if rows else 1.0,
                 "precision": bare.precision,
             }
         )
@@ -126,4 +132,4 @@ def measure(session: Session) -> None:
     """Print the limit of each kind of pictures at every setting."""
     for kind in session.kinds:
         best, rows = choose(session, kind)
-        session.report(f"bare limit, {kind} pictures", rows, f"Best setting: {best.name}.")
+        session.report(f"bare limit, {kind}", rows, f"Best setting: {best.name}.")

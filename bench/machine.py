@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -14,13 +15,18 @@ _PROC = Path("/proc")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of these processes and of their reaped children. Steadier than any rate."""
+    """User and system time of these processes and of their reaped children. Steadier than any rate.
+
+    By the clock of each process, which counts nanoseconds: the ticks of ``/proc`` are of ten milliseconds, in which a
+    server answers twenty images.
+    """
     total = 0.0
     for pid in pids:
         with contextlib.suppress(OSError):
-            # Behind the name in parentheses: state is field 3; 14 to 17 are utime, stime, cutime, cstime.
+            total += time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
+            # Behind the name in parentheses: state is field 3; 16 and 17 are cutime and cstime.
             fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-            total += sum(map(int, fields[11:15])) * _TICK
+            total += sum(map(int, fields[13:15])) * _TICK
     return total
 
 

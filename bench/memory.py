@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import daemon, echo, figures, machine
+from bench.limit import SERIAL, Bare
 from bench.load import Load, Ndjson
 from bench.noop import NOWHERE
 from bench.session import Session
 
+NOTE = (
+    "Growth: from the first reading to the last, after the warm-up. Bare: one process that decodes and scores with the "
+    "same engine, without a server."
+)
 FIRST = 10_000
 """Requests after which a growth counts: pools and caches have their size by then."""
 
@@ -26,10 +31,12 @@ def measure(session: Session) -> None:
     ) as real:
         real.wait_ready()
         pictures = session.pictures("small")
-        rows.append(
-            _grown(session, real, session.bundle, pictures, session.count(2_000), session.count(20_000), depth=8)
-        )
-    session.report("memory (PSS, MB)", rows, "Growth: from the first reading to the last, after the warm-up.")
+        row = _grown(session, real, session.bundle, pictures, session.count(2_000), session.count(20_000), depth=8)
+        with Bare(session, SERIAL) as bare:
+            bare.run(pictures[:100])
+            least = machine.memory_mb(bare.processes)
+        rows.append({**row, "bare": least, "by bare": float(str(row["tree"])) / least})
+    session.report("memory (PSS, MB)", rows, NOTE)
 
 
 def _grown(

@@ -1,4 +1,4 @@
-"""``peers``: other servers on the same model, precision and decoding, one after the other in each round."""
+"""``peers``: other servers on the same model, precision and decoding, in turn, and the ancestor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from bench.load import Http, Load, Ndjson, Result, Speech
 from bench.rooms import BUNDLE, PRECISION
 from bench.session import CACHE, HERE, REPOSITORY, Session
 
+NOTE = "By theirs, by ours: how many times as fast nsfwd is; median and quartiles of the ratios round by round."
 CONCURRENCY = (1, 8, 64)
+ANCESTOR = "the ancestor"
+SLOW = ("ray", ANCESTOR)
+"""They have their turn in every third round."""
 VENV = CACHE / "peers"
 
 
@@ -30,8 +34,28 @@ class Contender:
     speech: Speech
     ready: float = 0.0
     memory: float = 0.0
-    found: dict[int, list[Result]] = field(default_factory=lambda: {c: [] for c in CONCURRENCY})
+    found: dict[int, dict[int, Result]] = field(default_factory=lambda: {c: {} for c in CONCURRENCY})
     cpu: dict[int, list[float]] = field(default_factory=lambda: {c: [] for c in CONCURRENCY})
+
+    @property
+    def slow(self) -> bool:
+        """Whether a round of it would take as long as one of all the others."""
+        return self.name in SLOW
+
+    def ask(self, paths: Sequence[Path], c: int) -> Result:
+        """Connect anew: some servers close a connection that was idle for a round. Connecting is not counted."""
+        load = Load(self.address, self.speech, c)
+        try:
+            return load.closed(paths)
+        finally:
+            load.close()
+
+    def round(self, number: int, c: int, paths: Sequence[Path]) -> None:
+        """Measure one round at ``c`` and keep it."""
+        tree = self.process.processes()
+        before = machine.cpu_seconds(tree)
+        self.found[c][number] = self.ask(paths, c)
+        self.cpu[c].append((machine.cpu_seconds(tree) - before) / len(paths))
 
 
 def measure(session: Session) -> None:
@@ -40,10 +64,13 @@ def measure(session: Session) -> None:
     for kind in session.kinds[:1] if session.quick else session.kinds:
         with contextlib.ExitStack() as stack:
             contenders = [_nsfwd(session, stack)]
-            contenders += [_peer(session, stack, name, python) for name in session.peers if python]
-            contenders.append(_ancestor(session, stack))
+            if python is not None:
+                for name in session.peers:
+                    contenders += _peer(session, stack, name, python)
+            contenders += _ancestor(session, stack)
             _rounds(session, kind, contenders)
-            session.report(f"peers, {kind} pictures", [row for one in contenders for row in _rows(one, contenders[0])])
+            rows = [row for one in contenders for row in _rows(one, contenders[0])]
+            session.report(f"peers, {kind}", rows, NOTE)
 
 
 def environment(session: Session) -> Path | None:
@@ -56,8 +83,10 @@ def environment(session: Session) -> Path | None:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         pip += ["-c", str(lock), "-r", str(wanted)]
-        if subprocess.run(pip, check=False).returncode:
-            session.say("peers: they cannot be installed here; only nsfwd and the ancestor are measured")
+        said = subprocess.run(pip, check=False, capture_output=True, text=True)
+        if said.returncode:
+            why = next((line for line in said.stderr.splitlines() if line.startswith("ERROR")), "pip failed")
+            session.say(f"peers: not installed, only nsfwd and the ancestor are measured ({why})")
             return None
         stamp.write_text(wanted.read_text())
     return python
@@ -71,7 +100,7 @@ def _nsfwd(session: Session, stack: contextlib.ExitStack) -> Contender:
     return Contender("nsfwd", server, server.unix, Ndjson(), ready)
 
 
-def _peer(session: Session, stack: contextlib.ExitStack, name: str, python: Path) -> Contender:
+def _peer(session: Session, stack: contextlib.ExitStack, name: str, python: Path) -> list[Contender]:
     port = daemon.free_port()
     target = "/predict"
     if name == "bentoml":
@@ -87,11 +116,11 @@ def _peer(session: Session, stack: contextlib.ExitStack, name: str, python: Path
     return _awaited(session, Contender(name, process, ("127.0.0.1", port), Http(target)))
 
 
-def _ancestor(session: Session, stack: contextlib.ExitStack) -> Contender:
+def _ancestor(session: Session, stack: contextlib.ExitStack) -> list[Contender]:
     port = daemon.free_port()
     command = [sys.executable, "-m", "bench.ancestor", str(port)]
     process = stack.enter_context(daemon.Process(command, _environment(session)))
-    return _awaited(session, Contender("the ancestor", process, ("127.0.0.1", port), Ndjson()))
+    return _awaited(session, Contender(ANCESTOR, process, ("127.0.0.1", port), Ndjson()))
 
 
 def _environment(session: Session) -> dict[str, str]:
@@ -106,66 +135,56 @@ def _environment(session: Session) -> dict[str, str]:
     }
 
 
-def _awaited(session: Session, one: Contender) -> Contender:
-    """Wait for the first right answer."""
+def _awaited(session: Session, one: Contender) -> list[Contender]:
+    """Wait for the first right answer; nobody where there is none."""
     session.say(f"peers: starting {one.name}")
     paths = session.pictures("small")[:1]
     while time.monotonic() - one.process.started < daemon.START:
-        one.process.check()
+        try:
+            one.process.check()
+        except RuntimeError as error:
+            session.say(f"peers: {one.name} is left out: {str(error).splitlines()[-1]}")
+            return []
         with contextlib.suppress(OSError, RuntimeError):
-            load = Load(one.address, one.speech, 1)
-            try:
-                load.closed(paths)
-            finally:
-                load.close()
+            one.ask(paths, 1)
             one.ready = time.monotonic() - one.process.started
-            return one
+            return [one]
         time.sleep(0.05)
-    raise RuntimeError(f"{one.name} gave no answer within {daemon.START:g} s")
+    session.say(f"peers: {one.name} is left out: no answer within {daemon.START:g} s")
+    return []
 
 
 def _rounds(session: Session, kind: str, contenders: Sequence[Contender]) -> None:
     paths = session.pictures(kind)
     for one in contenders:
-        _asked(one, paths[:40], 8)
+        one.ask(paths[:40], 8)
     for number in range(session.rounds):
-        for one in (*contenders[number:], *contenders[:number]):  # nobody is always first
-            session.say(f"peers: {kind}, round {number + 1} of {session.rounds}, {one.name}")
-            slow = 4 if one.name == "the ancestor" else 1
-            for c in CONCURRENCY:
-                some = paths[: max(session.count(200 if c == 1 else 600) // slow, 2 * c)]
-                tree = one.process.processes()
-                before = machine.cpu_seconds(tree)
-                one.found[c].append(_asked(one, some, c))
-                one.cpu[c].append((machine.cpu_seconds(tree) - before) / len(some))
+        session.say(f"peers: {kind}, round {number + 1} of {session.rounds}")
+        here = [one for one in contenders if not one.slow or session.rarely(number)]
+        for c in figures.shuffled(CONCURRENCY, seed=number):
+            for one in figures.shuffled(here, seed=number * len(CONCURRENCY) + c):
+                few = 4 if one.name == ANCESTOR else 1
+                one.round(number, c, paths[: max(session.count(200 if c == 1 else 500) // few, 2 * c)])
     for one in contenders:
         one.memory = machine.memory_mb(one.process.processes())
-
-
-def _asked(one: Contender, paths: Sequence[Path], c: int) -> Result:
-    """Connect anew: some servers close a connection that was idle for a round. Connecting is not counted."""
-    load = Load(one.address, one.speech, c)
-    try:
-        return load.closed(paths)
-    finally:
-        load.close()
 
 
 def _rows(one: Contender, ours: Contender) -> list[dict[str, object]]:
     rows = []
     for c in CONCURRENCY:
-        latencies = [x for result in one.found[c] for x in result.latencies]
+        both = [(ours.found[c][number], theirs) for number, theirs in one.found[c].items()]
+        latencies = [x for _, result in both for x in result.latencies]
+        p50 = [[figures.percentile(result.latencies, 0.5) for result in pair] for pair in both]
         rows.append(
             {
                 "who": one.name,
                 "c": c,
-                "img/s": figures.median([result.rate for result in one.found[c]]),
+                "img/s": figures.median([theirs.rate for _, theirs in both]),
                 "p50 ms": figures.percentile(latencies, 0.5) * 1e3,
                 "p99 ms": figures.percentile(latencies, 0.99) * 1e3,
                 "CPU ms/img": figures.median(one.cpu[c]) * 1e3,
-                "nsfwd is faster by": figures.median_ratio(
-                    [result.rate for result in ours.found[c]], [result.rate for result in one.found[c]]
-                ),
+                "rate by theirs": figures.ratio([mine.rate for mine, _ in both], [theirs.rate for _, theirs in both]),
+                "p50 by ours": figures.ratio([theirs for _, theirs in p50], [mine for mine, _ in p50]),
                 "memory MB": one.memory,
                 "start s": one.ready,
             }

@@ -1,56 +1,157 @@
-"""Draws a run: what is drawn is read from its JSON lines, so that an old run can be drawn again. Needs matplotlib."""
+"""Draws a run from its JSON lines, so that an old run can be drawn again. Needs matplotlib (the extra ``bench``)."""
 
 from __future__ import annotations
 
-import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.session import Session
+from bench import records
+from bench.figures import Spread
+from bench.records import Tables
+
+Rows = Sequence[Mapping[str, Any]]
+Panel = Callable[[Any, Tables], bool]
+"""Draws on one pair of axes what the run has for it; whether it has anything."""
+
+AIMED = {1: 1 / 1.15, 8: 0.92, 64: 0.95, 512: 0.95}
+"""Share of the limit that is aimed at, by requests in flight; for one, of its p50."""
 
 
-def draw(session: Session) -> None:
-    """Write ``RUN.png`` beside the run's figures; without matplotlib (the extra ``bench``) say so."""
-    source = session.results / f"{session.started}.jsonl"
+def draw(run: Path) -> None:
+    """Write ``RUN.png`` beside the run's figures; without matplotlib say so."""
     try:
         import matplotlib
     except ImportError:
-        session.say("no plot: pip install -c requirements.lock -e '.[bench]' brings matplotlib")
+        print("no plot: pip install -c requirements.lock -e '.[bench]' brings matplotlib", file=sys.stderr)
         return
     matplotlib.use("Agg")
-    target = source.with_suffix(".png")
-    if plot(read(source), target):
-        session.say(f"plot: {target}")
-    session.say(f"figures: {source}")
+    target = run.with_suffix(".png")
+    if plot(records.read(run), target):
+        print(f"plot: {target}", file=sys.stderr)
 
 
-def read(source: Path) -> list[dict[str, Any]]:
-    """The rows of one run."""
-    return [json.loads(line) for line in source.read_text("utf-8").splitlines()]
-
-
-def plot(rows: list[dict[str, Any]], target: Path) -> bool:
-    """Draw what is there: rates against the limit, and latencies. Return whether there was anything."""
+def plot(tables: Tables, target: Path) -> bool:
+    """Draw what is there, a panel for each question. Return whether there was anything."""
     from matplotlib import pyplot
 
-    served = [row for row in rows if row["table"].startswith("served")]
-    curve = [row for row in rows if row["table"].startswith("curve")]
-    if not served and not curve:
-        return False
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for kind in dict.fromkeys(row["pictures"] for row in served):
-        some = [row for row in served if row["pictures"] == kind]
-        axes[0].plot([row["c"] for row in some], [row["rate ratio"] for row in some], "o-", label=f"{kind} pictures")
-    axes[0].axhline(1.0, color="grey", linewidth=0.8)
-    axes[0].set(xscale="log", xlabel="requests in flight", ylabel="rate / bare limit", ylim=(0, 1.15))
-    cost = [row for row in curve if "requests" in row]
-    axes[1].plot(
-        [row["requests"] for row in cost], [row["server us/img"] for row in cost], "o-", label="server process"
-    )
-    axes[1].set(xscale="log", xlabel="requests so far", ylabel="microseconds an image (noop)", ylim=(0, None))
-    for axis in axes:
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend()
-    figure.savefig(target, dpi=120)
+    figure = pyplot.figure(figsize=(12, 8), layout="constrained")
+    panels = [
+        panel for panel in (_served, _peers, _beside, _noop, _curve, _batches) if panel(figure.add_subplot(), tables)
+    ]
+    figure.clear()
+    wide = min(3, len(panels))
+    for number, panel in enumerate(panels):
+        panel(figure.add_subplot(-(-len(panels) // wide), wide, number + 1), tables)
+    if panels:
+        figure.suptitle(_title(tables), fontsize=10)
+        figure.savefig(target, dpi=120)
     pyplot.close(figure)
-    return True
+    return bool(panels)
+
+
+def _title(tables: Tables) -> str:
+    told = {row["what"]: row["is"] for row in tables["machine"].rows} if "machine" in tables else {}
+    return ", ".join(str(told[key]) for key in ("cpu", "run") if key in told) + f"; {told.get('cores', '?')} cores"
+
+
+def _of(tables: Tables, start: str) -> dict[str, Rows]:
+    """The tables whose names begin so, by the rest of their names."""
+    return {name.removeprefix(start): table.rows for name, table in tables.items() if name.startswith(start)}
+
+
+def _middle(value: Any) -> float:
+    return value.median if isinstance(value, Spread) else float(value)
+
+
+def _bars(values: Sequence[Any]) -> list[list[float]]:
+    """How far the quartiles lie below and above the medians."""
+    spreads = [one if isinstance(one, Spread) else Spread(one, one, one) for one in values]
+    return [[one.median - one.low for one in spreads], [one.high - one.median for one in spreads]]
+
+
+def _served(axes: Any, tables: Tables) -> bool:
+    served = _of(tables, "served, ")
+    for number, (kind, rows) in enumerate(served.items()):
+        values = [row["rate ratio"] for row in rows]
+        at = [place + (number - (len(served) - 1) / 2) * 0.15 for place in range(len(rows))]
+        axes.errorbar(at, list(map(_middle, values)), yerr=_bars(values), fmt="o", capsize=3, label=kind)
+        axes.set_xticks(range(len(rows)), [str(row["c"]) for row in rows])
+        for place, row in enumerate(rows):
+            axes.hlines(AIMED.get(row["c"], 1.0), place - 0.4, place + 0.4, "grey", ":", linewidth=1)
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.set(title="Rate by that of the bare limit", xlabel="requests in flight (dotted: aimed at)")
+    _legend(axes)
+    return bool(served)
+
+
+def _peers(axes: Any, tables: Tables) -> bool:
+    for kind, rows in list(_of(tables, "peers, ").items())[:1]:
+        who = list(dict.fromkeys(row["who"] for row in rows))
+        for number, name in enumerate(who):
+            some = [row for row in rows if row["who"] == name]
+            at = [place + (number - (len(who) - 1) / 2) * 0.13 for place in range(len(some))]
+            axes.bar(at, [_middle(row["img/s"]) for row in some], 0.13, label=name)
+            axes.set_xticks(range(len(some)), [str(row["c"]) for row in some])
+        axes.set(title=f"Images a second, {kind}", xlabel="requests in flight")
+        _legend(axes, columns=2)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+        return True
+    return False
+
+
+def _beside(axes: Any, tables: Tables) -> bool:
+    rows = tables["fairness"].rows if "fairness" in tables else []
+    for at, row in enumerate(rows):
+        for key, colour in (("idle p50 ms", "C2"), ("p50 ms", "C0"), ("p99 ms", "C1"), ("promised ms", "grey")):
+            axes.plot([_middle(row[key])], [at], "|" if key == "promised ms" else "o", color=colour, markersize=9)
+    if rows:
+        names = ("idle p50", "p50", "p99", "promised")
+        for name, colour in zip(names, ("C2", "C0", "C1", "grey"), strict=True):
+            axes.plot([], [], "|" if name == "promised" else "o", color=colour, label=name)
+        said = {"one of the same lane": "same lane", "interactive, beside a sweep": "beside a sweep"}
+        labels = [f"{said.get(str(row['who']), row['who'])}, {row['crowd connections']}" for row in rows]
+        axes.set_yticks(range(len(rows)), labels)
+        axes.invert_yaxis()
+        axes.set(title="One client beside 2,000 in flight", xlabel="ms", xlim=(0, None))
+        axes.margins(y=0.3)
+        _legend(axes)
+    return bool(rows)
+
+
+def _noop(axes: Any, tables: Tables) -> bool:
+    rows = [row for rows in _of(tables, "noop").values() for row in rows]
+    parts = (("nsfwd", "server us/img"), ("two hops", "two hops us/img"), ("bare line server", "bare us/img"))
+    for number, (name, column) in enumerate(parts):
+        at = [place + (number - 1) * 0.27 for place in range(len(rows))]
+        axes.bar(at, [_middle(row[column]) for row in rows], 0.27, label=name)
+    axes.set_xticks(range(len(rows)), [f"{row['in flight']}\n(batch {row['batch']})" for row in rows], fontsize=7)
+    axes.set(title="CPU of the server process, no decoding, no model", ylabel="us an image", yscale="log")
+    if rows:
+        _legend(axes)
+    return bool(rows)
+
+
+def _curve(axes: Any, tables: Tables) -> bool:
+    rows = [row for rows in _of(tables, "curve: cost").values() for row in rows]
+    axes.plot([row["requests"] for row in rows], [_middle(row["server us/img"]) for row in rows], "o-")
+    axes.set(title="CPU of the server by requests so far", xlabel="requests", ylabel="us an image")
+    axes.set(xscale="log", ylim=(0, None))
+    return bool(rows)
+
+
+def _batches(axes: Any, tables: Tables) -> bool:
+    rows = [row for rows in _of(tables, "curve: the engine").values() for row in rows]
+    axes.plot([row["batch"] for row in rows], [_middle(row["img/s"]) for row in rows], "o-")
+    axes.set(title="The engine alone by batch size", xlabel="images a batch", ylabel="images a second")
+    if rows:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([row["batch"] for row in rows], [str(row["batch"]) for row in rows])
+        axes.set_ylim(0, None)
+    return bool(rows)
+
+
+def _legend(axes: Any, columns: int = 1) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, ncols=columns)

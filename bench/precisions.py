@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import daemon, figures, machine
+from bench.corpus import NoPhotos
 from bench.load import Load, Ndjson
 from bench.session import Session
 
@@ -30,15 +31,20 @@ class Served:
 
 def measure(session: Session) -> None:
     """Print rate, cost and share of images scored twice, by precision."""
-    for kind in session.kinds[:1]:
+    kind = "photos"
+    try:
         paths = session.pictures(kind)
-        with contextlib.ExitStack() as stack:
-            served = [one for precision in PRECISIONS if (one := _start(session, stack, precision, paths))]
-            for number in range(session.rounds):
-                for one in (*served[number % len(served) :], *served[: number % len(served)]):
-                    session.say(f"precisions: {kind}, round {number + 1} of {session.rounds}, {one.precision}")
-                    _ask(one, (paths * 4)[: session.count(1000)])
-            session.report(f"precisions end to end, {kind} pictures", [_row(one, served) for one in served])
+    except NoPhotos as error:
+        kind = session.kinds[0]
+        session.say(f"precisions: of {kind} pictures, of which none is scored twice: {error}")
+        paths = session.pictures(kind)
+    with contextlib.ExitStack() as stack:
+        served = [one for precision in PRECISIONS if (one := _start(session, stack, precision, paths))]
+        for number in range(session.rounds):
+            for one in figures.shuffled(served, seed=number):
+                session.say(f"precisions: {kind}, round {number + 1} of {session.rounds}, {one.precision}")
+                _ask(one, (paths * 4)[: session.count(500)])
+        session.report(f"precisions end to end, {kind}", [_row(one, served) for one in served])
 
 
 def _start(session: Session, stack: contextlib.ExitStack, precision: str, paths: list[Path]) -> Served | None:
@@ -54,7 +60,7 @@ def _start(session: Session, stack: contextlib.ExitStack, precision: str, paths:
         return None
     load = Load(server.unix, Ndjson(), IN_FLIGHT)
     stack.callback(load.close)
-    load.closed(paths[:IN_FLIGHT])
+    load.closed(paths)  # all of them once: what is scored twice is counted from the start
     return Served(precision, server, load)
 
 
@@ -73,5 +79,5 @@ def _row(one: Served, served: list[Served]) -> dict[str, object]:
         "scored twice %": 100 * one.server.ask({"op": "stats"})["engine"].get("rechecked_share", 0.0),
     }
     for other in served:
-        row[f"rate / {other.precision}"] = figures.median_ratio(one.rates, other.rates)
+        row[f"rate / {other.precision}"] = figures.ratio(one.rates, other.rates)
     return row

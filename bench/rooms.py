@@ -19,6 +19,7 @@ from nsfwd.imaging import preprocess
 from nsfwd.ipc.messages import ImageLimits
 
 LIMITS = ImageLimits(64 << 20, 100_000_000, 1, 1, 1 << 30)
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nsfwd"
 BUNDLE, PRECISION = "NSFWD_BENCH_BUNDLE", "NSFWD_BENCH_PRECISION"
 """Variables by which a peer's worker processes learn what to load."""
 
@@ -39,8 +40,7 @@ class Rooms:
     ) -> None:
         self.bundle: Bundle = open_bundle(directory, precision=precision or None)
         self._recipe = self.bundle.manifest.recipe
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nsfwd"
-        options = EngineOptions(bundle=self.bundle, device="cpu", max_batch=most, cache=cache, threads=threads)
+        options = EngineOptions(bundle=self.bundle, device="cpu", max_batch=most, cache=CACHE, threads=threads)
         self.engine: Engine = choose.build(engine, options)
         self.engine.warm()
 

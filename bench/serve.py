@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import daemon, figures, machine
@@ -13,6 +15,34 @@ from bench.session import Session
 CONCURRENCY = (1, 8, 64, 512)
 OPEN_SHARES = (0.5, 0.8)
 """Rates of the open loop, as shares of the limit."""
+
+
+@dataclass
+class Pair:
+    """One concurrency: ours and the limit, one right after the other in each round."""
+
+    load: Load
+    limit: Bare
+    paths: Sequence[Path]
+    ours: list[Measured] = field(default_factory=list)
+    theirs: list[Measured] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+
+    def round(self, server: daemon.Nsfwd, number: int) -> None:
+        """Measure both; the other one first every other time."""
+        for ours in (number % 2 == 0, number % 2 == 1):
+            if ours:
+                self._ours(server)
+            else:
+                self.theirs.append(self.limit.run(self.paths))
+
+    def _ours(self, server: daemon.Nsfwd) -> None:
+        tree = server.processes()
+        before, own = machine.cpu_seconds(tree), machine.cpu_seconds([server.pid])
+        result = self.load.closed(self.paths)
+        cpu = (machine.cpu_seconds(tree) - before) / len(self.paths)
+        self.own.append((machine.cpu_seconds([server.pid]) - own) / len(self.paths))
+        self.ours.append(Measured(result.rate, cpu, result.latencies))
 
 
 def measure(session: Session) -> None:
@@ -27,65 +57,51 @@ def measure(session: Session) -> None:
 def _closed_and_open(session: Session, server: daemon.Nsfwd, kind: str) -> None:
     paths = session.pictures(kind)
     best, _ = choose(session, kind)
-    limit: list[Measured] = []
-    serial: list[Measured] = []
-    ours: dict[int, list[Measured]] = {c: [] for c in CONCURRENCY}
-    own: dict[int, list[float]] = {c: [] for c in CONCURRENCY}
-    loads = {c: Load(server.unix, Ndjson(), c) for c in CONCURRENCY}
-    with Bare(session, SERIAL) as alone, Bare(session, best) as crowd:
+    with contextlib.ExitStack() as stack:
+        alone, crowd = (stack.enter_context(Bare(session, setting)) for setting in (SERIAL, best))
+        pairs = {}
         for c in CONCURRENCY:
-            loads[c].closed(paths[: max(20, min(c, 64))])
+            load = Load(server.unix, Ndjson(), c)
+            stack.callback(load.close)
+            count = max(session.count(200 if c == 1 else 500), c + c // 4)
+            pairs[c] = Pair(load, crowd if c > 1 else alone, (paths * 4)[:count])
+            load.closed(paths[: max(20, min(c, 64))])
+        for bare in (alone, crowd):
+            bare.run(paths[:20])
         for number in range(session.rounds):
             session.say(f"serve: {kind}, round {number + 1} of {session.rounds}")
-            serial.append(alone.run(paths[: session.count(300)]))
-            for c in CONCURRENCY:
-                some = (paths * 4)[: max(session.count(300 if c == 1 else 1000), c + c // 4)]
-                limit_now = crowd.run(some) if c > 1 else serial[-1]
-                if c > 1:
-                    limit.append(limit_now)
-                found, of_server = _round(server, loads[c], some)
-                ours[c].append(found)
-                own[c].append(of_server)
-    limits = {c: [limit[i * 3 + at] for i in range(session.rounds)] for at, c in enumerate(CONCURRENCY[1:])}
-    rows = [_row(kind, c, ours[c], limits.get(c, serial), own[c]) for c in CONCURRENCY]
-    session.report(
-        f"served, {kind} pictures",
-        rows,
-        f"Limit: {best.name} (c = 1: serial). Ratios are medians of {session.rounds} interleaved rounds.",
-    )
-    _open(session, loads[64], kind, figures.median([one.rate for one in limit]))
-    for load in loads.values():
-        load.close()
+            for c in figures.shuffled(CONCURRENCY, seed=number):
+                if c < CONCURRENCY[-1] or session.rarely(number):
+                    pairs[c].round(server, number)
+        session.report(
+            f"served, {kind}",
+            [_row(c, pair) for c, pair in pairs.items()],
+            f"Limit: {best.name} (c = 1: serial). By the limit: median and quartiles of the ratios of "
+            f"{session.rounds} rounds (c = 512: of every third).",
+        )
+        rate = figures.median([one.rate for one in pairs[64].theirs])
+        _open(session, pairs[64].load, kind, rate)
 
 
-def _round(server: daemon.Nsfwd, load: Load, paths: Sequence[Path]) -> tuple[Measured, float]:
-    tree = server.processes()
-    before, own = machine.cpu_seconds(tree), machine.cpu_seconds([server.pid])
-    result = load.closed(paths)
-    cpu = (machine.cpu_seconds(tree) - before) / len(paths)
-    return Measured(result.rate, cpu, result.latencies), (machine.cpu_seconds([server.pid]) - own) / len(paths)
-
-
-def _row(kind: str, c: int, ours: list[Measured], limit: list[Measured], own: list[float]) -> Mapping[str, object]:
-    latencies = [x for one in ours for x in one.latencies]
-    p50 = figures.percentile(latencies, 0.5)
+def _row(c: int, pair: Pair) -> Mapping[str, object]:
+    latencies = [x for one in pair.ours for x in one.latencies]
     row: dict[str, object] = {
-        "pictures": kind,
         "c": c,
-        "img/s": figures.median([one.rate for one in ours]),
-        "limit img/s": figures.median([one.rate for one in limit]),
-        "rate ratio": figures.median_ratio([one.rate for one in ours], [one.rate for one in limit]),
-        "p50 ms": p50 * 1e3,
+        "img/s": figures.median([one.rate for one in pair.ours]),
+        "limit img/s": figures.median([one.rate for one in pair.theirs]),
+        "rate ratio": figures.ratio([one.rate for one in pair.ours], [one.rate for one in pair.theirs]),
+        "p50 ms": figures.percentile(latencies, 0.5) * 1e3,
         "p99 ms": figures.percentile(latencies, 0.99) * 1e3,
         "p50 ratio": None,
-        "CPU ms/img": figures.median([one.cpu for one in ours]) * 1e3,
-        "limit CPU ms/img": figures.median([one.cpu for one in limit]) * 1e3,
-        "server us/img": figures.median(own) * 1e6,
+        "CPU ms/img": figures.median([one.cpu for one in pair.ours]) * 1e3,
+        "limit CPU ms/img": figures.median([one.cpu for one in pair.theirs]) * 1e3,
+        "CPU ratio": figures.ratio([one.cpu for one in pair.ours], [one.cpu for one in pair.theirs]),
+        "server us/img": figures.median(pair.own) * 1e6,
     }
     if c == 1:
-        row["p50 ratio"] = figures.median_ratio(
-            [figures.percentile(one.latencies, 0.5) for one in ours],
-            [figures.percentile(one.latencies, 0.5) for one in limit],
+        row["p50 ratio"] = figures.ratio(
+            [figures.percentile(one.latencies, 0.5) for one in pair.ours],
+            [figures.percentile(one.latencies, 0.5) for one in pair.theirs],
         )
     return row
 
@@ -105,4 +121,4 @@ def _open(session: Session, load: Load, kind: str, limit: float) -> None:
                 "p99 ms": figures.percentile(result.latencies, 0.99) * 1e3,
             }
         )
-    session.report(f"open loop, {kind} pictures", rows)
+    session.report(f"open loop, {kind}", rows)

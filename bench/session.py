@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -10,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import corpus, figures, machine
+from bench import corpus, figures, machine, records
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 RESULTS = HERE / "results"
 CACHE = HERE / ".cache"
 """Pictures and the peers' virtual environment; git-ignored, as the results are."""
+ROUNDS = 9
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Session:
     """What every measurement gets.
 
     Attributes:
-        quick: fewer pictures and rounds: ratios within a few percent, minutes instead of an hour.
-        rounds: interleaved rounds; ratios are medians over them.
+        quick: fewer pictures and shorter rounds: ratios within a few percent, minutes instead of an hour.
+        rounds: interleaved and short: many short ones tell more of a shared machine than few long ones.
         kinds: of pictures (``corpus.SIZES``).
         photos: a folder whose JPEGs take the place of pictures made by code, whatever their kind.
     """
@@ -34,7 +34,7 @@ class Session:
     models_dir: Path = REPOSITORY / "models"
     precision: str = ""
     quick: bool = False
-    rounds: int = 5
+    rounds: int = ROUNDS
     kinds: Sequence[str] = ("small", "large")
     photos: Path | None = None
     peers: Sequence[str] = ("mosec", "litserve", "bentoml", "ray")
@@ -48,15 +48,27 @@ class Session:
         return self.models_dir / self.bundle
 
     @property
+    def kept(self) -> Path:
+        """The file of this run's figures."""
+        return self.results / f"{self.started}.jsonl"
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """Of ``nsfwd serve``, for the precision."""
-        return ("--precision", self.precision) if self.precision else ()
+        return ("--precision", *self.precisions) if self.precision else ()
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precision asked for, if any."""
+        return (self.precision,) if self.precision else ()
 
     def pictures(self, kind: str) -> list[Path]:
         """The pictures of one kind."""
         if self.photos:
             return sorted(self.photos.rglob("*.jp*g"))
-        few = {"small": 200, "large": 60} if self.quick else {"small": 1000, "large": 300}
+        few = (
+            {"small": 200, "large": 60, "photos": 400} if self.quick else {"small": 1000, "large": 300, "photos": 1000}
+        )
         return corpus.make(CACHE / "pictures", kind, few[kind])
 
     def count(self, thorough: int) -> int:
@@ -64,18 +76,23 @@ class Session:
         return max(40, thorough // 5) if self.quick else thorough
 
     def report(self, name: str, rows: Sequence[Mapping[str, object]], note: str = "") -> None:
-        """Print a table and keep its rows as JSON lines, each with the machine it is of."""
+        """Print a table and keep its rows as JSON lines, each with the run it is of."""
         print(f"\n### {name}\n" + (f"\n{note}\n" if note else "") + f"\n{figures.table(rows)}\n", flush=True)
         self.results.mkdir(parents=True, exist_ok=True)
         stamp = {"table": name, "run": self.started, "bundle": self.bundle, "quick": self.quick}
-        with (self.results / f"{self.started}.jsonl").open("a", encoding="utf-8") as out:
-            for row in rows:
-                out.write(json.dumps({**stamp, **row}, default=str) + "\n")
+        with self.kept.open("a", encoding="utf-8") as out:
+            out.write(records.lines(stamp, rows, note))
+
+    def rarely(self, number: int) -> bool:
+        """Whether what takes long has its turn in this round too: every third."""
+        return number % 3 == 0
 
     def say(self, words: str) -> None:
         """Tell whoever waits what is going on."""
         print(f"  {words}", file=sys.stderr, flush=True)
 
     def head(self) -> None:
-        """Name the machine."""
-        self.report("machine", [{"what": key, "is": value} for key, value in machine.describe().items()])
+        """Name the machine and the run."""
+        how = f"{'quick' if self.quick else 'thorough'}, {self.rounds} rounds, {self.bundle}"
+        told = {**machine.describe(), "run": how + (f" at {self.precision}" if self.precision else "")}
+        self.report("machine", [{"what": key, "is": value} for key, value in told.items()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import corpus, figures, machine
+from bench import aims, corpus, figures, line, machine, page, records
 from bench.__main__ import COMMANDS
 from bench.load import Http, Ndjson
+from bench.records import Table
 from bench.session import Session
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,9 +44,11 @@ def test_medians() -> None:
 
 
 def test_a_slow_round_hits_both_sides_of_its_ratio() -> None:
-    assert figures.median_ratio([90.0, 45.0, 91.0], [100.0, 50.0, 100.0]) == pytest.approx(0.9)
+    found = figures.ratio([90.0, 45.0, 91.0, 80.0, 99.0], [100.0, 50.0, 100.0, 100.0, 100.0])
+    assert (found.low, found.median, found.high) == pytest.approx((0.9, 0.9, 0.91))
+    assert figures.ratio([1.0], [2.0]) == figures.Spread(0.5, 0.5, 0.5)
     with pytest.raises(ValueError):
-        figures.median_ratio([1.0], [1.0, 2.0])
+        figures.ratio([1.0], [1.0, 2.0])
 
 
 def test_growth() -> None:
@@ -61,7 +65,17 @@ def test_a_table_has_a_column_for_every_key_and_gaps_where_a_row_has_none() -> N
     ]
 
 
-@pytest.mark.parametrize(("value", "cell"), [(None, ""), (2.0, "2"), (2.5, "2.5"), (99.96, "100"), ("x", "x")])
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (None, ""),
+        (2.0, "2"),
+        (2.5, "2.5"),
+        (99.96, "100"),
+        ("x", "x"),
+        (figures.Spread(0.9, 0.85, 0.925), "0.9 (0.85 to 0.925)"),
+    ],
+)
 def test_cells(value: object, cell: str) -> None:
     assert figures.spelled(value) == cell
 
@@ -96,6 +110,87 @@ def test_a_report_is_a_table_and_json_lines(tmp_path: Path, capsys: pytest.Captu
     assert "| c | img/s |" in capsys.readouterr().out
     (line,) = (tmp_path / f"{session.started}.jsonl").read_text().splitlines()
     assert json.loads(line).items() >= {"table": "served", "c": 1, "img/s": 2.0}.items()
+
+
+def test_what_a_run_keeps_is_read_again(tmp_path: Path) -> None:
+    rows = [{"c": 8, "ratio": figures.Spread(0.9, 0.85, 0.95), "p50 ratio": None}]
+    session = Session(results=tmp_path, directory=tmp_path)
+    session.report("served", rows, "Of nothing.")
+    session.report("machine", [{"what": "cores", "is": "2"}])
+    found = records.read(session.kept)
+    assert {name: (table.note, list(table.rows)) for name, table in found.items()} == {
+        "served": ("Of nothing.", rows),
+        "machine": ("", [{"what": "cores", "is": "2"}]),
+    }
+
+
+def test_a_page_is_renewed_between_its_marks_alone(tmp_path: Path) -> None:
+    target = tmp_path / "page.md"
+    tables = {"one": Table("", [{"c": 1}]), "two": Table("Note.", [{"c": 2}])}
+    assert page.write(target, tables) == []
+    told = "# Mine\n\n" + target.read_text() + "\nBehind it.\n"
+    target.write_text(told)
+    assert page.write(target, {"two": Table("Other.", [{"c": 3}]), "three": Table()}) == ["three"]
+    assert target.read_text() == told.replace("Note.", "Other.").replace("| 2 |", "| 3 |")
+
+
+def test_aims_of_other_runs_stay_on_the_page() -> None:
+    first, second, *_ = aims.AIMS
+    block = "<!-- bench: aims -->\n\n{}\n\n<!-- bench end -->"
+    before = block.format(Table("", [{"aim": second, "reached": "1.1"}, {"aim": "given up", "reached": "1"}]))
+    renewed, found = page.renew(before, {"aims": Table("", [{"aim": first, "reached": "**0.9**"}])})
+    rows = [{"aim": first, "reached": "**0.9**"}, {"aim": second, "reached": "1.1"}]
+    assert (renewed, found) == (block.format(Table("", rows)), {"aims"})
+
+
+def test_an_aim_says_whether_it_was_missed_and_by_more_than_the_rounds_are_apart() -> None:
+    ratios = [figures.Spread(0.97, 0.9, 1.0), figures.Spread(0.94, 0.9, 0.96), figures.Spread(0.9, 0.85, 0.93)]
+    tables = {"served": Table("", [{"c": 8, "ratio": ratio} for ratio in ratios]), "cold": Table("", [{"s": 0.5}])}
+    assert aims.Figure("served", "ratio", {"c": 8}, least=0.95, said="c = 8:").found(tables) == (
+        "c = 8: 0.97, *0.94*, **0.9**"
+    )
+    assert aims.Figure("cold", "s", {}, most=0.4).found(tables) == "**0.5**"
+    assert aims.Figure("served", "ratio", {"c": 1}, least=0.95).found(tables) == ""
+    assert aims.Figure("peers", "ratio", {}, least=0.95).found(tables) == ""
+    assert list(aims.reached({})) == []
+
+
+def test_the_page_of_the_house_has_marks_for_every_table_that_is_aimed_at() -> None:
+    told = (REPOSITORY / "docs" / "performance.md").read_text()
+    names = [match["name"] for match in page.BLOCK.finditer(told)]
+    assert len(names) == len(set(names)) == told.count("<!-- bench: ")
+    aimed = {figure.table for aim in aims.AIMS.values() for figure in aim}
+    once = {f"{table}, {kind}" for table in ("served", "peers", "precisions end to end") for kind in corpus.KINDS}
+    assert aimed - once <= set(names)
+
+
+def test_rounds_have_orders_that_differ_and_come_again() -> None:
+    orders = [figures.shuffled("abcd", seed=number) for number in range(20)]
+    assert orders == [figures.shuffled("abcd", seed=number) for number in range(20)]
+    assert {order[0] for order in orders} == set("abcd")
+
+
+def test_windows_of_photos_are_the_same_for_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "skimage" / "data").mkdir(parents=True)
+    (tmp_path / "skimage" / "__init__.py").touch()
+    corpus.photo(1, (512, 300)).save(tmp_path / "skimage" / "data" / "chelsea.png")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "skimage", raising=False)
+    once, again = (corpus.make(tmp_path / name, "photos", 6) for name in ("a", "b"))
+    assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
+    assert len({path.read_bytes() for path in once}) == 6
+
+
+def test_no_photos_without_the_package_that_brings_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(corpus.NoPhotos, match=r"\[bench\]"):
+        corpus.make(tmp_path, "photos", 1)
+
+
+def test_the_bare_line_server_speaks_as_the_daemon_does() -> None:
+    told = line.reply(b'{"id":3,"path":"/a"}')
+    assert json.loads(told).items() >= {"id": 3, "path": "/a", "status": "ok", "verdict": "safe"}.items()
+    assert Ndjson().replies(bytearray(told)) == [3]
 
 
 def test_this_process_has_time_and_memory() -> None:
