@@ -16,6 +16,7 @@ each. This module knows no room of the house and imports nothing but the standar
     +-- BreakerOpen       a run would act on more files than it may; the message names the setting
     +-- SweepRuns         another sweep of one of the trees is under way
     +-- DaemonUnreachable a client found no daemon; the message names every address tried
+    |   +-- AddressError  what it was to look at is no address: the caller mends it; no retry helps
     +-- ConnectionLost    the daemon went away before replying: not done, so a retry is safe
 """
 
@@ -225,6 +226,10 @@ class SweepRuns(NsfwdError):
 
 class DaemonUnreachable(NsfwdError):
     """No daemon answered. The message names every address tried; a retry helps once one runs."""
+
+
+class AddressError(DaemonUnreachable):
+    """What was named is no address of a daemon. The caller's fault; a retry does not help."""
 
 
 class ConnectionLost(NsfwdError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,7 +67,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
             "no daemon answered; tried unix:none.sock (No such file or directory)",
         ),
         ("ping --connect unix:none.sock", 69, "no daemon answered"),
-        ("ready --connect nonsense", 69, "nonsense: is no address"),
+        ("ready --connect nonsense", 64, "nonsense: is no address; write tcp:HOST:PORT or unix:/path"),
+        ("scan --connect tcp:host:port /x", 64, "tcp:host:port: is no address"),
+        ("scan --wait --connect host /x", 64, "host: is no address"),
         ("serve --queue 0", 78, "--queue: '0' is refused: expected int >= 1"),
         ("serve --config none.toml", 78, "none.toml: cannot be read"),
         ("config check --listen tcp:nowhere", 1, "tcp:nowhere"),
@@ -179,6 +184,27 @@ def test_an_operation_turned_down(tmp_path: Path, capsys: pytest.CaptureFixture[
     with FakeDaemon(tmp_path / "e.sock", lambda _: [refusal]) as daemon:
         assert main.run(["stats", "--connect", daemon.address]) == 1
     assert capsys.readouterr().err == "nsfwd: not_permitted: no\n"
+
+
+@pytest.mark.parametrize(
+    "line", ["--help", "scan --format json -q /a --connect", "stats --connect", "config show", "completion bash"]
+)
+def test_results_that_nobody_gets_are_no_success(line: str, daemon: FakeDaemon) -> None:
+    command = [sys.executable, "-m", "nsfwd", *line.split(), *([daemon.address] if line.endswith("--connect") else [])]
+    reader, writer = os.pipe()
+    os.close(reader)
+    endings = {
+        '"$@" >&-': (exits.IO, "nsfwd: standard output is closed\n"),
+        '"$@" >/dev/full': (exits.IO, "nsfwd: output: No space left on device\n"),
+        '"$@" >/dev/full 2>/dev/full': (exits.IO, ""),
+        '"$@"': (exits.BROKEN_PIPE, ""),
+    }
+    for script, ending in endings.items():
+        said = subprocess.run(
+            ["sh", "-c", f"exec {script}", "sh", *command], stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+        assert (said.returncode, said.stderr.decode()) == ending, script
+    os.close(writer)
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,15 @@ def test_without_bundles_a_verdict_cannot_be_checked(run: Run, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (("add", "none.jpg", "--verdict", "safe", "--reason", "x"), 74, "none.jpg: No such file"),
+        (("add", "none.jpg", "--verdict", "safe", "--reason", "x"), 64, "none.jpg: No such file"),
+        (("add", ".", "--verdict", "safe", "--reason", "x"), 64, ".: Is a directory"),
+        (("add", "empty.jpg", "--verdict", "safe", "--reason", "x"), 64, "empty.jpg: holds nothing"),
         (("add", "sha256:12", "--verdict", "safe", "--reason", "x"), 1, "64 hexadecimal digits"),
         (("add", "statue.jpg", "--verdict", "safe"), 64, "--reason"),
-        (("add", "statue.jpg", "--verdict", "safe", "--reason", "x", "--expires", "soon"), 1, "'soon' is no time"),
-        (("add", "statue.jpg", "--verdict", "safe", "--reason", "x", "--expires", "1999-01-01"), 64, "that is over"),
+        (("add", "statue.jpg", "--verdict", "safe", "--reason", "x", "--expires", "2s"), 64, "write 30m, 12h, 30d, 2w"),
+        (("add", "statue.jpg", "--verdict", "safe", "--reason", "x", "--expires", "1999-01-01"), 64, "no time to come"),
+        (("add", "statue.jpg", "--verdict", "safe", "--reason", "x", "--expires", "99999y"), 64, "no time to come"),
+        (("add", "statue.jpg", "--verdict", "safe", "--reason", "x", "--expires", "nan"), 64, "no time to come"),
         (("add", "statue.jpg", "--verdict", "safe", "--reason", "\x1b[2J"), 1, "control characters"),
         (("remove", "statue.jpg"), 1, "there is no store"),
         (("list", "--store", "other.sqlite"), 1, "other.sqlite: there is no store"),
@@ -123,6 +127,7 @@ def test_without_bundles_a_verdict_cannot_be_checked(run: Run, monkeypatch: pyte
     ],
 )
 def test_what_is_wrong_is_one_line_and_a_code(run: Run, arguments: tuple[str, ...], code: int, why: str) -> None:
+    Path("empty.jpg").touch()
     found, out, err = run(*arguments)
     assert (found, out) == (code, "")
     assert why in err
@@ -130,7 +135,7 @@ def test_what_is_wrong_is_one_line_and_a_code(run: Run, arguments: tuple[str, ..
 
 
 def test_nothing_is_kept_of_several_when_one_cannot_be_read(run: Run) -> None:
-    assert run("add", "statue.jpg", "none.jpg", "--verdict", "safe", "--reason", "x")[0] == 74
+    assert run("add", "statue.jpg", "none.jpg", "--verdict", "safe", "--reason", "x")[0] == 64
     assert not Path("state").exists()
 
 

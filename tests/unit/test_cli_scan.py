@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -166,10 +167,33 @@ def test_a_daemon_that_goes_away_leaves_valid_output_and_no_success(
         return None if request["path"] == "/gone" else answer(request)
 
     with FakeDaemon(tmp_path / "e.sock", respond) as daemon:
-        assert main.run(["scan", "--connect", daemon.address, "--format", "json", "/gone", "/b"]) == 2
+        answered = main.run(["scan", "--connect", daemon.address, "--format", "json", "/b", "/missing", "/gone"])
+        out, err = capfd.readouterr()
+        assert (answered, len(json.loads(out)), "the rest was not scanned" in err) == (2, 2, True)
+        nothing = main.run(["scan", "--connect", daemon.address, "--format", "json", "/gone"])
     out, err = capfd.readouterr()
-    assert json.loads(out) == []
-    assert "the rest was not scanned" in err
+    assert (nothing, json.loads(out), err.count("\n")) == (69, [], 1)
+
+
+class _Barring(FakeDaemon):
+    """Lets nobody ask, and notes each connection."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        self.requests.append({})
+        complaint = {"status": "error", "error": {"code": "not_permitted", "message": "not you", "retry": False}}
+        with connection:
+            connection.sendall(json.dumps(complaint).encode() + b"\n")
+
+
+def test_a_peer_that_may_not_ask_is_told_so_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever the verb, and by one connection: as with a daemon that is not there, nothing was asked."""
+    lines = ("scan /a", "scan -r /a", "ping", "ready", "stats", f"bench {__file__}")
+    with _Barring(tmp_path / "e.sock") as daemon:
+        for line in lines:
+            assert main.run([*line.split(), "--connect", daemon.address]) == 69, line
+    err = capfd.readouterr().err.splitlines()
+    assert [line.endswith("not you") for line in err] == [True] * len(lines)
+    assert len(daemon.requests) == len(lines)
 
 
 @pytest.fixture
@@ -326,7 +350,7 @@ def test_waiting_for_a_daemon_that_comes_later(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("nsfwd.cli.scan.time.sleep", sleep)
     assert main.run(["scan", "--wait", "--connect", f"unix:{tmp_path}/late.sock", "/a"]) == 0
     late[0].__exit__()
-    assert main.run(["scan", "--wait", "--connect", "nonsense", "/a"]) == 69
+    assert main.run(["scan", "--wait", "--connect", "nonsense", "/a"]) == 64
 
 
 def test_progress_on_a_terminal_alone(daemon: FakeDaemon, tree: Path) -> None:
@@ -390,11 +414,10 @@ def test_results_come_while_the_list_goes_on_and_ctrl_c_is_one_line(daemon: Fake
     ("closed", "code", "out"),
     [
         ("<&-", 0, "/a: safe (neutral 93.0%)\n"),
-        (">&-", 0, ""),
+        (">&-", 74, ""),
         ("2>&-", 0, "/a: safe (neutral 93.0%)\n"),
-        ("<&- >&- 2>&-", 0, ""),
-        ("--files-from - <&-", 0, "/a: safe (neutral 93.0%)\n"),
-        ("- <&-", 0, "-: safe (neutral 93.0%)\n/a: safe (neutral 93.0%)\n"),
+        ("<&- >&- 2>&-", 74, ""),
+        ("- <&-", 2, "-: error unreadable: Bad file descriptor\n/a: safe (neutral 93.0%)\n"),
     ],
 )
 def test_streams_that_the_caller_has_closed(daemon: FakeDaemon, closed: str, code: int, out: str) -> None:
@@ -402,6 +425,12 @@ def test_streams_that_the_caller_has_closed(daemon: FakeDaemon, closed: str, cod
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, "".join(sorted(done.stdout.splitlines(keepends=True)))) == (code, out)
     assert "Traceback" not in done.stderr
+
+
+def test_a_list_on_a_stdin_that_is_closed_is_no_empty_list(daemon: FakeDaemon) -> None:
+    command = f"{sys.executable} -m nsfwd scan --connect {daemon.address} --files-from - <&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (74, b"nsfwd: standard input: Bad file descriptor\n")
 
 
 def test_what_is_told_of_a_strange_name_is_escaped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from nsfwd.client.addresses import Address, candidates, parse
 from nsfwd.client.core import ClientCore, Inbox
 from nsfwd.client.items import Options
 from nsfwd.client.replies import to_reply
-from nsfwd.errors import CodedError, ConnectionLost, DaemonUnreachable, NsfwdError
+from nsfwd.errors import AddressError, CodedError, ConnectionLost, NsfwdError
 from tests.unit.fakedaemon import scored
 
 
@@ -197,7 +197,7 @@ def test_addresses(text: str, address: Address) -> None:
 
 @pytest.mark.parametrize("text", ["", "unix:", "tcp:host", "host:port", "host:70000"])
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(DaemonUnreachable, match="is no address"):
+    with pytest.raises(AddressError, match="is no address"):
         parse(text)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nsfwd.errors import (
     ActionFailure,
+    AddressError,
     BreakerOpen,
     ConnectionLost,
     DaemonUnreachable,
@@ -36,11 +37,14 @@ BROKEN_PIPE = 141
 
 TEXT = """\b
 Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored,
-64 wrong usage, 69 no daemon, 70 a defect, 74 the output cannot be written, 130 interrupted."""
+64 wrong usage, 69 no daemon, 70 a defect, 74 the output cannot be written,
+78 wrong settings (--local), 130 interrupted, 141 nobody reads."""
 
 
 def code_of(error: NsfwdError) -> int:
     """Return the exit code of an error that ended a command."""
+    if isinstance(error, AddressError):
+        return USAGE
     if isinstance(error, DaemonUnreachable | ConnectionLost):
         return UNAVAILABLE
     if isinstance(error, SettingsError):

@@ -6,11 +6,13 @@ only the daemon needs. Knows nothing of what the verbs do.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -98,12 +100,12 @@ def run(arguments: Sequence[str]) -> int:
         return _complain("interrupted", exits.INTERRUPTED)
     except OSError as error:
         _forget_stdout()
-        return _complain(f"{error.filename or 'output'}: {error.strerror or error}", exits.IO)
+        return _complain(_trouble(error), exits.IO)
     except Exception:
         import traceback
 
-        # Python would leave with 1, which means an alarm.
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         return exits.DEFECT
 
 
@@ -121,13 +123,15 @@ def main() -> None:
 
 
 def _fill_streams() -> None:
-    """Put nothing in the place of standard streams that the caller has closed (``nsfwd ... >&-``).
+    """Put something in the place of standard streams that the caller has closed (``nsfwd ... >&-``).
 
-    Else the first socket or file that is opened would take the number, and get what is meant for people.
+    Else the first socket or file that is opened would take the number, and get what is meant for people. What comes in
+    their place refuses to be read or written, so that nobody takes results that are lost for a success.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    refusing = {"stdin": ("r", os.O_WRONLY), "stdout": ("w", os.O_RDONLY), "stderr": ("w", os.O_WRONLY)}
+    for name, (mode, flags) in refusing.items():
         if getattr(sys, name) is None:  # the lowest number that is free is its own
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
 
 
 def _code(result: Any) -> int:
@@ -138,10 +142,18 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _trouble(error: OSError) -> str:
+    """Say what could not be read or written, and why."""
+    if error.filename is None and error.errno == errno.EBADF:
+        return "standard output is closed"
+    return f"{error.filename or 'output'}: {error.strerror or error}"
+
+
 def _complain(message: str, code: int) -> int:
     from nsfwd.escaping import escape
 
-    click.echo(f"nsfwd: {escape(message)}", err=True)
+    with suppress(OSError):  # Python would leave with 1, which means an alarm
+        click.echo(f"nsfwd: {escape(message)}", err=True)
     return code
 
 

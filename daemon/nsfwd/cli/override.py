@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TextIO
 import click
 
 from nsfwd.bundles import override_lists
-from nsfwd.bundles.overrides import Change, Overrides, to_digest
+from nsfwd.bundles.overrides import MOST_TIME, Change, Overrides, to_digest
 from nsfwd.cli import exits
 from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
@@ -31,7 +31,12 @@ from nsfwd.protocol.messages import Override
 STDIN = "-"
 PREFIX = "sha256:"
 
+_NOTHING = hashlib.sha256().digest()
+"""Of no bytes: what a pipe brings whose writer failed."""
+
 _SPANS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "y": 365 * 86400.0}
+
+_WHEN = "30m, 12h, 30d, 2w, 1y, 2031-12-24 or 2031-12-24T18:00"
 
 _WHAT = "[PATH | sha256:HEX]..."
 
@@ -72,7 +77,7 @@ def override() -> None:
 @click.option("--verdict", required=True, help="The verdict from now on: a tier of the policy.")
 @click.option("--reason", required=True, help="Why; it is shown in replies.")
 @_by
-@click.option("--expires", metavar="WHEN", help="Until when: 12h, 30d, 2031-12-24. [default: for ever]")
+@click.option("--expires", metavar="WHEN", help=f"Until when: {_WHEN}.  [default: for ever]")
 @_force
 @_store_options
 def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, **rest: Any) -> None:
@@ -217,13 +222,24 @@ def _open(config: Path | None, store: Path | None) -> Overrides | None:
 
 
 def _content(what: str) -> tuple[bytes, bytes]:
-    """Return the digest of what was named, and its path where it has one."""
+    """Return the digest of what was named, and its path where it has one.
+
+    Raises:
+        click.UsageError: it cannot be read, or holds nothing.
+    """
     if what.startswith(PREFIX):
         return to_digest(what.removeprefix(PREFIX)), b""
-    if what == STDIN:
-        return _hash(sys.stdin.buffer), b""
-    with Path(what).open("rb") as file:
-        return _hash(file), os.fsencode(Path(what).absolute())
+    try:
+        if what == STDIN:
+            digest, path = _hash(sys.stdin.buffer), b""
+        else:
+            with Path(what).open("rb") as file:
+                digest, path = _hash(file), os.fsencode(Path(what).absolute())
+    except OSError as error:
+        raise click.UsageError(f"{what or 'a PATH that is empty'}: {error.strerror}") from error
+    if digest == _NOTHING:
+        raise click.UsageError(f"{what}: holds nothing that could be decided about")
+    return digest, path
 
 
 def _hash(file: BinaryIO) -> bytes:
@@ -236,9 +252,12 @@ def _hash(file: BinaryIO) -> bytes:
 def _until(text: str) -> float:
     """Read a span from now on, or a date."""
     span = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhdwy])", text)
-    until = time.time() + float(span[1]) * _SPANS[span[2]] if span else override_lists.moment(text)
-    if until <= time.time():
-        raise click.UsageError(f"--expires {text}: that is over")
+    try:
+        until = time.time() + float(span[1]) * _SPANS[span[2]] if span else override_lists.moment(text)
+    except OverridesFailure:
+        raise click.UsageError(f"--expires {text!r} is neither a span nor a time: write {_WHEN}") from None
+    if not time.time() < until <= MOST_TIME:
+        raise click.UsageError(f"--expires {text!r} is no time to come: write {_WHEN}")
     return until
 
 

@@ -76,9 +76,14 @@ class Summary:
             return exits.ALARM
         return exits.UNSCORED if incomplete else exits.OK
 
+    @property
+    def files(self) -> int:
+        """How many were answered."""
+        return self.verdicts.total() + self.others.total()
+
     def line(self, seconds: float) -> str:
         """Say it in one line."""
-        files = self.verdicts.total() + self.others.total()
+        files = self.files
         parts = [f"{count} {name}" for name, count in [*self.verdicts.most_common(), *self.others.most_common()]]
         alarms = f"; {self.alarms} alarm{'s' if self.alarms != 1 else ''}" if self.alarms else ""
         return f"{files} file{'s' if files != 1 else ''} in {seconds:.1f} s: {', '.join(parts) or 'nothing'}{alarms}"
@@ -270,7 +275,11 @@ def _wait(connect: str | None) -> None:
 
 
 def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
-    """Yield what comes; a daemon that goes away ends the run with one line, and what came before still counts."""
+    """Yield what comes; a daemon that goes away ends the run with one line, and what came before still counts.
+
+    Raises:
+        NsfwdError: nothing had come before.
+    """
     local = Local(
         asked.exclusion,
         recursive=asked.recursive,
@@ -298,6 +307,8 @@ def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
                 return
             source = local.again()
     except NsfwdError as error:
+        if not summary.files:
+            raise
         summary.broken = True
         _tell(f"{error}; the rest was not scanned")
 

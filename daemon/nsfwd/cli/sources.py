@@ -51,12 +51,20 @@ def absolute(path: bytes) -> bytes:
 
 
 def records(stream: BinaryIO, end: bytes) -> Iterator[bytes | None]:
-    """Yield what ``end`` ends in a list as it comes, and None before a wait for more."""
+    """Yield what ``end`` ends in a list as it comes, and None before a wait for more.
+
+    Raises:
+        OSError: it cannot be read; the error names it.
+    """
     partial = b""
     while True:
         if not select.select([stream], [], [], 0)[0]:
             yield None
-        chunk = os.read(stream.fileno(), _CHUNK)
+        try:
+            chunk = os.read(stream.fileno(), _CHUNK)
+        except OSError as error:
+            error.filename = stream.name if stream.fileno() else "standard input"
+            raise
         if not chunk:
             break
         *whole, partial = (partial + chunk).split(end)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsfwd.errors import DaemonUnreachable
+from nsfwd.errors import AddressError, DaemonUnreachable
 from nsfwd.protocol.limits import DEFAULT_PORT
 
 VARIABLE = "NSFWD_CONNECT"
@@ -47,7 +47,7 @@ def parse(text: str) -> Address:
     """Read an address as a person writes it.
 
     Raises:
-        DaemonUnreachable: it is none; the caller's fault.
+        AddressError: it is none; the caller's fault.
     """
     if text.startswith("unix:") and len(text) > len("unix:"):
         return Address(path=text.removeprefix("unix:"))
@@ -56,7 +56,7 @@ def parse(text: str) -> Address:
     host, colon, port = text.removeprefix("tcp:").rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise DaemonUnreachable(f"{text}: is no address; write tcp:HOST:PORT or unix:/path")
+        raise AddressError(f"{text}: is no address; write tcp:HOST:PORT or unix:/path")
     return Address(host=host or "127.0.0.1", port=int(port))
 
 

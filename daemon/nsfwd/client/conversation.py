@@ -212,7 +212,7 @@ class Conversation:
         await asyncio.sleep(max(0.0, self.core.held - time.monotonic()))
         until = time.monotonic() + self._patience
         for pause in pauses():
-            if time.monotonic() + pause > until or not self._patience:
+            if self.core.barred or time.monotonic() + pause > until or not self._patience:
                 raise ConnectionLost(reason)
             await asyncio.sleep(pause)
             with suppress(DaemonUnreachable):

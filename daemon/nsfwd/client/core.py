@@ -115,6 +115,7 @@ class ClientCore:
 
     Attributes:
         complaint: what the daemon said to nobody in particular on this connection.
+        barred: it was that this caller may ask nothing: another connection would not help.
         held: when a daemon that took no connection may be tried again; 0 if it took this one.
     """
 
@@ -128,6 +129,7 @@ class ClientCore:
         self._partial = b""
         self._bodies = 0
         self.complaint = ""
+        self.barred = False
         self.held = 0.0
 
     @property
@@ -341,7 +343,8 @@ class ClientCore:
         """
         if message.get("id") is not None or message.get("status") not in (Status.ERROR, Status.REFUSED):
             return
-        self.complaint = to_reply(message).message
+        complaint = to_reply(message)
+        self.complaint, self.barred = complaint.message, complaint.code == "not_permitted"
         after = message.get("retry_after")
         if message.get("status") == Status.REFUSED and isinstance(after, int | float):
             self.held = now + max(after, SOONEST)

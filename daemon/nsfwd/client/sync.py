@@ -263,7 +263,7 @@ class Client:
         time.sleep(max(0.0, core.held - time.monotonic()))
         until = time.monotonic() + self._patience
         for pause in pauses():
-            if time.monotonic() + pause > until or not self._patience:
+            if core.barred or time.monotonic() + pause > until or not self._patience:
                 raise ConnectionLost(reason)
             time.sleep(pause)
             with suppress(DaemonUnreachable):
