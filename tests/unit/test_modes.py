@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from nsfwd.imaging.modes import BLACK, WHITE, to_rgb
+from nsfwd.imaging.modes import BLACK, WHITE, to_rgb, without_blank_alpha
 from tests.pictures import photo
 
 Pixel = tuple[int, ...]
@@ -49,6 +50,8 @@ def grey(*values: int) -> list[Pixel]:
         ("F", [0.0, 100.0, 255.0], grey(0, 100, 255)),
         ("F", [-1.0, 0.0, 1.0], grey(0, 128, 255)),
         ("F", [1000.0, 1000.0], grey(0, 0)),
+        ("F", [math.nan, 0.0, 0.5, math.inf, 1.0], grey(0, 0, 128, 255, 255)),
+        ("F", [math.nan, math.inf], grey(0, 255)),
         ("RGBA", [(9, 9, 9, 255), (10, 20, 30, 255)], [(9, 9, 9), (10, 20, 30)]),
         ("RGBA", [(9, 9, 9, 255), (10, 20, 30, 0)], [(9, 9, 9), (255, 255, 255)]),
         ("RGBA", [(0, 0, 0, 128)], grey(127)),
@@ -59,6 +62,23 @@ def grey(*values: int) -> list[Pixel]:
 )
 def test_modes(mode: str, values: list[Any], expected: list[Pixel]) -> None:
     assert seen(row(mode, values)) == expected
+
+
+@pytest.mark.parametrize(("mode", "most", "utmost"), [("F", 1.0, 3e38), ("F", 255.0, math.inf), ("I", 65535, 1 << 30)])
+def test_one_hot_pixel_does_not_make_the_others_black(mode: str, most: float, utmost: float) -> None:
+    values = [most * at / 999 for at in range(1000)]
+    plain = seen(row(mode, [int(value) if mode == "I" else value for value in values]))
+    assert plain[-1] == (255, 255, 255)
+    values[500] = utmost
+    spoilt = seen(row(mode, [int(value) if mode == "I" else value for value in values]))
+    assert spoilt[:500] == plain[:500]
+    assert spoilt[501:] == plain[501:]
+
+
+def test_an_alpha_channel_that_hides_everything_may_be_left_out() -> None:
+    assert without_blank_alpha(row("RGBA", [(1, 2, 3, 0), (4, 5, 6, 0)])).tobytes() == bytes([1, 2, 3, 4, 5, 6])
+    for kept in (row("RGBA", [(1, 2, 3, 0), (4, 5, 6, 1)]), row("RGB", [(0, 0, 0)]), row("L", [0])):
+        assert without_blank_alpha(kept) is kept
 
 
 def test_transparency_shows_the_background() -> None:

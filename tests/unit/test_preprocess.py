@@ -158,6 +158,19 @@ def test_transparent_pixels_show_the_recipes_background(background: str, level: 
     assert set(run(content, recipe).data) == {level}
 
 
+def test_an_alpha_channel_of_a_bmp_that_nobody_filled_in_hides_nothing() -> None:
+    picture = pictures.photo(5, (320, 240))
+    blank = picture.convert("RGBA")
+    blank.putalpha(0)
+    pixels = blank.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
+    header = struct.pack("<IiiHHIIiiII", 108, 320, 240, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    body = (header + masks).ljust(108, b"\0") + pixels
+    found = run(b"BM" + struct.pack("<IHHI", 14 + len(body), 0, 0, 14 + 108) + body)
+    assert (found.data, found.background) == (picture.tobytes(), "")
+    assert run(pictures.encoded(blank, "PNG")).background == "white"
+
+
 def test_draft_drifts_little() -> None:
     content = pictures.encoded(pictures.photo(2, (900, 700)), "JPEG", quality=90)
     whole, drafted = (run(content, Recipe(width=SIDE, height=SIDE, draft=draft)).data for draft in (0.0, 2.0))

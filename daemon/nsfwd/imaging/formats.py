@@ -18,9 +18,10 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from nsfwd.imaging.png import open_png
 
 HEAD = 64
 """Bytes looked at to tell a format; all signatures lie within the brands of an ISO media file's first box."""
@@ -110,7 +111,7 @@ def _with_heif() -> tuple[Format, ...]:
 
 FORMATS = (
     Format("jpeg", _jpeg, _open_jpeg),
-    Format("png", _png, PngImageFile),
+    Format("png", _png, open_png),
     Format("webp", _webp, WebPImageFile),
     Format("gif", _gif, GifImageFile),
     Format("avif", _avif, AvifImageFile),

@@ -5,6 +5,9 @@ Knows Pillow's modes and nothing of files, recipes or sizes.
 
 from __future__ import annotations
 
+import math
+import struct
+
 from PIL import Image
 
 from nsfwd.imaging import colour
@@ -15,8 +18,20 @@ BLACK = (0, 0, 0)
 _DEEP = 65535
 """Largest value of 16 bits."""
 
+_SAMPLED = 128
+"""Pixels each way from which the range of an image's values is told: sorting them takes some milliseconds."""
 
-GREYS = frozenset(("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+_UTMOST = 200
+"""One in so many values at either end of a range does not count."""
+
+_WORDS = {"I": "i", "F": "f"}
+"""Mode of 32 bits -> how ``struct`` calls its values."""
+
+
+DEEP_GREYS = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+"""Modes of grey with more than 8 bits."""
+
+GREYS = DEEP_GREYS | {"1", "L", "LA", "La"}
 """Modes without colour: a profile of grey may belong to them."""
 
 
@@ -31,11 +46,24 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image, False
-    if image.mode in _FIRST:
-        image = _FIRST[image.mode](image)
+    image = to_eight_bits(image)
     if image.has_transparency_data:
         return _on(image, background)
     return image.convert("RGB"), False
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Give an image of a mode that Pillow would clip, or not convert, in one that it converts; others as they are."""
+    return _FIRST[image.mode](image) if image.mode in _FIRST else image
+
+
+def without_blank_alpha(image: Image.Image) -> Image.Image:
+    """Leave out an alpha channel that would hide the whole image: in a BMP it was just not filled in.
+
+    Source: Windows and browsers show a BMP whose alpha is 0 all over as if it had none.
+    """
+    blank = image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+    return image.convert("RGB") if blank else image
 
 
 def _on(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
@@ -64,29 +92,37 @@ def _take_high(image: Image.Image) -> Image.Image:
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
-    """32-bit integers: 16-bit values where they fit (how many a file stores them), else spread from least to most."""
-    low, high = image.getextrema()
-    assert isinstance(low, int | float)
-    assert isinstance(high, int | float)
+    """32-bit integers: 16-bit values where they fit (how many a file stores them), else spread over their range."""
+    low, high = _range(image)
     if low >= 0 and high <= _DEEP:
         return _take_high(image.convert("I;16"))
-    return _spread(image.convert("F"), float(low), float(high))
+    return _spread(image.convert("F"), low, high)
 
 
 def _from_floats(image: Image.Image) -> Image.Image:
-    """Floats: 0 to 1 and 0 to 255 are taken for what they are, any other range is spread from least to most."""
-    low, high = image.getextrema()
-    assert isinstance(low, int | float)
-    assert isinstance(high, int | float)
-    if low >= 0.0 and high <= 1.0:
-        return _spread(image, 0.0, 1.0)
-    if low >= 0.0 and high <= 255.0:
-        return _spread(image, 0.0, 255.0)
-    return _spread(image, float(low), float(high))
+    """Floats: 0 to 1 and 0 to 255 are taken for what they are, any other range is spread."""
+    low, high = _range(image)
+    for most in (1.0, 255.0):
+        if low >= 0.0 and high <= most:
+            return _spread(image, 0.0, most)
+    return _spread(image, low, high)
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """Tell the least and the greatest value, but for the utmost few and what is not a number.
+
+    One pixel of 1e30, or of infinity, must not make all others black.
+    """
+    some = image.resize((min(image.width, _SAMPLED), min(image.height, _SAMPLED)), Image.Resampling.NEAREST)
+    stored = struct.unpack(f"={some.width * some.height}{_WORDS[image.mode]}", some.tobytes())
+    values = sorted(filter(math.isfinite, stored)) or [0]
+    utmost = len(values) // _UTMOST
+    low, high = values[utmost], values[-1 - utmost]
+    return (low, high) if low < high else (values[0], values[-1])
 
 
 def _spread(image: Image.Image, low: float, high: float) -> Image.Image:
-    """Map low..high to 0..255, rounded. One value all over is black; what is not a number comes out as Pillow does."""
+    """Map low..high to 0..255, rounded; what lies beyond is clipped. One value all over is black."""
     factor = 255.0 / (high - low) if high > low else 0.0
     return image.point(lambda value: value * factor + (0.5 - low * factor)).convert("L")
 

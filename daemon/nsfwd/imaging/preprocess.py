@@ -17,7 +17,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import colour, formats, frames, modes, resizing
+from nsfwd.imaging import colour, formats, frames, modes, resizing, tiff
 from nsfwd.ipc.messages import ImageLimits
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
@@ -201,10 +201,17 @@ def _pixels(image: Image.Image, form: formats.Format, recipe: Recipe, background
     if space == "CMYK" and profile is not None:
         bars = _ALL_BLACK if background == "black" else _NO_INK  # the profile wants the inks themselves
     else:
-        image, transparent = modes.to_rgb(image, _BACKGROUNDS[background])
+        image, transparent = modes.to_rgb(_as_meant(image, form), _BACKGROUNDS[background])
     if turn is not None:
         image = image.transpose(turn)
     return colour.to_srgb(resizing.fitted(image, recipe, bars), profile).tobytes(), transparent
+
+
+def _as_meant(image: Image.Image, form: formats.Format) -> Image.Image:
+    """Undo what Pillow makes of a format and its viewers do not."""
+    if form.name == "tiff":
+        return tiff.as_meant(image)
+    return modes.without_blank_alpha(image) if form.name == "bmp" else image
 
 
 def _check_pixels(size: tuple[int, int], limits: ImageLimits, seen: Seen | None = None) -> None:

@@ -1,0 +1,32 @@
+"""What the tags of a TIFF say of its values, where Pillow does not heed them. Knows nothing of the file."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageChops
+
+from nsfwd.imaging import modes
+
+_BITS, _PHOTOMETRIC, _EXTRA = 258, 262, 338
+_WHITE_IS_ZERO = 0
+"""Tags and a value of one. Source: TIFF 6.0, section 8."""
+
+_SHORT = 12
+"""Bits of a value that Pillow unpacks to 16 and leaves a sixteenth as large."""
+
+
+def as_meant(page: Image.Image) -> Image.Image:
+    """Give a page's grey of more than 8 bits with black as the least value and white as the greatest; RGB without
+    an alpha channel where no tag says that the fourth value is one.
+
+    Args:
+        page: loaded; of any mode. What is neither comes back as it is.
+    """
+    tags = getattr(page, "tag_v2", {})
+    if page.mode == "RGBA" and _EXTRA not in tags:
+        return page.convert("RGB")
+    if page.mode not in modes.DEEP_GREYS:
+        return page
+    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    if page.mode == "I;16" and tags.get(_BITS, ())[:1] == (_SHORT,):
+        page = page.point(lambda value: value * 16)
+    return ImageChops.invert(modes.to_eight_bits(page)) if inverted else page
