@@ -1,5 +1,6 @@
 # The two commands: `make run` and `make test`. Both need Python 3.11 to 3.13 with venv, and make; `make setup` does the
-# rest once and is instant afterwards. Variables: PYTHON, VENV, PORT, SOCKET, MODELS, BUNDLE, SERVE (more flags of `nsfwd serve`).
+# rest once and is instant afterwards. Variables: PYTHON, VENV, PORT, SOCKET, MODELS, BUNDLE, SERVE (more flags of `nsfwd serve`),
+# WORKERS (processes that run tests).
 
 VENV   ?= .venv
 PORT   ?= 1235
@@ -8,6 +9,7 @@ MODELS ?= models
 BUNDLE ?= nsfw-mobilenet-v2-140
 SERVE  ?=
 FUZZ_SECONDS ?= 60
+WORKERS ?= 2
 BENCH  ?= all --quick
 
 # The parity tests need every bundle of the catalogue, not only the one that is served.
@@ -78,8 +80,9 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Files are dealt out in this order, the long ones of the integration tests before the short ones that fill up the end.
 test: setup $(TEST_BUNDLES:%=$(MODELS)/%/bundle.toml) check
-	$(BIN)/pytest tests/unit tests/integration
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/integration tests/unit
 
 # Rounds with a seed each, until the time is over; a round that fails names its seed.
 fuzz: setup

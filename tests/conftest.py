@@ -1,15 +1,36 @@
-"""What holds for every test: it knows nothing of what people decided on this machine."""
+"""What holds for every test: it knows nothing of the settings, decisions and daemons of this machine."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+DISPLAY = frozenset({"FORCE_COLOR", "CLICOLOR_FORCE", "NO_COLOR", "COLUMNS", "LINES"})
+"""Variables by which a person says how programs shall show things."""
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The state directory, where overrides are by default, is an empty one."""
+def _nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No settings but those of a test; the state directory, where overrides are by default, is an empty one."""
+    settings = tmp_path_factory.mktemp("settings") / "nsfwd.toml"
+    settings.touch()
+    os.umask(0o022)
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("NSFWD_") or name in DISPLAY]:
+            patch.delenv(name)
+        patch.setenv("NSFWD_CONFIG", str(settings))  # in place of the file of a daemon that is installed here
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that every user may enter. Not below pytest's, which are closed, and closed again by each run."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory

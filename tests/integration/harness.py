@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import re
 import select
 import shutil
@@ -19,7 +20,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,7 +37,7 @@ LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
 
 READY = 120.0
 """Seconds within which even TensorFlow must have loaded on a busy machine."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which any single answer is late; generous, because it only bounds a failure."""
 POLL = 0.05
 
@@ -43,11 +45,33 @@ Address = Path | tuple[str, int]
 Json = dict[str, Any]
 
 
+def _ports() -> Iterator[int]:
+    """Ports that a test may listen on, each once: of several processes that run tests each has its own.
+
+    They lie below those that the kernel gives to connections, one of which could take a port before its daemon does.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    mine = range(10_000 + worker, max(given, 20_000), workers)
+    return islice(cycle(mine), random.randrange(len(mine)), None)
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """A TCP port of loopback that nobody listened on a moment ago."""
+    """A TCP port of loopback that nobody listened on a moment ago, and that no other test is given."""
+    return next(filter(_is_free, _PORTS))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def echo_bundle(models_dir: Path, name: str = "echo", *, side: int = 64, **recipe: Any) -> Path:

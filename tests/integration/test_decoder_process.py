@@ -200,22 +200,20 @@ def test_a_decoder_ends_when_a_root_has_moved(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_decoder_works_for_a_user_who_is_not_root(tmp_path: Path) -> None:
+def test_a_decoder_works_for_a_user_who_is_not_root(public: Path) -> None:
     """No process but its own may read an undumpable one's /proc/self/fd; opening depends on that it still can."""
     if os.geteuid() != 0:
         pytest.skip("this user is not root anyway: the other tests show it")
 
     async def story() -> None:
-        (tmp_path / "a.png").write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
-        for directory in (tmp_path, *list(tmp_path.parents)[:2]):
-            directory.chmod(0o755)
-        (tmp_path / "as_nobody.py").write_text(AS_NOBODY)
-        bench = Bench(tmp_path)
-        environment = {**LEAN, "PYTHONPATH": str(tmp_path)}
+        (public / "a.png").write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
+        (public / "as_nobody.py").write_text(AS_NOBODY)
+        bench = Bench(public)
+        environment = {**LEAN, "PYTHONPATH": str(public)}
         bench.process = Process("as_nobody", [bench.arena.fd], environment)
         hello = await bench.process.start(bench.setup)
         assert hello.missing == []
-        (result,) = await bench.decode([tmp_path / "a.png"])
+        (result,) = await bench.decode([public / "a.png"])
         assert result.code == ""
         await bench.process.child.stop(5)
 
