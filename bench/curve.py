@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench import daemon, echo, machine
+from bench import daemon, echo, figures, machine
 from bench.load import Load, Ndjson
 from bench.noop import NOWHERE
 from bench.rooms import Rooms
@@ -52,27 +54,40 @@ def _requests(session: Session) -> list[dict[str, object]]:
     return rows
 
 
+@dataclass
+class Batch:
+    """One size, and what each round came to: images a second and CPU seconds an image."""
+
+    images: list[NDArray[np.uint8]]
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def round(self, rooms: Rooms, seconds: float) -> None:
+        """Score for so long, at least once."""
+        began, cpu, images = time.perf_counter(), time.process_time(), 0
+        while not images or time.perf_counter() - began < seconds:
+            rooms.engine.score(self.images)
+            images += len(self.images)
+        self.rates.append(images / (time.perf_counter() - began))
+        self.cpu.append((time.process_time() - cpu) / images)
+
+
 def _batches(session: Session) -> list[dict[str, object]]:
     rooms = Rooms(session.bundle_directory, precision=session.precision, most=SIZES[-1])
     picture = np.array(rooms.decode(session.pictures("small")[0]))
-    rows: list[dict[str, object]] = []
-    for size in SIZES:
-        session.say(f"curve: batches of {size}")
-        batch = [picture.copy() for _ in range(size)]
-        rooms.engine.score(batch)
-        began, cpu, calls = time.perf_counter(), time.process_time(), 0
-        while time.perf_counter() - began < (0.5 if session.quick else 3.0):
-            rooms.engine.score(batch)
-            calls += 1
-        seconds = time.perf_counter() - began
-        rows.append(
-            {
-                "batch": size,
-                "img/s": calls * size / seconds,
-                "by one": calls * size / seconds / float(str(rows[0]["img/s"])) if rows else 1.0,
-                "ms a batch": seconds / calls * 1e3,
-                "CPU ms/img": (time.process_time() - cpu) / (calls * size) * 1e3,
-                "engine": f"{rooms.engine.name} {rooms.engine.precision}",
-            }
-        )
-    return rows
+    batches = {size: Batch([picture.copy() for _ in range(size)]) for size in SIZES}
+    for number in range(session.rounds):
+        session.say(f"curve: batches, round {number + 1} of {session.rounds}")
+        for size in figures.shuffled(SIZES, seed=number):
+            batches[size].round(rooms, 0.1 if session.quick else 0.5)
+    return [
+        {
+            "batch": size,
+            "img/s": figures.median(batch.rates),
+            "by one": figures.ratio(batch.rates, batches[1].rates),
+            "ms a batch": size / figures.median(batch.rates) * 1e3,
+            "CPU ms/img": figures.median(batch.cpu) * 1e3,
+            "engine": f"{rooms.engine.name} {rooms.engine.precision}",
+        }
+        for size, batch in batches.items()
+    ]

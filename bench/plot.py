@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.figures import Spread
+from bench.figures import Spread, spelled
 from bench.records import Tables
 
 Rows = Sequence[Mapping[str, Any]]
@@ -36,19 +36,20 @@ def plot(tables: Tables, target: Path) -> bool:
     """Draw what is there, a panel for each question. Return whether there was anything."""
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(12, 8), layout="constrained")
-    panels = [
-        panel for panel in (_served, _peers, _beside, _noop, _curve, _batches) if panel(figure.add_subplot(), tables)
-    ]
-    figure.clear()
+    blank = pyplot.figure()
+    panels = [panel for panel in PANELS if panel(blank.add_subplot(), tables)]
+    pyplot.close(blank)
+    if not panels:
+        return False
     wide = min(3, len(panels))
+    high = -(-len(panels) // wide)
+    figure = pyplot.figure(figsize=(5.2 * wide, 4.2 * high), layout="constrained")
     for number, panel in enumerate(panels):
-        panel(figure.add_subplot(-(-len(panels) // wide), wide, number + 1), tables)
-    if panels:
-        figure.suptitle(_title(tables), fontsize=10)
-        figure.savefig(target, dpi=120)
+        panel(figure.add_subplot(high, wide, number + 1), tables)
+    figure.suptitle(_title(tables), fontsize=10)
+    figure.savefig(target, dpi=120)
     pyplot.close(figure)
-    return bool(panels)
+    return True
 
 
 def _title(tables: Tables) -> str:
@@ -111,12 +112,11 @@ def _beside(axes: Any, tables: Tables) -> bool:
         for name, colour in zip(names, ("C2", "C0", "C1", "grey"), strict=True):
             axes.plot([], [], "|" if name == "promised" else "o", color=colour, label=name)
         said = {"one of the same lane": "same lane", "interactive, beside a sweep": "beside a sweep"}
-        labels = [f"{said.get(str(row['who']), row['who'])}, {row['crowd connections']}" for row in rows]
-        axes.set_yticks(range(len(rows)), labels)
-        axes.invert_yaxis()
+        labels = [f"{said.get(str(row['who']), row['who'])},\ncrowd on {row['crowd connections']}" for row in rows]
+        axes.set_yticks(range(len(rows)), labels, fontsize=8)
         axes.set(title="One client beside 2,000 in flight", xlabel="ms", xlim=(0, None))
-        axes.margins(y=0.3)
-        _legend(axes)
+        axes.set_ylim(len(rows) - 0.5, -1.3)
+        _legend(axes, columns=4)
     return bool(rows)
 
 
@@ -124,10 +124,14 @@ def _noop(axes: Any, tables: Tables) -> bool:
     rows = [row for rows in _of(tables, "noop").values() for row in rows]
     parts = (("nsfwd", "server us/img"), ("two hops", "two hops us/img"), ("bare line server", "bare us/img"))
     for number, (name, column) in enumerate(parts):
-        at = [place + (number - 1) * 0.27 for place in range(len(rows))]
-        axes.bar(at, [_middle(row[column]) for row in rows], 0.27, label=name)
-    axes.set_xticks(range(len(rows)), [f"{row['in flight']}\n(batch {row['batch']})" for row in rows], fontsize=7)
-    axes.set(title="CPU of the server process, no decoding, no model", ylabel="us an image", yscale="log")
+        at = [place + (number - 1) * 0.1 for place in range(len(rows))]
+        values = [_middle(row[column]) for row in rows]
+        axes.plot(at, values, "o", label=name)
+        for x, value in zip(at, values, strict=True):
+            axes.annotate(spelled(value), (x, value), (5, 0), textcoords="offset points", fontsize=7, va="center")
+    axes.set_xticks(range(len(rows)), [f"{row['in flight']}\nbatch {row['batch']}" for row in rows], fontsize=7)
+    axes.set(title="CPU of the server process: no decoding, no model", ylabel="us an image", yscale="log")
+    axes.margins(x=0.12, y=0.15)
     if rows:
         _legend(axes)
     return bool(rows)
@@ -155,3 +159,6 @@ def _batches(axes: Any, tables: Tables) -> bool:
 def _legend(axes: Any, columns: int = 1) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, ncols=columns)
+
+
+PANELS: tuple[Panel, ...] = (_served, _peers, _beside, _noop, _curve, _batches)
