@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.bundles.former import formers, open_version
+from nsfwd.bundles.former import formers, open_version, words
 from nsfwd.bundles.store import Bundle, installed, open_bundle, verify_weights
 from nsfwd.cli import main
 from nsfwd.errors import BundleError
@@ -100,6 +100,24 @@ def test_a_version_that_was_altered_is_not_put_back(models: Path) -> None:
     assert versions(models) == ["2", "1"]
 
 
+def test_what_is_no_longer_whole_is_passed_over_unless_it_is_named(models: Path, tmp_path: Path) -> None:
+    import_packed(packed(tmp_path / "made", "3"), models)
+    (formers(models / "tiny")[0] / "model.keras").write_bytes(b"other")
+    with pytest.raises(BundleError, match="altered"):
+        back(models, "2")
+    assert back(models).manifest.version == "1"
+    assert versions(models) == ["1", "3", "2"]
+
+
+def test_versions_that_differ_in_their_policy_alone_are_told_apart(models: Path) -> None:
+    kept = formers(models / "tiny")[0] / "bundle.toml"
+    before = open_bundle(kept.parent)
+    kept.write_text(kept.read_text("utf-8").replace("threshold = 0.5", "threshold = 0.1"), "utf-8")
+    strict = open_bundle(kept.parent)
+    assert words(strict)[:2] == words(before)[:2]
+    assert back(models, words(strict)[2][:8]).policy_identity == strict.policy_identity
+
+
 def test_a_bundle_that_vanished_comes_back(models: Path) -> None:
     (models / "tiny").rename(models.parent / "elsewhere")
     assert back(models).manifest.version == "1"
@@ -155,7 +173,14 @@ def test_the_command_line_shows_both_and_tells_what_is_next(models: Path, capsys
     assert "# kept: version 1, tiny@" in capsys.readouterr().out
     assert main.run(["models", "rollback", "tiny", *where]) == 0
     said = capsys.readouterr().err
-    assert "version 1, is in" in said
+    assert "version 1, policy default@" in said
     assert "nsfwd reload" in said
     assert main.run(["models", "rollback", "other", *where]) != 0
     assert "no former version of other" in capsys.readouterr().err
+
+
+def test_the_list_says_how_to_go_back_to_each(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import_packed(packed(tmp_path / "made", "3"), models)
+    assert main.run(["models", "list", "--models-dir", str(models)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("tiny")]
+    assert [row[-2:] for row in rows[1:]] == [["rollback", "tiny"], ["--to", "1"]]

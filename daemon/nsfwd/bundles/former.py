@@ -33,6 +33,12 @@ def next_place(directory: Path) -> Path:
     return directory.with_name(f".former-{last + 1}-{directory.name}")
 
 
+def words(bundle: Bundle) -> tuple[str, str, str]:
+    """What one version of a bundle is told from others by: its version, and the digests of its model and its policy."""
+    model, policy = bundle.model_identity.partition("@")[2], bundle.policy_identity.partition("@")[2]
+    return bundle.manifest.version, model.partition("/")[0], policy
+
+
 def open_version(directory: Path, identity: str, *, precision: str | None = None) -> Bundle:
     """Open the bundle in ``directory`` in the version that has this identity: the present one, or a former one.
 

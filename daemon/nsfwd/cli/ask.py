@@ -101,6 +101,7 @@ def reload(connect: str | None) -> None:
     """
     with _client(connect, RELOAD_TIMEOUT) as client:
         answer = client.reload()
+    waited = "; requests waited for the new engine" if answer.get("mode") == "drain" else ""
     for name, identity in answer["models"].items():
-        waited = "; requests waited for the new engine" if answer.get("mode") == "drain" else ""
-        click.echo(f"{name} = {identity}, after {answer['seconds']:.1f} s{waited}")
+        policy = f", policy {policies[name]}" if (policies := answer.get("policies")) else ""
+        click.echo(f"{name} = {identity}{policy}, after {answer['seconds']:.1f} s{waited}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from nsfwd.bundles.former import formers
+from nsfwd.bundles.former import formers, words
 from nsfwd.bundles.manifest import Manifest, dump_manifest
 from nsfwd.bundles.store import (
     Bundle,
@@ -75,7 +75,7 @@ def list_models(models_dir: Path) -> None:
     here = installed(models_dir)
     for name in sorted({*catalogue(), *here}):
         rows.append(_row(name, models_dir / name if name in here else None))
-        rows += map(_former_row, formers(models_dir / name))
+        rows += _former_rows(models_dir / name)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
@@ -93,15 +93,21 @@ def _row(name: str, directory: Path | None) -> tuple[str, str, str, str, str]:
     return (name, "yes", f"{_size(directory, manifest) / _MB:.0f} MB", manifest.licence.name, manifest.summary)
 
 
-def _former_row(directory: Path) -> tuple[str, str, str, str, str]:
-    """A version that was replaced and is kept, under the name of the bundle it would be again."""
-    name = directory.name.split("-", 2)[2]
-    _, here, size, licence, _ = row = _row(name, directory)
-    if here == "broken":
-        return row
-    bundle = open_bundle(directory)
-    what = f"version {bundle.manifest.version}, {bundle.model_identity}; back to it with: nsfwd models rollback {name}"
-    return (name, "kept", size, licence, what)
+def _former_rows(directory: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    """The versions that were replaced and are kept, and how to go back to each."""
+    others: set[str] = set()
+    for place in formers(directory):
+        _, here, size, licence, _ = row = _row(directory.name, place)
+        if here == "broken":
+            yield row
+            continue
+        bundle = open_bundle(place)
+        names = words(bundle)
+        its_own = next((name for name in names if name not in others), names[-1])
+        command = f"nsfwd models rollback {directory.name}" + (f" --to {its_own}" if others else "")
+        others.update(names)
+        what = f"version {names[0]}, {bundle.model_identity}, policy {bundle.policy_identity}"
+        yield (directory.name, "kept", size, licence, f"{what}; back to it with: {command}")
 
 
 def _size(directory: Path, manifest: Manifest) -> int:
@@ -123,8 +129,7 @@ def info(name: str, models_dir: Path) -> None:
     directory = find(models_dir, name)
     bundle = open_bundle(directory)
     click.echo(f"# directory: {directory}\n# model: {bundle.model_identity}\n# policy: {bundle.policy_identity}")
-    for place in formers(directory):
-        _, here, _, _, what = _former_row(place)
+    for _, here, _, _, what in _former_rows(directory):
         click.echo(f"# {here}: {what}")
     click.echo(dump_manifest(read_manifest(directory)), nl=False)
 
@@ -184,7 +189,7 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
 
 @models.command("rollback")
 @click.argument("name")
-@click.option("--to", "version", default="", help="Which: its version, or the first digits of its digest.")
+@click.option("--to", "version", default="", help="Which: its version, or how a digest of its model or policy begins.")
 @_models_dir
 def rollback(name: str, version: str, models_dir: Path) -> None:
     """Let the version of a bundle that was replaced last take its place again. A second rollback undoes the first.
@@ -199,7 +204,8 @@ def rollback(name: str, version: str, models_dir: Path) -> None:
     directory = Path(name) if "/" in name else models_dir / name
     with installing(directory.parent):
         bundle = go_back(directory, version)
-    _say(f"{bundle.model_identity}, version {bundle.manifest.version}, is in {bundle.directory} again")
+    what = f"{bundle.model_identity}, version {bundle.manifest.version}, policy {bundle.policy_identity}"
+    _say(f"{what} is in {bundle.directory} again")
     _say("a daemon that runs serves it after: nsfwd reload")
 
 

@@ -14,6 +14,7 @@ from nsfwd import logs
 from nsfwd.bundles.former import formers
 from nsfwd.config import TABLE
 from nsfwd.errors import BundleError, CodedError, EngineError, NsfwdError, SettingsError
+from nsfwd.pipeline.overriding import Overriding
 
 if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
@@ -69,6 +70,7 @@ class Reloader:
                 for warning in settings.warnings:
                     _log.warning("%s", warning)
                 refuse_fixed(self._service.settings, settings)
+                await asyncio.to_thread(Overriding.load, settings.overrides)  # damaged since, it would refuse a start
                 mode = await self._pipeline.reload(settings, bundles)
             except NsfwdError as error:
                 if isinstance(error, CodedError) and error.code == "draining":
@@ -84,9 +86,14 @@ class Reloader:
             self._service.peering.take_up(settings.peers)
             logs.adjust(settings.log_level, settings.log_paths)
             seconds = self._service.loop.time() - started
-            models = {bundle.name: bundle.model_identity for bundle in bundles}
-            _log.info("reloaded in %.1f s: %s", seconds, ", ".join(models.values()))
-            return {"models": models, "mode": mode, "seconds": round(seconds, 3)}
+            what = ", ".join(f"{bundle.model_identity}, policy {bundle.policy_identity}" for bundle in bundles)
+            _log.info("reloaded in %.1f s: %s", seconds, what)
+            return {
+                "models": {bundle.name: bundle.model_identity for bundle in bundles},
+                "policies": {bundle.name: bundle.policy_identity for bundle in bundles},
+                "mode": mode,
+                "seconds": round(seconds, 3),
+            }
 
     def _way_back(self, error: NsfwdError) -> str:
         """What to do when a bundle is refused of which a former version is kept."""

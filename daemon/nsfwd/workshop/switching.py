@@ -9,9 +9,10 @@ import ctypes
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from nsfwd.bundles.former import formers, next_place
+from nsfwd.bundles.former import formers, next_place, words
 from nsfwd.bundles.store import Bundle, open_bundle, verify_file
 from nsfwd.errors import BundleError
 
@@ -46,7 +47,8 @@ def go_back(directory: Path, version: str = "") -> Bundle:
     Only inside ``installing``.
 
     Args:
-        version: which one: its version, or the first digits of its digest; the one put aside last when empty.
+        version: which one: its version, or the first digits of the digest of its model or its policy. When empty, the
+            one put aside last; one that is no longer whole is passed over.
 
     Returns:
         The bundle that is there now.
@@ -55,9 +57,6 @@ def go_back(directory: Path, version: str = "") -> Bundle:
         BundleError: none is kept, or it is not whole; nothing was changed.
     """
     place = _chosen(directory, version)
-    bundle = open_bundle(place)
-    for path in bundle.manifest.files:
-        verify_file(bundle, path)
     try:
         aside = next_place(directory)
         if directory.exists() or directory.is_symlink():
@@ -74,13 +73,33 @@ def _chosen(directory: Path, version: str) -> Path:
     kept = formers(directory)
     if not kept:
         raise BundleError(f"no former version of {directory.name} is kept in {directory.parent}")
-    if not version:
-        return kept[0]
-    for place in kept:
-        bundle = open_bundle(place)
-        if version == bundle.manifest.version or bundle.model_identity.partition("@")[2].startswith(version):
+    refusals = []
+    for place in _called(kept, version):
+        try:
+            bundle = open_bundle(place)
+            for path in bundle.manifest.files:
+                verify_file(bundle, path)
+        except BundleError as error:
+            refusals.append(error)
+        else:
             return place
+    if refusals:
+        raise refusals[0]
     raise BundleError(f"no former version of {directory.name} in {directory.parent} is {version}")
+
+
+def _called(kept: list[Path], version: str) -> list[Path]:
+    """Those that are called so; a whole version is meant rather than the first digits of a digest."""
+    if not version:
+        return kept
+    names = {}
+    for place in kept:
+        with suppress(BundleError):
+            names[place] = words(open_bundle(place))
+    exactly = [place for place, (number, *_) in names.items() if number == version]
+    return exactly or [
+        place for place, found in names.items() if any(digest.startswith(version) for digest in found[1:])
+    ]
 
 
 def _version(directory: Path) -> tuple[str, str, str] | None:
