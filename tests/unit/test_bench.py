@@ -8,13 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from bench import aims, corpus, figures, line, machine, page, records
+from bench import aims, corpus, daemon, figures, line, machine, page, records
 from bench.__main__ import COMMANDS
-from bench.load import Http, Ndjson
+from bench.load import Http, Load, Ndjson
 from bench.records import Table
 from bench.session import Session
 
@@ -191,6 +192,14 @@ def test_the_bare_line_server_speaks_as_the_daemon_does() -> None:
     told = line.reply(b'{"id":3,"path":"/a"}')
     assert json.loads(told).items() >= {"id": 3, "path": "/a", "status": "ok", "verdict": "safe"}.items()
     assert Ndjson().replies(bytearray(told)) == [3]
+
+
+def test_the_bare_line_server_answers_by_way_of_two_processes() -> None:
+    with tempfile.TemporaryDirectory() as place, daemon.Line(Path(place), hops=2) as server:
+        server.wait_ready()
+        load = Load(server.unix, Ndjson(), 2)
+        assert load.closed([Path(f"/{number}.jpg") for number in range(300)], depth=50).images == 300
+        load.close()
 
 
 def test_this_process_has_time_and_memory() -> None:
