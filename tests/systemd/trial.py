@@ -153,20 +153,27 @@ def reload_under_load() -> None:
 
 @step
 def reload_under_a_limit() -> None:
-    """Where MemoryMax= leaves room for one engine alone a reload drains the old one first, and none is killed."""
-    held = Path(f"/sys/fs/cgroup/system.slice/{UNIT}/memory.current")
-    if not held.exists():
+    """Where MemoryMax= has no room for decoders beside the new engine a reload drains first, and none is killed."""
+    group = Path(f"/sys/fs/cgroup/system.slice/{UNIT}")
+    if not (group / "memory.current").exists():
         print("  no cgroups of version 2 with memory here: the limit is not tried")
         return
     modes = []
-    for room in (None, 32 << 20, None):
-        limit = "infinity" if room is None else int(held.read_text()) + room
-        sh(f"systemctl set-property --runtime {UNIT} MemoryMax={limit}")
+    for limited in (False, True, False):
+        (engine,) = ask(SOCKET, {"op": "stats"})["engine"]["processes"]  # type: ignore[index]
+        one = 1024 * number(Path(f"/proc/{engine}/status"), "VmHWM:")
+        firm = int((group / "memory.current").read_text()) - number(group / "memory.stat", "inactive_file")
+        sh(f"systemctl set-property --runtime {UNIT} MemoryMax={firm + one if limited else 'infinity'}")
         modes.append(str(ask(SOCKET, {"op": "reload"})["mode"]))
         assert ask(SOCKET, {"path": "/srv/pictures/one.png"})["status"] == "ok"
     assert modes == ["beside", "drain", "beside"], modes
-    assert "oom_kill 0" in held.with_name("memory.events").read_text().splitlines()
-    print(f"  {held.read_text().strip()} bytes held: {', '.join(modes)}")
+    assert number(group / "memory.events", "oom_kill") == 0
+    print(f"  {firm} bytes held, {one} by the engine: {', '.join(modes)}")
+
+
+def number(file: Path, name: str) -> int:
+    """What the line of this name says."""
+    return int(next(line.split()[1] for line in file.read_text("utf-8").splitlines() if line.split()[0] == name))
 
 
 @step

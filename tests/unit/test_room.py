@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.pipeline.room import free_memory, holds_two
+from nsfwd.pipeline.room import UNSEEN, free_memory, holds_two
 
 KIB = 1024
 
@@ -86,11 +86,14 @@ def test_what_the_kernel_does_not_tell_limits_nothing(kernel: Kernel) -> None:
 
 def test_two_fit_when_as_much_is_free_as_one_took_at_most(kernel: Kernel) -> None:
     kernel.machine(100)
+    assert UNSEEN > 100 * KIB
     for pid, peak in ((1, 70), (2, 30), (3, 1)):
         kernel.process(pid, peak)
     assert kernel.holds_two(1, 2)
     assert not kernel.holds_two(1, 2, 3)
-    assert kernel.holds_two(1, 2, 4)  # one that has ended needs nothing
+    assert not kernel.holds_two(1, 4)  # hidden
+    kernel.machine(70 + UNSEEN // KIB)
+    assert kernel.holds_two(1, 4)
 
 
 def test_the_kernel_of_this_machine_is_understood() -> None:
