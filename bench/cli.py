@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import corpus, daemon, echo, figures
+from bench import corpus, daemon, echo, figures, machine
 from bench.load import Load, Ndjson
 from bench.session import CACHE, Session
 from nsfwd.client import Client
@@ -120,10 +119,7 @@ def _run(command: Sequence[str], memory: list[float] | None = None) -> float:
     began = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while memory is not None and process.poll() is None:
-        # not ru_maxrss: that counts the memory of the bench, which forked it
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
-        if peak:
-            memory.append(int(peak.group(1)) * 1024 / 1e6)
+        memory.append(machine.peak_mb(process.pid))
         time.sleep(0.02)
     said = process.communicate()[1]
     if process.returncode not in (0, 1):  # 1 is an alarm

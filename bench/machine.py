@@ -41,6 +41,18 @@ def memory_mb(pids: Iterable[int]) -> float:
     return total / 1e6
 
 
+def peak_mb(pid: int) -> float:
+    """The most memory that a process ever had resident, in MB; 0 where it is gone.
+
+    Not ``ru_maxrss``, which begins with the memory of whoever forked it.
+    """
+    with contextlib.suppress(OSError):
+        for line in (_PROC / str(pid) / "status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
+
+
 def tree(leader: int) -> list[int]:
     """Live processes of the session of ``leader``, and their descendants: a server and all that it started."""
     parents: dict[int, int] = {}

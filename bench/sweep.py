@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import daemon, echo, figures
+from bench import daemon, echo, figures, machine
 from bench.load import Load, Ndjson
 from bench.session import Session
 from nsfwd.scanning.index.database import Index
@@ -29,6 +31,8 @@ FILES_A_DIRECTORY = 100
 LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
 ROWS = 3_000_000
 LARGE = 1_000_000
+ROW_BYTES = 360
+"""Of an index, for one file."""
 
 
 @dataclass(frozen=True)
@@ -115,49 +119,78 @@ class Background(Ndjson):
         return super().request(number, path)[:-2] + b',"lane":"background","identity":true}\n'
 
 
+@dataclass(frozen=True)
+class Case:
+    """One repeated sweep: a tree of so many files, at most so many a directory, and rows of other trees."""
+
+    name: str
+    files: int
+    most: int = FILES_A_DIRECTORY
+    others: int = 0
+
+    @property
+    def tree(self) -> str:
+        """The same for cases over the same files."""
+        return f"tree-{self.files}-{self.most}"
+
+
 def _repeats(session: Session) -> None:
     """Sweep trees that have not changed, with indexes of several sizes."""
     models = echo.bundle(session.directory / "models")
     rows, large = session.count(ROWS), session.count(LARGE)
+    cases = [
+        *(Case(f"{files:,} files", files) for files in (10_000, 100_000, 200_000)),
+        Case(f"200,000 files, {rows:,} rows", 200_000, others=rows - 200_000),
+        Case(f"{large:,} files, one directory", large, large),
+    ]
     table: list[dict[str, object]] = []
     with daemon.Nsfwd(session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True) as server:
         server.wait_ready()
-        small = 0.0
-        for name, files, most, others in (
-            ("10,000 files", 10_000, FILES_A_DIRECTORY, 0),
-            ("100,000 files", 100_000, FILES_A_DIRECTORY, 0),
-            ("200,000 files", 200_000, FILES_A_DIRECTORY, 0),
-            (f"200,000 files, {rows:,} rows", 200_000, FILES_A_DIRECTORY, rows - 200_000),
-            (f"{large:,} files, one directory", large, large, 0),
-        ):
-            session.say(f"sweep: {name}")
-            tree, index = session.directory / f"tree-{files}-{most}", session.directory / f"{files}-{most}-{others}.db"
-            _make(tree, files, most)
-            _fill(tree, index, server, others)
-            swept = [_sweep(tree, index, server.unix) for _ in range(session.rounds)]
-            if any(one.unchanged != files for one in swept):
-                raise RuntimeError(f"{swept}: not all unchanged")
-            memory = max(one.memory for one in swept)
-            small = small or memory
-            table.append(
-                {
-                    "tree": name,
-                    "files/s": figures.median([files / one.seconds for one in swept]),
-                    "best": max(files / one.seconds for one in swept),
-                    "files/CPU s": figures.median([files / one.cpu for one in swept]),
-                    "seconds": figures.median([one.seconds for one in swept]),
-                    "memory MB": memory,
-                    "above the smallest MB": memory - small,
-                    "index MB": index.stat().st_size / 1e6,
-                }
-            )
-            session.say(f"sweep: {name}: {figures.spelled(table[-1]['files/s'])} files/s")
-            index.unlink()
+        for case in cases:
+            session.say(f"sweep: {case.name}")
+            if lacking := _lacking(session.directory, case):
+                session.say(f"sweep: {case.name} is left out: {lacking} (TMPDIR says where)")
+                continue
+            row = _repeated(session, server, case)
+            memory = float(str(row["memory MB"]))
+            table.append({**row, "above the smallest MB": memory - float(str((table or [row])[0]["memory MB"]))})
+            session.say(f"sweep: {case.name}: {figures.spelled(row['files/s'])} files/s")
+            if case.tree not in {later.tree for later in cases[cases.index(case) + 1 :]}:
+                shutil.rmtree(session.directory / case.tree)
     session.report(
         "repeated sweep, nothing changed",
         table,
         "files/s by the run's own row; CPU and memory are of the whole process, its start included.",
     )
+
+
+def _lacking(place: Path, case: Case) -> str:
+    """What there is too little of for this case, if anything: a block and an inode a file, and the index."""
+    free = os.statvfs(place)
+    wanted = case.files * 4096 + (case.files + case.others) * ROW_BYTES * 2  # an index is made anew beside itself
+    if free.f_bavail * free.f_frsize < wanted:
+        return f"{place} has no {wanted / 1e9:.1f} GB free"
+    return f"{place} has no {case.files:,} inodes free" if free.f_files > 0 and free.f_favail < case.files * 1.1 else ""
+
+
+def _repeated(session: Session, server: daemon.Nsfwd, case: Case) -> dict[str, object]:
+    tree, index = session.directory / case.tree, session.directory / "repeated.db"
+    _make(tree, case.files, case.most)
+    _fill(tree, index, server, case.others)
+    swept = [_sweep(tree, index, server.unix) for _ in range(max(3, session.rounds // 2))]
+    if any(one.unchanged != case.files for one in swept):
+        raise RuntimeError(f"{swept}: not all unchanged")
+    size = index.stat().st_size
+    for part in session.directory.glob("repeated.db*"):
+        part.unlink()
+    return {
+        "tree": case.name,
+        "files/s": figures.spread([case.files / one.seconds for one in swept]),
+        "files/CPU s": figures.median([case.files / one.cpu for one in swept]),
+        "seconds": figures.median([one.seconds for one in swept]),
+        "memory MB": max(one.memory for one in swept),
+        "index MB": size / 1e6,
+    }
 
 
 def _make(tree: Path, files: int, most: int) -> None:
@@ -246,11 +279,15 @@ def _sweep(tree: Path, index: Path, address: str) -> Swept:
     """Run the command."""
     command = [sys.executable, "-m", "nsfwd.cli.main", "sweep", str(tree), "--index", str(index), "-q"]
     process = subprocess.Popen([*command, "--connect", f"unix:{address}"])
-    _, status, usage = os.wait4(process.pid, 0)
+    done, memory = 0, 0.0
+    while not done:
+        memory = max(memory, machine.peak_mb(process.pid))
+        time.sleep(0.02)
+        done, status, usage = os.wait4(process.pid, os.WNOHANG)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 1):
         raise RuntimeError(f"ended with {process.returncode}")
     with Index(index, create=False) as opened:
         query = "SELECT ended - started, found, unchanged, ok FROM run ORDER BY id DESC LIMIT 1"
         seconds, found, unchanged, ok = opened.one(query) or (0.0, 0, 0, 0)
-    return Swept(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6, found, unchanged, ok)
+    return Swept(seconds, usage.ru_utime + usage.ru_stime, memory, found, unchanged, ok)
