@@ -13,7 +13,7 @@ from nsfwd.pipeline import crew
 from nsfwd.pipeline.admission import Admission
 from nsfwd.pipeline.decoding import DecodeStage
 from nsfwd.pipeline.poison import PoisonList
-from nsfwd.pipeline.slots import Slots
+from nsfwd.pipeline.slots import Lease, Slots
 from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Image, Lane
 from tests.unit.fakes import FakeArena, FakeChild
@@ -71,7 +71,7 @@ def test_pixels_arrive_with_the_slot_they_lie_in() -> None:
         child.say(done(job))
         decoded = await waiting
         assert decoded.number == ticket.number
-        assert ticket.lease == (job.slot, job.generation)
+        assert ticket.lease == Lease(job.slot, job.generation)
 
     run(test)
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from nsfwd.bundles.manifest import FramePolicy, Manifest, Output
 from nsfwd.bundles.policy import Policy
 from nsfwd.bundles.store import Bundle
@@ -48,7 +50,7 @@ def check_scores(scores: Sequence[float], activation: Literal["softmax", "sigmoi
     return low, high
 
 
-class _Reached(NamedTuple):
+class _Reached(msgspec.Struct, gc=False):
     """What one model's policy makes of its scores."""
 
     tier: str
@@ -80,7 +82,7 @@ class Terms(NamedTuple):
 class _Model:
     """One model's indexes, worked out once."""
 
-    __slots__ = ("_above", "_groups", "_shown", "activation", "floor", "labels", "name", "width")
+    __slots__ = ("_falling", "_groups", "_shown", "activation", "floor", "labels", "name", "width")
 
     def __init__(self, terms: Terms) -> None:
         output, policy = terms.output, terms.policy
@@ -92,9 +94,9 @@ class _Model:
         self.labels = tuple(label for label, _ in self._shown)
         self._groups = tuple((group, tuple(place[one] for one in names)) for group, names in policy.groups.items())
         self.floor = policy.tiers[0].name if policy.tiers else ""
-        self._above = tuple(
+        self._falling = tuple(
             (rank, tier.name, tier.group or "", tier.threshold or 0.0, tier.alarm)
-            for rank, tier in enumerate(policy.tiers)
+            for rank, tier in reversed(tuple(enumerate(policy.tiers)))
             if rank
         )
 
@@ -128,24 +130,18 @@ class _Model:
         if not self.floor:
             top = max(shown, key=shown.__getitem__)
             return _Reached(top, False, 0, Because(self.name, top, shown[top], None))
-        for rank, name, group, threshold, alarm in reversed(self._above):
-            if groups[group] >= threshold:
+        nearest, its_threshold, distance = "", None, math.inf
+        for rank, name, group, threshold, alarm in self._falling:
+            missing = threshold - groups[group]
+            if missing <= 0.0:
                 return _Reached(name, alarm, rank, Because(self.name, group, groups[group], threshold))
-        return _Reached(self.floor, False, 0, self._nearest(groups))
-
-    def _nearest(self, groups: dict[str, float]) -> Because:
-        if not self._above:
-            group = max(groups, key=groups.__getitem__)
-            return Because(self.name, group, groups[group], None)
-        best, distance = self._above[0], 2.0
-        for above in self._above:
-            missing = above[3] - groups[above[2]]
-            if missing < distance:
-                best, distance = above, missing
-        return Because(self.name, best[2], groups[best[2]], best[3])
+            if missing <= distance:
+                nearest, its_threshold, distance = group, threshold, missing
+        nearest = nearest or max(groups, key=groups.__getitem__)
+        return _Reached(self.floor, False, 0, Because(self.name, nearest, groups[nearest], its_threshold))
 
 
-class View(NamedTuple):
+class View(msgspec.Struct):
     """One frame on one background, scored.
 
     Attributes:
@@ -189,7 +185,7 @@ class Judge:
         Raises:
             CodedError: ``bad_scores`` when a model's output is not a probability for each label.
         """
-        return self._judge(results)[1]
+        return self._judge(results)[0]
 
     def judge_views(self, views: Sequence[View], policy: FramePolicy) -> tuple[Judgement, View]:
         """Judge several views of one image together.
@@ -204,18 +200,20 @@ class Judge:
             CodedError: ``bad_scores`` when any view's scores are no probabilities.
         """
         judged = [self._judge(view.results) for view in views]
+        badness = [_badness(worst) for _, worst in judged]
         worse: dict[int, int] = {}
         for place, view in enumerate(views):
             kept = worse.get(view.frame)
-            if kept is None or judged[place][0] > judged[kept][0]:
+            if kept is None or badness[place] > badness[kept]:
                 worse[view.frame] = place
-        ranking = sorted(worse.values(), key=lambda place: judged[place][0], reverse=True)
+        ranking = sorted(worse.values(), key=badness.__getitem__, reverse=True)
         decisive = ranking[min(policy.quorum, len(ranking)) - 1]
         if policy.combine == "mean" and len(ranking) > 1:
             return self.judge(_mean([views[place].results for place in ranking])), views[decisive]
-        return judged[decisive][1], views[decisive]
+        return judged[decisive][0], views[decisive]
 
-    def _judge(self, results: Mapping[str, Sequence[float]]) -> tuple[_Badness, Judgement]:
+    def _judge(self, results: Mapping[str, Sequence[float]]) -> tuple[Judgement, _Reached]:
+        """The judgement, and what decided it."""
         scores, groups, verdicts = {}, {}, {}
         worst: _Reached | None = None
         for model in self._models:
@@ -229,8 +227,7 @@ class Judge:
         assert worst is not None
         first = scores[self._models[0].name]
         label = max(first, key=first.__getitem__)
-        margin = 0.0 if worst.because.threshold is None else worst.because.score - worst.because.threshold
-        return (worst.alarm, worst.rank, margin), Judgement(
+        judgement = Judgement(
             scores,
             groups,
             verdicts,
@@ -242,6 +239,12 @@ class Judge:
             self._identities,
             self._policy,
         )
+        return judgement, worst
+
+
+def _badness(reached: _Reached) -> _Badness:
+    because = reached.because
+    return reached.alarm, reached.rank, 0.0 if because.threshold is None else because.score - because.threshold
 
 
 def _mean(views: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:

@@ -281,7 +281,7 @@ class DecodeStage:
 
     def _finish(self, worker: Worker, decoded: messages.Decoded) -> None:
         job = worker.jobs.get(decoded.number)
-        if job is None or job.lease is None or job.lease != (decoded.slot, decoded.generation):
+        if job is None or job.lease is None or not job.lease.echoed(decoded.slot, decoded.generation):
             return  # stale: answered before a death that has been dealt with
         del worker.jobs[decoded.number]
         if not worker.jobs:

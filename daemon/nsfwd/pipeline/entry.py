@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from nsfwd.pipeline.slots import Lease
     from nsfwd.pipeline.tickets import Ticket
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False):
     """One image with pixels that waits for scores, or is in the engine.
 
     Attributes:
         probe: a golden, scored before the engine is trusted with anything else.
+        ready: ``time.monotonic()`` since when it waits.
         suspect: it was in an engine that died; it is scored alone.
         lease: the slot while the engine holds it; else it is the ticket's.
     """
 
-    __slots__ = ("lease", "probe", "ready", "suspect", "ticket")
-
-    def __init__(self, ticket: Ticket, ready: float, *, probe: bool) -> None:
-        self.ticket = ticket
-        self.ready = ready
-        self.probe = probe
-        self.suspect = False
-        self.lease: Lease | None = None
+    ticket: Ticket
+    ready: float
+    probe: bool
+    suspect: bool = False
+    lease: Lease | None = None
 
     def hand_over(self) -> Lease:
         """The engine holds the slot from now on."""

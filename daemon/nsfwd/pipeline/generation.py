@@ -27,7 +27,7 @@ from nsfwd.pipeline.sizing import BATCHES_IN_FLIGHT
 from nsfwd.pipeline.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from nsfwd.bundles.manifest import Golden
     from nsfwd.bundles.store import Bundle
@@ -191,13 +191,13 @@ class Generation:
             return None
         return self.cache.stats() | {"coalesced": self.decoding.coalescing.shared}
 
-    def judge(self, scores: Sequence[float]) -> Judgement:
-        """Make a verdict of the scores of one image.
+    def judge(self, results: Mapping[str, Sequence[float]]) -> Judgement:
+        """Make a verdict of the scores of one image, by the name of the model.
 
         Raises:
             CodedError: ``bad_scores``: they are no probabilities; the daemon's fault, no retry helps.
         """
-        return self._judge.judge({self.bundle.name: scores})
+        return self._judge.judge(results)
 
     def judge_views(self, views: Sequence[View]) -> tuple[Judgement, View]:
         """Make a verdict of the views of one image, and tell which of them decided.

@@ -30,16 +30,18 @@ class _Circle(Generic[Item]):
     when nothing of it waits, so that asking little and often gains nothing.
 
     Attributes:
-        size: how many items wait, of all members.
+        above: the circle it takes turns in.
+        waiting: how many of its members have something that waits; of one without members, how many items wait.
         items: its own; only one without members has any.
         new, old: the members in the order of their turns; those who began to ask come first.
     """
 
-    __slots__ = ("items", "key", "members", "new", "old", "size")
+    __slots__ = ("above", "items", "key", "members", "new", "old", "waiting")
 
-    def __init__(self, key: Hashable = None) -> None:
+    def __init__(self, key: Hashable = None, above: _Circle[Item] | None = None) -> None:
         self.key = key
-        self.size = 0
+        self.above = above
+        self.waiting = 0
         # A dict is an ordered set here: a settled ticket leaves the middle of a long queue in constant time.
         self.items: dict[Item, None] = {}
         self.members: dict[Hashable, _Circle[Item]] = {}
@@ -49,47 +51,53 @@ class _Circle(Generic[Item]):
     def push(self, item: Item, asker: Asker) -> None:
         """Queue behind the asker's other items."""
         circle = self
-        circle.size += 1
         for key in asker:
             member = circle.members.get(key)
             if member is None:
-                member = circle.members[key] = _Circle(key)
+                member = circle.members[key] = _Circle(key, circle)
                 circle.new.append(member)
             circle = member
-            circle.size += 1
         circle.items[item] = None
+        circle.waiting += 1
+        while circle.waiting == 1 and circle.above is not None:  # only who had nothing that waited is told further up
+            circle = circle.above
+            circle.waiting += 1
 
     def discard(self, item: Item, asker: Asker) -> bool:
         """Take an item out; tell whether it was there."""
-        path = [self]
+        circle: _Circle[Item] | None = self
         for key in asker:
-            member = path[-1].members.get(key)
-            if member is None:
-                return False
-            path.append(member)
-        if item not in path[-1].items:
+            circle = circle.members.get(key) if circle is not None else None
+        if circle is None or item not in circle.items:
             return False
-        del path[-1].items[item]
-        for circle in path:
-            circle.size -= 1
+        del circle.items[item]
+        circle._left()
         return True
 
     def take(self) -> Item:
         """Take the item whose turn it is; there is one."""
         circle = self
-        circle.size -= 1
         while circle.members:
-            circle = circle.next()
-            circle.size -= 1
+            lone = len(circle.old) == 1 and not circle.new
+            circle = circle.old[0] if lone else circle.next()
         item = next(iter(circle.items))
         del circle.items[item]
+        circle._left()
         return item
+
+    def _left(self) -> None:
+        """An item of its own waits no longer."""
+        circle = self
+        circle.waiting -= 1
+        while not circle.waiting and circle.above is not None:
+            circle = circle.above
+            circle.waiting -= 1
 
     def next(self) -> _Circle[Item]:
         """The member whose turn it is; those that have had no work for a round are forgotten on the way."""
         while True:
             member = self.new.popleft() if self.new else self.old.popleft()
-            if member.size:
+            if member.waiting:
                 self.old.append(member)
                 return member
             del self.members[member.key]
@@ -104,7 +112,7 @@ class _Circle(Generic[Item]):
             if len(circle.members) > 1:
                 return False
             circle = circle.old[0]
-        return circle.size == 1
+        return circle.waiting == 1
 
     def clear(self) -> None:
         """Forget whose turn it is; nothing waits."""
@@ -175,6 +183,7 @@ class LaneQueue(Generic[Item]):
     def __init__(self) -> None:
         self._lanes: dict[Lane, _LaneItems[Item]] = {lane: _LaneItems(weight) for lane, weight in WEIGHTS.items()}
         self._size = 0
+        self._working: list[_LaneItems[Item]] = []
 
     def __len__(self) -> int:
         return self._size
@@ -182,7 +191,7 @@ class LaneQueue(Generic[Item]):
     @property
     def fresh(self) -> bool:
         """Whether somebody waits, in whichever lane, who has not been asking all along."""
-        return any(lane.size and lane.turns.fresh for lane in self._lanes.values())
+        return any(lane.turns.fresh for lane in self._working)
 
     def depths(self) -> dict[str, int]:
         """Items waiting in each lane."""
@@ -191,28 +200,37 @@ class LaneQueue(Generic[Item]):
     def push(self, item: Item, lane: Lane, asker: Asker) -> None:
         """Queue ``item`` behind the others of its asker."""
         self._lanes[lane].push(item, asker)
-        self._size += 1
+        self._count(self._lanes[lane], 1)
 
     def push_front(self, item: Item, lane: Lane) -> None:
         """Queue ``item`` before all others of its lane: it was taken once and has to be taken again."""
         self._lanes[lane].push_front(item)
-        self._size += 1
+        self._count(self._lanes[lane], 1)
 
     def discard(self, item: Item, lane: Lane, asker: Asker) -> None:
         """Take ``item`` out if it still waits."""
         if self._lanes[lane].discard(item, asker):
-            self._size -= 1
+            self._count(self._lanes[lane], -1)
 
     def pop(self) -> Item | None:
         """Take the item whose turn it is; None when nothing waits."""
-        waiting = [lane for lane in self._lanes.values() if lane.size]
-        if not waiting:
+        working = self._working
+        if not working:
             return None
-        chosen = waiting[0]
-        if len(waiting) > 1:  # a lane that is alone would earn its weight and pay it back
-            for lane in waiting:
-                lane.credit += lane.weight
-            chosen = max(waiting, key=lambda lane: lane.credit)
-            chosen.credit -= sum(lane.weight for lane in waiting)
-        self._size -= 1
-        return chosen.take()
+        lane = working[0] if len(working) == 1 else self._richest()  # alone it would earn its weight and pay it back
+        item = lane.take()
+        self._count(lane, -1)
+        return item
+
+    def _richest(self) -> _LaneItems[Item]:
+        for lane in self._working:
+            lane.credit += lane.weight
+        chosen = max(self._working, key=lambda lane: lane.credit)
+        chosen.credit -= sum(lane.weight for lane in self._working)
+        return chosen
+
+    def _count(self, lane: _LaneItems[Item], more: int) -> None:
+        """An item came or went; a lane that has begun or ceased to have any is not looked for at each turn."""
+        self._size += more
+        if lane.size <= 1:
+            self._working = [lane for lane in self._lanes.values() if lane.size]

@@ -88,12 +88,11 @@ class Pipeline:
         Returns:
             The one outcome. A directory comes back as an error with the code ``is_directory``.
         """
-        timing, identity, ticket = Timing(), None, None
+        identity, ticket = None, None
         golden = claim in self._goldens
         generation = self._goldens.get(claim, self.generation)
         try:
             ticket = self.admission.admit(claim, exempt=golden)
-            timing = ticket.time
             generation = await self._handover.enter(ticket) if self._handover.gate and not golden else generation
             generation.tickets.add(ticket)
             found = await generation.find(image, ticket, known=not golden)
@@ -102,14 +101,15 @@ class Pipeline:
             else:
                 identity, by = Identity(*found.identity) if found.identity else None, ""
                 if found.code:
-                    return Outcome(image.path, Status.ERROR, timing, code=found.code)
+                    return Outcome(image.path, Status.ERROR, ticket.time, code=found.code)
                 scored = await views.score(generation, image, ticket, found, golden=golden)
             judgement, frame = views.judge(generation, scored, identity)
             generation.remember(ticket, identity, scored)
             told = claim.told(identity)
-            outcome = Outcome(image.path, Status.OK, timing, judgement, identity=told, frame=frame, cached=by)
+            outcome = Outcome(image.path, Status.OK, ticket.time, judgement, identity=told, frame=frame, cached=by)
         except CodedError as error:
-            outcome = Outcome.failed(image.path, error, timing, claim.told(identity))
+            spent = ticket.time if ticket else Timing()
+            outcome = Outcome.failed(image.path, error, spent, claim.told(identity))
         finally:
             self._leave(image, ticket, generation)
         if not golden:

@@ -153,7 +153,7 @@ class ScoreStage:
             CodedError: ``engine_died``, ``engine_failed``, or what settled the ticket.
         """
         claim, now = ticket.claim, time.monotonic()
-        entry = Entry(ticket, now, probe=probe)
+        entry = Entry(ticket, now, probe)
         if probe:
             self._probes.append(entry)
         else:

@@ -8,14 +8,19 @@ Pure bookkeeping; the memory itself is ``ipc.arena``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 
-class Lease(NamedTuple):
+class Lease(msgspec.Struct, gc=False):
     """One slot, held once."""
 
     slot: int
     generation: int
+
+    def echoed(self, slot: int, generation: int) -> bool:
+        """Tell whether a child speaks of this lease."""
+        return self.slot == slot and self.generation == generation
 
 
 class Slots:

@@ -6,8 +6,9 @@ same image. All of them have one ticket, and come to one judgement.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nsfwd.bundles.verdict import View
 from nsfwd.errors import CodedError
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from nsfwd.protocol.messages import Identity, Image, Judgement
 
 
-@dataclass(slots=True)
-class Scored:
+class Scored(msgspec.Struct):
     """The scores of all views of one image, before any policy.
 
     Attributes:
@@ -72,7 +72,7 @@ def judge(generation: Generation, scored: Scored, identity: Identity | None) -> 
         CodedError: ``bad_scores``: they are no probabilities.
     """
     if scored.plain:
-        judgement = generation.judge(scored.views[0].results[generation.bundle.name])
+        judgement = generation.judge(scored.views[0].results)
         return generation.overrule(judgement, identity), None
     judgement, decisive = generation.judge_views(scored.views)
     frame = Frame(decisive.frame, scored.frames, scored.sampled, decisive.background)

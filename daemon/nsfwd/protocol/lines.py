@@ -86,7 +86,7 @@ class LineReader:
         """
         raw = self._raw
         newline = raw.find(_LF, self._start)
-        if newline >= 0 and not self.partial and not self.telnet.in_command:
+        if newline >= 0 and not (self._line or self._dropped or (self._filtering and self.telnet.in_command)):
             line = bytes(raw[self._start : newline])
             if len(line) <= TEXT_LINE and not (self._filtering and _IAC in line):  # nearly every line is such a one
                 self._start = newline + 1

