@@ -146,7 +146,7 @@ def test_sweep_quarantine_restore_and_sweep_again(site: Site) -> None:
     assert bad.exists()
     assert f"quarantined {bad}" in site.sweep("--apply", "--placeholder", code=1)
     assert bad.read_bytes() == placeholder.PICTURE and good.exists()
-    assert f"would restore {bad}" in site.restore("--all")
+    assert f"would restore {bad}, from then on safe" in site.restore("--all")
     assert "no policy has the verdict 'sensitve'" in site.sweep("--on", "sensitve")
     listed = json.loads(site.restore("--list", "--format", "ndjson"))
     assert listed["path"] == str(bad) and Path(listed["target"]).read_bytes() == content
@@ -160,6 +160,38 @@ def test_sweep_quarantine_restore_and_sweep_again(site: Site) -> None:
     assert bad.read_bytes() == content
     assert site.rows("SELECT kind, outcome, restored IS NOT NULL FROM action") == [("quarantine", "done", 1)]
     site.restore("--all", code=1)
+
+
+def test_what_a_person_put_back_stays_whatever_is_acted_on_and_without_the_index(site: Site) -> None:
+    path = site.put("statue.png", alarm=True)
+    site.sweep("--apply", code=1)
+    site.restore("--all", "--apply")
+    wait_until(lambda: _verdict(site, path) == "safe")
+    site.index.unlink()
+    wanted = ("--on", "safe", "--on", "sensitive", "--max-actions", "10")
+    assert "would quarantine" not in site.sweep(*wanted)
+    assert "quarantined" not in site.sweep(*wanted, "--apply")
+    assert path.exists()
+    decided = ("--verdict", "sensitive", "--reason", "after all", "--by", "eva", "--store", site.overrides)
+    site.run("override", "add", path, *decided)
+    wait_until(lambda: _verdict(site, path) == "sensitive")
+    assert f"quarantined {path}" in site.sweep(*wanted, "--apply", code=1)
+
+
+def test_a_dry_run_of_a_restore_says_what_the_real_one_would(site: Site) -> None:
+    path = site.put("statue.png", alarm=True)
+    site.sweep("--apply", code=1)
+    unset = ("restore", "--all", "--quarantine", site.quarantine, "--store", site.overrides)
+    nothing = site.base / "nothing.toml"
+    nothing.write_text(f"models_dir = '{site.base}'\noverrides = '{site.overrides}'\n")
+    for apply in ((), ("--apply",)):
+        assert "say --verdict" in site.run(*unset, "--config", nothing, *apply, code=1)
+    path.write_bytes(b"another")
+    for apply in ((), ("--apply",)):
+        assert "another file is in its place" in site.restore("--all", *apply, code=1)
+    path.unlink()
+    assert site.restore("--all") == f"would restore {path}, from then on safe\n" and not path.exists()
+    assert site.restore("--all", "--apply") == f"restored {path}\n" and path.exists()
 
 
 def _verdict(site: Site, path: Path) -> str:

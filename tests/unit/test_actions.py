@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nsfwd.scanning.actions.acting import Actions, Plan
 from nsfwd.scanning.actions.breaker import Breaker, Limits
 from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
 from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.restore import restore
 from nsfwd.scanning.actions.taking import Subject, take
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.judged import Judged
@@ -128,6 +130,30 @@ def test_what_was_taken_and_came_again_is_taken_again(index: Index, tmp_path: Pa
     for _ in range(2):
         perform(index, plan(tmp_path, "quarantine"), picture(tmp_path, "a.jpg"))
     assert rows(index) == [("quarantine", "done")] * 2
+
+
+@pytest.mark.parametrize("apply", [False, True])
+@pytest.mark.parametrize("kind", ["quarantine", "move"])
+def test_what_a_person_released_is_taken_only_when_somebody_decides_anew(
+    index: Index, tmp_path: Path, kind: str, apply: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = picture(tmp_path, "a.jpg")
+    perform(index, plan(tmp_path, kind), judged)
+    opened = Store.quarantine(tmp_path / "quarantine") if kind == "quarantine" else Store.shelf(tmp_path / "to")
+    with opened as store:
+        (entry,) = store.entries()
+        store.release(entry, 1000.25)
+        restore(store, entry)
+    again = picture(tmp_path, "a.jpg")
+    wanted = plan(tmp_path, kind, "log", on=frozenset({"safe", "sensitive"}), apply=apply)
+    assert perform(index, wanted, again) == []  # the daemon may not know of the decision yet
+    monkeypatch.setattr(acting, "GRACE", 0.0)
+    ours = replace(again, verdict="safe", alarm=False, override={"verdict": "safe", "time": 1000.25})
+    assert [line.split()[0] for line in perform(index, wanted, ours)] == ["found"]
+    done = {"quarantine": "quarantined", "move": "moved"}[kind] if apply else "would"
+    for override in ({"verdict": "safe", "time": 2000.0}, None):  # somebody decided anew; took the decision back
+        told = replace(picture(tmp_path, "a.jpg"), override=override)
+        assert [line.split()[0] for line in perform(index, wanted, told)] == [done]
 
 
 def test_a_file_that_was_changed_is_left_alone(index: Index, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.places import quarantine_option
+from nsfwd.escaping import escape
 
 if TYPE_CHECKING:
+    from nsfwd.config import Settings
     from nsfwd.protocol.messages import Override
     from nsfwd.scanning.actions.manifest import Entry
     from nsfwd.scanning.actions.quarantine import Store
@@ -93,12 +95,12 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
         if not entries:
             click.echo("nsfwd: nothing of that lies there", err=True)
             return exits.FAILED
-        if not flags["apply"]:
-            for entry in entries:
-                _say(f"would restore {entry.path_text}")
-            return exits.OK
-        with _deciding(flags) as decide:
-            failed = [entry for entry in entries if not _put_back(store, entry, decide)]
+        if flags["apply"]:
+            with _deciding(flags) as decide:
+                failed = [entry for entry in entries if not _put_back(store, entry, decide)]
+        else:
+            verdict = None if flags["no_override"] else _verdict(flags, _settings(flags))
+            failed = [entry for entry in entries if not _rehearse(store, entry, verdict)]
     return exits.FAILED if failed else exits.OK
 
 
@@ -151,18 +153,25 @@ def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[Entry], Override | No
         yield lambda entry: None
         return
     from nsfwd.bundles.overrides import Overrides
-    from nsfwd.config import find_file, load_settings
 
-    settings = load_settings(find_file(flags["config"], os.environ))
-    verdict = flags["verdict"] or _lowest(settings)
+    settings = _settings(flags)
+    verdict = _verdict(flags, settings)
     with Overrides.open(flags["store"] or Path(settings.overrides)) as overrides:
         yield lambda entry: overrides.add(
             entry.digest, verdict, reason=flags["reason"], by=flags["by"], path=entry.path
         )
 
 
-def _lowest(settings: Any) -> str:
-    """Return the tier that every image reaches, which is never an alarm."""
+def _settings(flags: dict[str, Any]) -> Settings:
+    from nsfwd.config import find_file, load_settings
+
+    return load_settings(find_file(flags["config"], os.environ))
+
+
+def _verdict(flags: dict[str, Any], settings: Settings) -> str:
+    """Return what contents are from now on: the tier that every image reaches, which is never an alarm, or as said."""
+    if flags["verdict"]:
+        return str(flags["verdict"])
     from nsfwd.errors import NsfwdError, OverridesFailure
     from nsfwd.server.main import open_bundles
 
@@ -173,17 +182,34 @@ def _lowest(settings: Any) -> str:
     return tiers[0].name if tiers else "safe"
 
 
+def _rehearse(store: Store, entry: Entry, verdict: str | None) -> bool:
+    """Say what would be done, or what would stand in its way."""
+    from nsfwd.errors import ActionFailure
+    from nsfwd.scanning.actions.restore import rehearse
+
+    try:
+        rehearse(store, entry)
+    except ActionFailure as error:
+        _complain(error)
+        return False
+    _say(f"would restore {entry.path_text}" + (f", from then on {verdict}" if verdict is not None else ""))
+    return True
+
+
 def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], Override | None]) -> bool:
     """Decide, note, put back, in this order: a watch that sees the file come leaves it alone."""
     from nsfwd.errors import ActionFailure
     from nsfwd.scanning.actions.restore import restore as put_back
 
-    _mark(store, entry, time.time(), decide(entry))
+    override = decide(entry)
+    if override is not None:
+        store.release(entry, override.time)
+    _mark(store, entry, time.time(), override)
     try:
         lost = put_back(store, entry)
     except ActionFailure as error:
         _mark(store, entry, None)
-        click.echo(f"nsfwd: {_escaped(str(error))}", err=True)
+        _complain(error)
         return False
     _say(f"restored {entry.path_text}" + (f", but not its {', '.join(lost)}" if lost else ""))
     return True
@@ -210,11 +236,9 @@ def _write_down(store: Store, entry: Entry) -> None:
             note_recovered(index, entry, store.path_of(entry))
 
 
-def _escaped(text: str) -> str:
-    from nsfwd.escaping import escape
-
-    return escape(text)
+def _complain(error: Exception) -> None:
+    click.echo(f"nsfwd: {escape(str(error))}", err=True)
 
 
 def _say(text: str) -> None:
-    click.echo(_escaped(text))
+    click.echo(escape(text))

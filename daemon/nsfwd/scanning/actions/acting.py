@@ -27,9 +27,10 @@ from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.breaker import Breaker, Limits
 from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
 from nsfwd.scanning.actions.manifest import Entry, because, text_of
-from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.quarantine import Store, records_of
 from nsfwd.scanning.actions.recovery import recover
 from nsfwd.scanning.actions.register import note_recovered
+from nsfwd.scanning.actions.releases import Releases
 from nsfwd.scanning.actions.taking import Subject, copy_out, take
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.judged import Judged
@@ -40,7 +41,7 @@ KINDS = ("log", "copy", "hook", "move", "quarantine")
 """In the order in which they are done to one file: the file goes last."""
 
 GRACE = 60.0
-"""Seconds for which a restored file is left alone: by then the daemon has taken up the override that came with it."""
+"""Seconds for which what came back is left alone: by then the daemon has taken up the override that came with it."""
 
 _TAKING = frozenset({"move", "quarantine"})
 
@@ -91,7 +92,7 @@ class Actions:
         self._failure: NsfwdError | None = None
         self._linked: dict[tuple[int, int], Identity] = {}
         self._moving = asyncio.Lock()
-        self._store = _store(plan)
+        self._store, self._releases = _store(plan), _releases(plan)
         if self._store is not None:
             recover(self._store, self._recovered)
 
@@ -155,7 +156,15 @@ class Actions:
         if judged.digest is None or not self.wants(judged.verdict or "", judged.alarm):
             return ()
         kinds, restored = self._left(judged.found.path, judged.digest)
-        return () if restored > time.time() - GRACE else kinds
+        release = self._releases.of(judged.digest) if self._releases is not None and kinds else None
+        decided = judged.override.get("time", 0.0) if judged.override is not None else 0.0
+        if release is not None and decided > release.decided:  # somebody thought anew
+            return kinds
+        if max(restored, release.time if release is not None else 0.0) > time.time() - GRACE:
+            return ()
+        if release is not None and decided == release.decided:
+            return tuple(kind for kind in kinds if kind not in _TAKING)
+        return kinds
 
     def _left(self, path: bytes, digest: bytes) -> tuple[tuple[str, ...], float]:
         """Return the kinds that were not done yet to this content at this path, and when somebody put it back."""
@@ -290,6 +299,15 @@ class Actions:
 
 
 _DONE = {"log": "found", "copy": "copied", "hook": "told of", "move": "moved", "quarantine": "quarantined"}
+
+
+def _releases(plan: Plan) -> Releases | None:
+    """Return what people let go of the store that is taken into; a dry run heeds it as well."""
+    if "quarantine" in plan.kinds and plan.quarantine is not None:
+        return Releases(records_of(plan.quarantine, sealed=True))
+    if "move" in plan.kinds and plan.to is not None:
+        return Releases(records_of(plan.to, sealed=False))
+    return None
 
 
 def _store(plan: Plan) -> Store | None:

@@ -7,6 +7,7 @@
     files/ab/DIGEST.NUMBER             what was taken, by its digest
     manifests/ab/DIGEST.NUMBER.json    how to put it back
     pending/WORKER/...                 manifests of what is being taken; the worker holds a lock on its directory
+    released/ab/DIGEST.json            what a person let go again; see ``releases``
 
 Several processes may share a store. Knows the layout and who is at work; how a file is taken is ``taking``, what is
 done about a worker that died ``recovery``, how a file comes back ``restore``. Every call may wait for disks.
@@ -18,6 +19,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,25 +27,34 @@ from typing import Self
 
 from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions.manifest import Entry, dump, load
+from nsfwd.scanning.actions.releases import Release, Releases
 from nsfwd.scanning.trees.files import directory, write_new
 
 _ENDING = b".json"
+_SHELF = ".nsfwd"
+"""Below a shelf: what is not for people to look at."""
+
+
+def records_of(root: Path, *, sealed: bool) -> Path:
+    """Return below which directory a store keeps its manifests."""
+    return root.absolute() if sealed else root.absolute() / _SHELF
 
 
 class Store:
     """A directory of taken files; ``quarantine`` and ``shelf`` make one.
 
     Args:
-        root: the directory. ``records``: below which manifests are.
-        kind: of its entries.
+        root: the directory. ``kind``: of its entries.
         sealed: names are digests, nobody but the owner may enter, nothing in it can be run.
 
     Raises:
         ActionFailure: it cannot be made or read, others could get at it, or its disk is full. As every method.
     """
 
-    def __init__(self, root: Path, records: Path, *, kind: str, sealed: bool) -> None:
-        self.root, self.kind, self.sealed = root, kind, sealed
+    def __init__(self, root: Path, *, kind: str, sealed: bool) -> None:
+        self.root, self.kind, self.sealed = root.absolute(), kind, sealed
+        records = records_of(root, sealed=sealed)
+        self.releases = Releases(records)
         self._records = os.fsencode(records)
         self._desk: tuple[int, bytes] | None = None
         with self.border():
@@ -56,14 +67,12 @@ class Store:
     @classmethod
     def quarantine(cls, root: Path) -> Self:
         """Open a store whose files nobody else can open, run or serve: a directory 0700, names made of digests."""
-        root = root.absolute()
-        return cls(root, root, kind="quarantine", sealed=True)
+        return cls(root, kind="quarantine", sealed=True)
 
     @classmethod
     def shelf(cls, root: Path) -> Self:
         """Open a store where files keep their modes, and their paths below it: for people to look at."""
-        root = root.absolute()
-        return cls(root, root / ".nsfwd", kind="move", sealed=False)
+        return cls(root, kind="move", sealed=False)
 
     def __enter__(self) -> Self:
         return self
@@ -142,6 +151,12 @@ class Store:
         with self.border(), directory(self._drawer(entry)) as place:
             os.unlink(_file_of(entry), dir_fd=place)
             os.fsync(place)
+
+    def release(self, entry: Entry, decided: float) -> None:
+        """Note that a person lets a content go, by an override of this time: no run takes it while that holds."""
+        release = Release(digest=entry.digest, time=time.time(), decided=decided, path=entry.path_text)
+        with self.border():
+            self.releases.note(release)
 
     def entries(self) -> Iterator[Entry]:
         """Yield what lies here, in no order that matters; what another process is taking just now is not among it."""

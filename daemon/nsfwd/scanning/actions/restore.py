@@ -20,6 +20,7 @@ from nsfwd.scanning.trees.files import (
     EXCHANGE,
     NOREPLACE,
     Changed,
+    check_writable,
     content_is,
     copy,
     digest_of,
@@ -40,6 +41,7 @@ def restore(store: Store, entry: Entry) -> tuple[str, ...]:
             taken, or a disk is full. The file is still in the store.
     """
     with _explained(entry), directory(entry.directory) as home, store.place(entry) as (place, name):
+        check_writable(home)
         if content_is(home, entry.basename, bytes.fromhex(entry.digest)):
             lost = _tidy(home, entry, place, name)
         else:
@@ -47,6 +49,20 @@ def restore(store: Store, entry: Entry) -> tuple[str, ...]:
         os.fsync(home)
         store.drop(entry)
     return lost
+
+
+def rehearse(store: Store, entry: Entry) -> None:
+    """Look whether a file could be put back, and touch nothing.
+
+    Raises:
+        ActionFailure: as ``restore``, as far as can be told beforehand: a disk that fills up cannot.
+    """
+    with _explained(entry), directory(entry.directory) as home, store.place(entry) as (place, name):
+        check_writable(home)
+        if not content_is(home, entry.basename, bytes.fromhex(entry.digest)):
+            _check_place(home, entry)
+            with _taken(place, name, entry):
+                pass
 
 
 @contextmanager
@@ -63,9 +79,7 @@ def _explained(entry: Entry) -> Iterator[None]:
 
 def _bring_back(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, ...]:
     filled = _check_place(home, entry)
-    with regular(place, name) as file:
-        if digest_of(file).hex() != entry.digest:
-            raise Changed("what lies in the store is not what was taken")
+    with _taken(place, name, entry) as file:
         lost = attributes_of(entry).apply(file)
         try:
             _put(place, name, home, entry, filled=filled)
@@ -88,6 +102,19 @@ def _bring_back(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, 
     os.unlink(name, dir_fd=place)
     os.fsync(place)
     return lost
+
+
+@contextmanager
+def _taken(place: int, name: bytes, entry: Entry) -> Iterator[int]:
+    """Lend what lies in the store.
+
+    Raises:
+        Changed: it is not what was taken.
+    """
+    with regular(place, name) as file:
+        if digest_of(file).hex() != entry.digest:
+            raise Changed("what lies in the store is not what was taken")
+        yield file
 
 
 def _check_place(home: int, entry: Entry) -> bool:

@@ -29,6 +29,7 @@ from nsfwd.scanning.trees.files import (
     Attributes,
     Changed,
     Identity,
+    check_writable,
     content_is,
     copy,
     digest_of,
@@ -137,10 +138,7 @@ def _explained(subject: Subject) -> Iterator[None]:
 def _take(store: Store, source: int, subject: Subject) -> tuple[Entry, Identity]:
     with regular(source, subject.found.name) as file:
         _compare(file, subject)
-        if not os.access(b".", os.W_OK | os.X_OK, dir_fd=source, effective_ids=True):
-            read_only = os.fstatvfs(source).f_flag & os.ST_RDONLY
-            number = errno.EROFS if read_only else errno.EACCES
-            raise OSError(number, f"its directory may not be written: {os.strerror(number)}")
+        check_writable(source)
         entry = _entry(store, subject, Attributes.of(file))
         store.note(entry)
         try:

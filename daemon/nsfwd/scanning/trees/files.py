@@ -8,6 +8,7 @@ comes, and ``Changed`` where a name no longer stands for the file that was meant
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import stat
@@ -151,6 +152,17 @@ def looked_at(place: int, name: bytes) -> os.stat_result | None:
     return None
 
 
+def check_writable(place: int) -> None:
+    """See that names of a directory can be changed.
+
+    Raises:
+        OSError: EROFS or EACCES.
+    """
+    if not os.access(b".", os.W_OK | os.X_OK, dir_fd=place, effective_ids=True):
+        number = errno.EROFS if os.fstatvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, f"its directory may not be written: {os.strerror(number)}")
+
+
 def rename(source: int, name: bytes, target: int, new: bytes, how: int = NOREPLACE) -> None:
     """Rename between two directories: never over another file (``NOREPLACE``), or changing places (``EXCHANGE``).
 
@@ -162,13 +174,10 @@ def rename(source: int, name: bytes, target: int, new: bytes, how: int = NOREPLA
     if _libc.renameat2(source, name, target, new, how) == 0:
         return
     number = ctypes.get_errno()
-    if how != NOREPLACE or number not in (_EINVAL, _ENOSYS):
+    if how != NOREPLACE or number not in (errno.EINVAL, errno.ENOSYS):
         raise OSError(number, os.strerror(number), os.fsdecode(name))
     os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     os.unlink(name, dir_fd=source)
-
-
-_EINVAL, _ENOSYS = 22, 38
 
 
 def digest_of(file: int) -> bytes:
