@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from bench import aims, corpus, page, plot, records
-from bench.session import RESULTS, ROUNDS, Session
+from bench.session import QUICK_ROUNDS, RESULTS, ROUNDS, Session
 
 COMMANDS: dict[str, str] = {
     "limit": "the same decoding and engine without a server, at its best setting",
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         models_dir=options.models_dir.resolve(),
         precision=options.precision,
         quick=options.quick,
-        rounds=options.rounds,
+        rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
         kinds=tuple(options.pictures.split(",")),
         photos=options.photos,
         peers=tuple(filter(None, options.peers.split(","))),
@@ -81,7 +81,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="fewer pictures, shorter rounds: all but the long ones in ten minutes"
     )
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="interleaved rounds  [default: %(default)s]")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help=f"interleaved rounds  [default: {ROUNDS}, quick {QUICK_ROUNDS}]"
+    )
     parser.add_argument("--bundle", default=Session.bundle)
     parser.add_argument("--models-dir", type=Path, default=Session.models_dir)
     parser.add_argument("--precision", default="", help="[default: the bundle's own]")

@@ -101,7 +101,7 @@ def choose(session: Session, kind: str) -> tuple[Setting, list[Mapping[str, obje
     """Try every setting, once a run; return the best of them and the table."""
     if kind in _CHOSEN:
         return _CHOSEN[kind]
-    paths = session.pictures(kind)[: session.count(500)]
+    paths = session.pictures(kind)[: session.count(300)]
     rows: list[Mapping[str, object]] = []
     best, best_rate = SERIAL, 0.0
     for setting in (SERIAL, *settings()):

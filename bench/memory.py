@@ -31,7 +31,8 @@ def measure(session: Session) -> None:
     ) as real:
         real.wait_ready()
         pictures = session.pictures("small")
-        row = _grown(session, real, session.bundle, pictures, session.count(2_000), session.count(20_000), depth=8)
+        first, most = (400, 2_000) if session.quick else (2_000, 20_000)
+        row = _grown(session, real, session.bundle, pictures, first, most, depth=8)
         with Bare(session, SERIAL) as bare:
             bare.run(pictures[:100])
             least = machine.memory_mb(bare.processes)

@@ -163,8 +163,8 @@ def _rounds(session: Session, kind: str, contenders: Sequence[Contender]) -> Non
         here = [one for one in contenders if not one.slow or session.rarely(number)]
         for c in figures.shuffled(CONCURRENCY, seed=number):
             for one in figures.shuffled(here, seed=number * len(CONCURRENCY) + c):
-                few = 4 if one.name == ANCESTOR else 1
-                one.round(number, c, paths[: max(session.count(200 if c == 1 else 500) // few, 2 * c)])
+                count = session.count(200 if c == 1 else 500)
+                one.round(number, c, paths[: max(count // 4, c + 8) if one.name == ANCESTOR else max(count, 2 * c)])
     for one in contenders:
         one.memory = machine.memory_mb(one.process.processes())
 

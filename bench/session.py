@@ -16,7 +16,7 @@ REPOSITORY = HERE.parent
 RESULTS = HERE / "results"
 CACHE = HERE / ".cache"
 """Pictures and the peers' virtual environment; git-ignored, as the results are."""
-ROUNDS = 9
+QUICK_ROUNDS, ROUNDS = 7, 15
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Session:
     models_dir: Path = REPOSITORY / "models"
     precision: str = ""
     quick: bool = False
-    rounds: int = ROUNDS
+    rounds: int = QUICK_ROUNDS
     kinds: Sequence[str] = ("small", "large")
     photos: Path | None = None
     peers: Sequence[str] = ("mosec", "litserve", "bentoml", "ray")

@@ -148,8 +148,8 @@ def _repeats(session: Session) -> None:
         server.wait_ready()
         for case in cases:
             session.say(f"sweep: {case.name}")
-            if lacking := _lacking(session.directory, case):
-                session.say(f"sweep: {case.name} is left out: {lacking} (TMPDIR says where)")
+            if why := lacking(session.directory, case):
+                session.say(f"sweep: {case.name} is left out: {why} (TMPDIR says where)")
                 continue
             row = _repeated(session, server, case)
             memory = float(str(row["memory MB"]))
@@ -164,7 +164,7 @@ def _repeats(session: Session) -> None:
     )
 
 
-def _lacking(place: Path, case: Case) -> str:
+def lacking(place: Path, case: Case) -> str:
     """What there is too little of for this case, if anything: a block and an inode a file, and the index."""
     free = os.statvfs(place)
     wanted = case.files * 4096 + (case.files + case.others) * ROW_BYTES * 2  # an index is made anew beside itself

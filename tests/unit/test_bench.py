@@ -9,11 +9,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import pytest
 
-from bench import aims, corpus, daemon, figures, line, machine, page, records
+from bench import aims, corpus, daemon, figures, line, machine, page, records, sweep
 from bench.__main__ import COMMANDS
 from bench.load import Http, Load, Ndjson
 from bench.records import Table
@@ -165,6 +166,17 @@ def test_the_page_of_the_house_has_marks_for_every_table_that_is_aimed_at() -> N
     assert aimed - once <= set(names)
 
 
+def test_a_tree_that_the_disk_has_no_room_for_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = sweep.Case("a thousand files", 1000)
+    disk = types.SimpleNamespace(f_bavail=1 << 20, f_frsize=4096, f_files=10_000, f_favail=5000)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    assert sweep.lacking(tmp_path, case) == ""
+    disk.f_favail = 1000
+    assert "inodes" in sweep.lacking(tmp_path, case)
+    disk.f_bavail = 1000
+    assert "GB" in sweep.lacking(tmp_path, case)
+
+
 def test_rounds_have_orders_that_differ_and_come_again() -> None:
     orders = [figures.shuffled("abcd", seed=number) for number in range(20)]
     assert orders == [figures.shuffled("abcd", seed=number) for number in range(20)]
@@ -205,6 +217,7 @@ def test_the_bare_line_server_answers_by_way_of_two_processes() -> None:
 def test_this_process_has_time_and_memory() -> None:
     assert machine.cpu_seconds([os.getpid()]) > 0
     assert machine.memory_mb([os.getpid()]) > 1
+    assert machine.peak_mb(os.getpid()) > 1
     assert os.getpid() in machine.tree(os.getsid(0))
 
 
