@@ -72,6 +72,16 @@ def test_an_error_of_a_run_that_was_killed_is_told_by_the_next(place: Place, scr
     assert sweep(place) == 0
 
 
+def test_an_action_that_failed_is_4_until_it_is_done(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.write("alarm.jpg", b"alarm")
+    told = ("--action", "hook", "--apply", "--hook")
+    assert sweep(place, *told, "false") == 4
+    assert "1 actions failed; the next sweep tries again" in capsys.readouterr().err
+    assert sweep(place, *told, "false", "--strict") == 4
+    assert sweep(place, *told, "true") == 1
+    assert sweep(place, *told, "false") == 1  # it was told of
+
+
 def test_no_daemon_is_69_and_no_directory_64(place: Place) -> None:
     assert main.run(["sweep", str(place.tree), "--index", str(place.path), "--connect", "unix:/nowhere"]) == 69
     assert main.run(["sweep", str(place.tree / "nowhere"), "--index", str(place.path)]) == 64

@@ -50,7 +50,7 @@ class Recorder:
     """An actor that keeps what it was told to act on."""
 
     def __init__(self, *, done: bool = False) -> None:
-        self.acted = 0
+        self.acted = self.failed = 0
         self.judged: list[Judged] = []
         self._done = done
 

@@ -23,6 +23,8 @@ ALARM = 1
 UNSCORED = 2
 BREAKER = 3
 """A run stopped because it would have acted on too many files."""
+ACTION = 4
+"""Something was to be done about a verdict and could not be."""
 FAILED = 1
 """A command other than ``scan`` could not do what it was asked."""
 USAGE = 64

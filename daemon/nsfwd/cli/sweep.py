@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 
 TEXT = """\b
 Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored by this run,
-3 stopped by the circuit breaker, 64 wrong usage, 69 no daemon, 70 a defect,
-74 the index or the quarantine cannot be written, 75 a sweep of the same tree
-runs already, 78 the job is wrong, 130 interrupted. An error that is recorded
-and unchanged does not fail a run again; an alarm that is still there does."""
+3 stopped by the circuit breaker, 4 an action failed (such as a hook, and the
+next sweep tries again), 64 wrong usage, 69 no daemon, 70 a defect, 74 the index
+or the quarantine cannot be written, 75 a sweep of the same tree runs already,
+78 the job is wrong, 130 interrupted. Of several the first of 130, 4, 1, 2. An
+error that is recorded and unchanged does not fail a run again; an alarm that is
+still there does."""
 
 
 @click.command(epilog=TEXT)
@@ -105,6 +107,8 @@ def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool
             click.echo(line, err=True)
     if sign == signal.SIGINT:
         return exits.INTERRUPTED
+    if progress.failed:
+        return exits.ACTION
     if progress.unscored and strict:
         return exits.UNSCORED
     if progress.alarming:
@@ -197,6 +201,7 @@ def summary(progress: Progress) -> Iterator[str]:
         f"{progress.rejudged} with another verdict by the new policy": progress.rejudged,
         f"{progress.gone} no longer there": progress.gone,
         f"{progress.unreadable} directories that cannot be read": progress.unreadable,
+        f"{progress.failed} actions failed; the next sweep tries again": progress.failed,
         f"{progress.foreign} directories on other file systems not entered (--cross)": progress.foreign,
     }
     if said := [text for text, number in others.items() if number]:

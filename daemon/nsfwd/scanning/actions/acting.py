@@ -96,6 +96,11 @@ class Actions:
         if self._store is not None:
             recover(self._store, self._recovered)
 
+    @property
+    def failed(self) -> int:
+        """Actions that could not be done, hooks that failed among them; not files that had changed."""
+        return self.outcomes["failed"]
+
     def wants(self, verdict: str, alarm: bool) -> bool:
         """Tell whether something may be to be done about such a verdict."""
         return verdict in self._plan.on if self._plan.on else alarm

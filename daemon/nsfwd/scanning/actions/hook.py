@@ -102,6 +102,8 @@ class Hook:
 async def _tell(process: asyncio.subprocess.Process, line: bytes) -> None:
     """Write the reply; a hook that does not read it is none the worse."""
     assert process.stdin is not None
+    if process.stdin.is_closing():  # it has ended already
+        return
     with suppress(BrokenPipeError, ConnectionResetError):
         process.stdin.write(line)
         await process.stdin.drain()

@@ -19,6 +19,10 @@ class Actor(Protocol):
     def acted(self) -> int:
         """Files on which something was done so far."""
 
+    @property
+    def failed(self) -> int:
+        """Things that were to be done and could not be, so far; the next run tries them again."""
+
     def wants(self, verdict: str, alarm: bool) -> bool:
         """Tell whether it has something to do about such a verdict. Called often, from any thread: quick and pure."""
 
@@ -40,6 +44,7 @@ class Onlooker:
     """An actor that does nothing."""
 
     acted = 0
+    failed = 0
 
     def wants(self, verdict: str, alarm: bool) -> bool:
         """Nothing is of interest."""

@@ -59,7 +59,7 @@ class Progress:
         why: it ended; empty while it runs. ``waiting``: for the daemon.
         unscored: images left without scores in this run; ``alarming``: files with a verdict that is an alarm, those
             that are as they were included. ``unreadable``: directories. ``gone``: files that are no longer there.
-        rejudged: files that a new policy gave another verdict.
+        rejudged: files that a new policy gave another verdict. ``failed``: actions that could not be done.
         foreign, links: not entered, not followed.
     """
 
@@ -74,6 +74,7 @@ class Progress:
     unreadable: int = 0
     gone: int = 0
     rejudged: int = 0
+    failed: int = 0
     foreign: int = 0
     links: int = 0
 
@@ -128,6 +129,7 @@ class _Sweep:
         """Tell how far it is."""
         told, scan = self._progress, self._scan
         told.why, told.waiting, told.seconds = why, scan.door.waiting, time.monotonic() - self._started
+        told.failed = scan.actor.failed
         told.unscored, told.alarming = scan.unscored + told.unreadable, scan.alarming
         return told
 
