@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,38 @@ def test_a_file_is_for_its_owner_alone_and_whole_or_not_there(tmp_path: Path) ->
     with private(path) as out:
         out.write(b"new")
     assert path.read_text() == "new" and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_stream_of_the_process_is_written_to_where_it_is(tmp_path: Path) -> None:
+    log, link = tmp_path / "log", tmp_path / "link"
+    log.write_bytes(b"before\n")
+    held = os.open(log, os.O_WRONLY | os.O_APPEND)
+    link.symlink_to(f"/dev/fd/{held}")
+    try:
+        with private(link) as file:
+            file.write(b"row\n")
+        with private(Path(f"/proc/self/fd/{held}")) as file:
+            file.write(b"another\n")
+        log.unlink()
+        with private(link) as file:
+            file.write(b"to a file without a name")
+    finally:
+        os.close(held)
+    assert link.is_symlink() and list(tmp_path.iterdir()) == [link]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("old.csv")
+    with private(tmp_path / "link.csv") as out:
+        out.write(b"new")
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "old.csv").read_text() == "new"
+
+
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere/out.csv"
+    with pytest.raises(OSError, match=re.escape(f"No such file or directory: '{path}'")), private(path):
+        pass
 
 
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:

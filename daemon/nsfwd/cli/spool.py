@@ -21,7 +21,7 @@ Exit codes: 0 nothing is left, also when there were alarms: NAME.done tells of t
 @click.command(epilog=TEXT)
 @click.option(
     "--directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
     default=Path("/var/spool/nsfwd"),
     show_default=True,
     help="The spool, with in and out.",

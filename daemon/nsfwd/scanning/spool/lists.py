@@ -123,7 +123,7 @@ class Job:
 
 
 class Spool:
-    """The directories of a spool. Use as a context manager.
+    """The directories of a spool, made below one that is there. Use as a context manager.
 
     Raises:
         ActionFailure: they cannot be used, or their disk is full. As every method.
@@ -135,7 +135,7 @@ class Spool:
         self._places: dict[str, int] = {}
         try:
             for part in PARTS:
-                (root / part).mkdir(mode=0o750, parents=True, exist_ok=True)
+                (root / part).mkdir(mode=0o750, exist_ok=True)
                 self._places[part] = os.open(root / part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._places["work"], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
