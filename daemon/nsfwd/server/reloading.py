@@ -52,15 +52,25 @@ class Reloader:
         self._notifier = notifier
         self._status = status
         self._turn = asyncio.Lock()
+        self._coming: asyncio.Task[dict[str, Any]] | None = None
         self.since: float | None = None
 
     async def reload(self) -> dict[str, Any]:
         """Reload, and return what the reply tells.
 
+        Whoever asks while one waits for its turn shares that one, which reads what is there when it begins: any number
+        of signals during a reload is one reload more.
+
         Raises:
             CodedError: ``reload_refused`` says what the operator has to mend; ``draining``.
         """
+        if self._coming is None:
+            self._coming = asyncio.create_task(self._reload())
+        return await asyncio.shield(self._coming)
+
+    async def _reload(self) -> dict[str, Any]:
         async with self._turn:
+            self._coming = None
             started = self.since = self._service.loop.time()
             announced = self._pipeline.ready.is_set()
             if announced:
