@@ -85,6 +85,8 @@ def spelled(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, Spread):
+        if value.low == value.high:
+            return spelled(value.median)
         return f"{spelled(value.median)} ({spelled(value.low)} to {spelled(value.high)})"
     if not isinstance(value, float):
         return str(value)
