@@ -62,6 +62,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert main.run(["config", "check", str(file)]) == 64
 
 
+def test_a_file_that_the_caller_may_not_read_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nsfwd.config.loading.SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("a.jpg"))
+    file = tmp_path / "a.jpg"
+    file.touch()
+    assert main.run(["config", "check", "--as", getpass.getuser(), str(file)]) == 1
+    assert capsys.readouterr().out.startswith(f"denied: {file} may not be read: it is ")
+
+
 def test_an_unknown_user_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no user nobody-at-all"):
         why(tmp_path, "nobody-at-all")

@@ -224,6 +224,12 @@ def test_of_an_import_all_is_taken_or_nothing(run: Run) -> None:
     assert run("import", "strange.ndjson", "--force")[0] == 0
 
 
+def test_check_warns_of_roots_that_are_not_there(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["config", "check", "--root", "/", "--root", "/mnt/\x1bgone"]) == 0
+    err = capfd.readouterr().err
+    assert err == "warning: root /mnt/\\x1bgone: there is no such directory, so nothing below it is scanned\n"
+
+
 def test_check_warns_of_verdicts_that_no_policy_has(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert main.run(["config", "check"]) == 0
     with store() as overrides:

@@ -339,6 +339,29 @@ def test_colours_tell_what_it_came_to(scan: Scan) -> None:
     assert colours == {"/a": "32", "/alarm": "1;31", "/note": "2", "/corrupt": "33"}
 
 
+@pytest.mark.parametrize(("variables", "painted"), [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False)])
+def test_colours_only_where_the_terminal_has_them(
+    variables: dict[str, str], painted: bool, scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert ("\x1b[" in scan("/a")[1]) is painted
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in scan("/a")[1]
+
+
+def test_what_the_caller_may_not_read_is_for_the_daemon_to_read(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be another user; and one such file must not end a run over many."""
+    (tmp_path / "closed.jpg").touch()
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # as root everything may be read
+    code, out, _ = scan(str(tmp_path / "closed.jpg"), "/b")
+    assert (code, out.count("safe")) == (0, 2)
+
+
 def test_waiting_for_a_daemon_that_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     late: list[FakeDaemon] = []
     monkeypatch.setattr("nsfwd.cli.scan.BETWEEN_LOOKS", 0.0)

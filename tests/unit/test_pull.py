@@ -117,6 +117,14 @@ def test_pull_of_an_unknown_name_tells_the_known(tmp_path: Path) -> None:
         pull("other", tmp_path, say=said)
 
 
+def test_nothing_is_downloaded_that_could_not_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # as root everything may be written to
+    said: list[str] = []
+    with pytest.raises(BundleError, match="may not be written to"):
+        pull("nsfw-mobilenet-v2-100", tmp_path, say=said.append)
+    assert said == []
+
+
 def test_without_npm_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))

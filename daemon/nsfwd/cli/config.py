@@ -13,10 +13,10 @@ import msgspec
 from nsfwd.cli import exits
 from nsfwd.cli.serve import settings_from, settings_options
 from nsfwd.config import TABLE, Settings
+from nsfwd.errors import SettingsError
 
 if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
-from nsfwd.errors import SettingsError
 
 
 @click.group()
@@ -48,7 +48,7 @@ def show(explain: bool, config: Path | None, **flags: Any) -> None:
 @config.command()
 @click.option("--as", "user", metavar="USER", help="Look whether this user, the daemon's, may open the PATHs.")
 @click.option("--peers", "row", metavar="NAME", help="Look for the peers of this row of the table.")
-@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @settings_options
 def check(user: str | None, row: str | None, paths: tuple[Path, ...], config: Path | None, **flags: Any) -> int:
     """Refuse what serve would refuse before it starts: settings, addresses, bundles, policies.
@@ -75,11 +75,21 @@ def check(user: str | None, row: str | None, paths: tuple[Path, ...], config: Pa
         parse(text)
     bundles = open_bundles(settings)
     _check_overrides(settings, bundles)
+    for root in _missing_roots(settings):
+        click.echo(f"warning: root {root}: there is no such directory, so nothing below it is scanned", err=True)
     served = ", ".join(
         f"{bundle.name} ({bundle.model_identity}, policy {bundle.policy_identity})" for bundle in bundles
     )
     click.echo(f"good: {len(settings.given)} settings given, serving {served}")
     return exits.OK
+
+
+def _missing_roots(settings: Settings) -> list[str]:
+    """Name the roots that are no directories, of peers too. They may be mounted later."""
+    from nsfwd.escaping import escape
+
+    roots = [*settings.roots, *(root for row in settings.peers for root in row.roots)]
+    return [escape(root) for root in dict.fromkeys(roots) if not Path(root).is_dir()]
 
 
 def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:

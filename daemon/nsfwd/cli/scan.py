@@ -134,7 +134,7 @@ class Asked:
 
 
 @click.command(epilog=exits.TEXT)
-@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=bytes))
+@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=bytes, readable=False))
 @click.option("-r", "--recursive", is_flag=True, help="Walk below directories.")
 @click.option("--files-from", type=click.File("rb"), metavar="FILE", help="Read paths from FILE too; - is stdin.")
 @click.option("-0", "--null", is_flag=True, help="Paths of --files-from and of -l end in NUL: find -print0, xargs -0.")
@@ -250,7 +250,8 @@ def _tell(message: str) -> None:
 
 
 def _colour(choice: str) -> bool:
-    return choice == "always" or (choice == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return choice == "always" or (choice == "auto" and sys.stdout.isatty() and not plain)
 
 
 def _wait(connect: str | None) -> None:

@@ -6,6 +6,7 @@ bundle appears under its name in one step, or not at all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,8 @@ def pull(name: str, models_dir: Path, *, package_file: Path | None = None, say: 
         if present is not None:
             say(f"{name}: already there and verified")
             return add_network(present, say)
+        if not os.access(models_dir, os.W_OK):  # before the download, not after it
+            raise BundleError(f"{models_dir}: may not be written to")
         with _package(manifest.source, package_file, say) as file:
             check_integrity(file, manifest.source.integrity)
             say(f"{name}: the digest is the pinned one; rebuilding the network")
