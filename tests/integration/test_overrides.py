@@ -222,6 +222,31 @@ def test_a_store_that_is_lost_stays_in_force_and_is_said(place: Path) -> None:
         assert client.ready()["why"] == ""
 
 
+def test_a_store_that_is_damaged_refuses_the_reload_as_the_check_does(place: Path) -> None:
+    directory = place / "damaged"
+    path, digest = place_picture(place, 9)
+    store = directory / "overrides.sqlite"
+    with Overrides.open(store) as made:
+        made.add(digest, "sensitive")
+    with Daemon(directory, root=place) as daemon, Client(f"unix:{daemon.unix}") as client:
+        for file in directory.glob("overrides.sqlite-*"):
+            file.unlink()
+        store.write_bytes(b"no database at all" * 1000)
+        why = f'overrides: {store}: file is not a database; to judge without any: overrides = "none"'
+        answer = ask(daemon.unix, {"op": "reload"})
+        assert (answer["status"], answer["error"]["code"]) == ("error", "reload_refused")
+        assert why in answer["error"]["message"]
+        models = ["--models-dir", str(echo_bundle(directory / "shelf").parent), "--model", "echo", "--engine", "echo"]
+        checked = subprocess.run(
+            [sys.executable, "-m", "nsfwd", "config", "check", "--overrides", str(store), *models],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert checked.stderr == f"nsfwd: {why}\n"
+        assert client.scan(path).verdict == "sensitive"
+
+
 def test_a_store_that_cannot_be_read_refuses_the_start(place: Path) -> None:
     directory = place / "refused"
     directory.mkdir()
