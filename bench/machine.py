@@ -30,6 +30,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total
 
 
+def busy_seconds() -> float:
+    """What all cores have worked since the start of the machine, and what its host gave to others instead (steal)."""
+    user, nice, system, _, _, irq, softirq, steal, *_ = (_PROC / "stat").read_text().split(maxsplit=11)[1:11]
+    return sum(map(int, (user, nice, system, irq, softirq, steal))) * _TICK
+
+
 def memory_mb(pids: Iterable[int]) -> float:
     """Proportional set size of these processes in MB (10^6 bytes): what is shared counts once in all."""
     total = 0
@@ -90,3 +96,23 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("openvino", "pillow", "uvloop", "orjson", "msgspec")},
     }
+
+
+class Meter:
+    """What a stretch of work takes: processor seconds of one tree, and the share of the cores that others had.
+
+    Args:
+        pids: the tree.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._pids = list(pids)
+        self._began = time.perf_counter()
+        self._cpu = cpu_seconds(self._pids)
+        self._all = busy_seconds() - time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds of the tree, and the share of others: neither the tree's nor of this process, its client."""
+        cpu = cpu_seconds(self._pids) - self._cpu
+        all_ = busy_seconds() - time.process_time() - self._all
+        return cpu, max(0.0, all_ - cpu) / (time.perf_counter() - self._began) / (os.cpu_count() or 1)

@@ -35,7 +35,8 @@ class Contender:
     ready: float = 0.0
     memory: float = 0.0
     found: dict[int, dict[int, Result]] = field(default_factory=lambda: {c: {} for c in CONCURRENCY})
-    cpu: dict[int, list[float]] = field(default_factory=lambda: {c: [] for c in CONCURRENCY})
+    cpu: dict[int, dict[int, float]] = field(default_factory=lambda: {c: {} for c in CONCURRENCY})
+    others: dict[int, list[float]] = field(default_factory=lambda: {c: [] for c in CONCURRENCY})
 
     @property
     def slow(self) -> bool:
@@ -52,10 +53,11 @@ class Contender:
 
     def round(self, number: int, c: int, paths: Sequence[Path]) -> None:
         """Measure one round at ``c`` and keep it."""
-        tree = self.process.processes()
-        before = machine.cpu_seconds(tree)
+        meter = machine.Meter(self.process.processes())
         self.found[c][number] = self.ask(paths, c)
-        self.cpu[c].append((machine.cpu_seconds(tree) - before) / len(paths))
+        cpu, others = meter.read()
+        self.cpu[c][number] = cpu / len(paths)
+        self.others[c].append(others)
 
 
 def measure(session: Session) -> None:
@@ -71,6 +73,8 @@ def measure(session: Session) -> None:
             _rounds(session, kind, contenders)
             rows = [row for one in contenders for row in _rows(one, contenders[0])]
             session.report(f"peers, {kind}", rows, NOTE)
+            sizes = [{"who": one.name, "memory MB": one.memory, "start s": one.ready} for one in contenders]
+            session.report(f"peers: size and start, {kind}", sizes, "Behind the rounds; to the first right answer.")
 
 
 def environment(session: Session) -> Path | None:
@@ -182,11 +186,11 @@ def _rows(one: Contender, ours: Contender) -> list[dict[str, object]]:
                 "img/s": figures.median([theirs.rate for _, theirs in both]),
                 "p50 ms": figures.percentile(latencies, 0.5) * 1e3,
                 "p99 ms": figures.percentile(latencies, 0.99) * 1e3,
-                "CPU ms/img": figures.median(one.cpu[c]) * 1e3,
                 "rate by theirs": figures.ratio([mine.rate for mine, _ in both], [theirs.rate for _, theirs in both]),
                 "p50 by ours": figures.ratio([theirs for _, theirs in p50], [mine for mine, _ in p50]),
-                "memory MB": one.memory,
-                "start s": one.ready,
+                "CPU ms/img": figures.median(list(one.cpu[c].values())) * 1e3,
+                "CPU by ours": figures.ratio(list(one.cpu[c].values()), [ours.cpu[c][number] for number in one.cpu[c]]),
+                "others %": figures.median(one.others[c]) * 100,
             }
         )
     return rows

@@ -27,6 +27,7 @@ class Pair:
     ours: list[Measured] = field(default_factory=list)
     theirs: list[Measured] = field(default_factory=list)
     own: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
 
     def round(self, server: daemon.Nsfwd, number: int) -> None:
         """Measure both; the other one first every other time."""
@@ -37,12 +38,12 @@ class Pair:
                 self.theirs.append(self.limit.run(self.paths))
 
     def _ours(self, server: daemon.Nsfwd) -> None:
-        tree = server.processes()
-        before, own = machine.cpu_seconds(tree), machine.cpu_seconds([server.pid])
+        meter, own = machine.Meter(server.processes()), machine.cpu_seconds([server.pid])
         result = self.load.closed(self.paths)
-        cpu = (machine.cpu_seconds(tree) - before) / len(self.paths)
+        cpu, others = meter.read()
         self.own.append((machine.cpu_seconds([server.pid]) - own) / len(self.paths))
-        self.ours.append(Measured(result.rate, cpu, result.latencies))
+        self.ours.append(Measured(result.rate, cpu / len(self.paths), result.latencies))
+        self.others.append(others)
 
 
 def measure(session: Session) -> None:
@@ -97,6 +98,7 @@ def _row(c: int, pair: Pair) -> Mapping[str, object]:
         "limit CPU ms/img": figures.median([one.cpu for one in pair.theirs]) * 1e3,
         "CPU ratio": figures.ratio([one.cpu for one in pair.ours], [one.cpu for one in pair.theirs]),
         "server us/img": figures.median(pair.own) * 1e6,
+        "others %": figures.median(pair.others) * 100,
     }
     if c == 1:
         row["p50 ratio"] = figures.ratio(

@@ -218,6 +218,9 @@ def test_this_process_has_time_and_memory() -> None:
     assert machine.cpu_seconds([os.getpid()]) > 0
     assert machine.memory_mb([os.getpid()]) > 1
     assert machine.peak_mb(os.getpid()) > 1
+    assert machine.busy_seconds() > 0
+    cpu, others = machine.Meter([os.getpid()]).read()
+    assert cpu >= 0 and others >= 0
     assert os.getpid() in machine.tree(os.getsid(0))
 
 
