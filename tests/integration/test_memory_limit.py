@@ -39,6 +39,17 @@ def held(group: Path) -> int:
     return int((group / "memory.usage_in_bytes").read_text("utf-8")) - int(stat["total_inactive_file"])
 
 
+def inside(group: Path) -> int:
+    """How many processes are in it."""
+    return len((group / "cgroup.procs").read_text("utf-8").split())
+
+
+def children(daemon: Daemon) -> int:
+    """How many processes its server has and knows of."""
+    stats = ask(daemon.unix, {"op": "stats"})
+    return sum(len(stats[kind]["processes"]) for kind in ("decoders", "engine", "lister"))
+
+
 def test_a_limit_decides_how_a_reload_goes(tmp_path: Path, group: Path) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(pictures.encoded(pictures.photo(1), "JPEG"))
@@ -46,6 +57,7 @@ def test_a_limit_decides_how_a_reload_goes(tmp_path: Path, group: Path) -> None:
     with Daemon(tmp_path / "daemon", prefix=enter) as daemon:
         modes = []
         for room in (None, ROOM, None):
+            wait_until(lambda: inside(group) == 1 + children(daemon))  # what was replaced ends by itself
             limit = -1 if room is None else held(group) + room
             (group / "memory.limit_in_bytes").write_text(f"{limit}\n", "utf-8")
             modes.append(ask(daemon.unix, {"op": "reload"})["mode"])

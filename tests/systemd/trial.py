@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from tests.systemd import peers, scanning
 from tests.systemd.hands import (
@@ -160,7 +161,8 @@ def reload_under_a_limit() -> None:
         return
     modes = []
     for limited in (False, True, False):
-        (engine,) = ask(SOCKET, {"op": "stats"})["engine"]["processes"]  # type: ignore[index]
+        wait(lambda: len((group / "cgroup.procs").read_text().split()) == 1 + len(children()), "what was replaced ends")
+        (engine,) = children("engine")
         one = 1024 * number(Path(f"/proc/{engine}/status"), "VmHWM:")
         firm = int((group / "memory.current").read_text()) - number(group / "memory.stat", "inactive_file")
         sh(f"systemctl set-property --runtime {UNIT} MemoryMax={firm + one if limited else 'infinity'}")
@@ -169,6 +171,12 @@ def reload_under_a_limit() -> None:
     assert modes == ["beside", "drain", "beside"], modes
     assert number(group / "memory.events", "oom_kill") == 0
     print(f"  {firm} bytes held, {one} by the engine: {', '.join(modes)}")
+
+
+def children(*kinds: str) -> list[int]:
+    """The daemon's processes of these kinds, or of all."""
+    stats: dict[str, Any] = ask(SOCKET, {"op": "stats"})
+    return [pid for kind in kinds or ("decoders", "engine", "lister") for pid in stats[kind]["processes"]]
 
 
 def number(file: Path, name: str) -> int:
