@@ -17,6 +17,7 @@ from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.pipeline.admission import Admission
+from nsfwd.pipeline.crew import Plan
 from nsfwd.pipeline.decoding import DecodeStage
 from nsfwd.pipeline.poison import PoisonList
 from nsfwd.pipeline.slots import Slots
@@ -38,13 +39,9 @@ class Daemon:
         self.arena = Arena.create(8, SLOT, 1)
         self.slots = Slots(8, lambda: None)
         recipe = msgspec.to_builtins(Recipe(width=SIDE, height=SIDE))
+        setup = messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(directory),), LIMITS)
         self.stage = DecodeStage(
-            self.arena,
-            self.slots,
-            messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(directory),), LIMITS),
-            workers=1,
-            decode_timeout=30.0,
-            poison=self.poison,
+            Plan(self.arena, self.slots, setup, 1, 30.0, self.poison),
             on_broken=lambda error: loop.call_exception_handler({"message": str(error)}),
         )
         self.admission = Admission(100, loop)

@@ -6,9 +6,7 @@ import asyncio
 import json
 import os
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +17,11 @@ from nsfwd.errors import CodedError, Status
 from nsfwd.protocol.limits import DESCRIPTORS, WINDOW
 from nsfwd.protocol.messages import Image, Lane, Outcome, Style, Timing
 from nsfwd.server.addresses import Address, Family, ListenSpec
-from nsfwd.server.connection import SERIES_MARK, Connection
+from nsfwd.server.connection import Connection
 from nsfwd.server.peers import Peer
+from nsfwd.server.series import SERIES_MARK
 from nsfwd.server.service import Service
+from tests.descriptors import all_closed
 
 PATIENCE = 10.0
 """Seconds after which a test that hangs fails."""
@@ -366,9 +366,8 @@ def test_raw_bytes_and_base64_reach_the_pipeline_as_a_descriptor() -> None:
         assert [reply["id"] for reply in await talk.replies()] == [1, 2, 3]
         assert talk.pipeline.bodies == [picture, bytes(range(4)), b""]
 
-    before = _descriptors()
-    hold_conversation(conversation)
-    assert _descriptors() == before
+    with all_closed():
+        hold_conversation(conversation)
 
 
 def test_bodies_in_flight_have_a_window_of_bytes() -> None:
@@ -397,10 +396,9 @@ def test_a_client_that_vanishes_inside_a_body_leaves_no_descriptor() -> None:
         talk.client.close()
         await talk.closed.wait()
 
-    before = _descriptors()
-    hold_conversation(short)
-    hold_conversation(gone)
-    assert _descriptors() == before
+    with all_closed():
+        hold_conversation(short)
+        hold_conversation(gone)
 
 
 def test_work_of_a_vanished_client_is_dropped() -> None:
@@ -618,10 +616,6 @@ def test_passed_descriptors_are_closed() -> None:
     hold_conversation(conversation)
 
 
-def _descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def test_passed_descriptors_go_to_their_requests_in_order() -> None:
     async def conversation(talk: Talk) -> None:
         pass_files(talk.client, b'{"id":1,"fd":true,"name":"one"}\n{"id":2,"fd":true,"nam', b"1", b"2", b"3")
@@ -652,8 +646,6 @@ def test_a_name_for_what_came_as_bytes() -> None:
 
 
 def test_surplus_descriptors_are_closed_and_so_are_the_rest_at_the_end() -> None:
-    before = _descriptors()
-
     async def conversation(talk: Talk) -> None:
         for _ in range(DESCRIPTORS // 32 + 1):
             pass_files(talk.client, b"\n", *[b"x"] * 32)
@@ -663,8 +655,5 @@ def test_surplus_descriptors_are_closed_and_so_are_the_rest_at_the_end() -> None
         codes = sorted(reply["error"]["code"] for reply in await talk.replies())
         assert codes == ["no_descriptor"] + ["too_small"] * DESCRIPTORS
 
-    hold_conversation(conversation, family=socket.AF_UNIX)
-    deadline = time.monotonic() + PATIENCE
-    while _descriptors() > before + 1 and time.monotonic() < deadline:
-        time.sleep(0)  # they are closed by a thread of its own
-    assert _descriptors() <= before + 1
+    with all_closed():  # the pipeline's by a thread of its own
+        hold_conversation(conversation, family=socket.AF_UNIX)

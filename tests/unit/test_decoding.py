@@ -36,15 +36,8 @@ class Bench:
         self.broken: list[EngineError] = []
         self.poison = PoisonList(Path("/dev/null/nowhere"))
         self.slots = Slots(slots, lambda: self.stage.schedule())
-        self.stage = DecodeStage(
-            self.arena,  # type: ignore[arg-type]  # only notes are used
-            self.slots,
-            SETUP,
-            workers=workers,
-            decode_timeout=10.0,
-            poison=self.poison,
-            on_broken=self.broken.append,
-        )
+        plan = crew.Plan(self.arena, self.slots, SETUP, workers, 10.0, self.poison)  # type: ignore[arg-type]  # notes only
+        self.stage = DecodeStage(plan, on_broken=self.broken.append)
         self.stage.start()
         for child in FakeChild.born:
             child.say(messages.Hello([], []))

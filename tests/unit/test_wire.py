@@ -33,6 +33,13 @@ def test_one_path() -> None:
     assert parsed.path == path
 
 
+@pytest.mark.parametrize("id", [7, True, 2**53, "x", "x" * 200, None, [], 1.5])
+@pytest.mark.parametrize("path", ["/data/ä.jpg", "", "a", "/a\0b", "/" + "x" * 5000, 5, None, {}])
+def test_the_plainest_request_is_read_like_any_other(id: Any, path: Any) -> None:
+    plain, other = parse(id=id, path=path), parse(id=id, path=path, identity=False)
+    assert repr(plain) == repr(other)
+
+
 def test_every_key_of_a_scan() -> None:
     parsed = parse(id="x", path="/d", recursive=True, lane="background", deadline=2, identity=True)
     images = (Image(b"/d"),)

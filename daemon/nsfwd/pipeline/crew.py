@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -57,16 +58,32 @@ class Stage(Protocol):
         """There is a decoder that can be given work."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all decoders of one stage have in common.
+
+    Attributes:
+        arena: where they write pixels, and note what they are on.
+        slots: who holds which of its slots.
+        setup: what every decoder is told first (the crew fills in its ``worker``).
+        workers: how many there are.
+        timeout: seconds one image may take; then its decoder is killed.
+        poison: files that are known to crash decoders.
+    """
+
+    arena: Arena
+    slots: Slots
+    setup: messages.DecoderSetup
+    workers: int
+    timeout: float
+    poison: PoisonList
+
+
 class Crew:
     """All decoders of one stage.
 
     Args:
         stage: told of what they say and of what they leave behind.
-        arena: where they note what they are on.
-        slots: who holds which of its slots.
-        setup: what every decoder is told first (its ``worker`` is filled in here).
-        decode_timeout: seconds one image may take.
-        poison: files that are known to crash decoders.
         on_broken: called once when decoders cannot be started at all.
 
     Attributes:
@@ -76,31 +93,16 @@ class Crew:
         applied, missing: what decoders gave up before their first image, and what they could not.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        arena: Arena,
-        slots: Slots,
-        setup: messages.DecoderSetup,
-        *,
-        workers: int,
-        decode_timeout: float,
-        poison: PoisonList,
-        on_broken: Callable[[EngineError], None],
-    ) -> None:
+    def __init__(self, stage: Stage, plan: Plan, *, on_broken: Callable[[EngineError], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stage = stage
-        self._arena = arena
-        self._slots = slots
-        self._setup = setup
-        self._timeout = decode_timeout
-        self._poison = poison
+        self._plan = plan
         self._on_broken = on_broken
         self._starter = Starter(self._loop)
         self._stopping = False
         self._early_deaths = 0
         self._watch: asyncio.TimerHandle | None = None
-        self.workers = [Worker(number) for number in range(workers)]
+        self.workers = [Worker(number) for number in range(plan.workers)]
         self.abandoned: list[Worker] = []
         self.restarts = 0
         self.applied: list[str] = []
@@ -161,7 +163,7 @@ class Crew:
         child = Child(
             DECODER,
             name=f"decoder {worker.number}",
-            fds=[self._arena.fd],
+            fds=[self._plan.arena.fd],
             environment=LEAN,
             on_message=lambda packet: self._receive(worker, packet),
             on_exit=lambda exit_: self._reaped(worker, exit_),
@@ -169,7 +171,7 @@ class Crew:
         if not self._starter.start(child, lambda: self._spawn(worker)):
             return
         worker.child = child
-        setup = msgspec.structs.replace(self._setup, worker=worker.number, poison=self._poison.digests())
+        setup = msgspec.structs.replace(self._plan.setup, worker=worker.number, poison=self._plan.poison.digests())
         child.send(messages.encode(setup))
         self._stage.schedule()
 
@@ -181,7 +183,7 @@ class Crew:
         culprit = self._take_back(worker)
         if culprit is not None:
             assert culprit.lease is not None
-            self._slots.release(culprit.lease)
+            self._plan.slots.release(culprit.lease)
             culprit.lease = None
             self._stage.suspect(culprit, exit_, overdue=worker.overdue == culprit.ticket.number)
         if self._stopping:
@@ -194,13 +196,13 @@ class Crew:
 
     def _take_back(self, worker: Worker) -> DecodeJob | None:
         """The decoder does no more work: what it had not begun waits again. Return what it was on."""
-        note = self._arena.note(worker.number)
-        self._arena.clear_note(worker.number)
+        note = self._plan.arena.note(worker.number)
+        self._plan.arena.clear_note(worker.number)
         jobs, worker.jobs = worker.jobs, {}
         culprit = jobs.pop(note[0], None) if note is not None else None
         for job in reversed(jobs.values()):
             assert job.lease is not None
-            self._slots.release(job.lease)
+            self._plan.slots.release(job.lease)
             job.lease = None
             self._stage.put_back(job)
         return culprit
@@ -225,7 +227,7 @@ class Crew:
         """An abandoned decoder has ended after all."""
         self.abandoned.remove(worker)
         if worker.lost is not None:
-            self._slots.release(worker.lost)
+            self._plan.slots.release(worker.lost)
 
     def _died_early(self, worker: Worker, exit_: Exit) -> None:
         self._early_deaths += 1
@@ -236,22 +238,22 @@ class Crew:
 
     def too_late(self) -> CodedError:
         """What an image gets that takes longer than it may."""
-        return CodedError("decode_timeout", f"decoding took longer than {self._timeout:g} seconds")
+        return CodedError("decode_timeout", f"decoding took longer than {self._plan.timeout:g} seconds")
 
     def _look(self) -> None:
         """Kill decoders that are too long on one image, or do not begin with any; abandon those that do not end."""
         self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
         now = time.monotonic()
         for worker in tuple(self.workers):
-            note = self._arena.note(worker.number)
+            note = self._plan.arena.note(worker.number)
             if worker.child is None:
                 continue
             if worker.killed is not None:
                 if self._loop.time() - worker.killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
                     self._abandon(worker)
-            elif note is not None and note[0] in worker.jobs and now - note[1] > self._timeout:
+            elif note is not None and note[0] in worker.jobs and now - note[1] > self._plan.timeout:
                 worker.overdue = note[0]
                 worker.jobs[note[0]].ticket.fail(self.too_late())  # its end may be long in coming
                 worker.kill(self._loop.time())
-            elif note is None and worker.jobs and worker.greeted and now - worker.heard > self._timeout:
+            elif note is None and worker.jobs and worker.greeted and now - worker.heard > self._plan.timeout:
                 worker.kill(self._loop.time())  # stopped, or stuck before any image: no file is to blame

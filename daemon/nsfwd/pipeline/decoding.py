@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CODES, CodedError
 from nsfwd.ipc import messages
-from nsfwd.pipeline.crew import Crew
+from nsfwd.pipeline.crew import Crew, Plan
 from nsfwd.pipeline.lanes import LaneQueue
 from nsfwd.pipeline.poison import CRASHES, CRASHES_BEFORE_LISTING
 from nsfwd.pipeline.workers import DecodeJob, Worker
@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from nsfwd.errors import EngineError
-    from nsfwd.ipc.arena import Arena
     from nsfwd.ipc.child import Exit
     from nsfwd.pipeline.cache import Hit
     from nsfwd.pipeline.coalescing import Coalescing
-    from nsfwd.pipeline.poison import PoisonList
-    from nsfwd.pipeline.slots import Slots
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.protocol.messages import Image
 
@@ -48,11 +45,7 @@ class DecodeStage:
     """The decoders and what waits for them.
 
     Args:
-        arena: where decoders write pixels and notes.
-        slots: who holds which of its slots.
-        setup: what every decoder is told first.
-        decode_timeout: seconds one image may take; then its decoder is killed.
-        poison: files that are known to crash decoders.
+        plan: what all decoders have in common.
         on_broken: called once when decoders cannot be started at all.
 
     Attributes:
@@ -62,31 +55,12 @@ class DecodeStage:
         decoded: jobs that ended.
     """
 
-    def __init__(
-        self,
-        arena: Arena,
-        slots: Slots,
-        setup: messages.DecoderSetup,
-        *,
-        workers: int,
-        decode_timeout: float,
-        poison: PoisonList,
-        on_broken: Callable[[EngineError], None],
-    ) -> None:
+    def __init__(self, plan: Plan, *, on_broken: Callable[[EngineError], None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._slots = slots
-        self._kept = min(workers, slots.count // KEPT_OF)
-        self._poison = poison
-        self.crew = Crew(
-            self,
-            arena,
-            slots,
-            setup,
-            workers=workers,
-            decode_timeout=decode_timeout,
-            poison=poison,
-            on_broken=on_broken,
-        )
+        self._slots = plan.slots
+        self._kept = min(plan.workers, plan.slots.count // KEPT_OF)
+        self._poison = plan.poison
+        self.crew = Crew(self, plan, on_broken=on_broken)
         self.queue: LaneQueue[DecodeJob] = LaneQueue()
         self._suspects: list[DecodeJob] = []
         self._mean_seconds = GROUP_SECONDS

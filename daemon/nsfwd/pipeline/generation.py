@@ -21,6 +21,7 @@ from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.pipeline.cache import Cache, Hit
 from nsfwd.pipeline.coalescing import Coalescing
+from nsfwd.pipeline.crew import Plan
 from nsfwd.pipeline.decoding import MOST_PENDING, DecodeStage
 from nsfwd.pipeline.scoring import ScoreStage
 from nsfwd.pipeline.sizing import BATCHES_IN_FLIGHT
@@ -101,19 +102,13 @@ class Generation:
         count = (BATCHES_IN_FLIGHT + 1) * self.max_batch + workers * MOST_PENDING
         self.arena = Arena.create(count, slot_bytes, workers)
         self.slots = Slots(count, self._slot_freed)
-        self.decoding = DecodeStage(
-            self.arena,
-            self.slots,
-            self._decoder_setup(slot_bytes),
-            workers=workers,
-            decode_timeout=settings.decode_timeout,
-            poison=poison,
-            on_broken=lambda error: on_broken(self, error),
-        )
+        setup = self._decoder_setup(slot_bytes)
+        plan = Plan(self.arena, self.slots, setup, workers, settings.decode_timeout, poison)
+        self.decoding = DecodeStage(plan, on_broken=lambda error: on_broken(self, error))
+        self.decoding.identify = lambda: self.cache is not None or bool(self.overriding.known)
         self.cache = Cache(settings.cache_entries) if settings.cache == "on" else None
         if self.cache is not None:
             self.decoding.coalescing = Coalescing()
-        self.decoding.identify = lambda: self.cache is not None or bool(self.overriding.known)
         self.scoring = ScoreStage(
             self.arena,
             self.slots,

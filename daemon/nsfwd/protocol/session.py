@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from nsfwd.errors import CodedError
 from nsfwd.protocol import replies, text, wire
+from nsfwd.protocol.bodies import Body
 from nsfwd.protocol.events import (
     BodyData,
     BodyEnd,
@@ -34,16 +34,6 @@ from nsfwd.protocol.jsonio import dumps, dumps_indented
 from nsfwd.protocol.lines import Line, LineReader
 from nsfwd.protocol.messages import Dialect, Image, Operation, Outcome, RequestId, Scan, Style
 from nsfwd.protocol.outbox import Outbox
-
-
-@dataclass(slots=True)
-class _Body:
-    """Raw bytes that belong to the request read last; with an ``error`` they are dropped."""
-
-    turn: Turn
-    left: int
-    scan: Scan | None
-    error: CodedError | None
 
 
 class Session:
@@ -71,7 +61,7 @@ class Session:
         # input
         self._reader = LineReader(telnet=style is not Style.PLAIN)
         self._events: deque[Event] = deque()
-        self._body: _Body | None = None
+        self._body: Body | None = None
         self._eof = False
         self._silent = False
         self._first = True
@@ -189,7 +179,7 @@ class Session:
         if error is None and size is not None and size > self._max_bytes:
             error = CodedError("too_large", f"more than {self._max_bytes} bytes")
         if parsed.body is not None:
-            self._body = _Body(turn, parsed.body, scan, error)
+            self._body = Body(turn, parsed.body, scan, error)
             return BodyStart(turn, parsed.body) if error is None else None
         if error is not None:
             return self._reject(turn, error)
@@ -206,20 +196,16 @@ class Session:
         self._events.extend((BodyEnd(turn), request))
         return BodyStart(turn, len(parsed.data))
 
-    def _read_body(self, body: _Body) -> Event | None:
-        while body.left:
-            piece = self._reader.take(body.left)
-            if not piece:
-                if not self._eof:
-                    return None
-                self._body = None
-                return self._reject(body.turn, body.error or CodedError("short_body"))
-            body.left -= len(piece)
-            if body.error is None:
-                return BodyData(body.turn, piece)
+    def _read_body(self, body: Body) -> Event | None:
+        piece = body.take(self._reader)
+        if piece:
+            return BodyData(body.turn, piece)
+        if body.left and not self._eof:
+            return None
         self._body = None
-        if body.error is not None:
-            return self._reject(body.turn, body.error)
+        error = body.error or (CodedError("short_body") if body.left else None)
+        if error is not None:
+            return self._reject(body.turn, error)
         assert body.scan is not None
         self._events.append(ScanRequest(body.turn, body.scan))
         return BodyEnd(body.turn)

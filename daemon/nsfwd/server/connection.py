@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CodedError
-from nsfwd.protocol.clamd import ClamdSession
 from nsfwd.protocol.events import (
     BodyData,
     BodyEnd,
@@ -25,26 +24,20 @@ from nsfwd.protocol.events import (
     ScanRequest,
     Turn,
 )
-from nsfwd.protocol.limits import KIB, SILENCE, WINDOW
-from nsfwd.protocol.messages import Style
-from nsfwd.protocol.session import Session
+from nsfwd.protocol.limits import SILENCE, WINDOW
+from nsfwd.protocol.messages import Lane
+from nsfwd.server import conversations
 from nsfwd.server.addresses import ListenSpec
 from nsfwd.server.inquiries import answer
 from nsfwd.server.parcels import Parcels
 from nsfwd.server.peering import NOT_WELCOME
 from nsfwd.server.peers import Peer, lower_lane
-from nsfwd.server.requests import Conversation, Request
-from nsfwd.server.series import Series
+from nsfwd.server.requests import Request
+from nsfwd.server.series import HELD_MARK, SERIES_MARK, Series
 from nsfwd.server.stream import Stream
 
 if TYPE_CHECKING:
     from nsfwd.server.service import Service
-
-SERIES_MARK = 256 * KIB
-"""Unread bytes above which a series starts no further image: enough to keep the peer busy while it catches up."""
-
-HELD_MARK = 64 * KIB
-"""The same for entries that wait behind the reply of an earlier text request."""
 
 BURST = 128
 """Requests understood in one turn of the loop: a peer that sends many cheap ones must not keep the others waiting."""
@@ -66,6 +59,7 @@ class Connection:
         on_closed: called once, when the socket is closed.
 
     Attributes:
+        asker: whose turn it is, among all who ask.
         born: loop time.
         member: its part in what its row of the table of peers allows.
         why: how it ended, for the log.
@@ -74,10 +68,10 @@ class Connection:
 
     __slots__ = (
         "_active",
-        "_asker",
         "_draining",
         "_ended",
         "_lingering",
+        "_max_bytes",
         "_on_closed",
         "_parcels",
         "_parked",
@@ -87,6 +81,7 @@ class Connection:
         "_spec",
         "_stream",
         "_write_buffer",
+        "asker",
         "born",
         "bytes_in",
         "bytes_out",
@@ -108,12 +103,13 @@ class Connection:
         on_closed: Callable[[Connection], None],
     ) -> None:
         self.peer = peer
-        self._asker = (*peer.circles, object())  # not itself: a queue may keep it for a while
+        self.asker = (*peer.circles, object())  # not itself: a queue may keep it for a while
         self._spec = spec
         self.service = service
         self._on_closed = on_closed
         self._stream = Stream(service.loop, sock, self)
-        self.session: Conversation = self._converse(spec.style)
+        self._max_bytes = service.settings.max_bytes
+        self.session = conversations.begin(spec, peer, self._max_bytes)
         self._write_buffer = service.settings.write_buffer
         self._requests: dict[Turn, Request] = {}
         self.series: set[Series] = set()
@@ -130,12 +126,6 @@ class Connection:
         self.born = self._active = service.loop.time()
         service.metrics.connections += 1
         service.metrics.connections_total += 1
-
-    def _converse(self, style: Style) -> Conversation:
-        max_bytes = self.service.settings.max_bytes
-        if style is Style.CLAMD:
-            return ClamdSession(max_bytes=max_bytes)
-        return Session(style=style, max_bytes=max_bytes, colour=self._spec.colour, operations=self.peer.operations)
 
     def start(self) -> None:
         """Begin to read; a session's greeting goes out when its time has come."""
@@ -154,8 +144,7 @@ class Connection:
         if self._lingering is not None:
             return
         self._active = self.service.loop.time()
-        if data.startswith(b"{") and isinstance(self.session, ClamdSession) and self.session.untouched:
-            self.session = self._converse(Style.PLAIN)
+        self.session = conversations.suited(self.session, data, self.peer, self._max_bytes)
         self.session.receive_data(data)
         self._step()
 
@@ -188,6 +177,11 @@ class Connection:
     def under_way(self) -> Collection[Request]:
         """Its scans that are not answered in full."""
         return self._requests.values()
+
+    @property
+    def lane(self) -> Lane:
+        """The best one that its requests may have: the listener's, or the lower one that its member has."""
+        return lower_lane(self._spec.lane, self.member.allowance.lane)
 
     @property
     def closed(self) -> bool:
@@ -280,7 +274,7 @@ class Connection:
     def _has_room(self) -> bool:
         return (
             len(self._requests) < WINDOW
-            and self._parcels.in_flight < self.service.settings.max_bytes
+            and self._parcels.in_flight < self._max_bytes
             and self._stream.pending < self._write_buffer
             and self.session.held < self._write_buffer
             and not self._stream.closed
@@ -324,11 +318,11 @@ class Connection:
     # -- what the session tells --------------------------------------------------------------------------------------
 
     def _on_scan(self, event: ScanRequest) -> None:
-        service, turn, scan, member = self.service, event.turn, event.scan, self.member
+        turn, scan, member = event.turn, event.scan, self.member
         if not scan.many and not member.has_room(self.changed):
             self._parked = event
             return
-        service.metrics.requests_total += 1
+        self.service.metrics.requests_total += 1
         try:
             member.ask()
             if not scan.many:
@@ -338,16 +332,7 @@ class Connection:
             self._parcels.drop(turn)
             self.session.fail(turn, error, 0.0)
             return
-        allowance = member.allowance
-        claim = service.pipeline.claim(
-            asker=self._asker,
-            lane=lower_lane(lower_lane(self._spec.lane, allowance.lane), scan.lane),
-            deadline=scan.deadline,
-            identity=scan.identity,
-            frames=scan.frames,
-            roots=allowance.roots,
-        )
-        self._requests[turn] = Request(self, turn, scan, claim, size=size)
+        self._requests[turn] = Request(self, turn, scan, size=size)
 
     def _on_operation(self, event: OperationRequest) -> None:
         if self.member.barred:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from nsfwd.errors import CodedError
-from nsfwd.protocol.clamd import ClamdSession
-from nsfwd.protocol.session import Session
+from nsfwd.server.peers import lower_lane
 from nsfwd.server.series import IS_DIRECTORY, Series
 
 if TYPE_CHECKING:
     from nsfwd.protocol.events import Turn
-    from nsfwd.protocol.messages import Outcome, Scan
+    from nsfwd.protocol.messages import Lane, Outcome, Scan
+    from nsfwd.server.conversations import Conversation
     from nsfwd.server.peering import Member
     from nsfwd.server.service import Claim, Service
-
-Conversation = Session | ClamdSession
-"""The two have one face; which it is the listener's style decides."""
 
 _log = logging.getLogger("nsfwd.server")
 
@@ -28,14 +26,20 @@ class Host(Protocol):
     """The connection that a request belongs to.
 
     Attributes:
+        asker: whose turn it is, among all who ask.
         member: its part in what its row of the table of peers allows.
         series: those under way, to be woken when something changes that they may wait for.
     """
 
+    asker: tuple[Hashable, ...]
     member: Member
     service: Service
     session: Conversation
     series: set[Series]
+
+    @property
+    def lane(self) -> Lane:
+        """The best one that its requests may have."""
 
     def changed(self) -> None:
         """The session has something to send."""
@@ -50,23 +54,34 @@ class Host(Protocol):
 class Request:
     """A scan that has not been answered in full.
 
-    Attributes:
+    Args:
         size: bytes of the body it came with.
+
+    Attributes:
+        claim: on whose behalf its images are scored.
         task: which answers it; kept here, because the loop holds tasks only weakly.
     """
 
     __slots__ = ("_host", "_scan", "_started", "claim", "size", "task", "turn")
 
-    def __init__(self, host: Host, turn: Turn, scan: Scan, claim: Claim, *, size: int) -> None:
+    def __init__(self, host: Host, turn: Turn, scan: Scan, *, size: int) -> None:
+        service, member = host.service, host.member
         self._host = host
         self._scan = scan
-        self._started = host.service.loop.time()
+        self._started = service.loop.time()
         self.turn = turn
-        self.claim = claim
         self.size = size
+        self.claim: Claim = service.pipeline.claim(
+            asker=host.asker,
+            lane=lower_lane(host.lane, scan.lane),
+            deadline=scan.deadline,
+            identity=scan.identity,
+            frames=scan.frames,
+            roots=member.allowance.roots,
+        )
         if not scan.many:
-            host.member.begin()
-        self.task: asyncio.Task[None] = host.service.loop.create_task(self._serve())
+            member.begin()
+        self.task: asyncio.Task[None] = service.loop.create_task(self._serve())
 
     async def _serve(self) -> None:
         session, turn = self._host.session, self.turn

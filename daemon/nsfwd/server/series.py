@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from nsfwd.errors import CodedError
 from nsfwd.logs import paths
-from nsfwd.protocol.limits import WINDOW
+from nsfwd.protocol.limits import KIB, WINDOW
 from nsfwd.protocol.messages import Image, Outcome, Scan, Timing
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 IS_DIRECTORY = "is_directory"
 """The code with which a path comes back from the pipeline when it is no file but may be listed."""
 
+SERIES_MARK = 256 * KIB
+"""Unread bytes above which a series starts no further image: enough to keep the peer busy while it catches up."""
+
+HELD_MARK = 64 * KIB
+"""The same for entries that wait behind the reply of an earlier text request."""
 
 _log = logging.getLogger("nsfwd.server")
 
