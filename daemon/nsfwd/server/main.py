@@ -20,6 +20,7 @@ from nsfwd.bundles.policy import Change
 from nsfwd.bundles.store import Bundle, find, open_bundle
 from nsfwd.config import DEFAULT_LISTEN, parse_model
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
+from nsfwd.server.allocator import give_back_large_buffers
 from nsfwd.server.lifecycle import serve
 from nsfwd.server.listeners import inherited_listeners, open_listeners
 from nsfwd.server.notify import Notifier
@@ -40,6 +41,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     Returns:
         0 after an orderly stop, 1 when the daemon could not start or had to give up; the log says why.
     """
+    give_back_large_buffers()
     logs.setup(settings.log_level, settings.log_paths)
     for warning in settings.warnings:
         _log.warning("%s", warning)
