@@ -70,6 +70,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("ready --connect nonsense", 64, "nonsense: is no address; write tcp:HOST:PORT or unix:/path"),
         ("scan --connect tcp:host:port /x", 64, "tcp:host:port: is no address"),
         ("scan --wait --connect host /x", 64, "host: is no address"),
+        ("scan -l --format csv /x", 64, "-l shows paths alone"),
         ("serve --queue 0", 78, "--queue: '0' is refused: expected int >= 1"),
         ("serve --config none.toml", 78, "none.toml: cannot be read"),
         ("config check --listen tcp:nowhere", 1, "tcp:nowhere"),
@@ -184,6 +185,14 @@ def test_an_operation_turned_down(tmp_path: Path, capsys: pytest.CaptureFixture[
     with FakeDaemon(tmp_path / "e.sock", lambda _: [refusal]) as daemon:
         assert main.run(["stats", "--connect", daemon.address]) == 1
     assert capsys.readouterr().err == "nsfwd: not_permitted: no\n"
+
+
+@pytest.mark.parametrize("verb", ["config", "models", "override", "index"])
+def test_a_list_of_verbs_has_whole_sentences(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"Usage: nsfwd {verb} [OPTIONS] VERB ...")
+    assert "..." not in out.partition("Verbs:")[2]
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def connect_option(command: _Command) -> _Command:
     return click.option(
         "--connect",
         metavar="ADDR",
-        help="The daemon: tcp:HOST:PORT or unix:/path.  [default: $NSFWD_CONNECT, else the system's socket, the user's"
-        " socket, then tcp:127.0.0.1:1235]",
+        help="The daemon: tcp:HOST:PORT or unix:/path, or several apart by commas.  [default: $NSFWD_CONNECT, else the"
+        " system's socket, the user's socket, then tcp:127.0.0.1:1235]",
     )(command)
 
 

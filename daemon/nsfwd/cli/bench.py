@@ -31,12 +31,21 @@ PERCENTILES = (50, 90, 99, 99.9)
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @connect_option
-@click.option("--seconds", type=FiniteRange(0.1), default=10.0, show_default=True, help="How long to ask.")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 64), default=16, show_default=True, help="Closed loop: requests in flight."
+    "--seconds", metavar="SECONDS", type=FiniteRange(0.1), default=10.0, show_default=True, help="How long to ask."
 )
-@click.option("--rate", type=FiniteRange(0.1), help="Open loop: requests a second, at random moments.")
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="How to report.")
+@click.option(
+    "--concurrency",
+    metavar="NUMBER",
+    type=click.IntRange(1, 64),
+    default=16,
+    show_default=True,
+    help="Closed loop: requests in flight.",
+)
+@click.option(
+    "--rate", metavar="NUMBER", type=FiniteRange(0.1), help="Open loop: requests a second, at random moments."
+)
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def bench(
     paths: tuple[Path, ...], connect: str | None, seconds: float, concurrency: int, rate: float | None, style: str
 ) -> int:

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from nsfwd.cli import exits
+from nsfwd.cli.groups import Group
 from nsfwd.cli.serve import settings_from, settings_options
 from nsfwd.config import TABLE, Settings
 from nsfwd.errors import SettingsError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from nsfwd.bundles.store import Bundle
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Show or check the settings.
 

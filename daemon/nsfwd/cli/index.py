@@ -5,9 +5,9 @@ Each subcommand that grows has a module of its own; they are imported when they 
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from nsfwd.cli.groups import LazyGroup
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "list": ("nsfwd.cli.index_list:list_files", "List files and what they came to."),
@@ -25,28 +25,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 """Subcommand -> where it is, and its one line of help."""
 
 
-class _Group(click.Group):
-    """Imports a subcommand when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return them in the order of their table."""
-        return list(SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one."""
-        if cmd_name not in SUBCOMMANDS:
-            return None
-        module, _, name = SUBCOMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List them without importing one."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in SUBCOMMANDS.items()])
-
-
-@click.group("index", cls=_Group)
+@click.group("index", cls=LazyGroup, table=SUBCOMMANDS)
 def index() -> None:
     """Look into what sweeps, watches and spools remember.
 

@@ -1,14 +1,12 @@
 """``nsfwd``: finds the verb, runs it, and makes one line and an exit code of whatever goes wrong.
 
-A verb's module is imported when that verb is used: help must come at once, and callers of the daemon never load what
-only the daemon needs. Knows nothing of what the verbs do.
+Knows nothing of what the verbs do.
 """
 
 from __future__ import annotations
 
 import errno
 import gc
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from typing import Any
 import click
 
 from nsfwd.cli import exits
+from nsfwd.cli.groups import LazyGroup
 from nsfwd.errors import NsfwdError
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -43,28 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
 """Verb -> where its command is, and its one line of help."""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order of their table."""
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one verb."""
-        if cmd_name not in VERBS:
-            return None
-        module, _, name = VERBS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs without importing one."""
-        with formatter.section("Verbs"):
-            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
-
-
-@click.group(cls=LazyGroup, subcommand_metavar="VERB ...", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, table=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nsfwd", message="%(prog)s %(version)s")
 def cli() -> None:
     """Scan images for what is not safe for work: a daemon, and the commands around it.

@@ -26,6 +26,7 @@ from nsfwd.bundles.store import (
     read_manifest,
 )
 from nsfwd.cli.compare import compare
+from nsfwd.cli.groups import Group
 from nsfwd.config import find_file, load_settings
 from nsfwd.errors import BundleError
 
@@ -56,7 +57,7 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-@click.group("models")
+@click.group("models", cls=Group)
 def models() -> None:
     """Bundles: the networks that nsfwd can serve.
 

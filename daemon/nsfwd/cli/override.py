@@ -23,6 +23,8 @@ import click
 from nsfwd.bundles import override_lists
 from nsfwd.bundles.overrides import MOST_TIME, Change, Overrides, to_digest
 from nsfwd.cli import exits
+from nsfwd.cli.groups import Group
+from nsfwd.cli.tables import FORMATS
 from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
 from nsfwd.escaping import escape
@@ -60,7 +62,7 @@ _by = click.option("--by", default=_you, help="Who.  [default: you]")
 _force = click.option("--force", is_flag=True, help="Take a verdict that no policy has: it counts as an alarm.")
 
 
-@click.group("override")
+@click.group("override", cls=Group)
 def override() -> None:
     """Decisions of people, which win over the model.
 
@@ -102,7 +104,7 @@ def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, *
 
 @override.command("list")
 @click.argument("what", nargs=-1, metavar=_WHAT)
-@click.option("--format", "spelling", type=click.Choice(["text", "json", "ndjson", "csv"]), default="text")
+@click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--expired", is_flag=True, help="Those that no longer hold as well.")
 @click.option("--history", is_flag=True, help="Every change that was made, as text: what, when and by whom.")
 @_store_options

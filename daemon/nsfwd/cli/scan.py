@@ -142,17 +142,25 @@ class Asked:
 @connect_option
 @click.option("--local", is_flag=True, help="Scan without a daemon, with the settings that serve would have.")
 @click.option("--wait", is_flag=True, help="Wait for the daemon to be there and ready, and through its restarts.")
-@click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "spelling", type=click.Choice(FORMATS), help="How replies are spelled.  [default: text]")
 @click.option("-l", "--list", "listing", is_flag=True, help="Show paths alone, as they are, for other programs.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("--only", type=click.Choice(["alarm"]), help="Show alarms alone; everything is counted all the same.")
 @click.option("--strict", is_flag=True, help="Exit 2 before 1, and also for content that is no image.")
 @click.option("--lane", type=click.Choice(["interactive", "normal", "background"]), help="How much it may hurry.")
 @click.option(
-    "--frames", type=click.IntRange(1, MAX_FRAMES_ASKED), help="Look at so many frames of an animation at most."
+    "--frames",
+    metavar="NUMBER",
+    type=click.IntRange(1, MAX_FRAMES_ASKED),
+    help="Look at so many frames of an animation at most.",
 )
 @click.option("--identity", is_flag=True, help="Add size, inode and SHA-256 of each file (json and ndjson).")
-@click.option("--deadline", type=FiniteRange(0, MAX_DEADLINE, min_open=True), help="Seconds allowed for each path.")
+@click.option(
+    "--deadline",
+    metavar="SECONDS",
+    type=FiniteRange(0, MAX_DEADLINE, min_open=True),
+    help="Time allowed for each path.",
+)
 @click.option(
     "--send",
     type=click.Choice(["auto", "always", "bytes", "never"]),
@@ -176,6 +184,8 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
       nsfwd scan -r /srv --only alarm -l0 | xargs -0 mv -t /srv/held
     """
     _check(paths, files_from, null=null, listing=rest["listing"])
+    if rest["listing"] and rest["spelling"]:
+        raise click.UsageError("-l shows paths alone: leave out --format")
     exclusion, end = Exclusion(rest["exclude"]), b"\0" if null else b"\n"
     asked = Asked(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
     summary, started = Summary(), time.perf_counter()
@@ -204,7 +214,7 @@ def _scan(asked: Asked, summary: Summary, rest: dict[str, Any]) -> None:
         closing(
             PathWriter(sys.stdout.buffer, asked.end.decode())
             if rest["listing"]
-            else writer(rest["spelling"], sys.stdout.buffer, colour=_colour(rest["color"]))
+            else writer(rest["spelling"] or "text", sys.stdout.buffer, colour=_colour(rest["color"]))
         ) as out,
     ):
         for reply in _replies(client, asked, summary):

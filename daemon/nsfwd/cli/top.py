@@ -21,8 +21,22 @@ Stats = dict[str, Any]
 
 @click.command()
 @connect_option
-@click.option("--interval", type=FiniteRange(0.2, 3600), default=2.0, show_default=True, help="Seconds between views.")
-@click.option("--count", type=click.IntRange(0), default=0, help="Views to show; 0 for as many as until Ctrl-C.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=FiniteRange(0.2, 3600),
+    default=2.0,
+    show_default=True,
+    help="Time between views.",
+)
+@click.option(
+    "--count",
+    metavar="NUMBER",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Views to show; 0 for as many as until Ctrl-C.",
+)
 def top(connect: str | None, interval: float, count: int) -> None:
     """Watch it at work.
 

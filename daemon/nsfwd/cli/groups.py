@@ -1,0 +1,59 @@
+"""Commands that have commands of their own: listed in whole sentences, and imported when they are used.
+
+Help must come at once, and callers of the daemon never load what only the daemon needs. Knows no verb.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+_WHOLE = 1000
+"""Longest line of help in a list; click cuts them at the width of the terminal, in the middle of a sentence."""
+
+
+class Group(click.Group):
+    """Lists its commands with the first sentence of their help."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"subcommand_metavar": "VERB ...", **options})
+
+    def lines(self, context: click.Context) -> list[tuple[str, str]]:
+        """Return each command with its line of help."""
+        return [(name, self.commands[name].get_short_help_str(_WHOLE)) for name in self.list_commands(context)]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(self.lines(ctx))
+
+
+class LazyGroup(Group):
+    """Imports a command when it is used.
+
+    Args:
+        table: command -> where it is (``module:name``), and its line of help.
+    """
+
+    def __init__(self, *arguments: Any, table: Mapping[str, tuple[str, str]], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return them in the order of their table."""
+        return list(self._table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one."""
+        if cmd_name not in self._table:
+            return None
+        module, _, name = self._table[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def lines(self, context: click.Context) -> list[tuple[str, str]]:
+        """Return each command with its line of help, without importing one."""
+        return [(name, text) for name, (_, text) in self._table.items()]
