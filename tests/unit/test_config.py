@@ -101,6 +101,7 @@ def test_sizes_and_durations_may_have_units(tmp_path: Path, name: str, text: str
         ('models = ["../x"]', "'../x' is refused: expected NAME"),
         ("policy = 3", "key policy: 3 is refused: expected object"),
         ("queue = ", "not valid TOML"),
+        ("queue = " + "[" * 50_000, "not valid TOML: nested too deeply"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:

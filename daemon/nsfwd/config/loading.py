@@ -100,6 +100,8 @@ def _from_file(file: Path | None) -> _Source:
         raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: not valid TOML: {error}") from error
+    except RecursionError:
+        raise SettingsError(f"{file}: not valid TOML: nested too deeply") from None
     known = _known()
     for name in table:
         if name not in known:
