@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Daemon, echo_bundle, session_processes
+from tests.integration.harness import Daemon, echo_bundle, needs, session_processes
 
 
 def refused(daemon: Daemon) -> str:
@@ -81,6 +81,12 @@ def test_altered_weights(engine: str, tmp_path: Path) -> None:
 )
 def test_a_bad_setting(flags: list[str], word: str, tmp_path: Path) -> None:
     assert word in refused(Daemon(tmp_path, flags=flags)).replace("_", "-")
+
+
+@pytest.mark.parametrize("files", [24, 256])
+def test_too_few_files(files: int, tmp_path: Path) -> None:
+    line = refused(Daemon(tmp_path, prefix=[needs("prlimit"), f"--nofile={files}:{files}"]))
+    assert f"may open {files} files" in line and "LimitNOFILE=" in line
 
 
 def test_an_unknown_name_in_the_environment_and_in_the_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 
-from nsfwd.errors import CODES
+from nsfwd.errors import CODES, ListenError
 from nsfwd.logs import fields
 from nsfwd.protocol.jsonio import dumps
 from nsfwd.server.connection import Connection
@@ -48,8 +48,7 @@ class Acceptor:
     def __init__(self, listeners: Sequence[Listener], service: Service) -> None:
         self._listeners = list(listeners)
         self._service = service
-        room = max(1, raise_descriptor_limit() - SPARE_DESCRIPTORS)
-        self._room = room
+        self._room = room_for_connections()
         self.connections: set[Connection] = set()
         self.empty = asyncio.Event()
         self.empty.set()
@@ -178,6 +177,21 @@ def _about(peer: Peer, allowance: Allowance, listener: Listener, **more: object)
         listener=listener.spec.address,
         **more,
     )
+
+
+def room_for_connections() -> int:
+    """How many connections this process may have by its limit of open files, which is raised as far as it may be.
+
+    Raises:
+        ListenError: there are too few descriptors for the daemon itself.
+    """
+    allowed = raise_descriptor_limit()
+    if allowed <= SPARE_DESCRIPTORS:
+        raise ListenError(
+            f"this process may open {allowed} files at once, and may need {SPARE_DESCRIPTORS} besides its connections; "
+            "raise the limit (LimitNOFILE= of the unit, ulimit -n)"
+        )
+    return allowed - SPARE_DESCRIPTORS
 
 
 def raise_descriptor_limit() -> int:
