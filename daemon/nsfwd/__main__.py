@@ -11,6 +11,9 @@ import sys
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ``server.lifecycle`` handles. It lets them through once it does; what came before is then acted on."""
 
+INTERRUPTED = 130
+"""As of ``cli.exits``, which may not be there yet."""
+
 YOUNG = 50_000
 """Objects that a command makes before garbage is looked for: more than are imported, among which there is none. Looking
 again and again takes a short command a tenth of its time."""
@@ -22,8 +25,10 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     else:
         gc.set_threshold(YOUNG)
-    from nsfwd.cli import main as cli
-
+    try:
+        from nsfwd.cli import main as cli
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     cli.main()
 
 

@@ -187,6 +187,27 @@ def test_an_operation_turned_down(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "nsfwd: not_permitted: no\n"
 
 
+@pytest.mark.parametrize("verb", ["ping", "scan /a", "sweep .", "bench ."])
+def test_an_address_that_is_empty_is_no_usual_place(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([*verb.split(), "--connect", ""]) == exits.USAGE
+    assert "'--connect': it is empty" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_no_traceback() -> None:
+    code = """
+import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "nsfwd.cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+from nsfwd.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (exits.INTERRUPTED, "")
+
+
 @pytest.mark.parametrize("verb", ["config", "models", "override", "index"])
 def test_a_list_of_verbs_has_whole_sentences(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run([verb, "--help"]) == 0

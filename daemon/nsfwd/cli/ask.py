@@ -27,9 +27,17 @@ def connect_option(command: _Command) -> _Command:
     return click.option(
         "--connect",
         metavar="ADDR",
+        callback=_named,
         help="The daemon: tcp:HOST:PORT or unix:/path, or several apart by commas.  [default: $NSFWD_CONNECT, else the"
         " system's socket, the user's socket, then tcp:127.0.0.1:1235]",
     )(command)
+
+
+def _named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse the value of a variable that is not set: who names a daemon means no other."""
+    if value == "":
+        raise click.BadParameter("it is empty: a variable that is not set?")
+    return value
 
 
 def _client(connect: str | None, timeout: float = TIMEOUT) -> Client:
