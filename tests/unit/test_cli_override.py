@@ -224,6 +224,22 @@ def test_of_an_import_all_is_taken_or_nothing(run: Run) -> None:
     assert run("import", "strange.ndjson", "--force")[0] == 0
 
 
+def test_an_export_is_private_and_whole_or_on_stdout(run: Run) -> None:
+    with store() as overrides:
+        overrides.add(DIGEST, "safe")
+    Path("kept.ndjson").write_text("before")
+    assert run("export", "-o", "kept.ndjson") == (0, "", "1 in kept.ndjson\n")
+    assert Path("kept.ndjson").stat().st_mode & 0o777 == 0o600
+    assert run("export", "-o", "-") == (0, Path("kept.ndjson").read_text(), "1 in -\n")
+    assert not Path("-").exists()
+    code, _, err = run("export", "-o", "nowhere/kept.ndjson")
+    assert (code, err) == (74, "nsfwd: nowhere/kept.ndjson: No such file or directory\n")
+
+
+def test_a_history_has_one_spelling(run: Run) -> None:
+    assert run("list", "--history", "--format", "json")[0] == 64
+
+
 def test_check_warns_of_roots_that_are_not_there(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert main.run(["config", "check", "--root", "/", "--root", "/mnt/\x1bgone"]) == 0
     err = capfd.readouterr().err

@@ -104,13 +104,11 @@ def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, *
 
 @override.command("list")
 @click.argument("what", nargs=-1, metavar=_WHAT)
-@click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "spelling", type=click.Choice(FORMATS), help="How they are spelled.  [default: text]")
 @click.option("--expired", is_flag=True, help="Those that no longer hold as well.")
 @click.option("--history", is_flag=True, help="Every change that was made, as text: what, when and by whom.")
 @_store_options
-def list_overrides(
-    what: tuple[str, ...], spelling: str, *, expired: bool, history: bool, config: Path | None, store: Path | None
-) -> None:
+def list_overrides(what: tuple[str, ...], spelling: str | None, *, expired: bool, history: bool, **rest: Any) -> None:
     """List decisions, or those about some pictures.
 
     \b
@@ -118,8 +116,10 @@ def list_overrides(
       nsfwd override list
       nsfwd override list statue.jpg --format json
     """
+    if history and spelling:
+        raise click.UsageError("--history is text: leave out --format")
     wanted = [digest for digest, _ in map(_content, what)]
-    opened = _open(config, store)
+    opened = _open(rest["config"], rest["store"])
     if opened is None:
         return
     with opened as overrides:
@@ -128,7 +128,7 @@ def list_overrides(
                 click.echo(_told(change))
             return
         found = (one for one in overrides.items(expired=expired) if not wanted or one.digest in wanted)
-        _put(found, spelling)
+        _put(found, spelling or "text")
 
 
 @override.command("remove")
@@ -183,6 +183,8 @@ def export(output: Path | None, spelling: str | None, config: Path | None, store
 
     Example: nsfwd override export -o decisions.ndjson
     """
+    from nsfwd.scanning.trees.output import private
+
     opened = _open(config, store)
     if opened is None:
         return
@@ -191,7 +193,7 @@ def export(output: Path | None, spelling: str | None, config: Path | None, store
         if output is None:
             _put(overrides.items(expired=True), chosen)
             return
-        with output.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+        with private(output) as file, _text(file) as out:
             count = override_lists.write(overrides.items(expired=True), out, chosen)
     click.echo(f"{count} in {escape(str(output))}", err=True)
 
@@ -299,7 +301,7 @@ def _put(overrides: Iterable[Override], spelling: str) -> None:
         for one in overrides:
             click.echo(_line(one))
         return
-    with _stdout() as out:
+    with _text(sys.stdout.buffer) as out:
         if spelling == "json":
             out.write("[")
             for number, one in enumerate(overrides):
@@ -310,8 +312,9 @@ def _put(overrides: Iterable[Override], spelling: str) -> None:
 
 
 @contextmanager
-def _stdout() -> Iterator[TextIO]:
-    out = io.TextIOWrapper(sys.stdout.buffer, "utf-8", errors="surrogateescape", newline="", write_through=True)
+def _text(file: BinaryIO) -> Iterator[TextIO]:
+    """Lend a file for text; names that are no UTF-8 become again what they were."""
+    out = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="", write_through=True)
     try:
         yield out
     finally:

@@ -20,8 +20,8 @@ _STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|\d+))/fd/(\d+)")
 def private(path: Path) -> Iterator[BinaryIO]:
     """Lend a new file (mode 0600) that takes its place at ``path`` when the block ends well, and else vanishes.
 
-    A link is followed: what it points to is replaced, never the link. ``/dev/stdout`` and the like are the stream that
-    this process has, wherever it leads.
+    A link is followed: what it points to is replaced, never the link. ``-`` (standard output), ``/dev/stdout`` and the
+    like are the stream that this process has, wherever it leads.
 
     Raises:
         OSError: it cannot be written, and names ``path``; what was there is still there.
@@ -32,7 +32,7 @@ def private(path: Path) -> Iterator[BinaryIO]:
 
 def _stream(path: Path) -> BinaryIO | None:
     """Return one of this process's own streams, when that is what a path leads to: to be written at where it is."""
-    place = path.absolute()
+    place = Path("/dev/stdout") if str(path) == "-" else path.absolute()
     for _ in range(10):
         if match := _STREAM.fullmatch(str(place)):
             return os.fdopen(os.dup(int(match[1])), "wb")
