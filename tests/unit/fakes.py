@@ -49,6 +49,7 @@ class FakeChild:
         self.alive = False
         self.killed = False
         self.pid = 4242
+        self.last_words = "its last words"
 
     def start(self) -> None:
         if FakeChild.refusals:

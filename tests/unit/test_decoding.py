@@ -69,6 +69,20 @@ def test_pixels_arrive_with_the_slot_they_lie_in() -> None:
     run(test)
 
 
+def test_a_defect_in_a_decoder_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        _, waiting = bench.submit("/a")
+        await settle()
+        child = next(child for child in FakeChild.born if child.jobs())
+        child.say(done(child.jobs()[0], "internal"))
+        with pytest.raises(CodedError, match="internal"):
+            await waiting
+        assert "while it read /a: its last words" in caplog.text
+
+    run(test)
+
+
 def test_a_further_view_is_asked_for_as_the_one_before_it_said() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from nsfwd.errors import CodedError
-from nsfwd.imaging.opening import IsDirectory, Roots, is_worth_naming, open_directory, open_image
+from nsfwd.imaging.opening import LOOKS, IsDirectory, Roots, is_worth_naming, open_directory, open_image
+from tests.descriptors import all_closed
 
 EVERYWHERE = Roots([b"/"])
 
@@ -218,11 +219,28 @@ def test_links_worth_naming(tree: Path) -> None:
 
 
 def test_nothing_stays_open(tree: Path) -> None:
-    before = sorted(entry.name for entry in Path("/proc/self/fd").iterdir())
     roots = Roots([os.fsencode(tree / "in")])
-    for path in sorted(tree.rglob("*")):
-        code(path, roots)
-    assert sorted(entry.name for entry in Path("/proc/self/fd").iterdir()) == before
+    with all_closed():
+        for path in sorted(tree.rglob("*")):
+            code(path, roots)
+
+
+def test_a_link_that_goes_while_it_is_followed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = Roots([os.fsencode(tree / "in")])
+    real, left = os.path.realpath, [3]
+
+    def realpath(path: bytes) -> bytes:
+        if left[0]:
+            left[0] -= 1
+            raise FileNotFoundError(2, "No such file or directory")
+        return real(path)
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    assert code(tree / "in" / "missing.jpg", roots) == "not_found"
+    left[0] = 3
+    assert code(tree / "out" / "missing.jpg", roots) == "forbidden"
+    left[0] = LOOKS
+    assert code(tree / "in" / "missing.jpg", roots) == "forbidden"  # it may lead anywhere
 
 
 def test_narrower_roots_allow_what_lies_below_both(tmp_path: Path) -> None:

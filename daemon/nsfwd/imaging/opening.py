@@ -19,6 +19,9 @@ from nsfwd.protocol.limits import PATH_BYTES
 KERNEL = (b"/proc", b"/sys", b"/dev")
 """Never opened, whatever the roots: what lies there is no one's picture, and reading it may act."""
 
+LOOKS = 8
+"""How often a path is followed that changes meanwhile, before it counts as leading nowhere that is allowed."""
+
 _DELETED = b" (deleted)"
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -88,7 +91,7 @@ class Roots:
         return _below_any(target, self._resolved)
 
     def _resolve(self) -> tuple[bytes, ...]:
-        return tuple(os.path.realpath(path) for path in self._paths)
+        return tuple(_without_links(path) or path for path in self._paths)
 
     def _look(self) -> list[tuple[int, int] | None]:
         """Which directories the roots are: device and inode, None for one that is not there."""
@@ -235,11 +238,21 @@ def _refusal(path: bytes, roots: Roots, error: OSError) -> CodedError:
 
     Links and parents are followed as far as they can be; what is missing or closed to us counts as spelled.
     """
-    target = os.path.realpath(path)
-    if not roots.hold(target) or _below_any(target, KERNEL):
+    target = _without_links(path)
+    if target is None or not roots.hold(target) or _below_any(target, KERNEL):
         return CodedError("forbidden")
     code = code_of(error)
     return CodedError(code, os.strerror(error.errno) if code in ("unreadable", "bad_path") and error.errno else "")
+
+
+def _without_links(path: bytes) -> bytes | None:
+    """Follow links and parents as far as they can be; None when they change each time this looks."""
+    for _ in range(LOOKS):
+        try:
+            return os.path.realpath(path)
+        except OSError:
+            pass  # what was a link was gone, or no link any more, when it was read
+    return None
 
 
 def _reopen(place: int, flags: int) -> int:

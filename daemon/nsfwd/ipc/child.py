@@ -104,7 +104,9 @@ class Child:
 
     @property
     def last_words(self) -> str:
-        """The last lines it wrote to standard error."""
+        """The last lines it wrote to standard error, also those that wait to be read."""
+        if self.alive:
+            self._read_words()
         return "\n".join(self._words)
 
     def start(self) -> None:

@@ -270,6 +270,8 @@ class DecodeStage:
             ticket.lease = lease
         if decoded.code in CODES:
             ticket.fail(CodedError(decoded.code, decoded.message))
+            if decoded.code == "internal":
+                worker.tell_of_defect(job)
         else:
             ticket.resolve(decoded)
 

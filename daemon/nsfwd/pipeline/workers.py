@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
+
+from nsfwd.logs import paths
 
 if TYPE_CHECKING:
     from nsfwd.ipc.child import Child
@@ -11,6 +14,8 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.slots import Lease
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.protocol.messages import Image
+
+_log = logging.getLogger("nsfwd.pipeline")
 
 
 class DecodeJob:
@@ -65,6 +70,11 @@ class Worker:
     def working(self) -> bool:
         """Whether it can be given jobs."""
         return self.child is not None and self.killed is None
+
+    def tell_of_defect(self, job: DecodeJob) -> None:
+        """Log what the process said when it met a defect of its own; ``internal`` sends its reader to the log."""
+        words = self.child.last_words if self.child is not None else ""
+        _log.error("a defect in decoder %d while it read %s: %s", self.number, paths.show(job.image.path), words)
 
     def kill(self, now: float) -> None:
         """End the process; ``now`` is loop time."""
