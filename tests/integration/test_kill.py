@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import threading
 from pathlib import Path
@@ -103,3 +104,4 @@ def test_everything_is_back_afterwards(daemon: Daemon, known: dict[str, Json]) -
     assert stats["slots"]["free"] == stats["slots"]["total"]
     path, scores = next(iter(known.items()))
     assert ask(daemon.unix, {"path": path})["scores"] == scores
+    assert re.search(r"warning pipeline: decoder \d+ \(pid \d+\) ended: killed by SIGKILL", daemon.stderr)

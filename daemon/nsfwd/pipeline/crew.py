@@ -17,7 +17,7 @@ import msgspec
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import messages
 from nsfwd.ipc.child import LEAN, Child, Exit
-from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned
+from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned, tell_end
 from nsfwd.pipeline.workers import DecodeJob, Worker
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Crew:
         self._stage.schedule()
 
     def _reaped(self, worker: Worker, exit_: Exit) -> None:
-        worker.child = None
+        child, worker.child = worker.child, None
         if worker in self.abandoned:
             self._found(worker)
             return
@@ -190,6 +190,8 @@ class Crew:
             return
         self.restarts += 1
         if worker.greeted:
+            assert child is not None
+            tell_end(child, exit_, self.too_late().message if worker.overdue is not None else "")
             self._spawn(worker)
         else:
             self._died_early(worker, exit_)

@@ -15,8 +15,8 @@ import msgspec
 
 from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
-from nsfwd.ipc.child import LEAN, Child
-from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned
+from nsfwd.ipc.child import LEAN, Child, Exit
+from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned, tell_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -93,7 +93,7 @@ class ListStage:
             name="lister",
             environment=LEAN,
             on_message=lambda packet: self._receive(child, packet),
-            on_exit=lambda _exit: self._reaped(child),
+            on_exit=lambda exit_: self._reaped(child, exit_),
         )
         if not self._starter.start(child, self.start):
             return
@@ -203,11 +203,13 @@ class ListStage:
         self.abandoned.append(child)
         self._ended()
 
-    def _reaped(self, child: Child) -> None:
+    def _reaped(self, child: Child, exit_: Exit) -> None:
         if child in self.abandoned:
             self.abandoned.remove(child)
-        else:
-            self._ended()
+            return
+        if not self._stopping:
+            tell_end(child, exit_)
+        self._ended()
 
     def _ended(self) -> None:
         """There is no lister any more: start the next, which goes on where this one was."""

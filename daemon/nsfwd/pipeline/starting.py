@@ -1,4 +1,7 @@
-"""Start child processes, again and later where the system cannot start one now. Knows nothing of what they do."""
+"""Start child processes, again and later where the system cannot start one now, and tell when one ends unasked.
+
+Knows nothing of what they do.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nsfwd.logs import fields
+
 if TYPE_CHECKING:
-    from nsfwd.ipc.child import Child
+    from nsfwd.ipc.child import Child, Exit
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 """Seconds before the next try; each failure doubles them. A system without processes or memory recovers in seconds."""
@@ -46,6 +51,18 @@ class Starter:
             return False
         self.failures = 0
         return True
+
+
+def tell_end(child: Child, exit_: Exit, why: str = "") -> None:
+    """Tell the operator of a process that ended and was not asked to.
+
+    Args:
+        why: it was killed here, and for this.
+    """
+    words = exit_.last_words.rpartition("\n")[2]
+    about = "; ".join(filter(None, (str(exit_), why, words)))
+    extra = fields(kind=child.name.partition(" ")[0], child=child.name, child_pid=child.pid)
+    _log.warning("%s (pid %d) ended: %s", child.name, child.pid, about, extra=extra)
 
 
 def most_abandoned() -> int:
