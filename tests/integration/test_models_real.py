@@ -19,7 +19,7 @@ import pytest
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.bundles.store import Bundle, catalogue, open_bundle, verify_weights
-from nsfwd.engines import quiet
+from nsfwd.engines import loading, quiet
 from nsfwd.workshop import keras_file
 from nsfwd.workshop.npm import npm_package
 from nsfwd.workshop.pictures import PICTURES, Picture

@@ -136,3 +136,25 @@ def test_an_engine_that_was_never_on_a_gpu_stays_where_it_is() -> None:
         assert [str(error) for error in bench.broken] == ["no memory"]
 
     run(test)
+
+
+def test_what_gets_worse_while_it_works_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, "cpu")
+        bench.engine.say(messages.EngineNote("out of memory at 4 images", [1, 2]))
+        assert "engine: out of memory at 4 images" in caplog.text
+        assert bench.stage.engine is not None
+        assert (bench.stage.engine.note, bench.stage.engine.buckets) == ("out of memory at 4 images", [1, 2])
+
+    run(test)
+
+
+def test_what_takes_long_at_the_start_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, "cpu")
+        await bench.restart()
+        bench.engine.say(messages.EngineNote("making a network", []))
+        assert "engine: making a network" in caplog.text
+        assert bench.stage.engine is None
+
+    run(test)

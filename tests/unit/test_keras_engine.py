@@ -11,7 +11,7 @@ import pytest
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.engines import keras, machine
-from nsfwd.engines.backends import BACKENDS, Compiled, is_out_of_memory
+from nsfwd.engines.backends import BACKENDS, Compiled, is_lost, is_out_of_memory
 from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
 from nsfwd.engines.echo import echo_scores
 from nsfwd.errors import EngineError
@@ -87,9 +87,7 @@ def test_a_cpu_pads_nothing(backend: FakeBackend, on_gpu: EngineOptions) -> None
     assert engine.lanes == 1
 
 
-def test_sizes_that_do_not_fit_are_given_up_and_told(
-    backend: FakeBackend, on_gpu: EngineOptions, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_sizes_that_do_not_fit_are_given_up_and_told(backend: FakeBackend, on_gpu: EngineOptions) -> None:
     backend.most = 4
     engine = keras.KerasEngine(on_gpu)
     engine.warm()
@@ -99,7 +97,7 @@ def test_sizes_that_do_not_fit_are_given_up_and_told(
     images = pictures(7)
     np.testing.assert_array_equal(engine.score(images), expected(images))
     assert list(engine.buckets) == [1, 2]
-    assert "lower max_batch" in capfd.readouterr().err
+    assert "out of memory at 4 images: batches are cut to 2; lower max_batch" in engine.note
 
 
 def test_not_even_one_image_fits(backend: FakeBackend, on_gpu: EngineOptions) -> None:
@@ -124,10 +122,40 @@ def test_precisions_it_has_not(backend: FakeBackend, on_gpu: EngineOptions) -> N
 
 @pytest.mark.parametrize(
     ("message", "out"),
-    [("RESOURCE_EXHAUSTED: ...", True), ("CUDA out of memory. Tried", True), ("INVALID_ARGUMENT: shapes", False)],
+    [
+        ("RESOURCE_EXHAUSTED: ...", True),
+        ("CUDA out of memory. Tried", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", True),
+        ("INVALID_ARGUMENT: shapes", False),
+    ],
 )
 def test_frameworks_say_out_of_memory_in_words(message: str, out: bool) -> None:
     assert is_out_of_memory(RuntimeError(message)) is out
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("INTERNAL: Failed to synchronize: CUDA_ERROR_MISALIGNED_ADDRESS", True),
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("CUDA error: the launch timed out and was terminated", True),
+        ("INVALID_ARGUMENT: shapes", False),
+    ],
+)
+def test_a_lost_device_is_known_by_cudas_words(message: str, lost: bool) -> None:
+    assert is_lost(RuntimeError(message)) is lost
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_each_backend_has_its_own_remedy(backend: str, on_gpu: EngineOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeBackend()
+    fake.name, fake.obstacle = backend, "it sees no GPU"
+    monkeypatch.setitem(BACKENDS, backend, lambda: fake)
+    monkeypatch.setattr(machine, "installed", lambda package: True)
+    monkeypatch.setattr(machine, "gpu_obstacle", lambda backend: "")
+    extra = {"tensorflow": "gpu"}.get(backend, backend)
+    with pytest.raises(EngineError, match=rf"pip install 'nsfwd\[{extra}\]'; or set device = cpu"):
+        keras.KerasEngine(replace(on_gpu, backend=backend))
 
 
 def test_a_backend_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,10 +59,10 @@ def preprocess(pixels: Any, recipe: Recipe) -> Any:
     if recipe.channels == "bgr":
         values = ops.flip(values, axis=-1)
     values = values * recipe.scale
-    if recipe.mean:
-        values = values - np.array(recipe.mean, np.float32)
+    if recipe.mean:  # ops, not operators: a tensor of torch on a GPU cannot be mixed with an array of numpy
+        values = ops.subtract(values, ops.convert_to_tensor(recipe.mean, "float32"))
     if recipe.std:
-        values = values / np.array(recipe.std, np.float32)
+        values = ops.divide(values, ops.convert_to_tensor(recipe.std, "float32"))
     return values
 
 
@@ -121,8 +121,9 @@ class Jax:
     def prepare(self, *, gpu: bool, threads: int, memory: int) -> str:
         """See ``Backend``. JAX takes its threads from the cores the process may use."""
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        if gpu and memory:
-            os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{_share(memory, machine.gpu_memory()):.4f}"
+        if gpu and memory:  # the most it takes, also without preallocation
+            os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # its former name: JAX refuses to see both
+            os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{_share(memory, machine.gpu_memory()):.4f}"
         os.environ["JAX_PLATFORMS"] = "cuda" if gpu else "cpu"
         import jax
 
@@ -199,7 +200,18 @@ def _share(memory: int, total: int) -> float:
     return min(1.0, memory / total) if total else 1.0
 
 
-_NO_MEMORY = ("RESOURCE_EXHAUSTED", "ResourceExhausted", "OutOfMemory", "out of memory", "OOM when allocating")
+_NO_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MemoryError",
+    "OOM when allocating",
+    "OutOfMemory",
+    "RESOURCE_EXHAUSTED",
+    "ResourceExhausted",
+    "bad_alloc",
+    "out of memory",
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -208,22 +220,42 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 _LOST = (
+    "CUDA_ERROR_ASSERT",
     "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+    "CUDA_ERROR_DEINITIALIZED",
     "CUDA_ERROR_DEVICE_UNAVAILABLE",
     "CUDA_ERROR_ECC_UNCORRECTABLE",
     "CUDA_ERROR_HARDWARE_STACK_ERROR",
     "CUDA_ERROR_ILLEGAL_ADDRESS",
+    "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+    "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+    "CUDA_ERROR_INVALID_PC",
     "CUDA_ERROR_LAUNCH_FAILED",
+    "CUDA_ERROR_LAUNCH_TIMEOUT",
+    "CUDA_ERROR_MISALIGNED_ADDRESS",
     "CUDA_ERROR_NO_DEVICE",
     "CUDA_ERROR_SYSTEM_NOT_READY",
+    "CUDA_ERROR_UNKNOWN",
+    "CUDA error: unknown error",
     "GPU is lost",
+    "busy or unavailable",
     "device-side assert",
+    "hardware stack error",
+    "illegal instruction was encountered",
     "illegal memory access",
+    "invalid program counter",
+    "launch timed out",
+    "misaligned address",
     "no CUDA-capable device",
     "uncorrectable ECC error",
     "unspecified launch failure",
 )
-"""What CUDA's driver and runtime call a device, or a context on it, that will not work again in this process."""
+"""What CUDA's driver (which TensorFlow and JAX pass on) and runtime (PyTorch) call a device, or a context on it, that
+will not work again in this process.
+
+Source: the results of the CUDA driver API whose documentation ends with "the process must be terminated and
+relaunched", and those of a device that is gone.
+"""
 
 
 def is_lost(error: Exception) -> bool:

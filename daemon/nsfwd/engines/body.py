@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,17 @@ from nsfwd.errors import NsfwdError
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.childmain import run_child
 from nsfwd.ipc.link import Link
-from nsfwd.ipc.messages import Batch, EngineFailed, EngineLost, EngineReady, EngineSetup, Recheck, Scores, encode
+from nsfwd.ipc.messages import (
+    Batch,
+    EngineFailed,
+    EngineLost,
+    EngineNote,
+    EngineReady,
+    EngineSetup,
+    Recheck,
+    Scores,
+    encode,
+)
 
 FULL = "f32"
 """Full precision."""
@@ -67,6 +78,7 @@ class Body:
         self._rule = rule
         self._receiving = threading.Lock()
         self._failures = 0
+        self._noted = self._engine.note
 
     def run(self) -> None:
         """Serve until the server ends the link."""
@@ -108,6 +120,9 @@ class Body:
             print(f"engine: {error}", file=sys.stderr, flush=True)
             return Scores(batch.number, b"", time.perf_counter() - started, str(error) or type(error).__name__)
         self._failures = 0
+        if self._engine.note != self._noted:
+            self._noted = self._engine.note
+            self._link.send(encode(EngineNote(self._noted, list(self._engine.buckets))))
         return Scores(batch.number, scores.tobytes(), time.perf_counter() - started, "", again)
 
     def _pixels(self, slot: int) -> Pixels:
@@ -115,8 +130,12 @@ class Body:
         return np.frombuffer(self._arena.slot(slot), np.uint8, size).reshape(self._shape)
 
 
-def load(setup: EngineSetup) -> tuple[Loaded, EngineReady]:
+def load(setup: EngineSetup, say: Callable[[str], None]) -> tuple[Loaded, EngineReady]:
     """Build and warm the engine that was asked for, and the one behind it that is exact.
+
+    Args:
+        setup: what was asked for.
+        say: takes a line about what will take long.
 
     Returns:
         What to work with, and what to tell the server.
@@ -134,6 +153,7 @@ def load(setup: EngineSetup) -> tuple[Loaded, EngineReady]:
         max_batch=setup.max_batch,
         cache=Path(setup.cache) if setup.cache else None,
         gpu_memory=setup.gpu_memory,
+        say=say,
     )
     engine = choose.build(setup.engine, options)
     exact = None
@@ -164,7 +184,7 @@ def main() -> None:
         setup = _SETUP.decode(link.receive()[0])
         arena = Arena.attach(arena_fd, setup.slot_bytes)
         try:
-            loaded, ready = load(setup)
+            loaded, ready = load(setup, lambda line: link.send(encode(EngineNote(line, []))))
         except Exception as error:
             if not isinstance(error, NsfwdError):
                 traceback.print_exc()

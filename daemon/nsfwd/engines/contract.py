@@ -6,7 +6,7 @@ scale, mean, std, reduced precision, softmax) happens on its device. It must not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfwd.bundles.store import Bundle
-from nsfwd.errors import EngineError
+from nsfwd.bundles.verdict import check_scores
+from nsfwd.engines import ir
+from nsfwd.errors import BundleError, CodedError, EngineError
 
 Pixels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
@@ -34,6 +36,7 @@ class EngineOptions:
         threads: of the CPU; 0 for one a core this process may use.
         gpu_memory: most bytes to take of a GPU's memory; 0 for no cap.
         alone: also be quick with one image alone, which costs memory; not needed for what is only scored again.
+        say: takes a line about what will take long before the engine is built.
     """
 
     bundle: Bundle
@@ -44,6 +47,30 @@ class EngineOptions:
     threads: int = 0
     gpu_memory: int = 0
     alone: bool = True
+    say: Callable[[str], None] = ir.unheard
+
+
+def require_probabilities(scores: Probabilities, bundle: Bundle) -> None:
+    """Refuse a network whose scores are no probabilities: better at the start than for every image.
+
+    Args:
+        scores: of any pictures.
+        bundle: whose they are.
+
+    Shape:
+        scores: (n, labels)
+
+    Raises:
+        BundleError: it returns logits, or not what its manifest's ``activation`` says; the operator's fault.
+    """
+    activation = bundle.manifest.output.activation
+    try:
+        for row in scores.tolist():
+            check_scores(row, activation)
+    except CodedError as error:
+        raise BundleError(
+            f"{bundle.directory}: {error.message}; the network must end with the {activation} of its manifest"
+        ) from None
 
 
 class DeviceLost(EngineError):
@@ -59,7 +86,8 @@ class Engine(Protocol):
         precision: what it really computes at.
         buckets: warmed batch sizes in rising order; the last is the most that is worth sending at once.
         lanes: how many calls of ``score`` may usefully run at once, each in its own thread.
-        note: what the operator should know about the choice of device; empty if nothing.
+        note: what the operator should know about the choice of device; empty if nothing. It and ``buckets`` may change
+            while it works: memory ran out.
     """
 
     name: str
@@ -73,6 +101,7 @@ class Engine(Protocol):
         """Compile and run every bucket once, so that the first image costs what all others do.
 
         Raises:
+            BundleError: what it returns are no probabilities.
             EngineError: it does not run here; the message names the cause and what to set.
         """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,8 +20,10 @@ from pathlib import Path
 import msgspec
 
 from nsfwd.bundles.store import Bundle, hash_file, open_bundle, verify_weights
-from nsfwd.engines import ir, machine, quiet
+from nsfwd.engines import ir, loading, machine, quiet
 from nsfwd.errors import BundleError, EngineError, NsfwdError
+
+_LACKING = re.compile(r"-- (?:No conversion rule found for operations|Conversion is failed for): (.+)")
 
 
 def export(bundle: Bundle, place: Path) -> Path:
@@ -72,27 +75,27 @@ def _convert(bundle: Bundle, draft: Path) -> None:
 
 def _convert_loaded(bundle: Bundle, draft: Path) -> None:
     """The part of ``_convert`` that loads and runs the frameworks."""
-    import keras
     import openvino
     import tensorflow
 
     recipe = bundle.manifest.recipe
-    try:
-        model = keras.models.load_model(bundle.weights, compile=False)
-    except Exception as error:
-        raise BundleError(f"{bundle.weights}: Keras cannot load it: {_line(error)}") from error
+    model = loading.load(bundle.weights, bundle.manifest)
     try:
         signature = [tensorflow.TensorSpec((None, recipe.height, recipe.width, 3), tensorflow.float32)]
         function = tensorflow.function(lambda pixels: model(pixels, training=False), input_signature=signature)
         network = openvino.convert_model(function.get_concrete_function())
         openvino.save_model(network, draft / ir.NETWORK, compress_to_fp16=False)
     except Exception as error:
-        raise EngineError(f"{bundle.weights}: OpenVINO cannot take it over: {_line(error)}") from error
+        raise EngineError(f"{bundle.weights}: OpenVINO cannot take it over: {obstacle(error)}") from error
 
 
-def _line(error: Exception) -> str:
-    """What went wrong, in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def obstacle(error: Exception) -> str:
+    """What of OpenVINO's many words names the cause, in one line: the operators it lacks, else the last one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lacking = [found[1] for line in lines if (found := _LACKING.match(line))]
+    if lacking:
+        return f"it has no counterpart of: {', '.join(lacking)}"
+    return lines[-1] if lines else type(error).__name__
 
 
 def _replace(draft: Path, place: Path) -> None:
@@ -107,7 +110,7 @@ def _replace(draft: Path, place: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program. One line on stderr and exit code 1 when it fails."""
+    """Run the program. One line on stderr when it fails, and ``ir.BAD_BUNDLE`` or 1 as its exit code."""
     parser = argparse.ArgumentParser(prog="python -m nsfwd.engines.export", description="Export a bundle for OpenVINO.")
     parser.add_argument("bundle", type=Path, help="directory of the bundle")
     parser.add_argument("--into", type=Path, help="directory to make (default: openvino/ inside the bundle)")
@@ -117,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         export(bundle, chosen.into or ir.beside(bundle))
     except NsfwdError as error:
         print(error, file=sys.stderr)
-        return 1
+        return ir.BAD_BUNDLE if isinstance(error, BundleError) else 1
     return 0
 
 

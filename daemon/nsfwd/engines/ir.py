@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from nsfwd.errors import BundleError, EngineError
 NETWORK = "model.xml"
 WEIGHTS = "model.bin"
 RECORD = "source.json"
+
+BAD_BUNDLE = 3
+"""Exit code of the export where the bundle itself is wrong, so that no other engine could serve it either."""
 
 MOST_SECONDS = 300.0
 """An export takes 5 to 15 seconds; one that takes this long is stuck."""
@@ -52,8 +56,16 @@ def cached(bundle: Bundle, cache: Path) -> Path:
     return cache / NETWORK_FOLDER / f"{bundle.manifest.weights_digest[:16]}-{version}-{machine.cpu_key()}"
 
 
-def obtain(bundle: Bundle, cache: Path | None) -> Path:
+def unheard(line: str) -> None:
+    """Where a line about progress goes that nobody wants."""
+
+
+def obtain(bundle: Bundle, cache: Path | None, say: Callable[[str], None] = unheard) -> Path:
     """Find the exported network of a bundle, or have it made in the cache.
+
+    Args:
+        cache: directory that may be written to; None when there is none.
+        say: is told before one is made, which takes 5 to 15 seconds.
 
     Returns:
         The directory with ``NETWORK`` and ``WEIGHTS``, checked against the record.
@@ -82,6 +94,7 @@ def obtain(bundle: Bundle, cache: Path | None) -> Path:
             return place
         except BundleError:
             pass  # a cache may be made again
+    say(f"no network for OpenVINO in {bundle.directory}: making one in {place}, which takes some seconds, once")
     export_elsewhere(bundle, place)
     check(bundle, place)
     return place
@@ -112,7 +125,8 @@ def export_elsewhere(bundle: Bundle, place: Path) -> None:
     """Make it in a process of its own: TensorFlow and its 700 MB are gone with it.
 
     Raises:
-        EngineError: it failed; the message is that process's last line.
+        BundleError: the bundle itself is wrong; the message is that process's last line.
+        EngineError: another engine may do; the message is that line too.
     """
     command = [sys.executable, "-m", "nsfwd.engines.export", str(bundle.directory), "--into", str(place)]
     try:
@@ -123,4 +137,6 @@ def export_elsewhere(bundle: Bundle, place: Path) -> None:
         raise EngineError(f"exporting {bundle.directory} for OpenVINO took over {MOST_SECONDS:.0f} s") from None
     if ended.returncode != 0:
         lines = ended.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {ended.returncode}"]
+        if ended.returncode == BAD_BUNDLE:
+            raise BundleError(lines[-1])
         raise EngineError(f"cannot export {bundle.directory} for OpenVINO: {lines[-1]}; or set engine = keras")

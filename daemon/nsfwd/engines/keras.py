@@ -7,18 +7,17 @@ batch size. When a GPU's memory is out, the largest size is given up and the bat
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from nsfwd.engines import machine, quiet
+from nsfwd.engines import loading, machine, quiet
 from nsfwd.engines.backends import BACKENDS, Compiled, is_lost, is_out_of_memory
 from nsfwd.engines.buckets import cpu_buckets, cut, gpu_buckets
-from nsfwd.engines.contract import DeviceLost, EngineOptions, Pixels, Probabilities
-from nsfwd.errors import BundleError, EngineError
+from nsfwd.engines.contract import DeviceLost, EngineOptions, Pixels, Probabilities, require_probabilities
+from nsfwd.errors import EngineError
 
 POLICIES = {"f32": "float32", "bf16": "mixed_bfloat16", "f16": "mixed_float16"}
 """Our word -> Keras's policy: weights stay float32 in memory, layers compute in the shorter type."""
@@ -43,6 +42,7 @@ class KerasEngine:
         self.note = "" if self._gpu else _slow_on_cpu(self._backend.name, self.precision)
         self.lanes = 2 if self._gpu else 1
         self.buckets = (gpu_buckets if self._gpu else cpu_buckets)(options.max_batch)
+        self._bundle = options.bundle
         self._labels = len(options.bundle.manifest.output.labels)
         self._recipe = options.bundle.manifest.recipe
         self._lock = threading.Lock()
@@ -63,24 +63,17 @@ class KerasEngine:
         except ImportError as error:
             raise EngineError(f"{self._backend.name} cannot be imported: {error}") from None
         except EngineError as error:
-            cause = machine.gpu_obstacle(self._backend.name) or machine.INSTALL_GPU
+            cause = machine.gpu_obstacle(self._backend.name) or machine.INSTALL_GPU[self._backend.name]
             raise EngineError(f"{error}: {cause}; or set device = cpu") from None
         return f"gpu {name}" if self._gpu else "cpu"
 
     def _load(self, options: EngineOptions) -> Any:
         try:
-            import keras
-
-            model = keras.models.load_model(options.bundle.weights, compile=False)
-            if self.precision != "f32":
-                _lower(model, POLICIES[self.precision])
-        except Exception as error:
-            raise BundleError(f"{options.bundle.weights}: Keras cannot load it: {_line(error)}") from error
-        height, width, labels = self._recipe.height, self._recipe.width, self._labels
-        if len(model.inputs) != 1 or tuple(model.inputs[0].shape[1:]) not in {(height, width, 3), (None, None, 3)}:
-            raise BundleError(f"{options.bundle.weights} does not take {width}x{height} RGB, as its manifest says")
-        if len(model.outputs) != 1 or tuple(model.outputs[0].shape[1:]) != (labels,):
-            raise BundleError(f"{options.bundle.weights} does not return {labels} scores, as its manifest has labels")
+            model = loading.load(options.bundle.weights, options.bundle.manifest)
+        except ImportError as error:
+            raise EngineError(f"Keras cannot be imported: {error}") from None
+        if self.precision != "f32":
+            _lower(model, POLICIES[self.precision])
         return model
 
     def warm(self) -> None:
@@ -88,12 +81,13 @@ class KerasEngine:
         for bucket in self.buckets:
             try:
                 compiled = self._backend.compile(self._model, self._recipe, bucket)
-                compiled(np.zeros((bucket, self._recipe.height, self._recipe.width, 3), np.uint8))
+                scores = compiled(np.zeros((bucket, self._recipe.height, self._recipe.width, 3), np.uint8))
             except Exception as error:
                 if is_out_of_memory(error) and bucket > 1:
                     self._give_up(bucket)
                     return
                 raise EngineError(f"{self.name} cannot run this model on {self.device}: {_line(error)}") from error
+            require_probabilities(scores[:1], self._bundle)
             self._compiled[bucket] = compiled
 
     def score(self, images: Sequence[Pixels] | Pixels) -> Probabilities:
@@ -127,7 +121,6 @@ class KerasEngine:
         with self._lock:
             self.buckets = tuple(size for size in self.buckets if size < bucket)
             self.note = f"out of memory at {bucket} images: batches are cut to {self.buckets[-1]}; lower max_batch"
-        print(f"{self.name} on {self.device}: {self.note}", file=sys.stderr, flush=True)
 
 
 def choose_backend(wanted: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.engines import ir, quiet, tuning
-from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
+from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities, require_probabilities
 from nsfwd.engines.tuning import Streams, Tuning
 from nsfwd.errors import BundleError, EngineError
 
@@ -47,14 +47,14 @@ class OpenVinoEngine:
     note = ""
 
     def __init__(self, options: EngineOptions, *, tuned: Tuning | None = None) -> None:
-        bundle = options.bundle
+        self._bundle = bundle = options.bundle
         self.precision = bundle.precision
         self._labels = len(bundle.manifest.output.labels)
         self._shape = (1, bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)
         tuned = tuned or tuning.settle(bundle, options.cache, options.threads)
         ceiling = min(options.max_batch, IMAGES_A_STREAM * tuned.crowd.streams)
         self.buckets: tuple[int, ...] = (1, ceiling) if ceiling > 1 else (1,)
-        place = ir.obtain(bundle, options.cache)
+        place = ir.obtain(bundle, options.cache, options.say)
         quiet.silence()
         try:
             import openvino
@@ -69,17 +69,18 @@ class OpenVinoEngine:
             self._crowd = core.compile_model(network, "CPU", self._settings(tuned.crowd))
             alone = core.compile_model(network, "CPU", self._settings(tuned.alone)) if options.alone else self._crowd
             self._alone = alone.create_infer_request()
+            self._idle = [self._crowd.create_infer_request() for _ in range(ceiling)]
         except (RuntimeError, MemoryError) as error:
             raise EngineError(f"OpenVINO cannot compile {place}: {_cause(error)}") from error
         self._lock = threading.Lock()
         self._calls = 0
-        self._idle = [self._crowd.create_infer_request() for _ in range(ceiling)]
 
     def warm(self) -> None:
         """Run both compilations once, on every stream."""
         picture = np.zeros(self._shape, np.uint8)
         for images in sorted(self.buckets, reverse=True):
-            self.score(np.repeat(picture, images, axis=0))
+            scores = self.score(np.repeat(picture, images, axis=0))
+        require_probabilities(scores, self._bundle)
 
     def score(self, images: Sequence[Pixels] | Pixels) -> Probabilities:
         """Score each image by itself: one alone on all cores, several on one core each."""
@@ -137,17 +138,20 @@ class OpenVinoEngine:
             raise EngineError(f"this processor has no {self.precision} instructions; set precision = f32")
 
     def _check_output(self, network: Any) -> None:
-        width = network.output().get_partial_shape()[-1]
-        if width.is_static and width.get_length() != self._labels:
-            raise BundleError(f"the network has {width.get_length()} outputs, the manifest {self._labels} labels")
+        shape = network.output().get_partial_shape()
+        if shape.rank != 2 or (shape[-1].is_static and shape[-1].get_length() != self._labels):
+            raise BundleError(
+                f"{self._bundle.directory}: the network returns {shape}, its manifest has {self._labels} labels"
+            )
 
 
 def _fuse(openvino: Any, network: Any, recipe: Recipe) -> Any:
     """Make the network take uint8 RGB of one image, with the recipe's arithmetic inside."""
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
-        raise BundleError(f"the network has {len(network.inputs)} inputs and {len(network.outputs)} outputs, not one")
+    inputs, outputs = len(network.inputs), len(network.outputs)
+    if (inputs, outputs) != (1, 1):
+        raise BundleError(f"the network for OpenVINO has {inputs} inputs and {outputs} outputs, not one of each")
     network.reshape([1, recipe.height, recipe.width, 3])
     fusion = PrePostProcessor(network)
     tensor = fusion.input().tensor()

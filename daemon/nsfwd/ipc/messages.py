@@ -258,6 +258,18 @@ class EngineReady(Wire, frozen=True):
     lanes: int = 1
 
 
+class EngineNote(Wire, frozen=True):
+    """Engine -> server, at any time before the link ends: what takes long, or is worse from now on; for people.
+
+    Attributes:
+        note: before ``EngineReady`` what it is busy with, for the log; afterwards its note from now on, for stats too.
+        buckets: the warmed sizes from now on; empty before ``EngineReady``.
+    """
+
+    note: str
+    buckets: list[int]
+
+
 class EngineFailed(Wire, frozen=True):
     """Engine -> server: it cannot be built here; one sentence with the cause and what to set. The process then ends."""
 

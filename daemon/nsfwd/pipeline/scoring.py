@@ -48,7 +48,7 @@ _log = logging.getLogger("nsfwd.pipeline")
 
 _ENGINE = "nsfwd.engines.body"
 _MESSAGES = msgspec.msgpack.Decoder(
-    messages.EngineReady | messages.EngineFailed | messages.EngineLost | messages.Scores
+    messages.EngineReady | messages.EngineNote | messages.EngineFailed | messages.EngineLost | messages.Scores
 )
 
 
@@ -269,6 +269,8 @@ class ScoreStage:
             self._greeted(message)
             self._on_warm()
             self.dispatch()
+        elif isinstance(message, messages.EngineNote):
+            self._noted(message)
         elif isinstance(message, messages.EngineLost) or self._on_gpu:
             self._device_lost(message.message, running=isinstance(message, messages.EngineLost))
         else:
@@ -279,9 +281,18 @@ class ScoreStage:
         self._on_gpu = not ready.device.startswith("cpu")
         if self._on_gpu:
             self._setup = msgspec.structs.replace(self._setup, device="gpu")
-        if self._loss:
-            ready = msgspec.structs.replace(ready, note="; ".join(filter(None, (self._loss, ready.note))))
-        self.engine = ready
+        self.engine = msgspec.structs.replace(ready, note=self._with_loss(ready.note))
+
+    def _noted(self, message: messages.EngineNote) -> None:
+        """Tell the operator; once it is warm, what it says holds from now on."""
+        _log.warning("engine: %s", message.note)
+        if self.engine is not None:
+            note = self._with_loss(message.note)
+            self.engine = msgspec.structs.replace(self.engine, note=note, buckets=message.buckets)
+
+    def _with_loss(self, note: str) -> str:
+        """A note after what is to be said of a GPU that was lost."""
+        return "; ".join(filter(None, (self._loss, note)))
 
     def _device_lost(self, why: str, *, running: bool) -> None:
         """The GPU is gone: start an engine that may find it again, and end when it does not; or go on upon the CPU.

@@ -1,6 +1,6 @@
-"""Write and load ``model.keras``. The bytes written depend on the model and the library alone, not on the clock.
+"""Write ``model.keras``, and score with it directly; ``engines.loading`` reads it. Importing this loads no framework.
 
-The one border at which Keras's exceptions become ours in the workshop. Importing this module loads no framework.
+The bytes written depend on the model and the library alone, not on the clock.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.bundles.manifest import Manifest, Recipe
-from nsfwd.errors import BundleError
 
 if TYPE_CHECKING:
     import keras
@@ -50,42 +49,11 @@ def _renumber(value: Any, seen: dict[int, int]) -> Any:
     }
 
 
-def load(path: Path, manifest: Manifest) -> keras.Model:
-    """Load a model and check that its shapes are the manifest's.
-
-    Raises:
-        BundleError: Keras cannot read it, or it takes or returns something else than the manifest says.
-    """
-    import keras
-
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise BundleError(f"{path}: Keras cannot load it: {str(error).splitlines()[0][:200]}") from None
-    check_shapes(model, manifest)
-    return model
-
-
-def check_shapes(model: keras.Model, manifest: Manifest) -> None:
-    """Refuse a model whose input or output is not what the manifest says.
-
-    Raises:
-        BundleError: with both shapes.
-    """
-    recipe, width = manifest.recipe, len(manifest.output.labels)
-    if tuple(model.input_shape) != (None, recipe.height, recipe.width, 3):
-        raise BundleError(
-            f"{manifest.name}: the model takes {model.input_shape}, not {recipe.width}x{recipe.height} RGB"
-        )
-    if tuple(model.output_shape) != (None, width):
-        raise BundleError(f"{manifest.name}: the model returns {model.output_shape}, the manifest has {width} labels")
-
-
 def score(model: keras.Model, pixels: Iterable[bytes], manifest: Manifest) -> list[list[float]]:
     """Score decoded pictures with a direct call of the model: the reference for every engine.
 
     Args:
-        model: see ``load``.
+        model: loaded.
         pixels: uint8 (height, width, 3), RGB, as ``imaging`` decodes by the recipe.
         manifest: for scale, mean, std and channel order.
 

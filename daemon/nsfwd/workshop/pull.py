@@ -16,7 +16,7 @@ import msgspec
 
 from nsfwd.bundles.manifest import GOLDENS, WEIGHTS, Manifest, Source
 from nsfwd.bundles.store import Bundle, catalogue, open_bundle, verify_file
-from nsfwd.engines import ir, quiet
+from nsfwd.engines import ir, loading, quiet
 from nsfwd.errors import BundleError
 from nsfwd.workshop.networks import add_network
 from nsfwd.workshop.npm import check_integrity, npm_package, read_members
@@ -133,5 +133,5 @@ def _write_model(model: keras.Model, manifest: Manifest, path: Path, pictures: d
             f"{manifest.name}: {model.count_params()} parameters, the catalogue says {manifest.parameters}"
         )
     keras_file.save(model, path)
-    read_back = keras_file.load(path, manifest)
+    read_back = loading.load(path, manifest)
     goldens.require(manifest, goldens.measure(read_back, manifest, pictures))

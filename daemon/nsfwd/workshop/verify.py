@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from nsfwd.bundles.store import Bundle, open_bundle, verify_file
-from nsfwd.engines import machine, quiet
+from nsfwd.engines import loading, machine, quiet
 from nsfwd.errors import EngineError
 from nsfwd.workshop.networks import has_network
 
@@ -31,9 +31,9 @@ def verify(bundle: Bundle, say: Callable[[str], None]) -> list[Drift]:
         verify_file(bundle, path)
     say(f"{bundle.manifest.name}: {len(bundle.manifest.files)} files have their digests; loading the model")
     with quiet.muted():
-        from nsfwd.workshop import goldens, keras_file
+        from nsfwd.workshop import goldens
 
-        model = keras_file.load(bundle.weights, bundle.manifest)
+        model = loading.load(bundle.weights, bundle.manifest)
         pictures = {golden.file: path.read_bytes() for golden, path in bundle.golden_files()}
         return goldens.measure(model, bundle.manifest, pictures)
 

@@ -1,0 +1,110 @@
+"""Why a network cannot be loaded or taken over: the cause in one line, out of a framework's many. None is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nsfwd.engines import ir
+from nsfwd.engines.contract import require_probabilities
+from nsfwd.engines.export import obstacle
+from nsfwd.engines.loading import LONGEST, cause, check_shapes
+from nsfwd.errors import BundleError, EngineError
+from tests.unit.shelf import LABELS, make_bundle, manifest
+
+PICTURE, SCORES = (None, 8, 8, 3), (None, len(LABELS))
+
+LAMBDA = (
+    "Requested the deserialization of a `Lambda` layer whose `function` is a Python lambda. This carries a potential "
+    "risk; you can override this error by passing `safe_mode=False` to the loading function."
+)
+UNKNOWN = (
+    "<class 'keras.src.models.functional.Functional'> could not be deserialized properly.\n\nconfig={'a': 1}.\n\n"
+    "Exception encountered: Could not locate class 'Odd'. Make sure custom classes are decorated. Full config: {}"
+)
+CONVERSION = """Check 'false' failed at src/frontends/common_translators/src/unconverted_ops_report.cpp:151:
+Model wasn't fully converted. Failed operations detailed log:
+-- FFT2D with a message:
+FFT op input element type must be f32, f16, or bf16
+Summary:
+-- No conversion rule found for operations: Qr
+-- Conversion is failed for: FFT2D, Imag
+To facilitate the conversion of unsupported operations, refer to the documentation"""
+
+
+def model(*, inputs: tuple[Any, ...] = (PICTURE,), outputs: tuple[Any, ...] = (SCORES,)) -> SimpleNamespace:
+    """The part of a Keras model that is looked at."""
+    tensors = [[SimpleNamespace(shape=shape) for shape in shapes] for shapes in (inputs, outputs)]
+    return SimpleNamespace(inputs=tensors[0], outputs=tensors[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (LAMBDA, "it has a Lambda layer, which is a program and is not run"),
+        (UNKNOWN, "a class that Keras does not know, Odd; make the model of Keras's own layers"),
+        ("could not\n\nException encountered: bad shape\nmore", "bad shape"),
+        ("\n first \n second", "first"),
+        ("x" * 1000, "x" * LONGEST),
+        ("", "it does not say why"),
+    ],
+)
+def test_the_cause_out_of_many_words(words: str, told: str) -> None:
+    assert told in cause(words)
+    assert "\n" not in cause(words)
+
+
+def test_operators_that_openvino_lacks_are_named() -> None:
+    assert obstacle(RuntimeError(CONVERSION)) == "it has no counterpart of: Qr, FFT2D, Imag"
+    assert obstacle(RuntimeError("in user code:\n\n  File x\n\n ValueError: two inputs\n")) == "ValueError: two inputs"
+
+
+@pytest.mark.parametrize("size", [PICTURE, (None, None, None, 3), (1, 8, 8, 3)])
+def test_shapes_that_fit(size: tuple[int | None, ...]) -> None:
+    check_shapes(model(inputs=(size,)), Path("model.keras"), manifest())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (model(inputs=(PICTURE, PICTURE)), "has 2 inputs, not one"),
+        (model(outputs=(SCORES, SCORES)), "has 2 outputs, not one"),
+        (model(inputs=((None, 9, 8, 3),)), r"takes pictures of \(9, 8, 3\), its manifest says \(8, 8, 3\)"),
+        (model(inputs=((None, 8, 8, 1),)), r"takes pictures of \(8, 8, 1\)"),
+        (model(outputs=((None, 4),)), r"returns \(4,\) for a picture, its manifest has 5 labels"),
+        (model(outputs=((None, 2, 2, 5),)), r"returns \(2, 2, 5\)"),
+    ],
+)
+def test_shapes_that_do_not(wrong: SimpleNamespace, told: str) -> None:
+    with pytest.raises(BundleError, match=f"model.keras {told}"):
+        check_shapes(wrong, Path("model.keras"), manifest())
+
+
+def test_scores_that_are_no_probabilities(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    require_probabilities(np.full((2, 5), 0.2, np.float32), bundle)
+    for bad in ([-1.0, 2.0, 0.0, 0.0, 0.0], [np.nan] * 5, [0.9] * 5):
+        with pytest.raises(BundleError, match="the network must end with the softmax of its manifest"):
+            require_probabilities(np.array([bad], np.float32), bundle)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "told"),
+    [
+        (1, EngineError, r"^cannot export .*: no counterpart of: Qr; or set engine = keras$"),
+        (ir.BAD_BUNDLE, BundleError, "^no counterpart of: Qr$"),
+    ],
+)
+def test_another_engine_is_advised_only_where_one_may_do(
+    code: int, error: type[Exception], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = SimpleNamespace(returncode=code, stderr=b"chatter\nno counterpart of: Qr\n")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: ended)
+    said: list[str] = []
+    with pytest.raises(error, match=told):
+        ir.obtain(make_bundle(tmp_path / "models"), tmp_path / "cache", said.append)
+    assert len(said) == 1 and "making one in" in said[0]
