@@ -61,3 +61,11 @@ def test_a_verb_loads_only_what_it_needs(line: list[str], also: set[str]) -> Non
 def test_asking_a_daemon_loads_no_room_of_the_daemon(line: list[str]) -> None:
     modules = _modules(f"from nsfwd.cli.main import run; run({[*line, '--connect', 'unix:/nowhere']!r})")
     assert {".".join(name.split(".")[:2]) for name in modules if name.startswith("nsfwd.")} <= ROOMS
+
+
+def test_completing_a_verb_imports_none() -> None:
+    typed = "import os; os.environ.update(COMP_WORDS='nsfwd s', COMP_CWORD='1')"
+    modules = _modules(f"{typed}\nfrom nsfwd.cli.completion import complete; complete('bash_complete')")
+    assert {name for name in modules if name.startswith("nsfwd.cli.")} == {
+        f"nsfwd.cli.{name}" for name in ("completion", "exits", "groups", "main")
+    }

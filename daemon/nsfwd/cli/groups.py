@@ -1,15 +1,18 @@
 """Commands that have commands of their own: listed in whole sentences, and imported when they are used.
 
-Help must come at once, and callers of the daemon never load what only the daemon needs. Knows no verb.
+Help and completion must come at once, and callers of the daemon never load what only the daemon needs. Knows no verb.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _WHOLE = 1000
 """Longest line of help in a list; click cuts them at the width of the terminal, in the middle of a sentence."""
@@ -29,6 +32,13 @@ class Group(click.Group):
         """List the commands."""
         with formatter.section("Verbs"):
             formatter.write_dl(self.lines(ctx))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands, or options, that begin so."""
+        from click.shell_completion import CompletionItem
+
+        named = [CompletionItem(name, help=text) for name, text in self.lines(ctx) if name.startswith(incomplete)]
+        return named + click.Command.shell_complete(self, ctx, incomplete)
 
 
 class LazyGroup(Group):
