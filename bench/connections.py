@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,21 @@ SPARE = 500
 """Descriptors that are needed beside the connections."""
 
 
-NOTE = "Bare: a line server of a few lines (`bench/line.py`), which keeps nothing of a client but what uvloop does."
+NOTE = (
+    "Alone: the same request to a second server without them, in turn. Bare: a line server of a few lines "
+    "(`bench/line.py`), which keeps nothing of a client but what uvloop does."
+)
+
+Server = daemon.Nsfwd | daemon.Line
+
+
+@dataclass
+class Crowded:
+    """What the connections came to: MB more, and medians of single requests of each round, alone and among them."""
+
+    memory: float
+    alone: list[float]
+    among: list[float]
 
 
 def measure(session: Session) -> None:
@@ -27,59 +41,49 @@ def measure(session: Session) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     wanted = min(IDLE, hard - SPARE)
     models = echo.bundle(session.directory / "models")
+
+    def ours(directory: Path) -> Server:
+        return daemon.Nsfwd(directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True)
+
     try:
-        with daemon.Line(session.directory) as line:
-            line.wait_ready()
-            bare = _crowded(session, line, wanted)
-        with daemon.Nsfwd(session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True) as server:
-            server.wait_ready()
-            ours = _crowded(session, server, wanted)
+        bare = _crowded(session, "bare", daemon.Line, wanted)
+        nsfwd = _crowded(session, "nsfwd", ours, wanted)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     row = {
         "idle connections": wanted,
-        "MB more": ours.memory,
-        "KB each": ours.memory * 1000 / wanted,
+        "MB more": nsfwd.memory,
+        "KB each": nsfwd.memory * 1000 / wanted,
         "bare KB each": bare.memory * 1000 / wanted,
-        "KB by bare": ours.memory / bare.memory,
-        "p50 us alone": figures.median(ours.alone) * 1e6,
-        "p50 us among them": figures.median(ours.among) * 1e6,
-        "among / alone": figures.spread([figures.median(ours.among) / one for one in ours.alone]),
-        "bare among / alone": figures.median(bare.among) / figures.median(bare.alone),
+        "KB by bare": nsfwd.memory / bare.memory,
+        "p50 us alone": figures.median(nsfwd.alone) * 1e6,
+        "p50 us among them": figures.median(nsfwd.among) * 1e6,
+        "among / alone": figures.ratio(nsfwd.among, nsfwd.alone),
+        "bare among / alone": figures.ratio(bare.among, bare.alone),
     }
     session.report("idle connections", [row], NOTE)
 
 
-@dataclass
-class Crowded:
-    """What the connections came to: MB more, and medians of single requests before and among them."""
-
-    memory: float
-    alone: list[float]
-    among: list[float]
-
-
-def _crowded(session: Session, server: daemon.Nsfwd | daemon.Line, wanted: int) -> Crowded:
-    load = Load(server.unix, Ndjson(), 1)
+def _crowded(session: Session, kind: str, server: Callable[[Path], Server], wanted: int) -> Crowded:
     paths = NOWHERE[: session.count(1000)]
-    load.closed(paths)
-    before, alone = machine.memory_mb([server.pid]), _latencies(session, load, paths)
-    with _idle(session, server.unix, wanted):
-        among = _latencies(session, load, paths)
-        memory = machine.memory_mb([server.pid]) - before
-    load.close()
-    return Crowded(memory, alone, among)
-
-
-@contextlib.contextmanager
-def _idle(session: Session, address: daemon.Address, wanted: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
+        loads = []
+        for name in ("alone", "among"):
+            directory = session.directory / kind / name
+            directory.mkdir(parents=True)
+            crowded = server(directory)
+            stack.enter_context(crowded)
+            crowded.wait_ready()
+            loads.append(Load(crowded.unix, Ndjson(), 1))
+            stack.callback(loads[-1].close)
+            loads[-1].closed(paths)
+        before = machine.memory_mb([crowded.pid])
         for number in range(wanted):
             if number % 5000 == 0:
                 session.say(f"connections: {number} of {wanted}")
-            stack.enter_context(daemon.connect(address))
-        yield
-
-
-def _latencies(session: Session, load: Load, paths: Sequence[Path]) -> list[float]:
-    return [figures.percentile(load.closed(paths).latencies, 0.5) for _ in range(session.rounds)]
+            stack.enter_context(daemon.connect(crowded.unix))
+        found: tuple[list[float], list[float]] = ([], [])
+        for number in range(session.rounds):
+            for which in figures.shuffled((0, 1), seed=number):
+                found[which].append(figures.percentile(loads[which].closed(paths).latencies, 0.5))
+        return Crowded(machine.memory_mb([crowded.pid]) - before, *found)
