@@ -23,7 +23,7 @@ from nsfwd.pipeline.accounts import CostCurve
 from nsfwd.pipeline.entry import Entry
 from nsfwd.pipeline.lanes import LaneQueue
 from nsfwd.pipeline.sizing import Sizing
-from nsfwd.pipeline.starting import Starter
+from nsfwd.pipeline.starting import Starter, tell_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -344,7 +344,7 @@ class ScoreStage:
     # -- deaths ------------------------------------------------------------------------------------------------------
 
     def _reaped(self, exit_: Exit) -> None:
-        self._child = None
+        child, self._child = self._child, None
         self.engine, self.trusted = None, False
         batches, self._batches = self._batches, {}
         entries = [entry for batch in batches.values() for entry in batch]
@@ -353,6 +353,8 @@ class ScoreStage:
         self._abandon_probes()
         if self._stopping:
             return
+        if child is not None:
+            tell_end(child, exit_)
         self.restarts += 1
         delay = self._back_off()
         if delay is None:
