@@ -17,6 +17,7 @@ import click
 import pytest
 
 from nsfwd.cli import actions as flags
+from nsfwd.cli import main
 from nsfwd.errors import ActionFailure, BreakerOpen
 from nsfwd.scanning.actions import acting, breaker, hook, placeholder
 from nsfwd.scanning.actions.acting import Actions, Plan
@@ -154,6 +155,37 @@ def test_what_a_person_released_is_taken_only_when_somebody_decides_anew(
     for override in ({"verdict": "safe", "time": 2000.0}, None):  # somebody decided anew; took the decision back
         told = replace(picture(tmp_path, "a.jpg"), override=override)
         assert [line.split()[0] for line in perform(index, wanted, told)] == [done]
+
+
+@pytest.mark.parametrize("kind", ["quarantine", "move"])
+def test_what_was_taken_from_a_tree_that_moved_comes_back_to_its_new_place(
+    index: Index, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged, old, new = picture(tmp_path, "a.jpg"), tmp_path / "pictures", tmp_path / "moved"
+    content = (old / "a.jpg").read_bytes()
+    with index.transaction():
+        index.write("INSERT INTO directory (path) VALUES (?)", (os.fsencode(old),))
+    perform(index, plan(tmp_path, kind), judged)
+    old.rename(new)
+    command = ["index", "relocate", str(old), str(new), "--index", str(index.path)]
+    assert main.run([*command, "--quarantine", str(tmp_path / "none")]) == 1
+    assert "1 files of it were taken to another place" in capsys.readouterr().err
+    command += ["--quarantine", str(tmp_path / "quarantine"), "--to", str(tmp_path / "to")]
+    assert main.run([*command, "--dry-run"]) == 0
+    assert main.run(command) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "0 files would move in the index", f"1 that were taken away would come back below {new}",
+        "0 files moved in the index", f"1 that were taken away come back below {new}",
+    ]  # fmt: skip
+    assert rows(index, "path") == [(os.fsencode(new / "a.jpg"),)]
+    opened = Store.quarantine(tmp_path / "quarantine") if kind == "quarantine" else Store.shelf(tmp_path / "to")
+    with opened as store:
+        (entry,) = store.entries()
+        assert (entry.path, entry.path_text) == (os.fsencode(new / "a.jpg"), str(new / "a.jpg"))
+        restore(store, entry)
+        store.correct(entry)
+        assert not list(store.entries())
+    assert (new / "a.jpg").read_bytes() == content
 
 
 def test_a_file_that_was_changed_is_left_alone(index: Index, tmp_path: Path) -> None:

@@ -133,8 +133,9 @@ def test_export_relocate_and_prune(cli: Cli, shelf: Shelf, tree: Path, tmp_path:
     for wrong in (("--where", "x = 1"), ("--since", "yesterday"), ("--format", "parquet")):
         assert cli("export", *wrong)[0] == 64
     assert len(cli("export", "--since", "1970-02-01")[1].splitlines()) == 1
-    assert cli("relocate", tree / "sub", tmp_path / "moved", "--dry-run")[1] == "2 files would move in the index\n"
-    assert cli("relocate", tree / "sub", tmp_path / "moved") == (0, "2 files moved in the index\n")
+    where = (tree / "sub", tmp_path / "moved", "--quarantine", tmp_path / "none")
+    assert cli("relocate", *where, "--dry-run")[1] == "2 files would move in the index\n"
+    assert cli("relocate", *where) == (0, "2 files moved in the index\n")
     shelf.gone(os.fsencode(tree / "a.jpg"), 1)
     assert cli("prune")[1].startswith("would prune: 1 files, 1 scores,")
     assert cli("prune", "--apply")[1].startswith("pruned: 1 files, 1 scores,")

@@ -4,30 +4,67 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nsfwd.cli.moments import Duration
-from nsfwd.cli.places import index_option
+from nsfwd.cli.places import index_option, quarantine_option, to_option
+from nsfwd.escaping import escape
+
+if TYPE_CHECKING:
+    from nsfwd.scanning.actions.quarantine import Store
 
 
 @click.command()
 @click.argument("old", type=click.Path(path_type=bytes))
 @click.argument("new", type=click.Path(path_type=bytes))
 @index_option
+@quarantine_option
+@to_option
 @click.option("--dry-run", is_flag=True, help="Say how many files that are, and change nothing.")
-def relocate(old: bytes, new: bytes, index: Path, *, dry_run: bool) -> None:
+def relocate(old: bytes, new: bytes, index: Path, quarantine: Path, to: Path | None, *, dry_run: bool) -> None:
     """Follow a tree that was moved from OLD to NEW, so that the next sweep of it scores nothing again.
+
+    What was taken from OLD, and lies in the quarantine or below --to, is restored to NEW from then on.
 
     Example: nsfwd index relocate /srv/uploads /mnt/new/uploads
     """
+    from nsfwd.errors import NsfwdError
+    from nsfwd.scanning.actions.relocation import relocate_taken, taken_elsewhere
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.index.upkeep import relocate as follow
 
-    with Index(index, create=False) as opened:
-        count = follow(opened, os.path.abspath(old), os.path.abspath(new), dry_run=dry_run)  # noqa: PTH100 (bytes)
-    click.echo(f"{count} files{' would move' if dry_run else ' moved'} in the index")
+    old, new = os.path.abspath(old), os.path.abspath(new)  # noqa: PTH100 (pathlib knows no bytes)
+    with Index(index, create=False) as opened, ExitStack() as stack:
+        stores = [stack.enter_context(store) for store in _stores(quarantine, to)]
+        count = follow(opened, old, new, dry_run=True)  # refuses before anything is changed
+        if elsewhere := taken_elsewhere(opened, old, stores):
+            raise NsfwdError(
+                f"{len(elsewhere)} files of it were taken to another place, such as {os.fsdecode(elsewhere[0])}:"
+                " name that with --quarantine or --to, or restore them first"
+            )
+        taken = sum(relocate_taken(store, old, new, dry_run=dry_run) for store in stores)
+        if not dry_run:
+            follow(opened, old, new)
+    click.echo(f"{count} files {'would move' if dry_run else 'moved'} in the index")
+    if taken:
+        click.echo(
+            f"{taken} that were taken away{' would' if dry_run else ''} come back below {escape(os.fsdecode(new))}"
+        )
+
+
+def _stores(quarantine: Path, to: Path | None) -> Iterator[Store]:
+    """Open those that are there."""
+    from nsfwd.scanning.actions.quarantine import Store
+
+    if quarantine.is_dir():
+        yield Store.quarantine(quarantine)
+    if to is not None:
+        yield Store.shelf(to)
 
 
 @click.command()

@@ -28,7 +28,7 @@ from typing import Self
 from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions.manifest import Entry, dump, load
 from nsfwd.scanning.actions.releases import Release, Releases
-from nsfwd.scanning.trees.files import directory, write_new
+from nsfwd.scanning.trees.files import directory, looked_at, write_new
 
 _ENDING = b".json"
 _SHELF = ".nsfwd"
@@ -151,6 +151,13 @@ class Store:
         with self.border(), directory(self._drawer(entry)) as place:
             os.unlink(_file_of(entry), dir_fd=place)
             os.fsync(place)
+
+    def correct(self, entry: Entry) -> None:
+        """Write the manifest of what lies here anew; one whose file has come back meanwhile stays gone."""
+        with self.border(), directory(self._drawer(entry)) as drawer, self.place(entry) as (place, name):
+            write_new(drawer, _file_of(entry), dump(entry))
+            if looked_at(place, name) is None:
+                os.unlink(_file_of(entry), dir_fd=drawer)
 
     def release(self, entry: Entry, decided: float) -> None:
         """Note that a person lets a content go, by an override of this time: no run takes it while that holds."""

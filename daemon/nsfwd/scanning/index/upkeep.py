@@ -19,7 +19,8 @@ STEP = 2000
 def relocate(index: Index, old: bytes, new: bytes, *, dry_run: bool = False) -> int:
     """Follow a tree that was moved: ``old`` and all below it is ``new`` from now on. Return how many files that are.
 
-    Scores stay with their contents, so that a sweep of the new place scores nothing again.
+    Scores stay with their contents, so that a sweep of the new place scores nothing again. What was done to files is
+    known of them at the new place, so that nothing is done twice.
 
     Args:
         old, new: absolute, without a slash at the end.
@@ -42,6 +43,10 @@ def relocate(index: Index, old: bytes, new: bytes, *, dry_run: bool = False) -> 
             index.write(
                 f"UPDATE directory SET path = CAST(? || substr(path, ?) AS BLOB) WHERE {_AT}",
                 (new, len(old) + 1, old, low, high),
+            )
+            index.write(
+                "UPDATE action SET path = CAST(? || substr(path, ?) AS BLOB) WHERE path >= ? AND path < ?",
+                (new, len(old) + 1, low, high),
             )
     return int(files)
 
