@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ def _nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     settings = tmp_path_factory.mktemp("settings") / "nsfwd.toml"
     settings.touch()
     os.umask(0o022)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell, and by children
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("NSFWD_") or name in DISPLAY]:
             patch.delenv(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import select
 import signal
@@ -19,6 +18,7 @@ import uvloop
 
 from nsfwd.ipc.child import LAST_WORDS, Child, Exit
 from nsfwd.ipc.link import MAX_PACKET
+from tests.descriptors import all_closed
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -72,15 +72,9 @@ def run(request: pytest.FixtureRequest) -> Run:
     return bounded
 
 
-def descriptors() -> list[str]:
-    """This process's own open descriptors, without those of earlier tests that wait to be collected."""
-    gc.collect()
-    return sorted(entry.name for entry in Path("/proc/self/fd").iterdir())
-
-
 def held_open(path: Path) -> bool:
     """Whether this process has the file open."""
-    return any(os.path.realpath(f"/proc/self/fd/{number}") == str(path) for number in descriptors())
+    return any(os.path.realpath(entry) == str(path) for entry in Path("/proc/self/fd").iterdir())
 
 
 class Watched:
@@ -262,12 +256,11 @@ def test_a_packet_that_can_never_be_sent_is_refused_at_once(run: Run, tmp_path: 
 
 def test_nothing_is_left_open_after_many_children(run: Run, tmp_path: Path) -> None:
     async def story() -> None:
-        before = descriptors()
-        for _ in range(3):
-            watched = Watched(tmp_path)
-            watched.child.start()
-            await watched.child.stop(5)
-        assert descriptors() == before
+        with all_closed():
+            for _ in range(3):
+                watched = Watched(tmp_path)
+                watched.child.start()
+                await watched.child.stop(5)
 
     run(story())
 

@@ -18,6 +18,7 @@ from nsfwd.imaging.decoder import Decoder
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
 from tests import pictures
+from tests.descriptors import all_closed
 
 SLOT = 16 * 16 * 3
 LIMITS = messages.ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000, min_side=8, max_frames=9, memory=1 << 30)
@@ -119,16 +120,15 @@ def memfd(content: bytes) -> int:
 
 
 def test_descriptors_go_to_their_jobs_in_order_and_are_closed(arena: Arena, tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
     colours = ((10, 0, 0), (0, 20, 0))
     (tmp_path / "a.png").write_bytes(pictures.encoded(pictures.solid((0, 0, 30)), "PNG"))
-    descriptors = [memfd(pictures.encoded(pictures.solid(colour), "PNG")) for colour in colours]
-    surplus = memfd(b"surplus")
     jobs = [job(slot=0, descriptor=True), job(tmp_path / "a.png", slot=1), job(slot=2, descriptor=True)]
-    groups = list(make(arena).groups(jobs, [*descriptors, surplus]))
+    with all_closed():
+        descriptors = [memfd(pictures.encoded(pictures.solid(colour), "PNG")) for colour in colours]
+        surplus = memfd(b"surplus")
+        groups = list(make(arena).groups(jobs, [*descriptors, surplus]))
     assert [result.code for group in groups for result in group.results] == ["", "", ""]
     assert [bytes(arena.slot(index)[:3]) for index in range(3)] == [b"\x0a\0\0", b"\0\0\x1e", b"\0\x14\0"]
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_descriptors_of_other_things_are_refused(arena: Arena, tmp_path: Path) -> None:
