@@ -208,6 +208,14 @@ main()
     assert (done.returncode, done.stderr) == (exits.INTERRUPTED, "")
 
 
+def test_what_a_terminal_has_no_letters_for_is_escaped() -> None:
+    command = [sys.executable, "-m", "nsfwd", "config", "show", "--root", "/\u2603\udcff"]
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, env=latin, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'roots = ["/\\u2603\\udcff"]' in done.stdout
+
+
 @pytest.mark.parametrize("verb", ["config", "models", "override", "index"])
 def test_a_list_of_verbs_has_whole_sentences(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run([verb, "--help"]) == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script, and of a shell that completes a command line."""
-    _fill_streams()
+    _prepare_streams()
     asked = os.environ.get("_NSFWD_COMPLETE")
     if asked:
         from nsfwd.cli.completion import complete
@@ -100,7 +101,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _fill_streams() -> None:
+def _prepare_streams() -> None:
     """Put something in the place of standard streams that the caller has closed (``nsfwd ... >&-``).
 
     Else the first socket or file that is opened would take the number, and get what is meant for people. What comes in
@@ -110,6 +111,9 @@ def _fill_streams() -> None:
     for name, (mode, flags) in refusing.items():
         if getattr(sys, name) is None:  # the lowest number that is free is its own
             setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a character that a terminal does not have is no defect
 
 
 def _code(result: Any) -> int:
