@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,29 @@ def test_packed_bundle_is_imported_whole(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["tiny"]
     again = import_packed(tmp_path / "one", tmp_path / "there")
     verify_weights(again)
+
+
+@pytest.mark.parametrize("name", ["-", "fifo", "stdout", "/dev/fd/1", "."])
+def test_what_is_no_file_is_never_replaced_by_a_pack(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root a rename would put a file in the place of a device."""
+    made = make_bundle(tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    Path("stdout").symlink_to("/proc/self/fd/1")
+    before = sorted((path.name, path.lstat().st_ino) for path in tmp_path.iterdir())
+    with pytest.raises(BundleError, match="name a file"):
+        pack(made, Path(name))
+    assert sorted((path.name, path.lstat().st_ino) for path in tmp_path.iterdir()) == before
+
+
+def test_a_link_to_a_pack_stays_one(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path / "here")
+    (tmp_path / "latest").symlink_to("one")
+    digest = pack(made, tmp_path / "latest")
+    assert (tmp_path / "latest").is_symlink()
+    assert pack(made, tmp_path / "one") == digest
 
 
 def test_import_with_another_digest_reads_nothing(tmp_path: Path) -> None:

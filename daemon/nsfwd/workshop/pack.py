@@ -35,17 +35,26 @@ def pack(bundle: Bundle, file: Path) -> str:
     manifest = bundle.manifest
     for path in manifest.files:
         verify_file(bundle, path)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    if _is_stream(file) or (file.exists() and not file.is_file()):
+        raise BundleError(f"{file}: is a device, a directory or a stream; name a file")
+    place = file.resolve()  # a link stays one
+    unfinished = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
             for path in (MANIFEST, *sorted(manifest.files)):
                 _add(tar, bundle.directory / path, f"{manifest.name}/{path}")
-        unfinished.replace(file)
+        unfinished.replace(place)
     except OSError as error:
         raise BundleError(f"{file}: {error.strerror}") from None
     finally:
         unfinished.unlink(missing_ok=True)
-    return hash_file(file)
+    return hash_file(place)
+
+
+def _is_stream(file: Path) -> bool:
+    """Tell whether a path is a name of an open file, such as ``-`` or ``/dev/stdout``, which must not be replaced."""
+    leads = file.parent / file.readlink() if file.is_symlink() else file
+    return str(file) == "-" or any(one.parent.resolve().is_relative_to("/proc") for one in (file, leads))
 
 
 def _add(tar: tarfile.TarFile, source: Path, name: str) -> None:
