@@ -198,6 +198,8 @@ class AsyncClient:
             return inbox.only_answer()
 
     async def _open(self) -> Conversation:
+        if self._connection is not None and self._connection.usable:
+            return self._connection
         async with self._opening:
             if self._connection is not None and not self._connection.usable:
                 await self.close()

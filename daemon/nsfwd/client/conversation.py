@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from nsfwd.client.addresses import candidates, connect, pauses
 from nsfwd.client.core import ClientCore, Inbox
@@ -26,13 +26,22 @@ _LOOK = 1.0
 
 
 class Mailbox(Inbox):
-    """An inbox that wakes the task that sleeps on it, and gives back the window's places of what ended."""
+    """An inbox that wakes the task that sleeps on it, and gives back the window's places of what ended.
 
-    def __init__(self, window: asyncio.Semaphore) -> None:
+    A context manager, for one call: what is still due for it afterwards is forgotten.
+    """
+
+    def __init__(self, window: asyncio.Semaphore, forget: Callable[[Mailbox], None]) -> None:
         super().__init__()
         self.woken = asyncio.Event()
-        self._window = window
+        self._window, self._forget = window, forget
         self._held = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._forget(self)
 
     def hold(self) -> None:
         """Note that one place of the window is taken by a request of this inbox."""
@@ -92,22 +101,24 @@ class Conversation:
         """Whether descriptors can go along."""
         return self._stream.passes_descriptors
 
-    @contextmanager
-    def inbox(self) -> Iterator[Mailbox]:
-        """Lend an inbox for one call; what is still due for it afterwards is forgotten."""
-        inbox = Mailbox(self._window)
+    def inbox(self) -> Mailbox:
+        """Return an inbox for one call."""
+        inbox = Mailbox(self._window, self._leave)
         self._inboxes.add(inbox)
-        try:
-            yield inbox
-        finally:
-            self._inboxes.discard(inbox)
-            if inbox.pending and self.lost is None:
-                self.core.abandon(inbox)
-                self._flush()
+        return inbox
+
+    def _leave(self, inbox: Mailbox) -> None:
+        self._inboxes.discard(inbox)
+        if inbox.pending and self.lost is None:
+            self.core.abandon(inbox)
+            self._flush()
 
     async def room(self, inbox: Mailbox) -> None:
         """Wait for a place in the window and take it for ``inbox``."""
-        with self._reading():
+        if self._window.locked():
+            with self._reading():
+                await self._window.acquire()
+        else:
             await self._window.acquire()
         if self.lost is not None:
             self._window.release()
@@ -119,8 +130,9 @@ class Conversation:
         if self.lost is not None:
             return
         self._flush()
-        with self._reading():
-            await self._stream.drain()
+        if self._stream.stuck:
+            with self._reading():
+                await self._stream.drain()
 
     async def change(self, inbox: Mailbox) -> None:
         """Wait until something arrived for ``inbox``.
@@ -128,7 +140,7 @@ class Conversation:
         Raises:
             ConnectionLost: nothing will.
         """
-        if self.lost is None:
+        if self.lost is None and not inbox.woken.is_set():
             with self._reading():
                 await inbox.woken.wait()
         inbox.woken.clear()

@@ -24,6 +24,7 @@ class Stream:
         self._written = asyncio.Event()
         self._written.set()
         self._readable = asyncio.Event()
+        self._due = False
 
     @property
     def passes_descriptors(self) -> bool:
@@ -55,10 +56,21 @@ class Stream:
         except BlockingIOError:
             raise TimeoutError from None
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the peer takes no more for now; ``drain`` waits for it."""
+        return not self._written.is_set()
+
     def write(self, chunks: Iterable[bytes]) -> None:
-        """Write this now, or as soon as the peer takes it."""
+        """Write this in the loop's next turn, with all that comes until then, or as soon as the peer takes it."""
         self._outgoing.add(chunks)
-        if self._outgoing and self._written.is_set():
+        if self._outgoing and not self._due and self._written.is_set():
+            self._due = True
+            self._loop.call_soon(self._send_due)
+
+    def _send_due(self) -> None:
+        self._due = False
+        if self._outgoing and self._written.is_set() and not self._closed:
             self._send()
 
     async def drain(self) -> None:

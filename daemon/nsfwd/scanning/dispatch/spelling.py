@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.bundles.manifest import Output
@@ -31,7 +30,8 @@ def judged_of(found: Found, reply: Reply, policies: Mapping[str, Policy]) -> Jud
     digest = None
     if file is not None:
         digest = bytes.fromhex(file["sha256"])
-        found = replace(found, **{key: file[key] for key in ("dev", "ino", "size", "mtime_ns", "ctime_ns")})
+        state = file["dev"], file["ino"], file["size"], file["mtime_ns"], file["ctime_ns"]
+        found = Found(found.directory, found.name, *state)
     if not reply.scored:
         status = Status.ERROR if reply.status == Status.REFUSED else Status(reply.status)
         return Judged(found, status, reply.code, reply.message, digest, reply=reply.raw)

@@ -50,6 +50,14 @@ _OUTCOME = "digest, status, code, verdict, alarm, label, score, override, models
 _ANYWHERE = SETTLED.replace("gone IS NULL AND ", "")
 """As ``SETTLED``; what a content came to holds also where the file itself is gone."""
 
+_HINTS = """
+    SELECT
+        EXISTS (SELECT 1 FROM file WHERE directory = (SELECT id FROM directory WHERE path = ?) AND name = ?),
+        EXISTS (SELECT 1 FROM file WHERE dev = ? AND ino = ?),
+        EXISTS (SELECT 1 FROM file WHERE size = ? AND digest IS NOT NULL)
+"""
+"""Whether the three below could find anything: of a file that is new, which most are in a first sweep, one query."""
+
 _BY_NAME = f"""
     SELECT dev, ino, size, mtime_ns, ctime_ns, {SETTLED}, {CULPRIT}, {_OUTCOME} FROM file
     WHERE directory = (SELECT id FROM directory WHERE path = :directory) AND name = :name
@@ -60,7 +68,6 @@ _BY_INODE = f"""
 """
 """The plus keeps SQLite from looking through all files of that size, which may be a million."""
 
-_BY_SIZE = "SELECT 1 FROM file WHERE size = ? AND digest IS NOT NULL LIMIT 1"
 _BY_DIGEST = f"SELECT {_OUTCOME} FROM file WHERE digest = :digest AND {_ANYWHERE} LIMIT 1"
 
 _SAVE = f"""
@@ -108,6 +115,9 @@ class Looked(NamedTuple):
     culprit: int = 0
 
 
+_NOTHING, _SIZE = Looked(Known.NOTHING), Looked(Known.SIZE)
+
+
 class Settled(NamedTuple):
     """A file and what it came to, to be written."""
 
@@ -138,6 +148,8 @@ class Ledger:
         self._present = _Present(again=again)
         self._directories: OrderedDict[bytes, int] = OrderedDict()
         self._models: dict[str, int] = {}
+        self._spellings: dict[tuple[tuple[str, str], ...], str] = {}
+        self._rows: dict[str, dict[str, int]] = {}
         self._policies: dict[str, int] = {}
 
     @property
@@ -162,25 +174,29 @@ class Ledger:
 
     def look(self, found: Found) -> Looked:
         """Tell what is known of a file."""
-        values = {**self.present, "directory": found.directory, "name": found.name}
-        row = self._index.one(_BY_NAME, values)
-        identity = (found.dev, signed(found.ino), found.size, found.mtime_ns, found.ctime_ns)
-        if row is not None and row[5]:
-            outcome = Outcome(*row[7:])
-            if row[:5] == identity:
-                return Looked(Known.UNCHANGED, outcome, row[6])
-            if row[1:4] == identity[1:4] and outcome.digest is not None:
-                return Looked(Known.CONTENT, outcome)
-        return self._elsewhere(found)
+        where = (found.directory, found.name, found.dev, signed(found.ino), found.size)
+        name, inode, size = self._index.one(_HINTS, where) or (0, 0, 0)
+        looked = self._here(found) if name else None
+        if looked is None and inode:
+            looked = self._elsewhere(found)
+        return looked or (_SIZE if size else _NOTHING)
 
-    def _elsewhere(self, found: Found) -> Looked:
+    def _here(self, found: Found) -> Looked | None:
+        row = self._index.one(_BY_NAME, {**self.present, "directory": found.directory, "name": found.name})
+        if row is None or not row[5]:
+            return None
+        outcome = Outcome(*row[7:])
+        identity = (found.dev, signed(found.ino), found.size, found.mtime_ns, found.ctime_ns)
+        if row[:5] == identity:
+            return Looked(Known.UNCHANGED, outcome, row[6])
+        same = row[1:4] == identity[1:4] and outcome.digest is not None
+        return Looked(Known.CONTENT, outcome) if same else None
+
+    def _elsewhere(self, found: Found) -> Looked | None:
         """Look for the content under other names. One that was moved there needs no read."""
         values = {**self.present, "dev": found.dev, "ino": signed(found.ino), "mtime": found.mtime_ns}
-        values["size"] = found.size
-        row = self._index.one(_BY_INODE, values)
-        if row is not None:
-            return Looked(Known.CONTENT, Outcome(*row))
-        return Looked(Known.NOTHING if self._index.one(_BY_SIZE, (found.size,)) is None else Known.SIZE)
+        row = self._index.one(_BY_INODE, {**values, "size": found.size})
+        return Looked(Known.CONTENT, Outcome(*row)) if row is not None else None
 
     def content(self, digest: bytes) -> Outcome | None:
         """Return what the present models and policy said of a content."""
@@ -192,8 +208,7 @@ class Ledger:
         models, policy = self._present.models, self._present.policy
         if judged.status == Status.OK:
             told = judged.reply
-            labels = {name: tuple(scores) for name, scores in judged.scores.items()}
-            models, policy = self._spelled(told["model"], labels), self._policy(str(told["policy"]), {})
+            models, policy = self._spelled(told["model"], judged.scores), self._policy(str(told["policy"]), {})
         override = None if judged.override is None else json.dumps(judged.override, separators=(",", ":"))
         return Outcome(
             judged.digest,
@@ -258,13 +273,20 @@ class Ledger:
     ) -> Iterator[tuple[bytes, int, bytes, float]]:
         if outcome.digest is None or not said:
             return
-        rows: dict[str, int] = json.loads(outcome.models or "{}")
+        spelled = outcome.models or "{}"
+        rows = self._rows.get(spelled)
+        if rows is None:
+            rows = self._rows[spelled] = json.loads(spelled)
         for name, scores in said.items():
             yield outcome.digest, rows[name], struct.pack(f"<{len(scores)}d", *scores.values()), now
 
     def _spelled(self, models: Mapping[str, str], labels: Mapping[str, Iterable[str]]) -> str:
-        rows = {name: self._model(name, identity, labels[name]) for name, identity in models.items()}
-        return json.dumps(rows, separators=(",", ":"))
+        known = tuple(models.items())
+        spelled = self._spellings.get(known)
+        if spelled is None:
+            rows = {name: self._model(name, identity, labels[name]) for name, identity in known}
+            spelled = self._spellings[known] = json.dumps(rows, separators=(",", ":"))
+        return spelled
 
     def _model(self, name: str, identity: str, labels: Iterable[str]) -> int:
         if identity not in self._models:
