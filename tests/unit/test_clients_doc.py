@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import nsfwd.client
-from nsfwd.cli import man
+from nsfwd.cli import exits, man
 from nsfwd.cli.main import VERBS
 from nsfwd.client import AsyncClient, Client
 from nsfwd.local import Scanner
@@ -31,6 +31,14 @@ def test_every_name_of_the_library_is_used_in_an_example() -> None:
     used = set(re.findall(r"\w+", _examples("python")))
     calls = {name for kind in (Client, AsyncClient, Scanner) for name in dir(kind) if not name.startswith("_")}
     assert (calls | {*nsfwd.client.__all__, "Scanner"}) - VALUES - used == set()
+
+
+def test_every_exit_code_is_told() -> None:
+    """In the table of docs/clients.md, or in that of docs/scanning.md; 0, 1 and 2 in words as well."""
+    scanning = (Path(__file__).resolve().parents[2] / "docs" / "scanning.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|", f"{DOCUMENT}\n{scanning}", re.M)
+    told = {int(code) for row in rows for code in row.split(",")}
+    assert {code for name, code in vars(exits).items() if name.isupper() and isinstance(code, int)} <= told
 
 
 def test_every_page_of_the_manual_has_an_example() -> None:
