@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "fairness": "one client's single requests while another keeps 2,000 in flight",
     "curve": "cost of an image by how many were asked, and by the size of a batch",
     "precisions": "f32, bf16 and int8 end to end, with what is scored twice, side by side",
+    "roofline": "engine against operations and bytes counted, daemon against decoding and engine (--device gpu)",
     "cli": "the command line: a start, one file, a thousand photos, a long list",
     "sweep": "a first sweep against the daemon's own rate, and a repeat over files that have not changed",
     "index": "what an index of a million files costs those who look into the whole of it",
@@ -29,7 +30,7 @@ COMMANDS: dict[str, str] = {
 
 SHOW = {"show": "the tables and the plot of an earlier run again (--run, --markdown)"}
 
-LONG = frozenset({"precisions", "cli", "sweep", "index"})
+LONG = frozenset({"precisions", "roofline", "cli", "sweep", "index"})
 """Not of the daemon's own table: ``all --quick``, which is to end within ten minutes, leaves them out."""
 
 
@@ -37,17 +38,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what was asked for, or show what was."""
     options = _options(arguments)
     if "show" in options.command:
-        run = options.run or max(options.results.glob("*.jsonl"), default=None)
-        if run is None:
-            raise SystemExit(f"no run in {options.results}")
-        for name, table in records.read(run).items():
-            print(f"### {name}\n\n{table}\n")
-        _finish(run, options.markdown)
+        _show(options)
         return
     session = Session(
         bundle=options.bundle,
         models_dir=options.models_dir.resolve(),
         precision=options.precision,
+        engine=options.engine,
+        device=options.device,
+        backend=options.backend,
         quick=options.quick,
         rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
         kinds=tuple(options.pictures.split(",")),
@@ -67,7 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
     reached = list(aims.reached(records.read(session.kept)))
     if reached:
         session.report(aims.NAME, reached, aims.NOTE)
-    _finish(session.kept, options.markdown)
+    plot.draw([session.kept])
+    print(f"figures: {session.kept}", file=sys.stderr)
+    _write(options.markdown, records.read(session.kept))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -88,12 +89,19 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models-dir", type=Path, default=Session.models_dir)
     parser.add_argument("--precision", default="", help="[default: the bundle's own]")
     parser.add_argument(
+        "--engine", choices=("openvino", "keras"), default="openvino", help="of roofline  [%(default)s]"
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="of roofline  [%(default)s]")
+    parser.add_argument("--backend", choices=("", "tensorflow", "jax", "torch"), default="", help="of roofline's keras")
+    parser.add_argument(
         "--pictures", type=_kinds, default="small,large", help="small, large, photos, joined by commas  [%(default)s]"
     )
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs to use instead, whatever the kind")
     parser.add_argument("--peers", default="mosec,litserve,bentoml,ray", help="which, joined by commas")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--run", type=Path, help="the JSON lines to show  [default: the latest]")
+    parser.add_argument(
+        "--run", type=Path, action="append", help="JSON lines to show; several are put together  [default: the latest]"
+    )
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="renew the tables in FILE between their marks, or make FILE"
     )
@@ -107,13 +115,25 @@ def _kinds(told: str) -> str:
     return told
 
 
-def _finish(run: Path, markdown: Path | None) -> None:
-    """Draw the run, and write its tables where they are wanted."""
-    plot.draw(run)
-    print(f"figures: {run}", file=sys.stderr)
-    if markdown:
-        for name in page.write(markdown, records.read(run)):
-            print(f"{markdown} has no marks for: {name}", file=sys.stderr)
+def _show(options: argparse.Namespace) -> None:
+    """Some runs again: where two have the same table, the later one's."""
+    runs = options.run or sorted(options.results.glob("*.jsonl"))[-1:]
+    if not runs:
+        raise SystemExit(f"no run in {options.results}")
+    tables: records.Tables = {}
+    for run in runs:
+        tables.update(records.read(run))
+    if reached := list(aims.reached(tables)):
+        tables[aims.NAME] = records.Table(aims.NOTE, reached)
+    for name, table in tables.items():
+        print(f"### {name}\n\n{table}\n")
+    plot.draw(runs)
+    _write(options.markdown, tables)
+
+
+def _write(target: Path | None, tables: records.Tables) -> None:
+    for name in page.write(target, tables) if target else ():
+        print(f"{target} has no marks for: {name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

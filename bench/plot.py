@@ -19,16 +19,19 @@ AIMED = {1: 1 / 1.15, 8: 0.92, 64: 0.95, 512: 0.95}
 """Share of the limit that is aimed at, by requests in flight; for one, of its p50."""
 
 
-def draw(run: Path) -> None:
-    """Write ``RUN.png`` beside the run's figures; without matplotlib say so."""
+def draw(runs: Sequence[Path]) -> None:
+    """Write ``RUN.png`` beside the figures of the last of them; without matplotlib say so."""
     try:
         import matplotlib
     except ImportError:
         print("no plot: pip install -c requirements.lock -e '.[bench]' brings matplotlib", file=sys.stderr)
         return
     matplotlib.use("Agg")
-    target = run.with_suffix(".png")
-    if plot(records.read(run), target):
+    target = runs[-1].with_suffix(".png")
+    tables: Tables = {}
+    for run in runs:
+        tables.update(records.read(run))
+    if plot(tables, target):
         print(f"plot: {target}", file=sys.stderr)
 
 

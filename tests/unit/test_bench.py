@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import aims, corpus, daemon, figures, line, machine, page, records, sweep
-from bench.__main__ import COMMANDS
+from bench import aims, corpus, daemon, figures, line, machine, page, plot, records, sweep
+from bench.__main__ import COMMANDS, main
 from bench.load import Http, Load, Ndjson
 from bench.records import Table
 from bench.session import Session
@@ -124,6 +124,23 @@ def test_what_a_run_keeps_is_read_again(tmp_path: Path) -> None:
         "served": ("Of nothing.", rows),
         "machine": ("", [{"what": "cores", "is": "2"}]),
     }
+
+
+def test_runs_are_shown_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plot, "draw", lambda runs: None)  # matplotlib takes seconds
+    for number, (kind, ratio) in enumerate((("small", 0.99), ("large", 0.9), ("small", 0.96))):
+        session = Session(results=tmp_path, directory=tmp_path, started=str(number))
+        session.report(f"served, {kind}", [{"c": 64, "rate ratio": figures.Spread(ratio, ratio, ratio)}])
+    capsys.readouterr()
+    main(
+        ["show", "--markdown", str(tmp_path / "page.md"), *(f"--run={tmp_path}/{number}.jsonl" for number in range(3))]
+    )
+    told = capsys.readouterr().out
+    assert told.count("### served, small") == 1
+    assert "small, c = 64: 0.96; large, c = 64: **0.9**" in told
+    assert "small, c = 64: 0.96; large, c = 64: **0.9**" in (tmp_path / "page.md").read_text()
 
 
 def test_a_page_is_renewed_between_its_marks_alone(tmp_path: Path) -> None:
