@@ -78,8 +78,9 @@ def _first(session: Session, bundle: str) -> dict[str, object]:
         server.wait_ready()
         loads = Load(server.unix, Ndjson(), 1), Load(server.unix, Background(), 1)
         loads[0].closed(paths, depth=IN_FLIGHT)
-        for number in range(session.rounds):
-            session.say(f"sweep: first, {bundle}, round {number + 1} of {session.rounds}")
+        rounds = max(3, session.rounds // 3)
+        for number in range(rounds):
+            session.say(f"sweep: first, {bundle}, round {number + 1} of {rounds}")
             theirs.append(loads[0].closed(paths, depth=IN_FLIGHT).rate)
             alike.append(loads[1].closed(paths, depth=IN_FLIGHT).rate)
             index = session.directory / f"first-{bundle}-{number}.db"
