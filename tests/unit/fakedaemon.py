@@ -157,3 +157,13 @@ class FakeDaemon:
                     connection.sendall(b"".join(spelled))
             except OSError:
                 return
+
+
+class Barring(FakeDaemon):
+    """Lets nobody ask, and notes each connection."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        self.requests.append({})
+        complaint = {"status": "error", "error": {"code": "not_permitted", "message": "not you", "retry": False}}
+        with connection:
+            connection.sendall(json.dumps(complaint).encode() + b"\n")

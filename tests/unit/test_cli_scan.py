@@ -8,7 +8,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import pytest
 
 from nsfwd.cli import main
 from nsfwd.cli.sources import absolute
-from tests.unit.fakedaemon import FakeDaemon, Request, answer, failed
+from tests.unit.fakedaemon import Barring, FakeDaemon, Request, answer, failed
 
 Scan = Callable[..., tuple[int, str, str]]
 
@@ -175,20 +174,10 @@ def test_a_daemon_that_goes_away_leaves_valid_output_and_no_success(
     assert (nothing, json.loads(out), err.count("\n")) == (69, [], 1)
 
 
-class _Barring(FakeDaemon):
-    """Lets nobody ask, and notes each connection."""
-
-    def _serve(self, connection: socket.socket) -> None:
-        self.requests.append({})
-        complaint = {"status": "error", "error": {"code": "not_permitted", "message": "not you", "retry": False}}
-        with connection:
-            connection.sendall(json.dumps(complaint).encode() + b"\n")
-
-
 def test_a_peer_that_may_not_ask_is_told_so_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Whatever the verb, and by one connection: as with a daemon that is not there, nothing was asked."""
     lines = ("scan /a", "scan -r /a", "ping", "ready", "stats", f"bench {__file__}")
-    with _Barring(tmp_path / "e.sock") as daemon:
+    with Barring(tmp_path / "e.sock") as daemon:
         for line in lines:
             assert main.run([*line.split(), "--connect", daemon.address]) == 69, line
     err = capfd.readouterr().err.splitlines()

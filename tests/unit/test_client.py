@@ -15,7 +15,7 @@ import pytest
 import nsfwd.client
 from nsfwd.client import AsyncClient, Client, Encoded, Opened, Options
 from nsfwd.errors import ConnectionLost, DaemonUnreachable, NsfwdError
-from tests.unit.fakedaemon import FakeDaemon, Request, answer, failed, scored
+from tests.unit.fakedaemon import Barring, FakeDaemon, Request, answer, failed, scored
 
 
 @pytest.fixture
@@ -110,6 +110,19 @@ def test_no_daemon_names_every_place_tried(tmp_path: Path, monkeypatch: pytest.M
         Client(f"unix:{tmp_path}/none.sock").ping()
     with pytest.raises(DaemonUnreachable, match=r"none\.sock"):
         asyncio.run(AsyncClient(f"unix:{tmp_path}/none.sock").ping())
+
+
+def test_whom_the_operator_lets_ask_nothing_asks_once(tmp_path: Path) -> None:
+    async def ask(address: str) -> None:
+        async with AsyncClient(address) as client:
+            await client.scan("/a")
+
+    with Barring(tmp_path / "d.sock") as daemon:
+        with pytest.raises(ConnectionLost, match="not you"):
+            Client(daemon.address).scan("/a")
+        with pytest.raises(ConnectionLost, match="not you"):
+            asyncio.run(ask(daemon.address))
+        assert len(daemon.requests) == 2
 
 
 def _gone_at_third(request: Request) -> list[dict[str, object]] | None:
