@@ -91,7 +91,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--engine", choices=("openvino", "keras"), default="openvino", help="of roofline  [%(default)s]"
     )
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="of roofline  [%(default)s]")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default=Session.device, help="of roofline")
     parser.add_argument("--backend", choices=("", "tensorflow", "jax", "torch"), default="", help="of roofline's keras")
     parser.add_argument(
         "--pictures", type=_kinds, default="small,large", help="small, large, photos, joined by commas  [%(default)s]"

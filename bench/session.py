@@ -27,12 +27,16 @@ class Session:
         quick: fewer pictures and shorter rounds: ratios within a few percent, minutes instead of an hour.
         rounds: interleaved and short: many short ones tell more of a shared machine than few long ones.
         kinds: of pictures (``corpus.SIZES``).
+        engine, device, backend: of ``roofline``, as the settings of these names.
         photos: a folder whose JPEGs take the place of pictures made by code, whatever their kind.
     """
 
     bundle: str = "nsfw-mobilenet-v2-140"
     models_dir: Path = REPOSITORY / "models"
     precision: str = ""
+    engine: str = "openvino"
+    device: str = "cpu"
+    backend: str = ""
     quick: bool = False
     rounds: int = QUICK_ROUNDS
     kinds: Sequence[str] = ("small", "large")
@@ -61,6 +65,12 @@ class Session:
     def precisions(self) -> tuple[str, ...]:
         """The precision asked for, if any."""
         return (self.precision,) if self.precision else ()
+
+    @property
+    def engine_flags(self) -> tuple[str, ...]:
+        """Of ``nsfwd serve``, for engine, device, back end and precision."""
+        backend = ("--backend", self.backend) if self.backend else ()
+        return ("--engine", self.engine, "--device", self.device, *backend, *self.flags)
 
     def pictures(self, kind: str) -> list[Path]:
         """The pictures of one kind."""
