@@ -13,6 +13,7 @@ import pytest
 
 from nsfwd.cli import preflight
 
+VENV = Path("venv")
 FLAGS = "processor\t: 0\nflags\t\t: fpu sse4_2 avx {}\n"
 
 
@@ -24,6 +25,8 @@ def test_a_sound_machine_has_no_problem() -> None:
     assert preflight.check_disk(preflight.DISK_FRESH, venv_exists=False) is None
     assert preflight.check_disk(preflight.DISK_AGAIN, venv_exists=True) is None
     assert preflight.check_npm(works=True) is None
+    assert preflight.check_gpu(device=False, driver=False, libraries=False, venv=VENV) is None
+    assert preflight.check_gpu(device=True, driver=True, libraries=True, venv=VENV) is None
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,14 @@ def test_a_fatal_problem_names_one_command(problem: preflight.Problem | None, co
     what, mend = str(problem).splitlines()
     assert what.startswith("preflight: ")
     assert command in mend
+
+
+@pytest.mark.parametrize(("driver", "command"), [(False, "nvidia-driver"), (True, "'.[gpu]'")])
+def test_a_gpu_that_no_library_sees_is_told_and_not_fatal(*, driver: bool, command: str) -> None:
+    problem = preflight.check_gpu(device=True, driver=driver, libraries=False, venv=VENV)
+    assert problem is not None
+    assert not problem.fatal
+    assert command in problem.command
 
 
 def test_a_missing_npm_is_not_fatal() -> None:

@@ -8,6 +8,7 @@ It changes nothing on the machine.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
 import os
 import platform
@@ -120,6 +121,29 @@ def check_npm(works: bool) -> Problem | None:
     )
 
 
+def check_gpu(*, device: bool, driver: bool, libraries: bool, venv: Path) -> Problem | None:
+    """Without driver or CUDA's libraries an NVIDIA GPU lies idle and the CPU does the work; never fatal."""
+    if not device or (driver and libraries):
+        return None
+    if not driver:
+        command = install_command("nvidia-driver") + "    # or as your distribution names it; then restart"
+        return Problem("an NVIDIA GPU is here but no driver library (libcuda.so.1) is", command, fatal=False)
+    return Problem(
+        "an NVIDIA GPU is here; TensorFlow sees it only with CUDA's libraries. After make setup:",
+        f"{venv}/bin/python -m pip install -c requirements.lock -e '.[gpu]'",
+        fatal=False,
+    )
+
+
+def loads(library: str) -> bool:
+    """True when a shared library is there and can be loaded."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
 def npm_works() -> bool:
     """True when an ``npm`` on the path answers at all; a broken one counts as none."""
     try:
@@ -142,6 +166,12 @@ def problems(venv: Path) -> list[Problem]:
         check_processor(platform.machine(), cpuinfo),
         check_disk(shutil.disk_usage(parent).free, (venv / "bin" / "python").exists()),
         check_npm(npm_works()),
+        check_gpu(
+            device=any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists(),
+            driver=loads("libcuda.so.1"),
+            libraries=any(venv.glob("lib/python*/site-packages/nvidia/cudnn")),
+            venv=venv,
+        ),
     ]
     return [problem for problem in found if problem is not None]
 
