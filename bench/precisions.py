@@ -80,4 +80,6 @@ def _row(one: Served, served: list[Served]) -> dict[str, object]:
     }
     for other in served:
         row[f"rate / {other.precision}"] = figures.ratio(one.rates, other.rates)
+    for other in served:
+        row[f"CPU / {other.precision}"] = figures.ratio(one.cpu, other.cpu)
     return row
