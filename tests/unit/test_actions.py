@@ -157,6 +157,16 @@ def test_what_a_person_released_is_taken_only_when_somebody_decides_anew(
         assert [line.split()[0] for line in perform(index, wanted, told)] == [done]
 
 
+def test_a_decision_after_the_release_counts_at_once(index: Index, tmp_path: Path) -> None:
+    perform(index, plan(tmp_path, "quarantine"), picture(tmp_path, "a.jpg"))
+    with Store.quarantine(tmp_path / "quarantine") as store:
+        (entry,) = store.entries()
+        store.release(entry, 1000.25)
+        restore(store, entry)
+    again = replace(picture(tmp_path, "a.jpg"), override={"verdict": "sensitive", "time": 2000.0})
+    assert [line.split()[0] for line in perform(index, plan(tmp_path, "quarantine"), again)] == ["quarantined"]
+
+
 @pytest.mark.parametrize("kind", ["quarantine", "move"])
 def test_what_was_taken_from_a_tree_that_moved_comes_back_to_its_new_place(
     index: Index, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]

@@ -54,6 +54,16 @@ def test_what_changed_just_now_is_not_believed() -> None:
     assert [find(cache, decoding) for _ in range(2)] == ["digest", "digest"]
 
 
+def test_what_was_read_too_early_is_not_believed_later_either() -> None:
+    """It may have been written to again within the same tick of the file system's clock."""
+    now = SETTLED + 999
+    cache, decoding = Cache(10, clock=lambda: now), FakeDecoding(OLD, "ab")
+    cache.keep("ab", 0, SCORED)
+    assert find(cache, decoding) == "digest"
+    now, decoding.digest = SETTLED * 9, "cd"
+    assert find(cache, decoding) is None
+
+
 def test_bytes_have_no_identity() -> None:
     cache, decoding = Cache(10, clock=lambda: SETTLED * 2), FakeDecoding(OLD, "ab")
     cache.keep("ab", 0, SCORED)

@@ -317,6 +317,40 @@ def test_a_copy_is_whole_and_made_once(tmp_path: Path, picture: Path, monkeypatc
     assert other != target and other.read_bytes() == b"new" and target.read_bytes() == CONTENT
 
 
+def test_a_copy_that_is_not_what_was_judged_is_none(
+    tmp_path: Path, store: Store, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of a file that is written to meanwhile, nor of a disk that does not keep what it is given."""
+
+    def spoilt(source: int, place: int, name: bytes) -> int:
+        copied = files.copy(source, place, name)
+        os.pwrite(copied, b"X", 7)
+        return copied
+
+    before = whole(picture)
+    monkeypatch.setattr(taking, "copy", spoilt)
+    monkeypatch.setattr(taking, "rename", _no_rename_between_directories)
+    for attempt in (lambda: take(store, subject(picture)), lambda: copy_out(tmp_path / "copies", subject(picture))):
+        with pytest.raises(Changed, match="no longer what was judged"):
+            attempt()
+    assert whole(picture) == before
+    assert everything(store.root / "files") == everything(tmp_path / "copies") == set()
+
+
+def test_a_rename_that_is_refused_is_not_got_around_by_a_copy(
+    store: Store, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    copies: list[object] = []
+    monkeypatch.setattr(taking, "rename", refused)
+    monkeypatch.setattr(taking, "copy", lambda *given: copies.append(given))
+    with pytest.raises((OSError, ActionFailure)):
+        take(store, subject(picture))
+    assert not copies and picture.read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("moment", [0, 1, 2])
 def test_a_full_disk_ends_it_with_the_original_in_place(
     store: Store, picture: Path, moment: int, monkeypatch: pytest.MonkeyPatch

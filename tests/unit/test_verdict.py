@@ -119,6 +119,47 @@ def test_hidden_labels_are_summed_but_not_shown() -> None:
     assert found.groups["nsfw"]["safe"] == pytest.approx(0.9)
 
 
+def test_a_group_is_never_above_one() -> None:
+    found = judge({"nsfw": [0.0, 0.502, 0.0, 0.502, 0.0]}, {"nsfw": bundle()})
+    assert found.groups["nsfw"] == {"safe": 0.0, "sensitive": 1.0}
+
+
+def test_of_tiers_that_came_equally_close_the_lower_one_is_named() -> None:
+    near = Policy(
+        name="near",
+        groups={"drawn": ("hentai",), "real": ("porn",)},
+        tiers=(
+            Tier(name="ok"),
+            Tier(name="review", group="drawn", threshold=0.5),
+            Tier(name="hit", group="real", threshold=0.5, alarm=True),
+        ),
+    )
+    found = judge({"nsfw": [0.5, 0.25, 0.0, 0.25, 0.0]}, {"nsfw": bundle(policy=near)})
+    assert (found.verdict, found.because.group) == ("ok", "drawn")
+
+
+def test_an_alarm_outranks_a_higher_tier_of_another_model() -> None:
+    calm = Policy(
+        name="calm",
+        groups={"g": ("porn",)},
+        tiers=(
+            Tier(name="ok"),
+            Tier(name="low", group="g", threshold=0.1),
+            Tier(name="high", group="g", threshold=0.2),
+        ),
+    )
+    alarming = Policy(
+        name="alarming",
+        groups={"g": ("porn",)},
+        tiers=(Tier(name="ok"), Tier(name="hit", group="g", threshold=0.1, alarm=True)),
+    )
+    policies = {"first": calm, "second": alarming}
+    for order in (("first", "second"), ("second", "first")):
+        judge_both = Judge({name: bundle(name, policy=policies[name]) for name in order})
+        found = judge_both.judge(dict.fromkeys(order, scores(0.9)))
+        assert (found.verdict, found.alarm) == ("hit", True)
+
+
 def test_the_worst_of_several_models_decides() -> None:
     alarm_low = Policy(
         name="site",
