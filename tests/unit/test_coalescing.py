@@ -103,6 +103,23 @@ def test_those_who_wait_share_one_decode() -> None:
     run(test)
 
 
+def test_a_further_view_goes_alone() -> None:
+    """It is one of the bytes that its first view was decoded from, whatever lies there by now."""
+
+    async def test(loop: ManualLoop) -> None:
+        room, first = Room(loop), messages.Decoded(0, 0, 0, "", "", 0.0)
+        tickets = [room.admission.admit(Claim((object(),), Lane.NORMAL)) for _ in range(3)]
+        further, *others = (
+            DecodeJob(Image(b"/a"), ticket, after) for ticket, after in zip(tickets, (first, None, None), strict=True)
+        )
+        for job in (further, *others):
+            room.coalescing.wait(job)
+        assert room.coalescing.begin(further) == []
+        assert room.coalescing.begin(others[0]) == others[1:]
+
+    run(test)
+
+
 def test_nobody_joins_a_decode_that_has_begun() -> None:
     async def test(loop: ManualLoop) -> None:
         room = Room(loop)
