@@ -55,7 +55,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("frobnicate", 64, "No such command 'frobnicate' (see nsfwd --help)"),
+        ("frobnicate", 64, "there is no verb 'frobnicate' (see nsfwd --help)"),
         ("scan", 64, "name a PATH, or a list with --files-from (see nsfwd scan --help)"),
         ("scan -0 /x", 64, "-0 is for the paths of --files-from"),
         ("scan --nonsense /x", 64, "--nonsense"),
@@ -70,6 +70,8 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("ready --connect nonsense", 64, "nonsense: is no address; write tcp:HOST:PORT or unix:/path"),
         ("scan --connect tcp:host:port /x", 64, "tcp:host:port: is no address"),
         ("scan --wait --connect host /x", 64, "host: is no address"),
+        ("sacn /x", 64, "there is no verb 'sacn'; did you mean scan? (see nsfwd --help)"),
+        ("index lits", 64, "there is no verb 'lits'; did you mean list? (see nsfwd index --help)"),
         ("scan -l --format csv /x", 64, "-l shows paths alone"),
         ("serve --queue 0", 78, "--queue: '0' is refused: expected int >= 1"),
         ("serve --config none.toml", 78, "none.toml: cannot be read"),

@@ -28,6 +28,22 @@ class Group(click.Group):
         """Return each command with its line of help."""
         return [(name, self.commands[name].get_short_help_str(_WHOLE)) for name in self.list_commands(context)]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant.
+
+        Raises:
+            click.UsageError: there is none of this name; it tells one that is like it.
+        """
+        word, names = args[0], self.list_commands(ctx)
+        if word in names or word.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        from difflib import get_close_matches
+
+        like = get_close_matches(word, names, 1)
+        raise click.UsageError(f"there is no verb {word!r}{f'; did you mean {like[0]}?' if like else ''}", ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands."""
         with formatter.section("Verbs"):
