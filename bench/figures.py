@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+CROWDED = 0.1
+"""Share of the cores that others may have before rates are not to be believed."""
+
 Row = Mapping[str, object]
 Item = TypeVar("Item")
 
@@ -101,6 +104,20 @@ def table(rows: Iterable[Row]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, ["---"] * len(columns), *([spelled(row.get(key)) for key in columns] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def crowded(others: Sequence[float]) -> str:
+    """What to say of a table when others had so large a share of the cores in its rounds; nothing where they had little.
+
+    Args:
+        others: shares of the cores, one a round.
+    """
+    share = median(others)
+    if share < CROWDED:
+        return ""
+    return (
+        f" **Others had {share:.0%} of the cores meanwhile**: look at processor time here, not at rates and latencies."
+    )
 
 
 def flat(row: Row) -> dict[str, object]:

@@ -72,7 +72,8 @@ def measure(session: Session) -> None:
             contenders += _ancestor(session, stack)
             _rounds(session, kind, contenders)
             rows = [row for one in contenders for row in _rows(one, contenders[0])]
-            session.report(f"peers, {kind}", rows, NOTE)
+            others = [share for one in contenders for shares in one.others.values() for share in shares]
+            session.report(f"peers, {kind}", rows, NOTE + figures.crowded(others))
             sizes = [{"who": one.name, "memory MB": one.memory, "start s": one.ready} for one in contenders]
             session.report(f"peers: size and start, {kind}", sizes, "Behind the rounds; to the first right answer.")
 

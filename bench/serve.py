@@ -78,7 +78,8 @@ def _closed_and_open(session: Session, server: daemon.Nsfwd, kind: str) -> None:
             f"served, {kind}",
             [_row(c, pair) for c, pair in pairs.items()],
             f"Limit: {best.name} (c = 1: serial). Ratios are ours by the limit's: median and quartiles of "
-            f"{session.rounds} rounds (c = 512: every third of them).",
+            f"{session.rounds} rounds (c = 512: every third of them)."
+            + figures.crowded([share for pair in pairs.values() for share in pair.others]),
         )
         rate = figures.median([one.rate for one in pairs[64].theirs])
         _open(session, pairs[64].load, kind, rate)

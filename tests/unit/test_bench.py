@@ -53,6 +53,11 @@ def test_a_slow_round_hits_both_sides_of_its_ratio() -> None:
         figures.ratio([1.0], [1.0, 2.0])
 
 
+def test_a_table_says_when_others_had_the_cores() -> None:
+    assert figures.crowded([0.02, 0.5, 0.03]) == ""
+    assert "**Others had 40% of the cores meanwhile**" in figures.crowded([0.4, 0.5, 0.03])
+
+
 def test_growth() -> None:
     assert figures.growth([100.0, 150.0, 102.0]) == pytest.approx(0.02)
 
