@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from nsfwd.client import AsyncClient, Client, Reply
+from nsfwd.pipeline.cache import SETTLED
 from tests import pictures
-from tests.integration.harness import Daemon
-
-LONG_AGO = 3600
+from tests.integration.harness import Daemon, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +33,15 @@ def place(client: Client) -> Path:
     return path
 
 
-def settled(client: Client, path: Path, content: bytes) -> Path:
-    """Write a file and wait until the clock says that its last change was long enough ago."""
-    path.write_bytes(content)
-    while time.time_ns() < path.stat().st_ctime_ns + 2_100_000_000:
-        time.sleep(0.1)
-    return path
+@pytest.fixture(scope="module")
+def settled(client: Client) -> dict[str, Path]:
+    """A sound file and a broken one whose last change was, as the clock says, long enough ago."""
+    files = {"a.png": pictures.encoded(pictures.photo(1), "PNG"), "broken.jpg": pictures.truncated()}
+    paths = {name: place(client) / name for name in files}
+    for name, path in paths.items():
+        path.write_bytes(files[name])
+    wait_until(lambda: time.time_ns() > max(path.stat().st_ctime_ns for path in paths.values()) + SETTLED)
+    return paths
 
 
 def cached(reply: Reply) -> object:
@@ -47,8 +49,8 @@ def cached(reply: Reply) -> object:
     return reply.raw.get("cached")
 
 
-def test_content_is_known_again(client: Client) -> None:
-    first = settled(client, place(client) / "a.png", pictures.encoded(pictures.photo(1), "PNG"))
+def test_content_is_known_again(client: Client, settled: dict[str, Path]) -> None:
+    first = settled["a.png"]
     decoded, again = client.scan(first), client.scan(first)
     assert (cached(decoded), cached(again)) == (None, "identity")
     assert again.scores == decoded.scores
@@ -64,10 +66,9 @@ def test_content_is_known_again(client: Client) -> None:
     assert changed.scores != decoded.scores
 
 
-def test_errors_are_never_cached(client: Client) -> None:
-    broken = settled(client, place(client) / "broken.jpg", pictures.truncated())
+def test_errors_are_never_cached(client: Client, settled: dict[str, Path]) -> None:
     for _ in range(3):
-        assert client.scan(broken).code == "corrupt"
+        assert client.scan(settled["broken.jpg"]).code == "corrupt"
         assert client.scan(place(client) / "none.png").code == "not_found"
 
 
