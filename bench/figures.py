@@ -107,7 +107,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def crowded(others: Sequence[float]) -> str:
-    """What to say of a table when others had so large a share of the cores in its rounds; nothing where they had little.
+    """What to say of a table in whose rounds others had much of the cores; nothing where they had little.
 
     Args:
         others: shares of the cores, one a round.
