@@ -139,6 +139,12 @@ def test_a_missing_store_is_said_and_not_made_by_a_reader(path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_directory_is_named_as_one(tmp_path: Path) -> None:
+    for opening in (Overrides.open, Overrides.read):
+        with pytest.raises(OverridesFailure, match=r"it is a directory$"):
+            opening(tmp_path)
+
+
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database, but long enough for a header of one" * 10)

@@ -69,7 +69,8 @@ def border(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise OverridesFailure(f"{path}: {error}") from error
+        reason = "it is a directory" if path.is_dir() else str(error)  # of which SQLite says "disk I/O error"
+        raise OverridesFailure(f"{path}: {reason}") from error
     except OSError as error:
         raise OverridesFailure(f"{path}: {error.strerror or error}") from error
 
