@@ -126,6 +126,7 @@ def test_precisions_it_has_not(backend: FakeBackend, on_gpu: EngineOptions) -> N
         ("RESOURCE_EXHAUSTED: ...", True),
         ("CUDA out of memory. Tried", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", True),
+        ("libtensorflow_cc.so.2: failed to map segment from shared object", True),
         ("INVALID_ARGUMENT: shapes", False),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nsfwd.engines import ir
+from nsfwd.engines import ir, openvino
 from nsfwd.engines.contract import require_probabilities
 from nsfwd.engines.export import obstacle
 from nsfwd.engines.loading import LONGEST, cause, check_shapes
@@ -108,3 +108,17 @@ def test_another_engine_is_advised_only_where_one_may_do(
     with pytest.raises(error, match=told):
         ir.obtain(make_bundle(tmp_path / "models"), tmp_path / "cache", said.append)
     assert len(said) == 1 and "making one in" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("std::bad_alloc", "too little memory (std::bad_alloc); free some, or serve a smaller bundle"),
+        ("Exception from src/core.cpp:1:\ncan't alloc", "too little memory (can't alloc); free some,"),
+        ("x.so: failed to map segment from shared object", "too little memory ("),
+        ("Resource temporarily unavailable", "too little memory ("),
+        ("Unsupported operation", "Unsupported operation; set engine = keras"),
+    ],
+)
+def test_openvino_has_many_words_for_too_little_memory(words: str, told: str) -> None:
+    assert openvino._cause(RuntimeError(words), "set engine = keras").startswith(told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -9,8 +11,9 @@ import pytest
 
 from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER, Quantized
 from nsfwd.bundles.store import Bundle, open_bundle, verify_file
-from nsfwd.engines import ir, machine
+from nsfwd.engines import export, ir, machine
 from nsfwd.errors import BundleError
+from nsfwd.workshop import quantize
 from nsfwd.workshop.networks import add_network, enter, has_network
 from nsfwd.workshop.pack import import_packed, pack
 from tests.unit.shelf import make_bundle
@@ -90,3 +93,35 @@ def test_without_tensorflow_it_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     said: list[str] = []
     assert not has_network(add_network(make_bundle(tmp_path), said.append))
     assert "nsfwd models export" in said[0]
+
+
+def test_what_a_killed_quantisation_left_is_cleared_away(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    (bundle.directory / ".quantize-left" / INT8_FOLDER).mkdir(parents=True)
+    with quantize._draft(bundle) as draft:
+        assert list(bundle.directory.glob(".quantize-*")) == [draft]
+    assert not list(bundle.directory.glob(".*"))
+
+
+def test_what_a_killed_export_left_is_cleared_away(tmp_path: Path) -> None:
+    old, young = tmp_path / ".export-old", tmp_path / ".export-young"
+    old.mkdir()
+    young.mkdir()
+    os.utime(old, (0, 0))
+    export._clear(tmp_path)
+    assert list(tmp_path.iterdir()) == [young]
+
+
+def test_the_manifests_digest_counts_beside_the_records(tmp_path: Path) -> None:
+    bundle = add(make_bundle(tmp_path), NETWORK_FOLDER)
+    place = bundle.directory / NETWORK_FOLDER
+    record = {"source": bundle.manifest.weights_digest, "version": "1", "files": {}}
+    for content in (b"network", b"another"):
+        files = {ir.NETWORK: hashlib.sha256(content).hexdigest(), ir.WEIGHTS: hashlib.sha256(content).hexdigest()}
+        (place / ir.RECORD).write_bytes(msgspec.json.encode({**record, "files": files}))
+        for name in files:
+            (place / name).write_bytes(content)
+        if content == b"network":
+            ir.check(bundle, place)
+    with pytest.raises(BundleError, match="was altered"):
+        ir.check(bundle, place)

@@ -236,7 +236,7 @@ def export(name: str, models_dir: Path) -> None:
     help="Directory of pictures like those that will be scored.",
 )
 @click.option(
-    "--images", type=click.IntRange(10, 10_000), default=300, show_default=True, help="How many of them calibrate."
+    "--images", type=click.IntRange(10, 3_000), default=300, show_default=True, help="How many of them calibrate."
 )
 @_models_dir
 def quantize(name: str, pictures: Path, images: int, models_dir: Path) -> None:

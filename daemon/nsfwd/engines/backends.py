@@ -215,12 +215,13 @@ _NO_MEMORY = (
     "RESOURCE_EXHAUSTED",
     "ResourceExhausted",
     "bad_alloc",
+    "failed to map segment",
     "out of memory",
 )
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device had no memory left. The frameworks share no exception, only these words."""
+    """Whether device or host had no memory left. The frameworks share no exception, only these words."""
     return any(word in f"{type(error).__name__}: {error}" for word in _NO_MEMORY)
 
 

@@ -201,6 +201,8 @@ def _one_line(error: Exception) -> str:
     """The sentence the operator will read."""
     if isinstance(error, NsfwdError):
         return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return "the engine cannot start: too little memory; free some, or serve a smaller bundle"
     return f"the engine cannot start: {type(error).__name__}: {' '.join(str(error).split())}"
 
 

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +23,9 @@ import msgspec
 from nsfwd.bundles.store import Bundle, hash_file, open_bundle, verify_weights
 from nsfwd.engines import ir, loading, machine, quiet
 from nsfwd.errors import BundleError, EngineError, NsfwdError
+
+_DRAFT = ".export-"
+"""What names of unfinished directories begin with."""
 
 _LACKING = re.compile(r"-- (?:No conversion rule found for operations|Conversion is failed for): (.+)")
 
@@ -44,7 +48,8 @@ def export(bundle: Bundle, place: Path) -> Path:
     verify_weights(bundle)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".export-", dir=place.parent))
+        _clear(place.parent)
+        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=place.parent))
     except OSError as error:
         raise EngineError(f"{place.parent} cannot be written to: {error.strerror}") from None
     try:
@@ -62,6 +67,13 @@ def export(bundle: Bundle, place: Path) -> Path:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return place
+
+
+def _clear(directory: Path) -> None:
+    """Remove what killed exports left; one that is younger may still be at work."""
+    for leftover in directory.glob(f"{_DRAFT}*"):
+        if time.time() - leftover.stat().st_mtime > 2 * ir.MOST_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _convert(bundle: Bundle, draft: Path) -> None:

@@ -61,7 +61,8 @@ class KerasEngine:
                 gpu=self._gpu, threads=options.threads or machine.cores(), memory=options.gpu_memory
             )
         except ImportError as error:
-            raise EngineError(f"{self._backend.name} cannot be imported: {error}") from None
+            mend = "too little memory; free some" if is_out_of_memory(error) else "install it or set another backend"
+            raise EngineError(f"{self._backend.name} cannot be imported: {error}; {mend}") from None
         except EngineError as error:
             cause = machine.gpu_obstacle(self._backend.name) or machine.INSTALL_GPU[self._backend.name]
             raise EngineError(f"{error}: {cause}; or set device = cpu") from None

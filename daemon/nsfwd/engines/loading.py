@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nsfwd.bundles.manifest import Manifest
-from nsfwd.errors import BundleError
+from nsfwd.engines.backends import is_out_of_memory
+from nsfwd.errors import BundleError, EngineError
 
 LONGEST = 200
 """Characters of Keras's own words: the line is for people."""
@@ -34,6 +35,7 @@ def load(path: Path, manifest: Manifest) -> Any:
     Raises:
         BundleError: the file is damaged, holds what Keras does not know or will not run, or has other shapes. The
             operator's fault, no retry helps.
+        EngineError: there is too little memory.
     """
     import keras
 
@@ -42,6 +44,8 @@ def load(path: Path, manifest: Manifest) -> Any:
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise EngineError(f"too little memory to load {path}; free some, or serve a smaller bundle") from error
         raise BundleError(f"{path}: Keras cannot load it: {cause(str(error) or type(error).__name__)}") from error
     check_shapes(model, path, manifest)
     return model

@@ -59,11 +59,13 @@ class OpenVinoEngine:
         try:
             import openvino
         except ImportError as error:
-            raise EngineError(f"OpenVINO cannot be imported ({error}); install it, or set engine = keras") from None
+            raise EngineError(
+                f"OpenVINO cannot be imported: {_cause(error, 'install it, or set engine = keras')}"
+            ) from None
         self._tensor = openvino.Tensor
-        core = openvino.Core()
-        self._refuse_precision(core)
         try:
+            core = openvino.Core()
+            self._refuse_precision(core)
             network = _fuse(openvino, core.read_model(place / ir.NETWORK), bundle.manifest.recipe)
             self._check_output(network)
             self._crowd = core.compile_model(network, "CPU", self._settings(tuned.crowd))
@@ -71,7 +73,8 @@ class OpenVinoEngine:
             self._alone = alone.create_infer_request()
             self._idle = [self._crowd.create_infer_request() for _ in range(ceiling)]
         except (RuntimeError, MemoryError) as error:
-            raise EngineError(f"OpenVINO cannot compile {place}: {_cause(error)}") from error
+            mend = "set engine = keras, or make the network anew: python -m nsfwd.engines.export"
+            raise EngineError(f"OpenVINO cannot compile {place}: {_cause(error, mend)}") from error
         self._lock = threading.Lock()
         self._calls = 0
 
@@ -171,12 +174,16 @@ def _fuse(openvino: Any, network: Any, recipe: Recipe) -> Any:
     return fusion.build()
 
 
-def _cause(error: Exception) -> str:
-    """Why it cannot be compiled, and what to do."""
+_NO_MEMORY = ("alloc", "out of memory", "map segment", "temporarily unavailable", "Broken promise")
+"""Of what OpenVINO, the C++ library and the loader say when memory is out, also for the stack of a thread."""
+
+
+def _cause(error: Exception, mend: str) -> str:
+    """Why it cannot be, and what to do: ``mend``, unless memory is out."""
     line = _line(error)
-    if isinstance(error, MemoryError) or any(word in line for word in ("bad_alloc", "allocate", "out of memory")):
+    if isinstance(error, MemoryError) or any(word in line for word in _NO_MEMORY):
         return f"too little memory ({line}); free some, or serve a smaller bundle"
-    return f"{line}; set engine = keras, or make the network anew: python -m nsfwd.engines.export"
+    return f"{line}; {mend}"
 
 
 def _line(error: Exception) -> str:

@@ -31,6 +31,7 @@ from nsfwd.errors import BundleError, CodedError, EngineError
 from nsfwd.imaging.preprocess import decode
 from nsfwd.ipc.messages import ImageLimits, Recheck
 from nsfwd.workshop.networks import enter
+from nsfwd.workshop.staging import installing
 
 FEWEST = 20
 """Calibration pictures; with fewer the ranges are guesses."""
@@ -43,6 +44,9 @@ COMPARED = 1000
 
 MARGIN = 1.25
 """What was seen, times this, is what is expected of pictures not seen."""
+
+_DRAFT = ".quantize-"
+"""What names of unfinished directories begin with."""
 
 _LIMITS = ImageLimits(max_bytes=64 << 20, max_pixels=100_000_000, min_side=16, max_frames=2000, memory=0)
 
@@ -90,7 +94,7 @@ def quantize(bundle: Bundle, pictures: Path, *, images: int, say: Say) -> Report
     seen = _decode_all(pictures, bundle, max(2 * images, COMPARED))
     chosen = seen[:: max(2, math.ceil(len(seen) / images))]
     say(f"{bundle.manifest.name}: calibrating with {len(chosen)} of {len(seen)} pictures")
-    with _draft(bundle) as draft:
+    with installing(bundle.directory.parent), _draft(bundle) as draft:
         trial = replace(bundle, directory=draft, precision="int8")
         _make(bundle, chosen, ir.beside(trial))
         say(f"{bundle.manifest.name}: comparing with full precision")
@@ -124,9 +128,14 @@ def _decode(path: Path, recipe: Recipe) -> Pixels:
 
 @contextmanager
 def _draft(bundle: Bundle) -> Iterator[Path]:
-    """A directory inside the bundle's, so that what is made there can be moved into place in one step."""
+    """A directory inside the bundle's, so that what is made there can be moved into place in one step.
+
+    Only inside ``installing``: what a killed one left is cleared away.
+    """
     try:
-        directory = Path(mkdtemp(prefix=".quantize-", dir=bundle.directory))
+        for leftover in bundle.directory.glob(f"{_DRAFT}*"):
+            shutil.rmtree(leftover)
+        directory = Path(mkdtemp(prefix=_DRAFT, dir=bundle.directory))
     except OSError as error:
         raise BundleError(f"{bundle.directory} cannot be written to: {error.strerror}") from None
     try:
@@ -160,7 +169,7 @@ def _calibrate(bundle: Bundle, network: Path, pixels: Pixels, place: Path) -> No
     from nsfwd.workshop.keras_file import prepare
 
     place.mkdir()
-    images = nncf.Dataset([prepare(one[np.newaxis], bundle.manifest.recipe) for one in pixels])
+    images = nncf.Dataset(list(pixels), lambda one: prepare(one[np.newaxis], bundle.manifest.recipe))
     quantised = nncf.quantize(
         openvino.Core().read_model(network),
         images,
