@@ -17,7 +17,7 @@ from nsfwd.errors import CodedError, Status
 from nsfwd.protocol.limits import DESCRIPTORS, WINDOW
 from nsfwd.protocol.messages import Image, Lane, Outcome, Style, Timing
 from nsfwd.server.addresses import Address, Family, ListenSpec
-from nsfwd.server.connection import Connection
+from nsfwd.server.connection import QUIET, Connection
 from nsfwd.server.peers import Peer
 from nsfwd.server.series import SERIES_MARK
 from nsfwd.server.service import Service
@@ -282,6 +282,20 @@ def test_requests_wait_while_the_peer_does_not_read() -> None:
         await sending
 
     hold_conversation(conversation, write_buffer=64 * 1024)
+
+
+def test_a_peer_that_went_before_its_reply_is_noticed() -> None:
+    async def conversation(talk: Talk) -> None:
+        half = b'{"id": 1, "bytes": 1000}\nhalf'
+        talk.client.send(half)
+        talk.client.close()
+        talk.connection._stream.write(b"late")  # it is answered with a reset, while bytes and their end wait unread
+        await turns(lambda: talk.connection.bytes_in == len(half))
+        talk.connection.check(talk.service.loop.time() + QUIET)
+        assert talk.closed.is_set()
+        assert talk.service.metrics.body_bytes == 0
+
+    hold_conversation(conversation, family=socket.AF_INET)
 
 
 def test_a_peer_that_takes_nothing_is_closed() -> None:

@@ -46,6 +46,9 @@ LINGER = 1.0
 """Seconds in which input is read and dropped after the last reply: closing with unread input would reset the
 connection, and a reset can take the reply with it."""
 
+QUIET = 1.0
+"""Seconds without a byte after which a connection that owes nothing is looked at once: its peer may be gone unheard."""
+
 _log = logging.getLogger("nsfwd.server")
 
 
@@ -200,6 +203,8 @@ class Connection:
             if now - self._stream.progress >= settings.write_stall:
                 self.service.metrics.connections_stalled_total += 1
                 self.close(f"it read none of its replies for {settings.write_stall:g} seconds")
+        elif not self._requests and now - self._active >= QUIET and self._stream.lost_unheard(self._active):
+            self.lost()
         elif settings.idle_timeout and not self._requests and now - self._active >= settings.idle_timeout:
             if self._lingering is None:
                 self.service.metrics.connections_idle_total += 1

@@ -49,7 +49,7 @@ class Stream:
         progress: loop time of the last byte that the peer took, or of the moment since which bytes wait for it.
     """
 
-    __slots__ = ("_buffer", "_fd", "_loop", "_owner", "_receive", "_sock", "progress", "reading")
+    __slots__ = ("_buffer", "_fd", "_looked", "_loop", "_owner", "_receive", "_sock", "progress", "reading")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, owner: Owner) -> None:
         sock.setblocking(False)
@@ -65,6 +65,7 @@ class Stream:
         self._buffer = bytearray()
         self.reading = False
         self.progress = loop.time()
+        self._looked = 0.0
 
     @property
     def pending(self) -> int:
@@ -109,6 +110,17 @@ class Stream:
     def hung_up(self) -> bool:
         """Tell whether the peer closed both directions. Over TCP this shows only when something is sent to it."""
         return bool(self._poll(0) & (select.POLLHUP | select.POLLERR))
+
+    def lost_unheard(self, since: float) -> bool:
+        """Tell whether the peer hung up and no event will ever say so; the system is asked once for each ``since``.
+
+        Where an error comes up on a socket (the peer had closed when a reply was sent) the event loop calls the reader
+        one last time. Bytes that still waited are all that this call gets, and the end behind them is never told.
+        """
+        if self._looked == since:
+            return False
+        self._looked = since
+        return self.hung_up()
 
     def readable(self) -> bool:
         """Tell whether bytes of the peer, or its end, wait in the kernel."""
