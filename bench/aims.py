@@ -51,6 +51,7 @@ class Figure:
 
 
 KINDS = ("small", "large", "photos")
+CONCURRENCY = (1, 8, 64, 512)
 PEERS = ("mosec", "litserve", "bentoml", "ray")
 NOOP = "noop: echo engine, decoders that open nothing"
 BUNDLE = "nsfw-mobilenet-v2-140"
@@ -75,6 +76,9 @@ AIMS: dict[str, list[Figure]] = {
     "c = 64 and 512: rate at least 0.95 of the bare limit": _served("rate ratio", 64, 512, least=0.95),
     "c = 8: rate at least 0.92 of it": _served("rate ratio", 8, least=0.92),
     "c = 1: p50 at most 1.15 of decoding and inference in one process": _served("p50 ratio", 1, most=1.15),
+    "(no aim, but steadier than rates) processor time an image, by the bare limit's": _served(
+        "CPU ratio", *CONCURRENCY
+    ),
     "never behind another server on the same engine (rate by theirs, c = 1, 8, 64)": [
         one for who in PEERS for one in _peers("rate by theirs", who, 1.0, who)
     ],

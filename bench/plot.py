@@ -80,7 +80,9 @@ def _served(axes: Any, tables: Tables) -> bool:
     for number, (kind, rows) in enumerate(served.items()):
         values = [row["rate ratio"] for row in rows]
         at = [place + (number - (len(served) - 1) / 2) * 0.15 for place in range(len(rows))]
-        axes.errorbar(at, list(map(_middle, values)), yerr=_bars(values), fmt="o", capsize=3, label=kind)
+        drawn = axes.errorbar(at, list(map(_middle, values)), yerr=_bars(values), fmt="o", capsize=3, label=kind)
+        cheap = [1 / _middle(row["CPU ratio"]) for row in rows]
+        axes.plot(at, cheap, "s", fillstyle="none", color=drawn[0].get_color(), label=f"{kind}, by processor time")
         axes.set_xticks(range(len(rows)), [str(row["c"]) for row in rows])
         for place, row in enumerate(rows):
             axes.hlines(AIMED.get(row["c"], 1.0), place - 0.4, place + 0.4, "grey", ":", linewidth=1)
