@@ -8,17 +8,20 @@ import re
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nsfwd.errors import BreakerOpen, DaemonUnreachable, IndexFailure, NsfwdError
+from nsfwd.scanning.dispatch.digests import Digests
 from nsfwd.scanning.index import ledger
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.judged import Judged
 from nsfwd.scanning.sweeps import scout
 from nsfwd.scanning.trees import walk
+from nsfwd.scanning.trees.found import Found
 from tests.unit.scripted import Script, policy, serving
 from tests.unit.sweeping import Place
 
@@ -119,7 +122,7 @@ def test_known_content_is_not_scored_again(filled: Place, script: Script) -> Non
 
 
 def test_a_moved_file_is_not_even_read(filled: Place, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsfwd.scanning.dispatch.asking.digest_of", None)
+    monkeypatch.setattr("nsfwd.scanning.dispatch.digests.digest_of", None)
     (filled.tree / "0").rename(filled.tree / "renamed")
     progress = filled.sweep()
     assert (progress.counts.known, progress.gone) == (5, 5) and not script.asked
@@ -456,3 +459,27 @@ def test_every_question_about_a_file_is_answered_by_an_index_that_tells_few_apar
         "SEARCH file file_by_inode (dev=? AND ino=?)",
         "SEARCH file file_by_size (size=?)",
     ]
+
+
+def test_digests_are_read_several_at_a_turn_and_a_failure_is_its_askers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[int] = []
+
+    def read(files: Sequence[Found]) -> list[bytes | None]:
+        turns.append(len(files))
+        if any(found.name == b"bad" for found in files):
+            raise MemoryError
+        return [found.name for found in files]
+
+    monkeypatch.setattr("nsfwd.scanning.dispatch.digests._digests_of", read)
+
+    async def ask(*names: bytes) -> list[Any]:
+        digests = Digests()
+        files = [Found(b"/", name, 1, 1, 1, 1, 1) for name in names]
+        return await asyncio.gather(*map(digests.of, files), return_exceptions=True)
+
+    names = [b"%d" % number for number in range(64)]
+    assert asyncio.run(ask(*names)) == names and len(turns) < 16 and max(turns) <= 16
+    (failure,) = asyncio.run(ask(b"bad"))
+    assert isinstance(failure, MemoryError)

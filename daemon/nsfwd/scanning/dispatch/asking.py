@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from nsfwd.errors import BreakerOpen, CodedError, IndexFailure, NsfwdError, Status
 from nsfwd.scanning.dispatch.actor import Actor
+from nsfwd.scanning.dispatch.digests import Digests
 from nsfwd.scanning.dispatch.door import Door
 from nsfwd.scanning.dispatch.spelling import failed, judged_of, known_as
 from nsfwd.scanning.dispatch.window import Pace, Window
@@ -22,7 +23,7 @@ from nsfwd.scanning.index.judged import Judged
 from nsfwd.scanning.index.ledger import NO_LIMIT, Known, Ledger, Looked, Outcome, Settled, scores_of
 from nsfwd.scanning.index.runs import Run
 from nsfwd.scanning.trees.found import Found
-from nsfwd.scanning.trees.reading import digest_of, forget, is_there, opened
+from nsfwd.scanning.trees.reading import forget, is_there, opened
 
 if TYPE_CHECKING:
     from nsfwd.client.replies import Reply
@@ -33,9 +34,6 @@ BATCH = 256
 
 DELAY = 0.25
 """Seconds after which fewer are written too: what a kill may cost."""
-
-READERS = 4
-"""Files that are read at once for their digest."""
 
 SOONEST = 0.05
 """Seconds before a refused file is asked about again, however soon the daemon says."""
@@ -123,7 +121,7 @@ class Scanning:
         self.settled: Callable[[Found], None] | None = None
         self._asking = asking
         self._window, self._pace = Window(), Pace(asking.rate)
-        self._readers = asyncio.Semaphore(READERS)
+        self._digests = Digests()
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: list[_Answer] = []
         self._writing = asyncio.Lock()
@@ -220,8 +218,7 @@ class Scanning:
 
     async def _settle(self, found: Found, looked: Looked) -> None:
         if looked.known is Known.SIZE:
-            async with self._readers:
-                digest = await asyncio.to_thread(digest_of, found)
+            digest = await self._digests.of(found)
             outcome = self.ledger.content(digest) if digest is not None else None
             if outcome is not None and not self._wanted(found, outcome):
                 self._answer(_Answer(found, self._known(found, outcome), outcome))
