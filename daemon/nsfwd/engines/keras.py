@@ -136,7 +136,10 @@ def choose_backend(wanted: str) -> str:
         if machine.installed(name):
             return name
     missing = wanted or "none of tensorflow, jax and torch"
-    raise EngineError(f"backend: {missing} is {'not ' if wanted else ''}installed; install it or set another backend")
+    extra = {"tensorflow": "nsfwd"}.get(wanted or "tensorflow", f"nsfwd[{wanted}]")
+    raise EngineError(
+        f"backend: {missing} is {'not ' if wanted else ''}installed; pip install '{extra}', or set another backend"
+    )
 
 
 def _slow_on_cpu(backend: str, precision: str) -> str:
@@ -146,7 +149,7 @@ def _slow_on_cpu(backend: str, precision: str) -> str:
             f"Keras emulates {precision} on a CPU at a third of f32's speed; set precision = f32 or engine = openvino"
         )
     if backend != "tensorflow":
-        return f"{backend} on a CPU is 10 times slower than TensorFlow; set backend = tensorflow or engine = openvino"
+        return f"{backend} is several times slower than TensorFlow on a CPU; set engine = openvino, or another backend"
     return ""
 
 
