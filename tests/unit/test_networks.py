@@ -125,3 +125,13 @@ def test_the_manifests_digest_counts_beside_the_records(tmp_path: Path) -> None:
             ir.check(bundle, place)
     with pytest.raises(BundleError, match="was altered"):
         ir.check(bundle, place)
+
+
+def test_folders_that_cannot_calibrate(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "models")
+    with pytest.raises(BundleError, match="gone: No such file or directory"):
+        quantize._decode_all(tmp_path / "gone", bundle, 10)
+    (tmp_path / "notes.txt").write_text("no picture")
+    os.mkfifo(tmp_path / "pipe")  # nobody writes into it: it must not be opened
+    with pytest.raises(BundleError, match=r"0 pictures can be read of .* files; 20 are needed"):
+        quantize._decode_all(tmp_path, bundle, 10)

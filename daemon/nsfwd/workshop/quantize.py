@@ -8,6 +8,7 @@ manifest: goldens are held to it, and images that lie that near to a threshold a
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,6 +107,10 @@ def quantize(bundle: Bundle, pictures: Path, *, images: int, say: Say) -> Report
 
 def _decode_all(pictures: Path, bundle: Bundle, most: int) -> Pixels:
     """Up to ``most`` pictures of a directory, spread evenly over their sorted names, by the bundle's recipe."""
+    try:
+        os.scandir(pictures).close()  # rglob takes a directory that may not be read for an empty one
+    except OSError as error:
+        raise BundleError(f"{pictures}: {error.strerror}") from None
     files = sorted(path for path in pictures.rglob("*") if path.is_file() and path.name[0] != ".")
     recipe = bundle.manifest.recipe
     chosen = [files[number * len(files) // most] for number in range(most)] if len(files) > most else files
