@@ -1,6 +1,6 @@
 """``nsfwd sweep``: trees in, an index of verdicts out, and an exit code a timer can trust.
 
-The sweep itself is ``scanning.sweep``; here are its flags, its signals, what is shown meanwhile and said in the end.
+The sweep itself is ``scanning.sweeps``; here are its flags, its signals, what is shown meanwhile and said in the end.
 """
 
 from __future__ import annotations

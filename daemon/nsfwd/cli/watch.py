@@ -1,6 +1,6 @@
 """``nsfwd watch``: every file soon after it was written; runs until it is stopped.
 
-The watch itself is ``scanning.watch``; here are its flags, its signals, and what is shown meanwhile.
+The watch itself is ``scanning.watches``; here are its flags, its signals, and what is shown meanwhile.
 """
 
 from __future__ import annotations
