@@ -23,7 +23,7 @@ del large  # from here on glibc would keep what is smaller on the heap
 before = resident()
 held = []
 for _ in range(8):
-    held.append((bytearray(b"x") * (4 << 20), bytes(1000)))
+    held.append((bytearray(b"x") * (4 << 20), bytes(100_000)))  # less would find room between what start-up left
 pins = [small for _, small in held]
 held.clear()
 print(resident() - before)
@@ -31,7 +31,7 @@ print(resident() - before)
 
 
 def left_behind(how: str) -> int:
-    """Kilobytes that a process keeps of 32 MiB of buffers with something small behind each."""
+    """Kilobytes that a process keeps of 32 MiB of buffers with something smaller behind each."""
     command = [sys.executable, "-c", PROGRAM, how]
     return int(subprocess.run(command, capture_output=True, check=True).stdout)
 

@@ -13,11 +13,15 @@ UNUSED = ("msgspec", "rich", "asyncio", "logging", "hashlib", "ssl", "secrets", 
 ROOMS = {"nsfwd.cli", "nsfwd.client", "nsfwd.errors", "nsfwd.escaping", "nsfwd.protocol", "nsfwd.scanning"}
 """Of this package, all that a command may load which asks a daemon."""
 
-_REPORT = "import sys; names = sorted(sys.modules); import json; print(json.dumps(names))"
+_REMEMBER = "import sys; before = {*sys.modules}"
+"""What was loaded to start the interpreter, as by the ``.pth`` files of other packages, is not ours."""
+
+_REPORT = "names = sorted({*sys.modules} - before); import json; print(json.dumps(names))"
 
 
 def _modules(code: str) -> set[str]:
-    ran = subprocess.run([sys.executable, "-c", f"{code}\n{_REPORT}"], capture_output=True, text=True, check=True)
+    program = f"{_REMEMBER}\n{code}\n{_REPORT}"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(json.loads(ran.stdout.splitlines()[-1]))
 
 
