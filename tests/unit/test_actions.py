@@ -167,6 +167,20 @@ def test_a_decision_after_the_release_counts_at_once(index: Index, tmp_path: Pat
     assert [line.split()[0] for line in perform(index, plan(tmp_path, "quarantine"), again)] == ["quarantined"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_notes_in_a_quarantine_its_owner_can_read(index: Index, tmp_path: Path) -> None:
+    perform(index, plan(tmp_path, "quarantine"), picture(tmp_path, "a.jpg"))
+    place = tmp_path / "quarantine"
+    for path in (place, *place.rglob("*")):
+        os.chown(path, 65534, 65534)
+    with Store.quarantine(place) as store:
+        (entry,) = store.entries()
+        store.release(entry, 1000.25)
+        store.correct(entry)
+    assert {path.stat().st_uid for path in place.rglob("*") if path.name != "pending"} == {65534}
+    assert {path.parent.parent.name for path in place.rglob("*.json")} == {"released", "manifests"}
+
+
 @pytest.mark.parametrize("kind", ["quarantine", "move"])
 def test_what_was_taken_from_a_tree_that_moved_comes_back_to_its_new_place(
     index: Index, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]

@@ -10,12 +10,15 @@ anew, or takes the decision back, is obeyed. Needs no index: a fresh one changes
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from nsfwd.scanning.trees.files import directory, write_new
+from nsfwd.scanning.trees.files import directory, hand_over, write_new
+
+_PLACE = b"released"
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +44,7 @@ class Releases:
     """
 
     def __init__(self, records: Path) -> None:
-        self._base = records / "released"
+        self._records = records
 
     def note(self, release: Release) -> None:
         """Write one, over an earlier one of that content; on the disk when this returns.
@@ -49,18 +52,36 @@ class Releases:
         Raises:
             OSError: it cannot be written.
         """
-        drawer = self._base / release.digest[:2]
-        drawer.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with directory(os.fsencode(drawer)) as place:
-            write_new(place, _file_of(release.digest), msgspec.json.encode(release) + b"\n")
+        shard, content = release.digest[:2].encode(), msgspec.json.encode(release) + b"\n"
+        with (
+            directory(os.fsencode(self._records)) as records,
+            _made(records, _PLACE) as base,
+            _made(base, shard) as drawer,
+        ):
+            write_new(drawer, _file_of(release.digest), content)
 
     def of(self, digest: bytes) -> Release | None:
         """Return what is known of a content; None also where nothing of it can be read."""
         spelled = digest.hex()
         with suppress(OSError, msgspec.DecodeError):  # a ValidationError is one
-            content = (self._base / spelled[:2] / os.fsdecode(_file_of(spelled))).read_bytes()
+            content = (self._records / os.fsdecode(_PLACE) / spelled[:2] / os.fsdecode(_file_of(spelled))).read_bytes()
             return msgspec.json.decode(content, type=Release)
         return None
+
+
+@contextmanager
+def _made(place: int, name: bytes) -> Iterator[int]:
+    """Lend a directory, made where it is missing."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=place)  # bytes
+    except FileExistsError:
+        made = False
+    else:
+        made = True
+    with directory(name, below=place, follow=False) as opened:
+        if made:
+            hand_over(opened, place)
+        yield opened
 
 
 def _file_of(digest: str) -> bytes:

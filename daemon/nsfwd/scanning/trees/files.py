@@ -226,8 +226,18 @@ def _write(target: int, chunk: bytes) -> None:
         left = left[os.write(target, left) :]
 
 
+def hand_over(made: int, place: int) -> None:
+    """Give what root made in a directory to whom the directory belongs to."""
+    owner = os.fstat(place)
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.fchown(made, owner.st_uid, owner.st_gid)
+
+
 def write_new(place: int, name: bytes, content: bytes, mode: int = 0o600) -> None:
-    """Write a file whole or not at all, over an older one of that name; on the disk when this returns."""
+    """Write a file whole or not at all, over an older one of that name; on the disk when this returns.
+
+    Written by root it belongs to whom its directory belongs to, who is to read it later.
+    """
     temporary = b".%s.new" % name
     with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=place)
@@ -235,6 +245,7 @@ def write_new(place: int, name: bytes, content: bytes, mode: int = 0o600) -> Non
     target = os.open(temporary, flags, mode, dir_fd=place)
     try:
         try:
+            hand_over(target, place)
             _write(target, content)
             os.fsync(target)
         finally:
