@@ -144,8 +144,9 @@ def measure(session: Session) -> None:
         f"{told['name']} on {told['device']} at {told['precision']}{told['note'] and '; ' + told['note']}. An image: "
         f"{work.operations / 1e9:.3f} G operations, {work.values * size / 1e6:.1f} MB between layers, "
         f"{work.weights * size / 1e6:.1f} MB of weights a batch. The device, as measured: "
-        f"{peaks.operations / 1e12:.2f} T operations/s, {peaks.memory / 1e9:.0f} GB/s, from the host "
-        f"{peaks.link / 1e9:.1f} GB/s. Command: {' '.join(sys.argv)}",
+        f"{peaks.operations / 1e12:.2f} T operations/s, {peaks.memory / 1e9:.1f} GB/s"
+        + (f", from the host {peaks.link / 1e9:.1f} GB/s" if math.isfinite(peaks.link) else "")
+        + f". Command: {' '.join(sys.argv)}",
     )
     session.report("roofline: the daemon", [_daemon(session, kind, best) for kind in session.kinds], f"Aim: {AIM}.")
 
@@ -302,16 +303,16 @@ def _by_openvino(precision: str) -> Peaks:
     side, length = 2048, 2**25
     core = openvino.Core()
 
-    def compiled(shapes: Sequence[Sequence[int]], result: Callable[..., Any]) -> Any:
-        inputs = [ov.parameter(list(shape), np.float32) for shape in shapes]
-        network = openvino.Model([result(*inputs)], inputs)
+    def compiled(shape: Sequence[int], result: Callable[[Any], Any]) -> Any:
+        given = ov.parameter(list(shape), np.float32)
+        network = openvino.Model([result(given)], [given])
         hint = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         return core.compile_model(network, "CPU", hint).create_infer_request()
 
     square, row = np.ones((side, side), np.float32), np.ones(length, np.float32)
-    multiply = compiled([square.shape, square.shape], lambda one, other: ov.matmul(one, other, False, False))
-    add = compiled([row.shape], lambda one: ov.add(one, np.float32(1)))
-    product = _best(lambda: multiply.infer([square, square], share_inputs=True, share_outputs=True))
+    multiply = compiled(square.shape, lambda one: ov.matmul(one, ov.constant(square), False, False))
+    add = compiled(row.shape, lambda one: ov.add(one, np.float32(1)))
+    product = _best(lambda: multiply.infer([square], share_inputs=True, share_outputs=True))
     added = _best(lambda: add.infer([row], share_inputs=True, share_outputs=True))
     return Peaks(2 * side**3 / product, 2 * 4 * length / added, math.inf)
 
