@@ -39,7 +39,7 @@ from nsfwd.server.stream import Stream
 if TYPE_CHECKING:
     from nsfwd.server.service import Service
 
-BURST = 128
+BURST = 32
 """Requests understood in one turn of the loop: a peer that sends many cheap ones must not keep the others waiting."""
 
 LINGER = 1.0
