@@ -11,9 +11,10 @@ import pytest
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.engines import keras, machine
-from nsfwd.engines.backends import BACKENDS, Compiled, is_lost, is_out_of_memory
+from nsfwd.engines.backends import BACKENDS, Compiled
 from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
 from nsfwd.engines.echo import echo_scores
+from nsfwd.engines.failures import is_lost, is_out_of_memory
 from nsfwd.errors import EngineError
 from tests.unit.test_echo_engine import LABELS, options, pictures
 

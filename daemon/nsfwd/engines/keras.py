@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from nsfwd.engines import loading, machine, quiet
-from nsfwd.engines.backends import BACKENDS, Compiled, is_lost, is_out_of_memory
+from nsfwd.engines.backends import BACKENDS, Compiled
 from nsfwd.engines.buckets import cpu_buckets, cut, gpu_buckets
 from nsfwd.engines.contract import DeviceLost, EngineOptions, Pixels, Probabilities, require_probabilities
+from nsfwd.engines.failures import is_lost, is_out_of_memory
 from nsfwd.errors import EngineError
 
 POLICIES = {"f32": "float32", "bf16": "mixed_bfloat16", "f16": "mixed_float16"}

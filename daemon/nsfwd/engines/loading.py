@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nsfwd.bundles.manifest import Manifest
-from nsfwd.engines.backends import is_out_of_memory
+from nsfwd.engines.failures import is_out_of_memory
 from nsfwd.errors import BundleError, EngineError
 
 LONGEST = 200
