@@ -92,7 +92,7 @@ def describe() -> dict[str, str]:
     return {
         "cpu": cpu,
         "cores": str(cores()),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("openvino", "pillow", "uvloop", "orjson", "msgspec")},
     }
