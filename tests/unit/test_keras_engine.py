@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.engines import keras, machine
+from nsfwd.engines import keras, machine, quiet
 from nsfwd.engines.backends import BACKENDS, Compiled
 from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
 from nsfwd.engines.echo import echo_scores
@@ -49,6 +50,12 @@ class FakeBackend:
         return compiled
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine names its back end to Keras in the environment, which other tests hand on to their programs."""
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+
+
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     """The back end that every Keras engine of the test gets."""
@@ -61,6 +68,13 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
 @pytest.fixture
 def on_gpu(tmp_path: Path) -> EngineOptions:
     return replace(options(tmp_path), device="gpu", backend="tensorflow")
+
+
+def test_keras_runs_on_tensorflow_whatever_the_callers_own_work_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*quiet.ENVIRONMENT, "KERAS_BACKEND"):
+        monkeypatch.setenv(name, "torch")
+    quiet.silence()
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
 def expected(images: Pixels) -> Probabilities:

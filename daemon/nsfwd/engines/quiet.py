@@ -27,9 +27,12 @@ ENVIRONMENT = {
 
 
 def silence() -> None:
-    """Silence TensorFlow, absl, Keras and OpenVINO in this process and its children. Idempotent."""
+    """Silence TensorFlow, absl, Keras and OpenVINO in this process and its children. Idempotent.
+
+    Keras runs on TensorFlow unless an engine says otherwise, whatever back end the caller's own work has set.
+    """
     os.environ.update(ENVIRONMENT)
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: its import fails
     for name in ("tensorflow", "absl", "jax", "keras"):
         logging.getLogger(name).setLevel(logging.ERROR)
