@@ -70,7 +70,7 @@ def ask_as(user: str, *connections: list[Request]) -> list[str]:
 
 
 def of(row: str) -> dict[str, int]:
-    numbers: dict[str, int] = ask(SOCKET, {"op": "stats"})["peers"][row]  # type: ignore[index]
+    numbers: dict[str, int] = ask(SOCKET, {"op": "stats"})["peers"][row]  # type: ignore[index]  # JSON
     return numbers
 
 

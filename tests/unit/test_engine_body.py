@@ -54,7 +54,7 @@ class FakeArena:
 
 def test_what_the_engine_gives_up_is_told_once() -> None:
     link, engine = FakeLink(), Worsening()
-    body = Body(link, FakeArena(), Loaded(engine, None, (2, 2, 3)), None)  # type: ignore[arg-type]
+    body = Body(link, FakeArena(), Loaded(engine, None, (2, 2, 3)), None)  # type: ignore[arg-type]  # no memory
     told = []
     for number in range(4):
         reply = body.score(Batch(number, [0, 1]))

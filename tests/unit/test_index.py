@@ -36,7 +36,7 @@ def test_rows_that_nobody_asked_for_anymore_may_outlive_it(path: Path) -> None:
     with Index(path) as index:
         rows = index.read("SELECT name FROM migration UNION ALL SELECT name FROM migration")
         assert next(rows) == (MIGRATIONS[0].name,)
-    rows.close()  # type: ignore[attr-defined]
+    rows.close()  # type: ignore[attr-defined]  # a generator
 
 
 def test_a_transaction_is_whole_or_nothing(path: Path) -> None:

@@ -174,7 +174,7 @@ class Member:
         Raises:
             CodedError: ``busy``: too many a second; a retry after ``retry_after`` helps.
         """
-        if self.allowance.bucket is not None and (seconds := self.wanting()):
+        if seconds := self.wanting():
             self.limited += 1
             self.allowance.counts.limited += 1
             rate = self.allowance.row.rate
