@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nsfwd.client.conversation import Conversation, Mailbox
-from nsfwd.client.items import Item, Options, Path
+from nsfwd.client.items import Item, Options, Path, each
 from nsfwd.client.sync import PATIENCE
 from nsfwd.protocol.limits import WINDOW
 
@@ -127,7 +127,7 @@ class AsyncClient:
         """
         connection = await self._open()
         with connection.inbox() as inbox:
-            async for path in _each(paths):
+            async for path in each(paths):
                 if path is not None:
                     await connection.room(inbox)
                     connection.core.scan_any(inbox, path, options or self._options, recursive=recursive)
@@ -225,14 +225,3 @@ async def _rest(connection: Conversation, inbox: Mailbox, *, down_to: int = 0) -
             await connection.change(inbox)
         while inbox.replies:
             yield inbox.replies.popleft()
-
-
-async def _each(
-    paths: Iterable[Item | None] | AsyncIterable[Item | None],
-) -> AsyncIterator[Item | None]:
-    if isinstance(paths, AsyncIterable):
-        async for path in paths:
-            yield path
-    else:
-        for path in paths:
-            yield path

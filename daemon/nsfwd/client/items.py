@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Thing = TypeVar("Thing")
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -103,3 +106,13 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+async def each(things: AsyncIterable[Thing] | Iterable[Thing]) -> AsyncIterator[Thing]:
+    """Name them one after the other, whichever way they are given."""
+    if isinstance(things, AsyncIterable):
+        async for thing in things:
+            yield thing
+    else:
+        for thing in things:
+            yield thing

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nsfwd.client.items import each
 from nsfwd.errors import BreakerOpen, CodedError, IndexFailure, NsfwdError, Status
 from nsfwd.scanning.dispatch.actor import Actor
 from nsfwd.scanning.dispatch.digests import Digests
@@ -175,7 +176,7 @@ class Scanning:
         self.unscored += unreported
 
     async def _feed(self, files: AsyncIterable[Found] | Iterable[Found]) -> None:
-        async for found in _each(files):
+        async for found in each(files):
             await self._begin(found)
             if len(self._answers) >= BATCH:
                 await self._write()
@@ -387,12 +388,3 @@ async def _cancelled(*tasks: asyncio.Task[object] | asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _each(files: AsyncIterable[Found] | Iterable[Found]) -> AsyncIterator[Found]:
-    if isinstance(files, AsyncIterable):
-        async for found in files:
-            yield found
-    else:
-        for found in files:
-            yield found
