@@ -28,7 +28,7 @@ NPM     = $(shell npm --version >/dev/null 2>&1 || echo ,node)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run test fuzz check bench clean lock help install uninstall test-systemd
+.PHONY: setup run test fuzz check bench clean lock help install uninstall test-systemd test-apps
 
 help:
 	@echo "make run    set up, then serve on 127.0.0.1:$(PORT) and unix:$(SOCKET)"
@@ -40,6 +40,7 @@ help:
 	@echo "make lock   write requirements.lock anew"
 	@echo "make install, make uninstall   into PREFIX ($(PREFIX)) below DESTDIR, with the units for systemd"
 	@echo "make test-systemd   boot a Debian in a container and try the units there; as root"
+	@echo "make test-apps   try it with other programs (a browser, a proxy), which are installed; as root"
 	@echo "make man    man pages in build/man"
 	@echo "make clean  remove what the build made; pulled bundles stay"
 
@@ -83,6 +84,11 @@ check: $(STAMP)
 # Files are dealt out in this order, the long ones of the integration tests before the short ones that fill up the end.
 test: setup $(TEST_BUNDLES:%=$(MODELS)/%/bundle.toml) check
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/integration tests/unit
+
+# Beside programs that are no client of its own: Debian's packages of them are installed first, so that no test is skipped.
+test-apps: setup
+	@$(BIN)/python -m tests.apps.programs
+	$(BIN)/pytest tests/apps
 
 # Rounds with a seed each, until the time is over; a round that fails names its seed.
 fuzz: setup

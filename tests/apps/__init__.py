@@ -1,0 +1,1 @@
+"""nsfwd beside other programs of Debian: run by ``make test-apps``, as root, and never skipped."""
