@@ -30,7 +30,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return opened
 
 
-def labelled(index: Index, label: Callable[[dict[str, str]], str], count: int = 60) -> io.StringIO:
+def labelled(index: Index, label: Callable[[dict[str, str]], str], count: int = 60) -> io.BytesIO:
     out = io.StringIO(newline="")
     write(sample(index, count), out)
     rows = list(csv.DictReader(io.StringIO(out.getvalue())))
@@ -38,8 +38,7 @@ def labelled(index: Index, label: Callable[[dict[str, str]], str], count: int = 
     table = csv.DictWriter(again, COLUMNS)
     table.writeheader()
     table.writerows(row | {"label": label(row)} for row in rows)
-    again.seek(0)
-    return again
+    return io.BytesIO(again.getvalue().encode())
 
 
 def test_a_sample_is_reproducible_and_another_seed_draws_others(index: Index) -> None:
@@ -104,7 +103,7 @@ def test_other_verdicts_may_count_as_flagged(index: Index) -> None:
 def test_a_sample_of_the_safe_alone_tells_misses_but_no_precision(index: Index) -> None:
     out = io.StringIO(newline="")
     write(sample(index, 12, verdicts=["safe"]), out)
-    figures = estimate(io.StringIO(out.getvalue().replace(",\n", ",n\n")))
+    figures = estimate(io.BytesIO(out.getvalue().replace(",\n", ",n\n").encode()))
     assert figures.precision is None and figures.prevalence is None and figures.missed is not None
 
 
@@ -112,18 +111,45 @@ def test_a_sample_of_the_safe_alone_tells_misses_but_no_precision(index: Index) 
     ("spoil", "message"),
     [
         (lambda text: text.replace("label", "lable"), "not a sample"),
-        (lambda text: text.replace(",yes", ",perhaps", 1), "line 2: the label is yes or no, not 'perhaps'"),
+        (lambda text: text.replace(",yes", ",perhaps", 1), "line 2: the label must be yes or no, not 'perhaps'"),
         (lambda text: text.replace(",800,", ",801,", 1), "contradict each other"),
-        (lambda text: text.replace(",true,", ",maybe,", 1), "alarm is true or false"),
+        (lambda text: text.replace(",true,", ",maybe,", 1), "alarm must be true or false"),
         (lambda text: text.replace(",40,", ",forty,", 1), "invalid literal"),
         (lambda text: text.replace(",yes", ","), "label at least one file of: "),
         (lambda text: text.splitlines()[0], "the sample is empty"),
     ],
 )
 def test_a_table_that_is_no_labelled_sample_is_refused(index: Index, spoil: Callable[[str], str], message: str) -> None:
-    text = labelled(index, lambda row: "yes").getvalue().replace("\r\n", "\n")
+    text = labelled(index, lambda row: "yes").getvalue().decode().replace("\r\n", "\n")
     with pytest.raises(SampleFailure, match=message):
-        estimate(io.StringIO(spoil(text)))
+        estimate(io.BytesIO(spoil(text).encode()))
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.replace(",", ";").replace(";true;", ";TRUE;").encode("cp1252"),
+        lambda text: ("sep=;\n" + text.replace(",", ";")).encode("cp1252"),
+        lambda text: text.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"),
+        lambda text: text.replace("\n", ",,\n").replace("label,,", "label,,", 1).encode() + b",,,,,,,,,,\n",
+    ],
+)
+def test_a_sample_that_a_spreadsheet_saved_is_read(index: Index, save: Callable[[str], bytes]) -> None:
+    plain = labelled(index, lambda row: "yes" if row["alarm"] == "true" else "no")
+    text = plain.getvalue().decode().replace("\r\n", "\n")
+    assert estimate(io.BytesIO(save(text))) == estimate(plain)
+
+
+def test_a_name_with_a_carriage_return_breaks_no_sample(tmp_path: Path) -> None:
+    with Index(tmp_path / "index.db") as index:
+        shelf = Shelf(index)
+        run = shelf.run()
+        for name in (b"/srv/a\rb", b"/srv/c\nd", b"/srv/e\r\nf"):
+            shelf.scored(name, 0.9, run)
+        out = io.StringIO(newline="")
+        write(sample(index, 3), out)
+    assert estimate(io.BytesIO(out.getvalue().replace(",3,\n", ",3,yes\n").encode())).labelled == 3
 
 
 def test_rows_without_a_label_count_as_not_looked_at(index: Index) -> None:

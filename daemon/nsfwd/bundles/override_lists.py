@@ -4,54 +4,54 @@
      "expires": null, "path": "/srv/a.jpg"}
 
 CSV has the same names as its heading. A time is written in seconds since 1970, and read in ISO 8601 as well. What is
-read may leave out everything but ``sha256`` and ``verdict``. Knows no store.
+read may leave out everything but ``sha256`` and ``verdict``, and may have been saved by a spreadsheet. Knows no store.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import csv
+import io
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
+from nsfwd import csvfile
 from nsfwd.bundles.overrides import check, to_digest
-from nsfwd.errors import OverridesFailure
+from nsfwd.errors import CodedError, OverridesFailure
+from nsfwd.protocol import jsonio
 from nsfwd.protocol.messages import Override
 from nsfwd.protocol.text import shown
 
-COLUMNS = ("sha256", "verdict", "reason", "by", "time", "expires", "path")
-REQUIRED = COLUMNS[:2]
-
 PATH_BYTES = "path_bytes"
-"""A name besides, where the path is not UTF-8."""
+"""The path in base64, where it is not UTF-8."""
+
+COLUMNS = ("sha256", "verdict", "reason", "by", "time", "expires", "path", PATH_BYTES)
+REQUIRED = COLUMNS[:2]
 
 
 def write(overrides: Iterable[Override], out: TextIO, spelling: str) -> int:
     """Write a list, ``ndjson`` or ``csv``; return how many there were.
 
     Args:
-        out: in UTF-8 with ``surrogateescape``, so that a path in CSV keeps its bytes; without translation of line ends.
+        out: in UTF-8, without translation of line ends.
     """
-    table = csv.writer(out, csv.unix_dialect, quoting=csv.QUOTE_NONNUMERIC)  # a name may hold a carriage return alone
     if spelling == "csv":
-        out.write(",".join(COLUMNS) + "\n")
+        out.write(csvfile.row(COLUMNS))
     count = 0
     for override in overrides:
         if spelling == "csv":
-            row = as_dict(override) | {"path": os.fsdecode(override.path)}
-            table.writerow(row[name] for name in COLUMNS)
+            row = as_dict(override)
+            out.write(csvfile.row(row.get(name) for name in COLUMNS))
         else:
             out.write(spell(override) + "\n")
         count += 1
     return count
 
 
-def read(source: TextIO, spelling: str) -> Iterator[Override]:
+def read(source: BinaryIO, spelling: str) -> Iterator[Override]:
     """Read a list, ``ndjson`` or ``csv``.
 
     Raises:
@@ -59,14 +59,12 @@ def read(source: TextIO, spelling: str) -> Iterator[Override]:
     """
     number = 0
     try:
-        for number, row in _table(source) if spelling == "csv" else _objects(source):  # noqa: B007
+        for number, row in csvfile.read(source, REQUIRED) if spelling == "csv" else _objects(source):  # noqa: B007
             yield check(_override(row))
     except OverridesFailure as error:
         raise OverridesFailure(f"line {number}: {error}") from error
-    except csv.Error as error:
-        raise OverridesFailure(f"after line {number}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise OverridesFailure(f"after line {number}: not UTF-8") from error
+    except csvfile.TableError as error:
+        raise OverridesFailure(str(error)) from error
 
 
 def spell(override: Override) -> str:
@@ -100,7 +98,7 @@ def moment(text: str) -> float:
         OverridesFailure: it is none.
     """
     try:
-        return float(text)
+        return float(text.replace(",", "."))  # a spreadsheet writes the decimal comma of its country
     except ValueError:
         pass
     try:
@@ -109,31 +107,21 @@ def moment(text: str) -> float:
         raise OverridesFailure(f"{text!r} is no time: seconds since 1970 or 2031-12-24T18:00 are") from None
 
 
-def _objects(source: TextIO) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(source, 1):
+def _objects(source: BinaryIO) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(io.StringIO(csvfile.read_text(source)), 1):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except ValueError:
+                yield number, jsonio.loads(line.encode())
+            except CodedError:
                 yield number, None
-
-
-def _table(source: TextIO) -> Iterator[tuple[int, Any]]:
-    table = csv.DictReader(source, restkey="", strict=True)
-    for name in REQUIRED:
-        if table.fieldnames and name not in table.fieldnames:
-            raise OverridesFailure(f"{name} is missing in the heading")
-    for row in table:
-        yield table.line_num, {name: text for name, text in row.items() if text}
 
 
 def _override(row: Any) -> Override:
     if not isinstance(row, dict):
         raise OverridesFailure("not a JSON object")
-    unknown = row.keys() - {*COLUMNS, PATH_BYTES}
+    unknown = row.keys() - set(COLUMNS)
     if unknown:
-        surplus = unknown == {""}
-        raise OverridesFailure("more cells than the heading has" if surplus else f"unknown name {min(unknown)!r}")
+        raise OverridesFailure(f"unknown name {min(unknown)!r}")
     for name in REQUIRED:
         if name not in row:
             raise OverridesFailure(f"{name} is missing")
@@ -168,7 +156,7 @@ def _time(row: dict[str, Any], name: str) -> float | None:
 
 def _path(row: dict[str, Any]) -> bytes:
     if PATH_BYTES not in row:
-        return os.fsencode(_text(row, "path"))
+        return _text(row, "path").encode()
     try:
         return base64.b64decode(_text(row, PATH_BYTES), validate=True)
     except (binascii.Error, ValueError):

@@ -108,7 +108,7 @@ class JsonWriter(_Stream):
 
 
 class CsvWriter(_Stream):
-    """A table with a heading; names are written as they are, quoted where CSV needs it."""
+    """A table with a heading, for programs and spreadsheets; see ``csvfile``."""
 
     def __init__(self, out: BinaryIO) -> None:
         super().__init__(out)
@@ -116,19 +116,14 @@ class CsvWriter(_Stream):
 
     def write(self, reply: Reply) -> None:
         """Spell one reply."""
-        score = (
-            (reply.verdict, str(reply.alarm).lower(), reply.label, reply.score) if reply.scored else ("", "", "", "")
-        )
+        score = (reply.verdict, reply.alarm, reply.label, reply.score) if reply.scored else (None, None, None, None)
         message = _decided(reply) if reply.override else reply.message
         self._row((reply.path, reply.status, *score, reply.code, message))
 
     def _row(self, cells: tuple[object, ...]) -> None:
-        import csv
-        import io
+        from nsfwd import csvfile
 
-        line = io.StringIO(newline="")
-        csv.writer(line).writerow(cells)  # quotes what holds either character of its line end, so also a CR alone
-        self._put(line.getvalue().removesuffix("\r\n") + "\n")
+        self._put(csvfile.row(cells))
 
 
 class PathWriter(_Stream):

@@ -85,7 +85,7 @@ def estimate(labelled: Path, flagged: tuple[str, ...], spelling: str) -> None:
     """
     from nsfwd.scanning.reports.sampling import estimate as figures_of
 
-    with labelled.open(newline="", encoding="utf-8-sig") as table:
+    with labelled.open("rb") as table:
         figures = figures_of(table, flagged=flagged)
     if spelling == "json":
         told = {

@@ -168,8 +168,8 @@ def import_overrides(file: Path, spelling: str | None, *, force: bool, config: P
     settings = _settings(config)
     source = sys.stdin.buffer if str(file) == STDIN else file.open("rb")
     with source, Overrides.open(_path(store, settings)) as overrides:
-        spelling = spelling or ("csv" if file.suffix == ".csv" else "ndjson")
-        given = override_lists.read(io.TextIOWrapper(source, "utf-8", newline=""), spelling)
+        spelling = spelling or ("csv" if file.suffix.lower() == ".csv" else "ndjson")
+        given = override_lists.read(source, spelling)
         taken = overrides.take(given if force else _known(given, settings))
     click.echo(f"{taken.added} added, {taken.replaced} replaced, {taken.older} not later than what is here", err=True)
 
@@ -188,7 +188,7 @@ def export(output: Path | None, spelling: str | None, config: Path | None, store
     opened = _open(config, store)
     if opened is None:
         return
-    chosen = spelling or ("csv" if output is not None and output.suffix == ".csv" else "ndjson")
+    chosen = spelling or ("csv" if output is not None and output.suffix.lower() == ".csv" else "ndjson")
     with opened as overrides:
         if output is None:
             _put(overrides.items(expired=True), chosen)

@@ -5,8 +5,6 @@ Knows cells and headings, not what they mean.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -68,15 +66,11 @@ def _ndjson(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterat
 
 
 def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    yield _line(columns)
+    from nsfwd import csvfile
+
+    yield csvfile.row(columns)
     for row in rows:
-        yield _line([_plain(row.get(column)) for column in columns])
-
-
-def _line(cells: Sequence[object]) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerow(cells)
-    return out.getvalue()
+        yield csvfile.row(row.get(column) for column in columns)
 
 
 def _object(row: Mapping[str, Any]) -> str:

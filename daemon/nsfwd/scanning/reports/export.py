@@ -6,7 +6,6 @@ only.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import struct
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, BinaryIO
 
+from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.reports.where import Condition
@@ -150,11 +150,9 @@ def write_ndjson(rows: Iterable[Record], out: BinaryIO) -> None:
 def write_csv(rows: Iterable[Record], out: BinaryIO) -> None:
     """A table with a heading; true and false are spelled as JSON spells them."""
     text = io.TextIOWrapper(out, "utf-8", newline="", write_through=False)
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    text.write(csvfile.row(COLUMNS))
     for record in rows:
-        told = _flat(_plain(record))
-        table.writerow(str(value).lower() if isinstance(value, bool) else value for value in told.values())
+        text.write(csvfile.row(_flat(_plain(record)).values()))
     text.flush()
     text.detach()
 

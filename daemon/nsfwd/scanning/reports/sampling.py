@@ -9,14 +9,14 @@ changes when files are added. One pass, and memory for the sample alone. Opens n
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
+from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.reports.intervals import Estimate, Stratum, stratified
@@ -26,6 +26,8 @@ TENTHS = 10
 """Parts of the score, of equal width: misses gather below the threshold, and equal shares of the sample find them."""
 
 COLUMNS = ("path", "path_bytes", "sha256", "verdict", "alarm", "score", "stratum", "files", "label")
+NEEDED = ("verdict", "alarm", "stratum", "files", "label")
+"""Columns that ``estimate`` reads."""
 
 _YES = frozenset({"1", "yes", "y", "true", "t"})
 _NO = frozenset({"0", "no", "n", "false", "f"})
@@ -134,25 +136,13 @@ def write(drawn: Iterable[Drawn], out: TextIO) -> None:
     Args:
         out: without translation of line ends.
     """
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(COLUMNS)
+    out.write(csvfile.row(COLUMNS))
     for one in drawn:
         name = spelled(one.path)
-        digest = one.digest.hex() if one.digest else ""
-        alarm = "true" if one.alarm else "false"
-        table.writerow(
-            (
-                name["path"],
-                name.get("path_bytes", ""),
-                digest,
-                one.verdict,
-                alarm,
-                one.score,
-                one.stratum,
-                one.files,
-                "",
-            )
-        )
+        path = name["path"], name.get("path_bytes")
+        digest = one.digest.hex() if one.digest else None
+        cells = (*path, digest, one.verdict, one.alarm, one.score, one.stratum, one.files, None)
+        out.write(csvfile.row(cells))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +178,7 @@ class _Counted:
     positive: int = 0
 
 
-def estimate(labelled: TextIO, *, flagged: Sequence[str] = ()) -> Figures:
+def estimate(labelled: BinaryIO, *, flagged: Sequence[str] = ()) -> Figures:
     """Estimate from a sample that people labelled: yes (1, y, true) where the picture should have been flagged, or no.
 
     Rows with an empty label count as not looked at.
@@ -200,14 +190,15 @@ def estimate(labelled: TextIO, *, flagged: Sequence[str] = ()) -> Figures:
         SampleFailure: the table is not one of ``write``, a label is none, or nobody looked into some stratum.
     """
     strata: dict[str, _Counted] = {}
-    table = csv.DictReader(labelled)
-    if not set(COLUMNS) <= set(table.fieldnames or ()):
-        raise SampleFailure(f"not a sample: the columns {', '.join(COLUMNS)} are needed")
-    for row in table:
-        try:
+    line = 0
+    try:
+        for line, row in csvfile.read(labelled, NEEDED):  # noqa: B007
             _count(strata, row, flagged)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SampleFailure(f"line {table.line_num}: {error}") from None
+    except csvfile.TableError as error:
+        raise SampleFailure(f"not a sample: {error}") from None
+    except (ValueError, KeyError) as error:
+        missing = isinstance(error, KeyError)
+        raise SampleFailure(f"line {line}: {f'the cell {error} is empty' if missing else error}") from None
     unseen = [name for name, counted in strata.items() if not counted.looked]
     if unseen or not strata:
         raise SampleFailure(f"label at least one file of: {', '.join(unseen)}" if strata else "the sample is empty")
@@ -215,19 +206,20 @@ def estimate(labelled: TextIO, *, flagged: Sequence[str] = ()) -> Figures:
 
 
 def _count(strata: dict[str, _Counted], row: dict[str, str], flagged: Sequence[str]) -> None:
-    if row["alarm"] not in ("true", "false"):
-        raise ValueError(f"alarm is true or false, not {row['alarm']!r}")
-    is_flagged = row["verdict"] in flagged if flagged else row["alarm"] == "true"
+    alarm = row["alarm"].strip().lower()  # a spreadsheet writes TRUE
+    if alarm not in ("true", "false"):
+        raise ValueError(f"alarm must be true or false, not {row['alarm']!r}")
+    is_flagged = row["verdict"] in flagged if flagged else alarm == "true"
     files = int(row["files"])
     counted = strata.setdefault(row["stratum"], _Counted(files, is_flagged))
     if (counted.files, counted.flagged) != (files, is_flagged):
         raise ValueError(f"the rows of the stratum {row['stratum']} contradict each other")
     counted.drawn += 1
-    label = row["label"].strip().lower()
+    label = row.get("label", "").strip().lower()
     if not label:
         return
     if label not in _YES | _NO:
-        raise ValueError(f"the label is yes or no, not {row['label']!r}")
+        raise ValueError(f"the label must be yes or no, not {row['label']!r}")
     counted.looked += 1
     counted.positive += label in _YES
     if counted.looked > counted.files:
