@@ -392,19 +392,68 @@ def test_oneshot_takes_a_body() -> None:
 # Bad input
 
 
-@pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"POST /scan HTTP/1.0", b"OPTIONS * HTTP/2"])
-@pytest.mark.parametrize("style", Style)
-def test_http_is_told_once(style: Style, line: bytes) -> None:
+LONG_URL = b"/" + b"a" * 66_000
+BODY = b"/data/in/a.jpg\nping\n" + b'{"path": "/data/in/b.jpg"}\n'
+"""What a page makes a browser send: were any line of it executed, files would be scanned for the page."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET / HTTP/1.1", b"POST /scan HTTP/1.0", b"OPTIONS * HTTP/2", b"PRI * HTTP/2.0", b"post / http/1.1",
+        b"POST " + LONG_URL + b" HTTP/1.1", b"get " + LONG_URL, b"M-SEARCH * HTTP/1.1", b" GET / HTTP/1.1", b"GET /",
+        b"DESCRIBE rtsp://x/ RTSP/1.0", b"X" * 70_000 + b" / HTTP/1.1", b"PROXY TCP4 10.0.0.1 10.0.0.2 5 6",
+        b"X-Frob / HTTP/1.1", b"GET\t/\tHTTP/1.1", b"Host: localhost", b"content-length:5", b"X-Anything: 1",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x80\x2e\x01\x03\x01\x00\x15", b"\x00\x03\x00\x10!\x12\xa4B",
+    ],
+    ids=lambda line: repr(line[:24]),
+)  # fmt: skip
+@pytest.mark.parametrize("before", [b"", b"\r\n", b"\n \n\r\n"])
+@pytest.mark.parametrize("style", [Style.SESSION, Style.PLAIN])
+def test_another_protocol_is_answered_once_and_nothing_of_it_is_executed(
+    style: Style, before: bytes, line: bytes
+) -> None:
     talk = session(style)
-    (event,) = pull(talk, line + b"\r\nHost: x\r\n\r\n")
+    *blank, event = pull(talk, before + line + b"\r\nHost: x\r\n\r\n" + BODY)
+    assert [event.error.code for event in blank] == before.count(b" ") * ["relative_path"]
     assert isinstance(event, Rejected) and event.error.code == "http"
-    head, body = talk.data_to_send().split(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ") and b"Content-Length: %d\r\n" % len(body) in head
+    head, body = talk.data_to_send()[-220:].split(b"HTTP/1.1 400 ")[1].split(b"\r\n\r\n")
+    assert b"Content-Length: %d\r\n" % len(body) in head
+    assert talk.finished
+    assert pull(talk, BODY) == []
+
+
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"POST " + LONG_URL, b"Host: x", b"\x16\x03\x01"])
+def test_a_oneshot_listener_answers_another_protocol_too(line: bytes) -> None:
+    talk = session(Style.ONESHOT)
+    (event,) = pull(talk, line + b"\r\n\r\n" + BODY)
+    assert isinstance(event, Rejected) and event.error.code == "http"
+    assert talk.data_to_send().startswith(b"HTTP/1.1 400 ")
     assert talk.finished
 
 
-def test_http_later_is_a_path() -> None:
-    assert b"relative_path" in talk(Style.SESSION, b"\nGET / HTTP/1.1\n")
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"post " + LONG_URL, b"host:x", b"Accept: */*", b"a b RTSP/1.0"])
+@pytest.mark.parametrize("before", [b"what is this\n", b"ping\n", b"/data/in/a.jpg\n", b'{"op": "ping"}\n'])
+def test_http_in_a_later_line_is_refused_like_a_path_and_ends_the_session(before: bytes, line: bytes) -> None:
+    conversation = Conversation.of(Style.PLAIN)
+    conversation.say(before + line + b"\r\n" + BODY)
+    first, second = replies(conversation.take())
+    assert first != second
+    assert second["error"]["code"] == "http"
+    assert conversation.session.finished
+    assert b'"error": "http"' in talk(Style.SESSION, before + line + b"\r\n" + BODY, end=False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"photo.jpg", b"scan /data/a.jpg", b"C:\\photos\\a.jpg", b"file:///data/a.jpg", b"https://example.org/a.jpg",
+        b"my photo.jpg", b"\x1b[A", b"get", b"G\xc3\xa9T / x", b"/GET / HTTP/1.1", b" /data/in/a.jpg",
+    ],
+)  # fmt: skip
+def test_a_slip_of_a_person_does_not_end_the_session(line: bytes) -> None:
+    told = talk(Style.PLAIN, line + b"\nping\n")
+    assert replies(told)[-1]["op"] == "ping"
 
 
 @pytest.mark.parametrize("opening", [b"/", b"{"])

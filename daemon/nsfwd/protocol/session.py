@@ -29,7 +29,7 @@ from nsfwd.protocol.events import (
     ScanRequest,
     Turn,
 )
-from nsfwd.protocol.http_guard import ANSWER, looks_like_http
+from nsfwd.protocol.http_guard import ANSWER, is_foreign
 from nsfwd.protocol.jsonio import dumps, dumps_indented
 from nsfwd.protocol.lines import Line, LineReader
 from nsfwd.protocol.messages import Dialect, Image, Operation, Outcome, RequestId, Scan, Style
@@ -148,12 +148,12 @@ class Session:
         return line
 
     def _take_line(self, line: Line) -> Event | None:
-        first, self._first = self._first, False
+        first, self._first = self._first, self._first and not line.data.strip()
         self._ending = self._style is Style.ONESHOT
         if line.data.startswith(b"{"):
             return self._take_json(line)
-        if first and not line.too_long and looks_like_http(line.data):
-            return self._take_http()
+        if not line.data.startswith(b"/") and is_foreign(line.data, first=first, too_long=line.too_long):
+            return self._take_foreign(line, first=first)
         if not line.data and not (self._style is Style.ONESHOT or self._prompting):
             return None
         if self._greeting_held:
@@ -210,15 +210,20 @@ class Session:
         self._events.append(ScanRequest(body.turn, body.scan))
         return BodyEnd(body.turn)
 
-    def _take_http(self) -> Event:
-        turn = self._turn(None, Dialect.NDJSON)
+    def _take_foreign(self, line: Line, *, first: bool) -> Event:
+        """Answer a peer of another protocol, in HTTP where nothing was said before; no further line is read."""
         self._greeting_held = False
         self._ending = True
+        if not first:
+            return self._take_path(line, "http")
+        turn = self._turn(None, Dialect.NDJSON)
         self._outbox.send(ANSWER)
         self._end(turn)
         return Rejected(turn, CodedError("http"))
 
-    def _take_path(self, line: Line) -> Event:
+    def _take_path(self, line: Line, code: str = "") -> Event:
+        """Ask for a scan of the path that a line names, or refuse it with ``code``."""
+        code = code or ("line_too_long" if line.too_long else "")
         dialect = Dialect.NDJSON if self._style is Style.PLAIN else Dialect.TEXT
         path = line.data + b"..." if line.too_long else line.data
         turn = self._turn(None, dialect, path)
@@ -227,8 +232,8 @@ class Session:
             turn.block = self._taste.block(path, compact=compact)
             self._outbox.write(turn, turn.block.scanning())
         try:
-            if line.too_long:
-                raise CodedError("line_too_long")
+            if code:
+                raise CodedError(code)
             return ScanRequest(turn, Scan(None, dialect, (Image(wire.check_path(path)),)))
         except CodedError as error:
             return self._reject(turn, error)
