@@ -54,7 +54,7 @@ def is_foreign(line: bytes, *, first: bool, too_long: bool) -> bool:
         first: nothing but empty lines came before it.
         too_long: the line is over the limit, so that its end is not known.
     """
-    if first and (line[:1] and line[0] in _BINARY or _OLD_HELLO.match(line)):
+    if first and line and (line[0] in _BINARY or _OLD_HELLO.match(line)):
         return True
     word = line.lstrip(_BLANKS)
     if not word or word.startswith(b"/"):
