@@ -14,6 +14,7 @@ from PIL import Image
 
 from nsfwd.errors import CodedError
 from nsfwd.scanning.reports.thumbnails import BLOCKS, SIDE, Thumbnails, data_uri
+from nsfwd.scanning.trees.found import Identity
 from tests import pictures
 
 
@@ -23,9 +24,8 @@ def thumbnails() -> Iterator[Thumbnails]:
         yield opened
 
 
-def stamp(path: Path) -> tuple[int, int, int, int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def stamp(path: Path) -> Identity:
+    return Identity.of(path.stat())
 
 
 def shown(thumbnails: Thumbnails, path: Path) -> Image.Image:
@@ -47,7 +47,7 @@ def test_what_cannot_be_shown_is_told_by_its_code(thumbnails: Thumbnails, tmp_pa
         shown(thumbnails, path)
     assert refused.value.code == "not_an_image"
     with pytest.raises(CodedError) as missing:
-        thumbnails.pixels(b"/nowhere/at/all", (0, 0, 0, 0, 0))
+        thumbnails.pixels(b"/nowhere/at/all", Identity(0, 0, 0, 0, 0))
     assert missing.value.code == "not_found"
     with pytest.raises(CodedError) as odd:
         thumbnails.pixels(os.fsencode(tmp_path), stamp(tmp_path))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli.moments import Duration
+from nsfwd.cli.moments import Duration, RowNumber
 from nsfwd.cli.places import index_option
 from nsfwd.cli.tables import format_option, write
 
@@ -100,8 +100,8 @@ def export(
 
 
 @click.command()
-@click.argument("first", metavar="RUN1", type=int)
-@click.argument("second", metavar="RUN2", type=int)
+@click.argument("first", metavar="RUN1", type=RowNumber)
+@click.argument("second", metavar="RUN2", type=RowNumber)
 @index_option
 @format_option
 def diff(first: int, second: int, index: Path, spelling: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from nsfwd.cli.moments import RowNumber
 from nsfwd.cli.places import index_option
 from nsfwd.cli.tables import format_option, write
 
@@ -23,9 +24,9 @@ COLUMNS = ("path", "status", "verdict", "alarm", "label", "score", "code", "time
 @click.option("--code", multiple=True, help="Those without scores for this reason.")
 @click.option("--alarm", is_flag=True, help="Those whose verdict is an alarm.")
 @click.option("--overridden", is_flag=True, help="Those whose verdict a person gave.")
-@click.option("--run", type=int, help="Those that came to it in this run.")
+@click.option("--run", type=RowNumber, help="Those that came to it in this run.")
 @click.option("--gone", is_flag=True, help="Those that are no longer there, which are left out otherwise.")
-@click.option("--limit", type=click.IntRange(1), help="So many at most.")
+@click.option("--limit", type=RowNumber, help="So many at most.")
 def list_files(paths: tuple[bytes, ...], index: Path, spelling: str, **rest: Any) -> None:
     """List files and what they came to, below PATH or all.
 

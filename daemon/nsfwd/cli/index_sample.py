@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nsfwd.cli.moments import RowNumber
 from nsfwd.cli.places import index_option
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--verdict", "verdicts", multiple=True, help="Draw from these. May be given several times.  [default: all]"
 )
-@click.option("-n", "count", type=click.IntRange(1), default=500, show_default=True, help="How many files.")
+@click.option("-n", "count", type=RowNumber, default=500, show_default=True, help="How many files.")
 @click.option(
     "--strata",
     type=click.Choice(["score", "verdict"]),

@@ -18,7 +18,9 @@ RUNS = ("run", "kind", "why", "started", "ended", "found", "unchanged", "known",
 @click.command()
 @index_option
 @click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)
-@click.option("--runs", "number", type=click.IntRange(0), default=10, show_default=True, help="Runs to show.")
+@click.option(
+    "--runs", "number", type=click.IntRange(0, 1_000_000), default=10, show_default=True, help="Runs to show."
+)
 def stats(index: Path, spelling: str, number: int) -> None:
     """Count files by what they came to, and show the last runs: when, why they ended, and their counts.
 

@@ -13,6 +13,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
+RowNumber = click.IntRange(1, (1 << 63) - 1)
+"""A row's number, or how many rows: what SQLite can compare."""
+
+
 class FiniteRange(click.FloatRange):
     """A number within bounds; ``nan``, which is within all of them, and ``inf`` are none."""
 

@@ -29,7 +29,9 @@ def pixels_option(command: click.decorators.FC) -> click.decorators.FC:
 @click.option(
     "--html", "output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write."
 )
-@click.option("-n", "worst", type=click.IntRange(0), default=100, show_default=True, help="How many pictures.")
+@click.option(
+    "-n", "worst", type=click.IntRange(0, 1_000_000), default=100, show_default=True, help="How many pictures."
+)
 @click.option(
     "--verdict", "verdicts", multiple=True, help="Pictures with this verdict only. May be given several times."
 )

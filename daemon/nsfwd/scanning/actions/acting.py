@@ -34,7 +34,8 @@ from nsfwd.scanning.actions.releases import Releases
 from nsfwd.scanning.actions.taking import Subject, copy_out, take
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.judged import Judged
-from nsfwd.scanning.trees.files import Changed, Identity
+from nsfwd.scanning.trees.files import Changed
+from nsfwd.scanning.trees.found import Identity
 from nsfwd.scanning.trees.names import below
 
 KINDS = ("log", "copy", "hook", "move", "quarantine")
@@ -266,7 +267,7 @@ class Actions:
 
     def _subject(self, judged: Judged) -> Subject:
         assert judged.digest is not None
-        facts: dict[str, Any] = {**because(judged.reply), "run": self._run(), "index": str(self._index.path)}
+        facts: dict[str, Any] = {**because(judged.reply), "run": self._run(), "index": self._index.text}
         if judged.verdict:
             facts["verdict"] = judged.verdict
         found = judged.found

@@ -6,6 +6,7 @@ base64; what ends in ``_text`` is the same for people. Knows no file system.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def text_of(path: bytes) -> str:
 
 def dump(entry: Entry) -> bytes:
     """Spell a manifest."""
-    return msgspec.json.format(msgspec.json.encode(entry), indent=2) + b"\n"
+    return json.dumps(msgspec.to_builtins(entry), indent=2).encode() + b"\n"  # times may need more than 64 bits
 
 
 def load(content: bytes, where: str) -> Entry:

@@ -34,7 +34,7 @@ def note_recovered(index: Index, entry: Entry, target: bytes) -> None:
     with index.transaction():
         if index.one("SELECT 1 FROM action WHERE target = ? AND digest = ?", (target, bytes.fromhex(entry.digest))):
             return
-        known = index.one("SELECT id FROM run WHERE id = ?", (entry.run,)) if entry.index == str(index.path) else None
+        known = index.one("SELECT id FROM run WHERE id = ?", (entry.run,)) if entry.index == index.text else None
         index.write(
             "INSERT INTO action (run, time, kind, path, target, digest, verdict, outcome)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 'done')",

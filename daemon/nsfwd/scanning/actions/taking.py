@@ -28,7 +28,6 @@ from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.trees.files import (
     Attributes,
     Changed,
-    Identity,
     check_writable,
     content_is,
     copy,
@@ -39,7 +38,7 @@ from nsfwd.scanning.trees.files import (
     rename,
     write_new,
 )
-from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.found import Found, Identity
 
 HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """With these the next file would fail as well: the run ends instead of trying them all."""
@@ -153,8 +152,7 @@ def _take(store: Store, source: int, subject: Subject) -> tuple[Entry, Identity]
 
 
 def _compare(file: int, subject: Subject) -> None:
-    found, now = subject.found, Identity.of(os.fstat(file))
-    judged = Identity(found.dev, found.ino, found.size, found.mtime_ns, found.ctime_ns)
+    judged, now = subject.found.identity, Identity.of(os.fstat(file))
     if now != judged and not (now == subject.ours and now.same_content(judged)):
         raise Changed("it was changed or replaced since it was judged")
 

@@ -8,7 +8,8 @@ some.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from nsfwd.scanning.dispatch.digests import Digests
 from nsfwd.scanning.dispatch.door import Door
 from nsfwd.scanning.dispatch.spelling import failed, judged_of, known_as
 from nsfwd.scanning.dispatch.window import Pace, Window
+from nsfwd.scanning.index.database import RowFailure
 from nsfwd.scanning.index.judged import Judged
 from nsfwd.scanning.index.ledger import NO_LIMIT, Known, Ledger, Looked, Outcome, Settled, scores_of
 from nsfwd.scanning.index.runs import Run
@@ -303,19 +305,36 @@ class Scanning:
             answers, self._answers = self._answers, []
             if not answers:
                 return
-            with self.index.transaction():
-                self.ledger.save([self._row(answer) for answer in answers if not answer.vanished])
-                self.ledger.vanished(answer.found for answer in answers if answer.vanished)
-                for answer in answers:
-                    self._count(answer)
-                self.run.counts.acted = self.actor.acted
-                self.run.save()
+            failed = self._record_each(answers)
             for answer in answers:
                 self._tell(answer.found, answer.judged)
-                if answer.outcome is None and answer.judged.status == Status.OK:
+                if answer.outcome is None and answer.judged.status == Status.OK and answer not in failed:
                     await self.actor.act(answer.judged)
             read = [answer.found.path for answer in answers if answer.read and answer.judged.digest is not None]
             await asyncio.to_thread(forget, read)
+
+    def _record_each(self, answers: Sequence[_Answer]) -> list[_Answer]:
+        """Write answers together, and one by one where one of them cannot be written; return those that could not."""
+        try:
+            self._record(answers)
+        except RowFailure as error:
+            self.ledger.forget()
+            if len(answers) == 1:
+                self.run.counts.errors += 1
+                self.unscored += 1
+                self._asking.say(f"{os.fsdecode(answers[0].found.path)}: cannot be recorded: {error}")
+                return list(answers)
+            return [failed for answer in answers for failed in self._record_each([answer])]
+        return []
+
+    def _record(self, answers: Sequence[_Answer]) -> None:
+        with self.index.transaction():
+            self.ledger.save([self._row(answer) for answer in answers if not answer.vanished])
+            self.ledger.vanished(answer.found for answer in answers if answer.vanished)
+            for answer in answers:
+                self._count(answer)
+            self.run.counts.acted = self.actor.acted
+            self.run.save()
 
     def _row(self, answer: _Answer) -> Settled:
         judged = answer.judged

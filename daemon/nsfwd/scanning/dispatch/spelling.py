@@ -30,7 +30,7 @@ def judged_of(found: Found, reply: Reply, policies: Mapping[str, Policy]) -> Jud
     digest = None
     if file is not None:
         digest = bytes.fromhex(file["sha256"])
-        state = file["dev"], file["ino"], file["size"], file["mtime_ns"], file["ctime_ns"]
+        state = [_number(file[name], getattr(found, name)) for name in _IDENTITY]
         found = Found(found.directory, found.name, *state)
     if not reply.scored:
         status = Status.ERROR if reply.status == Status.REFUSED else Status(reply.status)
@@ -47,6 +47,14 @@ def judged_of(found: Found, reply: Reply, policies: Mapping[str, Policy]) -> Jud
         override=reply.raw.get("override"),
         reply=reply.raw,
     )
+
+
+_IDENTITY = ("dev", "ino", "size", "mtime_ns", "ctime_ns")
+
+
+def _number(told: float | str, known: int) -> int:
+    """Return a number of stat(2) out of JSON, where one beyond 64 bits comes as text, or rounded by the parser."""
+    return known if isinstance(told, float) and told == float(known) else int(told)
 
 
 def _deciding(reply: Reply, policies: Mapping[str, Policy]) -> float:
@@ -82,7 +90,7 @@ def known_as(found: Found, outcome: Outcome, scores: Mapping[str, Mapping[str, f
     else:
         reply["error"] = {"code": outcome.code}
     if outcome.digest is not None:
-        identity = {key: getattr(found, key) for key in ("dev", "ino", "size", "mtime_ns", "ctime_ns")}
+        identity = {key: getattr(found, key) for key in _IDENTITY}
         reply["file"] = identity | {"sha256": outcome.digest.hex()}
     return Judged(
         found,

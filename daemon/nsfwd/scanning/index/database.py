@@ -26,6 +26,13 @@ _APPLICATION = 0x6E736677
 
 Row = tuple[Any, ...]
 
+_MISFITS = (OverflowError, UnicodeEncodeError, sqlite3.DataError, sqlite3.InterfaceError)
+"""What sqlite3 raises about a value: a number beyond 64 bits, a lone surrogate, a text that is too long."""
+
+
+class RowFailure(IndexFailure):
+    """A value cannot be stored or compared. It is one row's fault, or one argument's; other rows can be written."""
+
 
 class Index:
     """An open index.
@@ -60,6 +67,11 @@ class Index:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def text(self) -> str:
+        """The path as manifests have it; bytes that are not UTF-8 as ``\\xNN``."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
     def close(self) -> None:
         """Let go of the file. Idempotent."""
         self._db.close()
@@ -87,16 +99,16 @@ class Index:
         """Return the first row of a query."""
         try:  # asked several times for each file of a sweep: the border without its context manager
             row: Row | None = self._db.execute(sql, values).fetchone()
-        except sqlite3.Error as error:
-            raise IndexFailure(f"{self.path}: {error}") from error
+        except (*_MISFITS, sqlite3.Error) as error:
+            raise self._translated(error) from error
         return row
 
     def rows(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
         """Return all rows of a query, where they are few: quicker than ``read``."""
         try:
             return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise IndexFailure(f"{self.path}: {error}") from error
+        except (*_MISFITS, sqlite3.Error) as error:
+            raise self._translated(error) from error
 
     def write(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> int:
         """Run one statement inside a transaction, and return the id of the row it inserted."""
@@ -146,12 +158,16 @@ class Index:
     def _border(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
-            raise IndexFailure(f"{self.path}: {error}") from error
+        except (*_MISFITS, sqlite3.Error) as error:
+            raise self._translated(error) from error
         except OSError as error:
             if error.filename != str(self.path) and error.filename != self.path:
                 raise
             raise IndexFailure(f"{self.path}: {error.strerror}") from error
+
+    def _translated(self, error: Exception) -> IndexFailure:
+        kind = RowFailure if isinstance(error, _MISFITS) else IndexFailure
+        return kind(f"{self.path}: {error}")
 
 
 def _statements(sql: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from nsfwd.bundles.policy import Policy
 from nsfwd.errors import CODES, Status
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.judged import Judged
+from nsfwd.scanning.index.stat_columns import identity_of
 from nsfwd.scanning.trees.found import Found
 
 ATTEMPTS = 3
@@ -174,7 +175,7 @@ class Ledger:
 
     def look(self, found: Found) -> Looked:
         """Tell what is known of a file."""
-        where = (found.directory, found.name, found.dev, signed(found.ino), found.size)
+        where = (found.directory, found.name, *identity_of(found)[:3])
         name, inode, size = self._index.one(_HINTS, where) or (0, 0, 0)
         looked = self._here(found) if name else None
         if looked is None and inode:
@@ -186,7 +187,7 @@ class Ledger:
         if row is None or not row[5]:
             return None
         outcome = Outcome(*row[7:])
-        identity = (found.dev, signed(found.ino), found.size, found.mtime_ns, found.ctime_ns)
+        identity = identity_of(found)
         if row[:5] == identity:
             return Looked(Known.UNCHANGED, outcome, row[6])
         same = row[1:4] == identity[1:4] and outcome.digest is not None
@@ -194,8 +195,8 @@ class Ledger:
 
     def _elsewhere(self, found: Found) -> Looked | None:
         """Look for the content under other names. One that was moved there needs no read."""
-        values = {**self.present, "dev": found.dev, "ino": signed(found.ino), "mtime": found.mtime_ns}
-        row = self._index.one(_BY_INODE, {**values, "size": found.size})
+        identity = dict(zip(("dev", "ino", "size", "mtime"), identity_of(found), strict=False))
+        row = self._index.one(_BY_INODE, {**self.present, **identity})
         return Looked(Known.CONTENT, Outcome(*row)) if row is not None else None
 
     def content(self, digest: bytes) -> Outcome | None:
@@ -233,11 +234,7 @@ class Ledger:
                 (
                     self.directory(found.directory),
                     found.name,
-                    found.dev,
-                    signed(found.ino),
-                    found.size,
-                    found.mtime_ns,
-                    found.ctime_ns,
+                    *identity_of(found),
                     *outcome,
                     now,
                     self._run,
@@ -267,6 +264,11 @@ class Ledger:
             if len(self._directories) > DIRECTORIES:
                 self._directories.popitem(last=False)
         return known
+
+    def forget(self) -> None:
+        """Look ids of rows up again: a transaction that made some was rolled back."""
+        for known in (self._directories, self._models, self._spellings, self._policies):
+            known.clear()
 
     def _score_rows(
         self, outcome: Outcome, said: Mapping[str, Mapping[str, float]], now: float
@@ -325,8 +327,3 @@ def scores_of(index: Index, outcome: Outcome) -> dict[str, dict[str, float]]:
             labels = json.loads(row[0])
             found[name] = dict(zip(labels, struct.unpack(f"<{len(labels)}d", row[1]), strict=True))
     return found
-
-
-def signed(number: int) -> int:
-    """Return an inode number as SQLite takes it: some network file systems use all 64 bits."""
-    return number if number < 1 << 63 else number - (1 << 64)

@@ -24,6 +24,7 @@ from nsfwd.errors import BundleError, CodedError
 from nsfwd.protocol.messages import Judgement, Override
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.judged import Judged
+from nsfwd.scanning.index.stat_columns import loaded_found
 from nsfwd.scanning.trees.found import Found
 from nsfwd.scanning.trees.names import spelled
 
@@ -211,7 +212,7 @@ class Rejudging:
             (new.id,),
         )
         assert known is not None
-        found = Found(*known)
+        found = loaded_found(known)
         judgement = kind.judge.judge(_unpacked(kind, row[6:]))
         overruled = {} if new.override is None else {"override": json.loads(new.override)}
         return Judged(

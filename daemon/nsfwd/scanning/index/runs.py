@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nsfwd.errors import IndexFailure, SweepRuns
 from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.stat_columns import local
 from nsfwd.scanning.trees.walk import within
 
 _LOCK = struct.Struct("hhqqi4x")
@@ -131,7 +132,7 @@ def _refuse_second(index: Index, roots: Sequence[bytes], lock: int) -> None:
             continue
         for other in map(os.path.realpath, others.split(b"\0")):
             if any(within(root, other) or within(other, root) for root in wanted):
-                since = time.strftime("%Y-%m-%d %H:%M", time.localtime(started))
+                since = local(started)
                 raise SweepRuns(
                     f"{os.fsdecode(other)}: a sweep of it runs already (run {number}, process {pid}, since {since})"
                 )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.runs import alive
+from nsfwd.scanning.index.stat_columns import stored_identity
 from nsfwd.scanning.trees.exclusion import Exclusion
 from nsfwd.scanning.trees.names import below
 from nsfwd.scanning.trees.walk import Part, Tree, Walk, join, outermost, within
@@ -179,7 +180,7 @@ class Audit:
         if row is None:
             return Entry(Kind.UNSEEN, path)
         self._known += 1
-        if row[:5] != entry[1:]:
+        if row[:5] != stored_identity(*entry[1:]):
             return Entry(Kind.CHANGED, path)
         return Entry(Kind(row[5]), path, row[6])
 

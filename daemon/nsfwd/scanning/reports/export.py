@@ -10,13 +10,14 @@ import io
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any, BinaryIO
 
 from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index, Row
+from nsfwd.scanning.index.stat_columns import utc
 from nsfwd.scanning.reports.where import Condition
 from nsfwd.scanning.trees.names import joined, spelled
 
@@ -120,8 +121,8 @@ def _record(row: Row, models: _Models) -> Record:
         "override": json.loads(override) if override else None,
         "sha256": digest.hex() if digest else None,
         "size": size,
-        "mtime": datetime.fromtimestamp(mtime / 1e9, UTC),
-        "time": datetime.fromtimestamp(time, UTC),
+        "mtime": utc(int(mtime)),
+        "time": utc(round(time * 1e9)),
         "models": models.identities(judged) if judged else None,
         **dict(zip(("policy", "attempts", "run", "gone"), rest, strict=True)),
     }
@@ -129,7 +130,7 @@ def _record(row: Row, models: _Models) -> Record:
 
 def _plain(record: Record) -> Record:
     """Spell times as ISO 8601."""
-    return record | {name: record[name].isoformat() for name in ("mtime", "time")}
+    return record | {name: moment.isoformat() for name in ("mtime", "time") if (moment := record[name]) is not None}
 
 
 def _flat(record: Record) -> Record:

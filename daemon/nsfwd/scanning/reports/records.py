@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.ledger import Outcome, scores_of
 from nsfwd.scanning.index.runs import alive
+from nsfwd.scanning.index.stat_columns import loaded_identity, local
 from nsfwd.scanning.trees.names import spelled
 from nsfwd.scanning.trees.walk import join
 
@@ -66,7 +66,7 @@ def files(index: Index, chosen: Chosen) -> Iterator[dict[str, Any]]:
             "override": json.loads(override) if override else None,
             "sha256": digest.hex() if digest else None,
             "run": run,
-            "time": stamp(moment),
+            "time": local(moment),
         }
 
 
@@ -124,10 +124,10 @@ def file(index: Index, path: bytes) -> dict[str, Any] | None:
         "override": json.loads(outcome.override) if outcome.override else None,
         "model": _identities(index, outcome),
         "policy": policy,
-        "file": dict(zip(("dev", "ino", "size", "mtime_ns", "ctime_ns"), identity, strict=True))
+        "file": dict(zip(("dev", "ino", "size", "mtime_ns", "ctime_ns"), loaded_identity(tuple(identity)), strict=True))
         | ({"sha256": outcome.digest.hex()} if outcome.digest else {}),
         "attempts": attempts,
-        "time": stamp(moment),
+        "time": local(moment),
         "run": run,
         "gone": gone,
         "history": list(_history(index, number)),
@@ -150,20 +150,20 @@ def _history(index: Index, number: int) -> Iterator[dict[str, Any]]:
         """
     for run, started, status, code, verdict, gone in index.read(query, (number,)):
         what = "gone" if gone else verdict or f"{status} {code}"
-        yield {"run": run, "time": stamp(started), "what": what}
+        yield {"run": run, "time": local(started), "what": what}
 
 
 def _actions(index: Index, path: bytes) -> Iterator[dict[str, Any]]:
     query = "SELECT time, kind, verdict, outcome, message, target, restored FROM action WHERE path = ? ORDER BY id"
     for moment, kind, verdict, outcome, message, target, restored in index.read(query, (path,)):
         yield {
-            "time": stamp(moment),
+            "time": local(moment),
             "kind": kind,
             "verdict": verdict,
             "outcome": outcome,
             "message": message,
             "target": os.fsdecode(target) if target else None,
-            "restored": stamp(restored) if restored else None,
+            "restored": local(restored) if restored else None,
         }
 
 
@@ -209,8 +209,8 @@ def runs(index: Index, number: int = RUNS) -> Iterator[dict[str, Any]]:
             "run": run,
             "kind": kind,
             "why": why,
-            "started": stamp(started),
-            "ended": stamp(ended) if ended is not None else None,
+            "started": local(started),
+            "ended": local(ended) if ended is not None else None,
             "roots": [os.fsdecode(root) for root in roots.split(b"\0")],
             **dict(zip(counts.split(", "), row[11:], strict=True)),
             "daemon": daemon,
@@ -235,11 +235,6 @@ def totals(index: Index) -> dict[str, Any]:
         "contents": contents,
         "bytes": index.path.stat().st_size,
     }
-
-
-def stamp(moment: float) -> str:
-    """Spell a time as ISO 8601 in the local time zone."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(moment))
 
 
 def _model(index: Index, number: int) -> str:

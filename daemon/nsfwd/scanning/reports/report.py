@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Literal
 
 from nsfwd.errors import CodedError
 from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.stat_columns import loaded_found, local
 from nsfwd.scanning.reports import page
 from nsfwd.scanning.reports.thumbnails import Thumbnails, data_uri
-from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.found import Found, Identity
 
 BINS = 50
 RUNS = 20
@@ -45,7 +46,7 @@ def report(index: Index, wanted: Wanted) -> Iterator[str]:
 
 
 def _pieces(index: Index, wanted: Wanted) -> Iterator[str]:
-    yield page.paragraph(f"As of {_moment(time.time())}.", dim=True)
+    yield page.paragraph(f"As of {local(time.time())}.", dim=True)
     yield page.heading("Files")
     yield from page.table(("status", "verdict", "", "code", "files"), _counts(index))
     yield page.heading("Scores")
@@ -98,7 +99,7 @@ def _runs(index: Index) -> Iterator[tuple[object, ...]]:
         (RUNS,),
     )
     for number, kind, started, ended, why, *counts in rows:
-        yield str(number), kind, _moment(started), _moment(ended) if ended else None, why, *counts
+        yield str(number), kind, local(started), local(ended) if ended else None, why, *counts
 
 
 def _worst(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[page.Picture]:
@@ -113,7 +114,7 @@ def _worst(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[pag
         (*wanted.verdicts, wanted.worst),
     )
     for row in rows:
-        found, (verdict, alarm, label, score, overridden) = Found(*row[:7]), row[7:]
+        found, (verdict, alarm, label, score, overridden) = loaded_found(row[:7]), row[7:]
         lines = _lines(verdict, score, label, "decided by a person" if overridden else None)
         yield picture(thumbnails, found, wanted.shown, lines, alarm=bool(alarm))
 
@@ -153,8 +154,8 @@ def lying(
         found = os.lstat(path)
     except OSError as error:
         return page.Picture(called, "", lines, missing=os.strerror(error.errno or 0))
-    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return replace(picture(thumbnails, Found(*os.path.split(path), *stamp), shown, lines), name=called)
+    lies = Found(*os.path.split(path), *astuple(Identity.of(found)))
+    return replace(picture(thumbnails, lies, shown, lines), name=called)
 
 
 def picture(
@@ -164,13 +165,8 @@ def picture(
     name = os.fsdecode(found.path)
     if shown == "none":
         return page.Picture(name, "", lines, alarm, "not shown")
-    stamp = (found.dev, found.ino, found.size, found.mtime_ns, found.ctime_ns)
     try:
-        pixels = thumbnails.pixels(found.path, stamp)
+        pixels = thumbnails.pixels(found.path, found.identity)
     except CodedError as error:
         return page.Picture(name, "", lines, alarm, error.message)
     return page.Picture(name, data_uri(pixels, blurred=shown == "blurred"), lines, alarm)
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

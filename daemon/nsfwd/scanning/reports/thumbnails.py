@@ -23,6 +23,7 @@ from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.link import Link
+from nsfwd.scanning.trees.found import Identity
 from nsfwd.scanning.trees.reading import opened
 
 SIDE = 160
@@ -57,11 +58,11 @@ class Thumbnails:
         self._end()
         self._arena.close()
 
-    def pixels(self, path: bytes, stamp: messages.Stamp) -> bytes:
+    def pixels(self, path: bytes, judged: Identity) -> bytes:
         """Decode one file.
 
         Args:
-            stamp: device, inode, size and times of the file that was judged; another one is not shown.
+            judged: the file that was judged; another one is not shown.
 
         Shape: uint8 (SIDE, SIDE, 3), RGB
 
@@ -70,16 +71,19 @@ class Thumbnails:
         """
         try:
             with opened(path) as descriptor:
-                return self._decoded(descriptor, stamp)
+                _compare(descriptor, judged)
+                pixels = self._decoded(descriptor)
+                _compare(descriptor, judged)
+                return pixels
         except FileNotFoundError:
             raise CodedError("not_found") from None
         except OSError as error:
             raise CodedError("unreadable", os.strerror(error.errno) if error.errno else "") from None
 
-    def _decoded(self, descriptor: int, stamp: messages.Stamp) -> bytes:
+    def _decoded(self, descriptor: int) -> bytes:
         link = self._started()
         self._number += 1
-        job = messages.Job(self._number, 0, self._number, b"", True, False, frames=1, stamp=stamp)
+        job = messages.Job(self._number, 0, self._number, b"", True, False, frames=1)
         try:
             link.send(messages.encode(messages.Decode([job])), [descriptor])
             result = self._answer(link)
@@ -133,6 +137,16 @@ class Thumbnails:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def _compare(descriptor: int, judged: Identity) -> None:
+    """See that a file is still the one that was judged. Compared here: its times need not fit a message.
+
+    Raises:
+        CodedError: ``unreadable``: it is another one by now.
+    """
+    if Identity.of(os.fstat(descriptor)) != judged:
+        raise CodedError("unreadable", "the file was changed or replaced since it was judged")
 
 
 def data_uri(pixels: bytes, *, blurred: bool) -> str:

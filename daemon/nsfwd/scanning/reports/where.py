@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
+from nsfwd.scanning.index.stat_columns import NANOSECONDS
 from nsfwd.scanning.trees.names import whole_path
 
 Value = str | float | int | bytes
@@ -43,7 +44,7 @@ def _moment(word: str) -> Value:
 
 
 def _nanoseconds(word: str) -> Value:
-    return int(datetime.fromisoformat(word).timestamp() * 1e9)
+    return datetime.fromisoformat(word).timestamp() * 1e9
 
 
 class Column(NamedTuple):
@@ -64,7 +65,7 @@ COLUMNS: dict[str, Column] = {
     "score": Column("file.score", _number, "of the group that decided"),
     "overridden": Column("(file.override IS NOT NULL)", _flag, "true or false"),
     "size": Column("file.size", _number, "bytes"),
-    "mtime": Column("file.mtime_ns", _nanoseconds, "date: 2026-01-31 or 2026-01-31T22:00"),
+    "mtime": Column(NANOSECONDS, _nanoseconds, "date: 2026-01-31 or 2026-01-31T22:00"),
     "time": Column("file.time", _moment, "date of the judgement"),
     "sha256": Column("file.digest", _digest, "64 hexadecimal digits"),
     "policy": Column("(SELECT identity FROM policy WHERE policy.id = file.policy)", _text, "name@digest"),

@@ -16,8 +16,9 @@ from typing import Any
 
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.ledger import CULPRIT, SETTLED
+from nsfwd.scanning.index.stat_columns import stored_identity
 from nsfwd.scanning.trees.found import Found
-from nsfwd.scanning.trees.walk import Part, Tree, Walk, join
+from nsfwd.scanning.trees.walk import Entry, Part, Tree, Walk, join
 
 FILES = 256
 """Files to be asked about that are handed over at once."""
@@ -130,7 +131,7 @@ class Scout:
         take, wanted, untold = rows.pop, self._wanted, self._untold
         for entry in part.entries:
             row = take(entry[0], None)
-            if row is None or not row[_HOLDS] or row[:_HOLDS] != entry:
+            if row is None or not row[_HOLDS] or (row[:_HOLDS] != entry and row[:_HOLDS] != _stored(entry)):
                 batch.files.append(Found(part.directory, *entry))
                 continue
             verdict = row[_VERDICT], row[_ALARM]
@@ -180,6 +181,11 @@ def _pieces(batch: Batch) -> Iterator[Batch]:
         yield Batch(batch.files[:FILES])
         del batch.files[:FILES]
     yield batch
+
+
+def _stored(entry: Entry) -> Row:
+    """Return an entry as its row has it; only numbers beyond 63 bits are another there."""
+    return (entry[0], *stored_identity(*entry[1:]))
 
 
 def _is_file(path: bytes, *, follow: bool) -> bool:

@@ -30,26 +30,6 @@ class Changed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Which file, and which state of it: each write, and each change of owner, mode or links, alters ``ctime_ns``."""
-
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> Self:
-        """Take it of stat(2)."""
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-    def same_content(self, other: Identity) -> bool:
-        """Tell whether it is the same inode with the same content, as it is after a rename, which alters its ctime."""
-        return (self.dev, self.ino, self.size, self.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
 class Attributes:
     """What a file has besides its content, as it was before anything was done to it."""
 
