@@ -41,11 +41,18 @@ def test_other_media_in_the_same_container_are_not_avif() -> None:
         return struct.pack(">I", 16 + 4 * len(brands[1:])) + b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
 
     assert recognise(begins(b"isom", b"mp41", b"iso2")) is None
-    assert recognise(begins(b"mif1", b"miaf")) is None
-    for brands in ((b"avif",), (b"mif1", b"miaf", b"avif"), (b"avis", b"msf1")):
+    for name, brands in (
+        ("avif", (b"avif",)),
+        ("avif", (b"mif1", b"miaf", b"avif")),
+        ("avif", (b"avis", b"msf1")),
+        ("heif", (b"heic",)),
+        ("heif", (b"heix", b"mif1")),
+        ("heif", (b"mif1", b"miaf")),
+        ("heif", (b"isom", *(b"xxxx" for _ in range(20)), b"heic")),
+    ):
         form = recognise(begins(*brands))
-        assert form is not None
-        assert form.name == "avif"
+        assert form is not None, brands
+        assert form.name == name
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"save_all": True, "exif": b"Exif\0\0"}])

@@ -17,7 +17,7 @@ from nsfwd.errors import CodedError
 from nsfwd.imaging import formats
 from nsfwd.imaging.preprocess import Pixels, Seen, decode
 from nsfwd.ipc.messages import ImageLimits
-from tests import pictures
+from tests import oriented, pictures
 
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000, min_side=16, max_frames=100, memory=1 << 30)
 SIDE = 64
@@ -102,16 +102,7 @@ def mean_difference(one: bytes, other: bytes) -> float:
     return sum(abs(left - right) for left, right in zip(one, other, strict=True)) / len(one)
 
 
-TURNED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
+TURNED = {1: None, **oriented.TURNED}
 """Orientation -> how a camera held that way stores an upright scene."""
 
 

@@ -48,7 +48,7 @@ class FramePolicy(_Part, frozen=True, kw_only=True):
     """Which frames of an animation are scored, and what their scores come to. A page of a TIFF is a frame too.
 
     Attributes:
-        sample: how many frames at most, spread evenly from the first to the last; a request may ask for another number.
+        sample: how many frames at most, spread evenly over the time they are shown; a request may ask for others.
         quorum: how many of those must reach a tier before the image does (all, where there are fewer); 1 is the worst.
         combine: ``max`` lets the worst frame decide, or with a quorum of k the k-th worst; ``mean`` judges the mean of
             the frames' scores.

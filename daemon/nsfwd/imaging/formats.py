@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import pi_heif.options
 import PIL.MpoImagePlugin  # noqa: F401  # not at the first MPO, when no file may be opened any more
+from pi_heif.as_plugin import HeifImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -23,8 +25,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from nsfwd.imaging.png import open_png
 
-HEAD = 64
-"""Bytes looked at to tell a format; all signatures lie within the brands of an ISO media file's first box."""
+pi_heif.options.DECODE_THREADS = 0  # decoders are one a core already
+for _option in ("THUMBNAILS", "DEPTH_IMAGES", "AUX_IMAGES"):
+    setattr(pi_heif.options, _option, False)  # helpers of a picture; the fewer are parsed, the better
+
+HEAD = 256
+"""Bytes looked at to tell a format; the brands of an ISO media file's first box reach furthest."""
 
 
 def _jpeg(head: bytes) -> bool:
@@ -60,8 +66,11 @@ def _avif(head: bytes) -> bool:
 
 
 def _heif(head: bytes) -> bool:
-    """HEVC in an ISO media file: what phones call HEIC."""
-    return not _brands(head).isdisjoint((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
+    """HEVC in an ISO media file: what phones call HEIC. AVIF may carry the last two brands as well and comes first."""
+    return not _brands(head).isdisjoint(_HEIF_BRANDS)
+
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
 
 def _bmp(head: bytes) -> bool:
@@ -98,17 +107,6 @@ def _open_jpeg(source: BinaryIO) -> ImageFile:
         return JpegImageFile(source)
 
 
-def _with_heif() -> tuple[Format, ...]:
-    """HEIC, where the extra ``heif`` is installed; elsewhere it is no allowed format."""
-    try:
-        from pillow_heif import options
-        from pillow_heif.as_plugin import HeifImageFile
-    except ImportError:
-        return ()
-    options.DECODE_THREADS = 1  # decoders are one a core already
-    return (Format("heif", _heif, HeifImageFile),)
-
-
 FORMATS = (
     Format("jpeg", _jpeg, _open_jpeg),
     Format("png", _png, open_png),
@@ -117,7 +115,7 @@ FORMATS = (
     Format("avif", _avif, AvifImageFile),
     Format("bmp", _bmp, BmpImageFile),
     Format("tiff", _tiff, TiffImageFile),
-    *_with_heif(),
+    Format("heif", _heif, HeifImageFile),
 )
 
 

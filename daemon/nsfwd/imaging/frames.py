@@ -6,12 +6,16 @@ and knows no recipe. A **view** is one frame on one background; views are number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import BinaryIO
 
 from PIL import Image
 
 from nsfwd.errors import CodedError
+from nsfwd.imaging import frame_times
 from nsfwd.ipc.messages import ImageLimits
 
 CheckPixels = Callable[[tuple[int, int]], None]
@@ -25,6 +29,63 @@ def spread(count: int, most: int) -> tuple[int, ...]:
     if most == 1:
         return (0,)
     return tuple((place * (count - 1) + (most - 1) // 2) // (most - 1) for place in range(most))
+
+
+def by_time(times: Sequence[int], most: int) -> tuple[int, ...]:
+    """Choose at most ``most`` frames evenly over the time for which they are shown, then those shown longest.
+
+    What is shown at evenly spaced moments is chosen, from the first frame to the last. A frame shown for long is there
+    at several of them: the places left over go to the frames shown longest of the others. Where all are shown equally
+    long this is ``spread``.
+
+    Args:
+        times: microseconds for which each frame is shown, above 0; whole numbers, so that equal times are equal.
+    """
+    count = len(times)
+    if count <= most or most == 1:
+        return spread(count, most)
+    ends = list(accumulate(times))
+    first, last = times[0], 2 * ends[-1] - times[-1]  # twice the middle of the first and of the last frame
+    chosen, at = set[int](), 0
+    for place in range(most):
+        moment = first * (most - 1) + (last - first) * place
+        while at < count - 1 and 2 * ends[at] * (most - 1) <= moment:
+            at += 1
+        chosen.add(at)
+    chosen.update(_longest([at for at in range(count) if at not in chosen], times, most - len(chosen)))
+    return tuple(sorted(chosen))
+
+
+def _longest(among: Iterable[int], times: Sequence[int], most: int) -> set[int]:
+    """Choose the frames shown longest; of those shown alike, evenly."""
+    alike: dict[int, list[int]] = {}
+    for at in among:
+        alike.setdefault(times[at], []).append(at)
+    found: set[int] = set()
+    for time in sorted(alike, reverse=True):
+        left = most - len(found)
+        if left <= 0:
+            break
+        found.update(alike[time][place] for place in spread(len(alike[time]), left))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """The frames that a person may be shown.
+
+    Attributes:
+        numbers: as ``seek`` counts them; a picture that every viewer shows first comes first.
+        times: microseconds for which each is shown; None where they are not shown one after the other.
+    """
+
+    numbers: Sequence[int]
+    times: Sequence[int] | None = None
+
+    def chosen(self, most: int) -> list[int]:
+        """Choose at most ``most`` of them: by time where there are times, else evenly by number."""
+        places = spread(len(self.numbers), most) if self.times is None else by_time(self.times, most)
+        return [self.numbers[place] for place in places]
 
 
 def view_number(place: int, *, black: bool) -> int:
@@ -50,8 +111,8 @@ def next_view(view: int, chosen: int, *, transparent: bool) -> int:
     return view_number(place + 1, black=False) if place + 1 < chosen else 0
 
 
-def usable(form: str, image: Image.Image, source: BinaryIO, limits: ImageLimits, check: CheckPixels) -> Sequence[int]:
-    """Name the frames that a person may be shown.
+def usable(form: str, image: Image.Image, source: BinaryIO, limits: ImageLimits, check: CheckPixels) -> Frames:
+    """Name the frames that a person may be shown, and for how long.
 
     Pages of a TIFF and pictures of a MPO or HEIC have sizes of their own: those under ``min_side`` (thumbnails) are
     left out, and so are a gain map and what no reader finds.
@@ -66,20 +127,21 @@ def usable(form: str, image: Image.Image, source: BinaryIO, limits: ImageLimits,
         CodedError: ``too_many_frames``, ``too_small``, or what ``check`` raises; the file's fault, no retry helps.
         EOFError: the file ends within a frame.
     """
-    count = 1
+    if form == "tiff":
+        return Frames(_pages(image, limits, check))
+    times: Sequence[int] | None = None
     if form == "gif":
-        count, size = _walk_gif(source, limits.max_frames)
+        times, size = _walk_gif(source, limits.max_frames)
         check(size)
-    elif form == "tiff":
-        return _pages(image, limits, check)
+        count = len(times)
     else:
         count = getattr(image, "n_frames", 1)
     if count > limits.max_frames:
         raise _too_many(limits)
     if form in ("jpeg", "heif") and count > 1:
-        return _pictures(image, limits, check)
+        return Frames(_pictures(image, limits, check))
     _check_small(image.size, limits)
-    return range(count)
+    return Frames(range(count), times if form == "gif" else frame_times.read(form, source, count))
 
 
 def _too_many(limits: ImageLimits) -> CodedError:
@@ -134,10 +196,13 @@ def _is_gain_map(image: Image.Image) -> bool:
     return isinstance(xmp, bytes) and any(word in xmp.lower() for word in (b"hdrgainmap", b"hdrgm:"))
 
 
-def _walk_gif(source: BinaryIO, most: int) -> tuple[int, tuple[int, int]]:
-    """Count a GIF's frames and measure the canvas they take, block by block, decoding nothing.
+def _walk_gif(source: BinaryIO, most: int) -> tuple[list[int], tuple[int, int]]:
+    """Time a GIF's frames and measure the canvas they take, block by block, decoding nothing.
 
-    Stops counting one after ``most``. A file that ends between two blocks is whole: many lack their trailer.
+    Stops one frame after ``most``. A file that ends between two blocks is whole: many lack their trailer.
+
+    Returns:
+        The microseconds for which each frame is shown; width and height of the canvas.
 
     Raises:
         EOFError: it ends within a block.
@@ -148,11 +213,13 @@ def _walk_gif(source: BinaryIO, most: int) -> tuple[int, tuple[int, int]]:
     screen = _exactly(source, 7)
     width, height = int.from_bytes(screen[:2], "little"), int.from_bytes(screen[2:4], "little")
     _skip_colours(source, screen[4])
-    count = 0
-    while count <= most:
+    times: list[int] = []
+    delay = 0
+    while len(times) <= most:
         kind = source.read(1)
         if kind == b"!":
-            _exactly(source, 1)
+            label = _exactly(source, 1)
+            delay = _delay(source) if label == _CONTROL else delay
             _skip_blocks(source)
         elif kind == b",":
             box = _exactly(source, 9)
@@ -161,10 +228,25 @@ def _walk_gif(source: BinaryIO, most: int) -> tuple[int, tuple[int, int]]:
             _skip_colours(source, box[8])
             _exactly(source, 1)
             _skip_blocks(source)
-            count += 1
+            times.append(frame_times.shown(delay))
+            delay = 0
         elif kind in (b";", b""):
             break
-    return count, (width, height)
+    return times, (width, height)
+
+
+_CONTROL = b"\xf9"
+"""Label of the extension that says how the next frame is shown."""
+
+
+def _delay(source: BinaryIO) -> int:
+    """Read a graphic control extension up to its terminator and give the microseconds that it names."""
+    size = _exactly(source, 1)[0]
+    if size == 0:
+        source.seek(-1, os.SEEK_CUR)  # it is the terminator
+        return 0
+    block = _exactly(source, size)
+    return int.from_bytes(block[1:3], "little") * 10_000
 
 
 def _exactly(source: BinaryIO, size: int) -> bytes:

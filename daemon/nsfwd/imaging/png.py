@@ -67,6 +67,14 @@ class Chunks(PngImagePlugin.PngStream):
             self.im_info["transparency"] = tuple(part >> shift & 0xFF for part in key)
         return data
 
+    def chunk_eXIf(self, pos: int, length: int) -> bytes:
+        """Read an EXIF block; of several the first counts, as in libpng."""
+        first = self.im_info.get("exif")
+        data = super().chunk_eXIf(pos, length)
+        if first is not None:
+            self.im_info["exif"] = first
+        return data
+
 
 def open_png(source: BinaryIO) -> PngImagePlugin.PngImageFile:
     """Open a PNG; nothing is decoded yet."""

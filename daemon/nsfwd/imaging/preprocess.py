@@ -17,36 +17,13 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import colour, formats, frames, modes, resizing, tiff
+from nsfwd.imaging import colour, formats, frames, modes, orientation, resizing, tiff
 from nsfwd.ipc.messages import ImageLimits
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a part of a picture must never get a whole picture's verdict
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # decoders are one a core already
 warnings.filterwarnings("ignore", module=r"PIL\.")  # a broken file is told by its code
-
-_ORIENTATION = 0x0112
-"""EXIF tag. Source: Exif 2.32, section 4.6.4."""
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-_BACK = {
-    **_UPRIGHT,
-    6: Image.Transpose.ROTATE_90,
-    8: Image.Transpose.ROTATE_270,
-}
-"""What undoes ``_UPRIGHT``."""
-
-_LYING = frozenset((5, 6, 7, 8))
-"""Orientations that exchange width and height."""
 
 _BACKGROUNDS = {"white": modes.WHITE, "black": modes.BLACK}
 _NO_INK = (0, 0, 0, 0)
@@ -163,11 +140,11 @@ def _decode(
     image: Image.Image = form.plugin(source)
     _check_pixels(image.size, limits, seen)
     usable = frames.usable(form.name, image, source, limits, lambda size: _check_pixels(size, limits))
-    chosen = frames.spread(len(usable), wanted.frames or recipe.frames.sample)
+    chosen = usable.chosen(wanted.frames or recipe.frames.sample)
     place, black = frames.place_of(wanted.view)
     if place >= len(chosen):
         raise CodedError("unreadable", "the file changed while it was read")
-    frame = usable[chosen[place]]
+    frame = chosen[place]
     if image.tell() != frame:
         image.seek(frame)
     background = "black" if black else ("white" if recipe.background == "both" else recipe.background)
@@ -179,7 +156,7 @@ def _decode(
         seen.height,
         form.name,
         frame,
-        len(usable),
+        len(usable.numbers),
         len(chosen),
         background if transparent else "",
         following,
@@ -188,12 +165,13 @@ def _decode(
 
 def _pixels(image: Image.Image, form: formats.Format, recipe: Recipe, background: str) -> tuple[bytes, bool]:
     """Decode the frame that ``image`` is at, and tell whether any pixel of it is transparent."""
+    if form.name == "png":
+        image.load()  # its orientation may lie behind the pixels
+    wanted = orientation.stored(form.name, image) if recipe.rotate else 1
+    turns = orientation.turns(form.name, image, wanted)
     if form.name == "jpeg":
-        _draft(image, recipe, _stored_orientation(image) if recipe.rotate else 1)
-    stored = _stored_orientation(image) if form.name == "tiff" and not recipe.rotate else 1
+        _draft(image, recipe, wanted)
     image.load()
-    # A PNG may carry its orientation behind the pixels; a TIFF was turned by Pillow itself.
-    turn = _UPRIGHT.get(_stored_orientation(image)) if recipe.rotate else _BACK.get(stored)
     space = "GRAY" if image.mode in modes.GREYS else "CMYK" if image.mode == "CMYK" else "RGB"
     profile = colour.embedded(image.info.get("icc_profile"), space)
     bars: tuple[int, ...] = _BACKGROUNDS[background]
@@ -202,7 +180,7 @@ def _pixels(image: Image.Image, form: formats.Format, recipe: Recipe, background
         bars = _ALL_BLACK if background == "black" else _NO_INK  # the profile wants the inks themselves
     else:
         image, transparent = modes.to_rgb(_as_meant(image, form), _BACKGROUNDS[background])
-    if turn is not None:
+    for turn in turns:
         image = image.transpose(turn)
     return colour.to_srgb(resizing.fitted(image, recipe, bars), profile).tobytes(), transparent
 
@@ -222,24 +200,13 @@ def _check_pixels(size: tuple[int, int], limits: ImageLimits, seen: Seen | None 
         raise CodedError("too_many_pixels", f"{width} x {height} pixels; the limit is {limits.max_pixels}")
 
 
-def _draft(image: Image.Image, recipe: Recipe, orientation: int) -> None:
+def _draft(image: Image.Image, recipe: Recipe, stored: int) -> None:
     """Let the JPEG decoder leave out detail that the filter would average away."""
     width, height = image.size
-    lying = orientation in _LYING
+    lying = stored in orientation.LYING
     size = resizing.draft_size(recipe, (height, width) if lying else (width, height))
     if size is not None:
         image.draft(None, (size[1], size[0]) if lying else size)
-
-
-def _stored_orientation(image: Image.Image) -> int:
-    """Tell the EXIF orientation; a broken EXIF block is as good as none and does not cost the picture."""
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except MemoryError:
-        raise
-    except Exception:
-        return 1
-    return value if isinstance(value, int) else 1
 
 
 _OF_THE_FILE = frozenset((None, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG))

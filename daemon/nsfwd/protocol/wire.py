@@ -176,7 +176,11 @@ KEYS: dict[str, Key] = {
     "fd": Key("boolean", _check_fd, "true: take the next descriptor passed over the Unix socket"),
     "name": Key("string", _check_name, "a name for what came without a path, returned as its path"),
     "models": Key("array of strings", None, "score with these models only"),
-    "frames": Key("integer", _check_frames, "how many frames of an animation to look at most, spread evenly"),
+    "frames": Key(
+        "integer",
+        _check_frames,
+        "how many frames of an animation to look at most, spread evenly over the time they are shown",
+    ),
     "boxes": Key("boolean", None, "where in the picture"),
 }
 """Every request key. One with no check answers ``unsupported``; one not here answers ``unknown_key``."""
