@@ -13,12 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.apps.programs import program
+from tests.apps.shown import FLAGS
 from tests.integration.harness import PATIENCE, Daemon, ask, free_port, spell
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 
 PAGE = """<!doctype html><title>a page</title><iframe name="frame"></iframe><script>
 const ports = PORTS, body = BODY, long = "a".repeat(66000);
