@@ -9,7 +9,7 @@ from nsfwd.pipeline.views import Scored
 from nsfwd.protocol.messages import Image
 
 SCORED = Scored((), 1, 1, True)
-OLD: Stamp = (1, 2, 3, 1000, 1000)
+OLD: Stamp = (1, 2, 3, (0, 1000), (0, 1000))
 
 
 class FakeDecoding:
@@ -41,9 +41,9 @@ def test_an_identity_leads_to_a_digest_and_that_to_scores() -> None:
     cache.keep("ab", 0, SCORED)
     assert find(cache, decoding) == "identity"
     assert decoding.asked == [STAT, HASH, STAT]
-    decoding.stamp = (1, 9, 3, 1000, 1000)
+    decoding.stamp = (1, 9, 3, (0, 1000), (0, 1000))
     assert find(cache, decoding) == "digest"
-    decoding.digest, decoding.stamp = "cd", (1, 10, 3, 1000, 1000)
+    decoding.digest, decoding.stamp = "cd", (1, 10, 3, (0, 1000), (0, 1000))
     assert find(cache, decoding) is None
     assert cache.stats() == {"results": 1, "identities": 3, "identity_hits": 1, "digest_hits": 1, "misses": 2}
 

@@ -13,12 +13,12 @@ from nsfwd.pipeline.coalescing import MOST_TAKEN, Coalescing
 from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.pipeline.views import Scored
 from nsfwd.pipeline.workers import DecodeJob
-from nsfwd.protocol.messages import Image, Lane
+from nsfwd.protocol.messages import Identity, Image, Lane
 from tests.unit.fakes import FakeChild
 from tests.unit.manual import ManualLoop, run, settle
 from tests.unit.test_decoding import Bench, done
 
-HIT = Hit("coalesced", Scored((), 1, 1, True), (1, 2, 3, 4, 5, "ab"))
+HIT = Hit("coalesced", Scored((), 1, 1, True), Identity(1, 2, 3, 4, 5, "ab"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nsfwd.imaging import decoder as module
 from nsfwd.imaging.decoder import Decoder
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
+from nsfwd.pipeline.workers import identity_of
 from tests import pictures
 from tests.descriptors import all_closed
 
@@ -45,6 +47,12 @@ def job(path: Path | bytes = b"", *, slot: int = 0, descriptor: bool = False, id
     return messages.Job(7, slot, 3, os.fsencode(path), descriptor, identity)
 
 
+def results(decoder: Decoder, jobs: list[messages.Job], descriptors: Sequence[int] = ()) -> list[messages.Decoded]:
+    """Do a group as the server gets it."""
+    groups = [messages.encode(group) for group in decoder.groups(jobs, list(descriptors))]
+    return [result for group in groups for result in msgspec.msgpack.decode(group, type=messages.DecodedGroup).results]
+
+
 def test_pixels_lie_in_the_jobs_slot_and_no_other(arena: Arena, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(pictures.encoded(pictures.solid((1, 2, 3)), "PNG"))
     result = make(arena).do(job(tmp_path / "a.png", slot=2), None)
@@ -68,7 +76,7 @@ def test_the_job_is_noted_before_its_file_is_opened(
         raise MemoryError
 
     monkeypatch.setattr("nsfwd.imaging.opening.open_image", opened)
-    assert make(arena).do(job(tmp_path), None).code == "decoder_memory"
+    assert [result.code for result in results(make(arena), [job(tmp_path)])] == ["decoder_memory"]
     assert noted == [7]
     assert arena.note(1) is None
 
@@ -126,8 +134,8 @@ def test_descriptors_go_to_their_jobs_in_order_and_are_closed(arena: Arena, tmp_
     with all_closed():
         descriptors = [memfd(pictures.encoded(pictures.solid(colour), "PNG")) for colour in colours]
         surplus = memfd(b"surplus")
-        groups = list(make(arena).groups(jobs, [*descriptors, surplus]))
-    assert [result.code for group in groups for result in group.results] == ["", "", ""]
+        codes = [result.code for result in results(make(arena), jobs, [*descriptors, surplus])]
+    assert codes == ["", "", ""]
     assert [bytes(arena.slot(index)[:3]) for index in range(3)] == [b"\x0a\0\0", b"\0\0\x1e", b"\0\x14\0"]
 
 
@@ -153,7 +161,47 @@ def test_identity_is_of_the_very_file_also_when_it_is_refused(arena: Arena, tmp_
         found = path.stat()
         digest = hashlib.sha256(content).hexdigest()
         expected = (found.st_dev, found.st_ino, len(content), found.st_mtime_ns, found.st_ctime_ns, digest)
-        assert result.identity == expected
+        assert result.identity is not None
+        assert astuple(identity_of(result.identity)) == expected
+
+
+@pytest.mark.parametrize(
+    "nanoseconds", [0, -1, -(2**63), 2**63 - 1, 2**63, 2**64 - 1, 2**64, 99999999999999 * 10**9 + 5, -(2**62) * 10**9]
+)
+def test_a_time_of_any_size_arrives_exactly(
+    arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nanoseconds: int
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
+    stamp = messages.stamp_of(2**64 - 1, 2**64 - 1, 2**63 - 1, nanoseconds, -nanoseconds)
+    monkeypatch.setattr(module, "_stamp", lambda _: stamp)
+    asked = msgspec.structs.replace(job(path), probe=messages.STAT, stamp=stamp)
+    asked = msgspec.msgpack.decode(messages.encode(messages.Decode([asked])), type=messages.Decode).jobs[0]
+    (result,) = results(make(arena), [asked])
+    assert result.stamp is not None
+    found = identity_of((*result.stamp, "ab"))
+    assert (found.dev, found.ino, found.mtime_ns, found.ctime_ns) == (2**64 - 1, 2**64 - 1, nanoseconds, -nanoseconds)
+
+
+def test_a_result_that_cannot_be_encoded_is_the_fault_of_its_job(
+    arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[object] = []
+
+    def encode(message: Any) -> bytes:
+        if isinstance(message, messages.Decoded):
+            noted.append(arena.note(1))
+        return msgspec.msgpack.encode(message)
+
+    monkeypatch.setattr(messages, "encode", encode)
+    monkeypatch.setattr(module, "_stamp", lambda _: (1, 2**70, 3, (4, 0), (5, 0)))
+    path = tmp_path / "a.png"
+    path.write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
+    jobs = [msgspec.structs.replace(job(path), probe=messages.STAT), job(path)]
+    assert [result.code for result in results(make(arena), jobs)] == ["internal", ""]
+    assert len(noted) == 3
+    assert None not in noted, "whatever ends the decoder now is blamed on the job"
+    assert arena.note(1) is None
 
 
 def test_a_file_that_changes_while_it_is_read_is_unreadable(

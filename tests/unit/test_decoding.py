@@ -11,9 +11,10 @@ from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import messages
 from nsfwd.pipeline import crew
 from nsfwd.pipeline.admission import Admission
-from nsfwd.pipeline.decoding import DecodeStage
+from nsfwd.pipeline.decoding import DEATHS_BEFORE_BLAME, LOSSES_BEFORE_SUSPICION, DecodeStage
 from nsfwd.pipeline.poison import PoisonList
 from nsfwd.pipeline.slots import Lease, Slots
+from nsfwd.pipeline.starting import LONGEST_DELAY
 from nsfwd.pipeline.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Image, Lane
 from tests.unit.fakes import FakeArena, FakeChild
@@ -90,7 +91,7 @@ def test_a_further_view_is_asked_for_as_the_one_before_it_said() -> None:
         ticket, waiting = bench.submit("/a")
         await settle()
         child = next(child for child in FakeChild.born if child.jobs())
-        stamp = (1, 2, 3, 4, 5)
+        stamp = (1, 2, 3, (4, 0), (5, 0))
         first = messages.Decoded(ticket.number, *ticket_slot(child), "", "", 0.5, next=2, frames=9, stamp=stamp)
         child.say(messages.DecodedGroup([first]))
         decoded = await waiting
@@ -216,19 +217,95 @@ def test_a_file_that_ends_two_decoders_is_to_blame() -> None:
     run(test)
 
 
+async def end_with_its_jobs(loop: ManualLoop) -> None:
+    """The decoder that was started last ends between two notes, with all that it holds."""
+    child = FakeChild.born[-1]
+    child.say(messages.Hello([], []))
+    await settle()
+    assert child.jobs()
+    child.die()
+    await settle()
+    await loop.advance(LONGEST_DELAY)
+
+
 def test_a_decoder_that_died_between_two_jobs_blames_nobody() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, workers=1)
         _, waiting = bench.submit("/a")
         await settle()
-        for number in range(4):
-            child = FakeChild.born[number]
-            child.say(messages.Hello([], []))
-            child.die()
-            await settle()
+        await end_with_its_jobs(loop)
         last = FakeChild.born[-1]
+        last.say(messages.Hello([], []))
+        await settle()
+        assert not last.jobs()[-1].suspect
         last.say(done(last.jobs()[-1]))
         await waiting
+
+    run(test)
+
+
+def test_a_file_that_ends_decoders_without_a_note_is_to_blame_in_the_end() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        _, bad = bench.submit("/bad")
+        _, behind = bench.submit("/behind")
+        await settle()
+        for _ in range(LOSSES_BEFORE_SUSPICION):
+            await end_with_its_jobs(loop)
+        for _ in range(DEATHS_BEFORE_BLAME):
+            child = FakeChild.born[-1]
+            child.say(messages.Hello([], []))
+            await settle()
+            assert len(child.jobs()) == 1, "a suspect goes alone"
+            if child.jobs()[0].path == b"/behind":
+                child.say(done(child.jobs()[0]))
+            await end_with_its_jobs(loop)
+        with pytest.raises(CodedError, match="decoder_died"):
+            await bad
+        assert (await behind).code == ""
+        assert bench.slots.free == bench.slots.count - 1, "one has pixels"
+
+    run(test)
+
+
+def test_decoders_that_end_while_idle_are_not_started_without_pause() -> None:
+    async def test(loop: ManualLoop) -> None:
+        Bench(loop, workers=1)
+        for _ in range(20):
+            child = FakeChild.born[-1]
+            if child.alive:
+                child.say(messages.Hello([], []))
+                child.die()
+            await loop.advance(0.05)
+        assert len(FakeChild.born) <= 6
+
+    run(test)
+
+
+def test_a_decoder_that_does_not_greet_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(loop: ManualLoop) -> None:
+        Bench(loop, workers=1)
+        FakeChild.born[0].die()
+        await settle()
+        stopped = FakeChild.born[-1]
+        later = time.monotonic() + crew.START_PATIENCE + 1
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        await loop.advance(0.3)
+        assert stopped.killed
+
+    run(test)
+
+
+def test_a_decoder_that_notes_what_it_was_not_given_is_timed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        bench.submit("/a")
+        await settle()
+        bench.arena.notes[0] = (999, time.monotonic() + 1e6)
+        later = time.monotonic() + 11
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        await loop.advance(0.3)
+        assert FakeChild.born[0].killed
 
     run(test)
 
@@ -243,6 +320,7 @@ def test_a_stale_answer_changes_nothing() -> None:
         old.die()
         await settle()
         new = FakeChild.born[1]
+        new.say(messages.Hello([], []))
         old.say(done(job))
         await settle()
         assert not waiting.done()

@@ -228,7 +228,9 @@ def test_shown_escapes_what_could_steer_a_terminal() -> None:
     assert shown("\x9b\u202e\u2028".encode()) == "\\x9b\\u202e\\u2028"
 
 
-@pytest.mark.parametrize("value", [{"a": [1, 0.5, "ä", None, True]}, {"a": {"b": {}}}, {"a": 'x\n"\\'}])
+@pytest.mark.parametrize(
+    "value", [{"a": [1, 0.5, "ä", None, True]}, {"a": {"b": {}}}, {"a": 'x\n"\\'}, {"a": [2**64, -(2**80)]}]
+)
 def test_both_libraries_write_the_same(value: object) -> None:
     assert jsonio.dumps(value) == jsonio._stdlib_dumps(value)
     assert jsonio.dumps_indented(value) == jsonio._stdlib_dumps_indented(value)

@@ -296,6 +296,9 @@ class ClientCore:
             message = jsonio.loads(line)
         except CodedError as error:
             raise ConnectionLost("the peer sent a line that is no JSON; it is no nsfwd") from error
+        file = message.get("file")
+        if isinstance(file, dict) and any(isinstance(value, float) for value in file.values()):
+            message = jsonio.reread(line)  # the time of a file in more than 64 bits
         number = message.get("id")
         request = self._requests.get(number) if isinstance(number, int) else None
         if request is None:

@@ -33,15 +33,13 @@ REPORT_SECONDS = 0.005
 FILES = 2 * MAX_DESCRIPTORS
 """Descriptors a decoder may have: a packet's worth, and a few of its own."""
 
-FileIdentity = tuple[int, int, int, int, int, str]
-
 
 @dataclass(slots=True)
 class _Facts:
     """What has been found out about one job's file, whatever it comes to."""
 
     seen: preprocess.Seen
-    identity: FileIdentity | None = None
+    identity: messages.FileIdentity | None = None
     stamp: messages.Stamp | None = None
     pixels: preprocess.Pixels | None = None
 
@@ -70,20 +68,35 @@ class Decoder:
         self._poison = frozenset(digests)
         self._poison_sizes = frozenset(size for size, _ in self._poison)
 
-    def groups(self, jobs: list[messages.Job], descriptors: list[int]) -> Iterator[messages.DecodedGroup]:
+    def groups(self, jobs: list[messages.Job], descriptors: list[int]) -> Iterator[messages.EncodedGroup]:
         """Do the jobs; give their results in groups, none later than ``REPORT_SECONDS`` of work."""
-        results: list[messages.Decoded] = []
+        results: list[msgspec.Raw] = []
         began = time.monotonic()
         for job in jobs:
             descriptor = descriptors.pop(0) if job.descriptor and descriptors else None
-            results.append(self.do(job, descriptor))
+            results.append(msgspec.Raw(self.answer(job, descriptor)))
             if time.monotonic() - began >= REPORT_SECONDS:
-                yield messages.DecodedGroup(results)
+                yield messages.EncodedGroup(results)
                 results, began = [], time.monotonic()
         if results:
-            yield messages.DecodedGroup(results)
+            yield messages.EncodedGroup(results)
         for surplus in descriptors:
             os.close(surplus)
+
+    def answer(self, job: messages.Job, descriptor: int | None) -> bytes:
+        """Do one job and encode its result; the job is noted until both are done, so that it is blamed for either.
+
+        Raises:
+            Outdated: as ``do``.
+        """
+        self._arena.write_note(self._worker, job.number)
+        result = self.do(job, descriptor)
+        try:
+            encoded = messages.encode(result)
+        except Exception as error:
+            encoded = messages.encode(_failed(job, error))
+        self._arena.clear_note(self._worker)
+        return encoded
 
     def do(self, job: messages.Job, descriptor: int | None) -> messages.Decoded:
         """Do one job; whatever the file is, there is a result. ``descriptor`` is closed.
@@ -93,7 +106,6 @@ class Decoder:
         """
         began = time.perf_counter()
         facts = _Facts(preprocess.Seen())
-        self._arena.write_note(self._worker, job.number)
         code = message = ""
         try:
             self._fill(job, descriptor, facts)
@@ -107,9 +119,7 @@ class Decoder:
         except MemoryError:
             code, message = "decoder_memory", CodedError("decoder_memory").message
         except Exception as error:
-            code, message = "internal", f"a defect in the decoder: {type(error).__name__}"
-            _complain(error)
-        self._arena.clear_note(self._worker)
+            code, message = "internal", _defect(error)
         return messages.Decoded(
             job.number,
             job.slot,
@@ -211,13 +221,19 @@ def _view(facts: _Facts, *, probe: int) -> tuple[int, int, int, int, str, messag
 
 
 def _stamp(found: os.stat_result) -> messages.Stamp:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return messages.stamp_of(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _complain(error: Exception) -> None:
-    """Say on standard error where a defect is; not its text, which may name files."""
+def _failed(job: messages.Job, error: Exception) -> messages.Decoded:
+    """Return the result of a job whose own result has no place in a message."""
+    return messages.Decoded(job.number, job.slot, job.generation, "internal", _defect(error), 0.0)
+
+
+def _defect(error: Exception) -> str:
+    """Report a defect on standard error, without its text, which may name files; return what the client reads."""
     where = "".join(traceback.format_tb(error.__traceback__))
     print(f"{type(error).__name__} at\n{where}", file=sys.stderr, flush=True)
+    return f"a defect in the decoder: {type(error).__name__}"
 
 
 def serve(link: Link, arena_fd: int) -> None:

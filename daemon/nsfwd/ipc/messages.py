@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+NANOSECONDS = 1_000_000_000
+
 
 class Wire(msgspec.Struct, array_like=True, tag=True, frozen=True, gc=False):
     """Base of all messages: a tagged msgpack array."""
@@ -81,8 +83,20 @@ STAT, HASH = 1, 2
 """What ``Job.probe`` may ask instead of pixels."""
 
 
-Stamp = tuple[int, int, int, int, int]
-"""A file as it was opened: dev, ino, size, mtime_ns, ctime_ns."""
+Moment = tuple[int, int]
+"""A time of a file: whole seconds since 1970, negative before, and nanoseconds. As one number of nanoseconds it may
+exceed the 64 bits of a message: file systems keep times beyond the year 2554."""
+
+Stamp = tuple[int, int, int, Moment, Moment]
+"""A file as it was opened: dev, ino, size, mtime, ctime."""
+
+FileIdentity = tuple[int, int, int, Moment, Moment, str]
+"""A stamp, and the SHA-256 of the content in hex."""
+
+
+def stamp_of(dev: int, ino: int, size: int, mtime_ns: int, ctime_ns: int) -> Stamp:
+    """Return the stamp of a file with these values of stat(2)."""
+    return dev, ino, size, divmod(mtime_ns, NANOSECONDS), divmod(ctime_ns, NANOSECONDS)
 
 
 class Decode(Wire, frozen=True):
@@ -98,7 +112,7 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
         code: empty when pixels are in the slot, ``is_directory`` for a directory, else a code of ``errors.CODES``.
         seconds: time spent on it.
         width, height, format: of the encoded image, once known.
-        identity: (dev, ino, size, mtime_ns, ctime_ns, sha256 hex) of the opened descriptor when it was asked for.
+        identity: of the opened descriptor, when it was asked for.
         next: the view to ask for when this one is scored; 0 after the last.
         frame, frames, sampled: which frame this view shows, of how many, and how many of them are looked at.
         background: what transparent pixels lie on, ``white`` or ``black``; empty where there are none.
@@ -114,7 +128,7 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
     width: int = 0
     height: int = 0
     format: str = ""
-    identity: tuple[int, int, int, int, int, str] | None = None
+    identity: FileIdentity | None = None
     next: int = 0
     frame: int = 0
     frames: int = 1
@@ -141,6 +155,12 @@ class DecodedGroup(Wire, frozen=True):
     """Decoder -> server: jobs that ended, in any order; sent at the latest after 5 ms of work."""
 
     results: list[Decoded]
+
+
+class EncodedGroup(Wire, frozen=True, tag="DecodedGroup"):
+    """A ``DecodedGroup`` as the decoder sends it: each result was encoded while its job was still noted."""
+
+    results: list[msgspec.Raw]
 
 
 class Hello(Wire, frozen=True):
@@ -306,6 +326,10 @@ class Scores(Wire, frozen=True):
 _ENCODER = msgspec.msgpack.Encoder()
 
 
-def encode(message: Wire) -> bytes:
-    """Spell one message as one packet."""
+def encode(message: Wire | Decoded) -> bytes:
+    """Encode one message as one packet, or one result of a group.
+
+    Raises:
+        OverflowError, TypeError: a value has no place in a message; a defect of the caller.
+    """
     return _ENCODER.encode(message)

@@ -13,14 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from nsfwd.ipc.messages import HASH, STAT, Stamp
+from nsfwd.ipc.messages import HASH, NANOSECONDS, STAT, Stamp
+from nsfwd.pipeline.workers import identity_of
 
 if TYPE_CHECKING:
-    from nsfwd.ipc.messages import Decoded
+    from nsfwd.ipc.messages import Decoded, FileIdentity
     from nsfwd.pipeline.decoding import DecodeStage
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.pipeline.views import Scored
-    from nsfwd.protocol.messages import Image
+    from nsfwd.protocol.messages import Identity, Image
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -40,7 +41,7 @@ class Hit:
 
     by: str
     scored: Scored
-    file: tuple[int, int, int, int, int, str]
+    file: Identity
 
 
 class Cache:
@@ -113,14 +114,14 @@ class Cache:
             "misses": self.misses,
         }
 
-    def _hit(self, by: str, file: tuple[int, int, int, int, int, str], ticket: Ticket) -> Hit | None:
+    def _hit(self, by: str, file: FileIdentity, ticket: Ticket) -> Hit | None:
         key = (file[5], ticket.claim.frames)
         scored = self._results.get(key)
         if scored is None:
             return None
         self._results.move_to_end(key)
         self.hits[by] += 1
-        return Hit(by, scored, file)
+        return Hit(by, scored, identity_of(file))
 
     def _digest(self, stamp: Stamp | None, asked: int) -> str | None:
         if stamp is None or not _settled(stamp, asked) or stamp not in self._digests:
@@ -131,9 +132,9 @@ class Cache:
     def _learn(self, image: Image, read: Decoded, asked: int) -> None:
         """Believe an identity only if the file lies somewhere and was left alone for a while before it was read."""
         assert read.identity is not None
-        stamp = read.identity[:5]
+        stamp, digest = read.identity[:5], read.identity[5]
         if image.descriptor is None and _settled(stamp, asked):
-            self._put(self._digests, stamp, read.identity[5])
+            self._put(self._digests, stamp, digest)
 
     def _put(self, table: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
         table[key] = value
@@ -144,4 +145,4 @@ class Cache:
 
 def _settled(stamp: Stamp, asked: int) -> bool:
     _, _, _, modified, changed = stamp
-    return max(modified, changed) + SETTLED <= asked
+    return max(modified, changed) <= divmod(asked - SETTLED, NANOSECONDS)

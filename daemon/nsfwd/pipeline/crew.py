@@ -17,7 +17,7 @@ import msgspec
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import messages
 from nsfwd.ipc.child import LEAN, Child, Exit
-from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned, tell_end
+from nsfwd.pipeline.starting import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, Starter, most_abandoned, tell_end
 from nsfwd.pipeline.workers import DecodeJob, Worker
 
 if TYPE_CHECKING:
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 EARLY_DEATHS = 5
 """Decoders that ended before saying Hello, with no image decoded meanwhile, after which decoding is broken for good."""
 
-EARLY_DELAY = 0.1
-"""Seconds before the restart of a decoder that ended before saying Hello, times the number of such deaths."""
+BRIEF = 1.0
+"""Seconds of life below which a decoder that has answered nothing was of no use."""
+
+START_PATIENCE = 60.0
+"""Seconds a decoder may take to say Hello; it takes a tenth of one, on a machine that swaps a few."""
 
 WATCH_INTERVAL = 0.25
 """Seconds between looks at what each decoder is on."""
@@ -48,8 +51,8 @@ class Stage(Protocol):
     def finished(self, worker: Worker, results: list[messages.Decoded]) -> None:
         """A decoder has done these."""
 
-    def put_back(self, job: DecodeJob) -> None:
-        """A job that was not begun: it goes before all others."""
+    def put_back(self, job: DecodeJob, *, held: bool) -> None:
+        """A job of a decoder that ended and had noted another, or none; ``held`` if it may have read it."""
 
     def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
         """The job that a decoder was on when it ended, or was ended for it."""
@@ -138,8 +141,10 @@ class Crew:
             worker.kill(self._loop.time())  # it no longer speaks our language: it is not our decoder any more
             return
         self._early_deaths = 0
-        worker.heard = time.monotonic()
         if isinstance(message, messages.DecodedGroup):
+            if any(result.number in worker.jobs for result in message.results):  # else it only keeps itself alive
+                worker.heard = time.monotonic()
+                worker.useful = True
             self._stage.finished(worker, message.results)
         elif isinstance(message, messages.Hello):
             self._greet(worker, message)
@@ -147,7 +152,10 @@ class Crew:
             worker.jobs[message.number].digest = (message.size, message.sha256)
 
     def _greet(self, worker: Worker, hello: messages.Hello) -> None:
-        worker.greeted = True
+        if not worker.greeted:
+            worker.greeted = True
+            worker.heard = time.monotonic()
+            self._stage.schedule()
         if (hello.applied, hello.missing) != (self.applied, self.missing):
             _log.debug("decoders gave up: %s", ", ".join(hello.applied))
             if hello.missing:
@@ -157,9 +165,7 @@ class Crew:
     def _spawn(self, worker: Worker) -> None:
         if self._stopping:
             return
-        worker.greeted = worker.alone = False
-        worker.overdue = None
-        worker.killed = None
+        worker.renew()
         child = Child(
             DECODER,
             name=f"decoder {worker.number}",
@@ -189,10 +195,12 @@ class Crew:
         if self._stopping:
             return
         self.restarts += 1
+        brief = time.monotonic() - worker.started < BRIEF
+        worker.futile = worker.futile + 1 if brief and not worker.useful and culprit is None else 0
         if worker.greeted:
             assert child is not None
             tell_end(child, exit_, self.too_late().message if worker.overdue is not None else "")
-            self._spawn(worker)
+            self._replace(worker)
         else:
             self._died_early(worker, exit_)
 
@@ -202,11 +210,13 @@ class Crew:
         self._plan.arena.clear_note(worker.number)
         jobs, worker.jobs = worker.jobs, {}
         culprit = jobs.pop(note[0], None) if note is not None else None
+        if worker.alone and jobs:
+            _, culprit = jobs.popitem()  # whatever it noted: there was nothing else
         for job in reversed(jobs.values()):
             assert job.lease is not None
             self._plan.slots.release(job.lease)
             job.lease = None
-            self._stage.put_back(job)
+            self._stage.put_back(job, held=worker.greeted)
         return culprit
 
     def _abandon(self, worker: Worker) -> None:
@@ -221,8 +231,7 @@ class Crew:
         if culprit is not None:
             worker.lost, culprit.lease = culprit.lease, None
             culprit.ticket.fail(self.too_late())  # unless that was said when it was killed
-        successor = Worker(worker.number)
-        self.workers[worker.number] = successor
+        successor = self.workers[worker.number] = Worker(worker.number)
         self._spawn(successor)
 
     def _found(self, worker: Worker) -> None:
@@ -236,7 +245,14 @@ class Crew:
         if self._early_deaths >= EARLY_DEATHS:
             self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
         else:
-            self._loop.call_later(EARLY_DELAY * self._early_deaths, self._spawn, worker)
+            self._replace(worker)
+
+    def _replace(self, worker: Worker) -> None:
+        """Start another in its place: at once, unless one after the other ends before it is of use."""
+        if worker.futile < 2:
+            self._spawn(worker)
+        else:
+            self._loop.call_later(min(FIRST_DELAY * 2 ** (worker.futile - 2), LONGEST_DELAY), self._spawn, worker)
 
     def too_late(self) -> CodedError:
         """What an image gets that takes longer than it may."""
@@ -247,15 +263,25 @@ class Crew:
         self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
         now = time.monotonic()
         for worker in tuple(self.workers):
-            note = self._plan.arena.note(worker.number)
             if worker.child is None:
                 continue
             if worker.killed is not None:
                 if self._loop.time() - worker.killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
                     self._abandon(worker)
-            elif note is not None and note[0] in worker.jobs and now - note[1] > self._plan.timeout:
-                worker.overdue = note[0]
-                worker.jobs[note[0]].ticket.fail(self.too_late())  # its end may be long in coming
-                worker.kill(self._loop.time())
-            elif note is None and worker.jobs and worker.greeted and now - worker.heard > self._plan.timeout:
-                worker.kill(self._loop.time())  # stopped, or stuck before any image: no file is to blame
+            elif not worker.greeted:
+                if now - worker.heard > START_PATIENCE:
+                    worker.kill(self._loop.time())
+            elif worker.jobs:
+                self._look_at(worker, now)
+
+    def _look_at(self, worker: Worker, now: float) -> None:
+        """Kill a decoder that is too long on an image, by its note or because it has answered nothing for longer."""
+        number, began = self._plan.arena.note(worker.number) or (None, now)
+        silent = now - worker.heard > self._plan.timeout + WATCH_INTERVAL
+        job = worker.jobs.get(number) if number is not None else None
+        if job is not None and (silent or now - began > self._plan.timeout):
+            worker.overdue = number
+            job.ticket.fail(self.too_late())  # its end may be long in coming
+            worker.kill(self._loop.time())
+        elif silent:
+            worker.kill(self._loop.time())  # stopped, or stuck before any image: no file is to blame

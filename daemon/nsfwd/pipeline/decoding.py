@@ -40,6 +40,9 @@ engine until the slots are full of one client's pixels, and another's request wo
 DEATHS_BEFORE_BLAME = 2
 """A decoder may die by chance (a kill, the out-of-memory killer); dying twice on one file is the file's doing."""
 
+LOSSES_BEFORE_SUSPICION = 2
+"""A decoder may also die of an image without having noted it: what two held when they ended is tried alone."""
+
 
 class DecodeStage:
     """The decoders and what waits for them.
@@ -277,9 +280,16 @@ class DecodeStage:
 
     # -- what decoders leave behind ----------------------------------------------------------------------------------
 
-    def put_back(self, job: DecodeJob) -> None:
-        """A job that no decoder had begun: it goes before all others, unless nobody waits for it any more."""
-        if job.ticket.settled is None:
+    def put_back(self, job: DecodeJob, *, held: bool) -> None:
+        """A job of a decoder that ended and had noted another, or none: it goes before all others, or is a suspect.
+
+        Args:
+            held: its decoder may have read it.
+        """
+        job.losses += held
+        if job.losses >= LOSSES_BEFORE_SUSPICION:
+            self._suspects.append(job)
+        elif job.ticket.settled is None:
             self.queue.push_front(job, job.ticket.claim.lane)
 
     def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:

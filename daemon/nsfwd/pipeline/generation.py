@@ -7,7 +7,6 @@ this size, which this engine reads. A ticket keeps the generation it was admitte
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -169,7 +168,7 @@ class Generation:
         """Keep the scores of what was just judged, and give them to all it was decoded for, where there is a cache."""
         if self.cache is not None and self.decoding.coalescing is not None and identity is not None:
             self.cache.keep(identity.sha256, ticket.claim.frames, scored)
-            self.decoding.coalescing.share(ticket, Hit("coalesced", scored, dataclasses.astuple(identity)))
+            self.decoding.coalescing.share(ticket, Hit("coalesced", scored, identity))
 
     def count_on(self, former: Generation) -> None:
         """Go on counting where a generation that is replaced stands."""

@@ -26,7 +26,8 @@ from nsfwd.pipeline.listing import CHUNK, ListStage
 from nsfwd.pipeline.overriding import Overriding
 from nsfwd.pipeline.poison import PoisonList
 from nsfwd.pipeline.tickets import Claim, Ticket
-from nsfwd.protocol.messages import Identity, Image, Lane, Outcome, Timing
+from nsfwd.pipeline.workers import identity_of
+from nsfwd.protocol.messages import Image, Lane, Outcome, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -97,9 +98,9 @@ class Pipeline:
             generation.tickets.add(ticket)
             found = await generation.find(image, ticket, known=not golden)
             if isinstance(found, Hit):
-                identity, scored, by = Identity(*found.file), found.scored, found.by
+                identity, scored, by = found.file, found.scored, found.by
             else:
-                identity, by = Identity(*found.identity) if found.identity else None, ""
+                identity, by = identity_of(found.identity) if found.identity else None, ""
                 if found.code:
                     return Outcome(image.path, Status.ERROR, ticket.time, code=found.code)
                 scored = await views.score(generation, image, ticket, found, golden=golden)

@@ -6,16 +6,29 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from nsfwd.ipc.messages import NANOSECONDS
 from nsfwd.logs import paths
+from nsfwd.protocol.messages import Identity
 
 if TYPE_CHECKING:
     from nsfwd.ipc.child import Child
-    from nsfwd.ipc.messages import Decoded
+    from nsfwd.ipc.messages import Decoded, FileIdentity, Moment
     from nsfwd.pipeline.slots import Lease
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.protocol.messages import Image
 
 _log = logging.getLogger("nsfwd.pipeline")
+
+
+def identity_of(file: FileIdentity) -> Identity:
+    """Return the identity that a decoder found, with its times in nanoseconds."""
+    dev, ino, size, modified, changed, sha256 = file
+    return Identity(dev, ino, size, _nanoseconds(modified), _nanoseconds(changed), sha256)
+
+
+def _nanoseconds(moment: Moment) -> int:
+    seconds, rest = moment
+    return seconds * NANOSECONDS + rest
 
 
 class DecodeJob:
@@ -25,12 +38,13 @@ class DecodeJob:
         after: what the view before it came to; None for the first.
         probe: what is asked instead of pixels (``messages.Job.probe``).
         since: ``time.monotonic()`` since when it waits.
-        deaths: decoders that ended while they were on it.
+        deaths: decoders that ended while they were on it, or held it alone.
+        losses: decoders that ended while they held it among others and noted another, or none.
         crashes: how many of these by a signal that only the file's content explains.
         digest: size and SHA-256 of the file, as the decoder that got it alone told before it began.
     """
 
-    __slots__ = ("after", "crashes", "deaths", "digest", "image", "lease", "probe", "since", "ticket")
+    __slots__ = ("after", "crashes", "deaths", "digest", "image", "lease", "losses", "probe", "since", "ticket")
 
     def __init__(self, image: Image, ticket: Ticket, after: Decoded | None = None, *, probe: int = 0) -> None:
         self.image = image
@@ -40,6 +54,7 @@ class DecodeJob:
         self.since = ticket.admitted if after is None else time.monotonic()
         self.lease: Lease | None = None
         self.deaths = 0
+        self.losses = 0
         self.crashes = 0
         self.digest: tuple[int, str] | None = None
 
@@ -48,7 +63,9 @@ class Worker:
     """One decoder process and the jobs it holds.
 
     Attributes:
-        heard: ``time.monotonic()`` when it last said something, or was given work while it had none.
+        heard: ``time.monotonic()`` when it was started, last got something done, or was given work while it had none.
+        useful: it has answered a job.
+        futile: how many in a row ended within a moment without any use.
         alone: it has a suspect and gets nothing else.
         overdue: the job for which it was killed.
         killed: loop time at which it was killed.
@@ -60,7 +77,9 @@ class Worker:
         self.jobs: dict[int, DecodeJob] = {}
         self.child: Child | None = None
         self.greeted = False
-        self.heard = 0.0
+        self.heard = self.started = time.monotonic()
+        self.useful = False
+        self.futile = 0
         self.alone = False
         self.overdue: int | None = None
         self.killed: float | None = None
@@ -68,8 +87,14 @@ class Worker:
 
     @property
     def working(self) -> bool:
-        """Whether it can be given jobs."""
-        return self.child is not None and self.killed is None
+        """Whether it can be given jobs: before it has greeted too, unless one in its place ended and was of no use."""
+        return self.child is not None and self.killed is None and (self.greeted or not self.futile)
+
+    def renew(self) -> None:
+        """A process is started in its place."""
+        self.greeted = self.alone = self.useful = False
+        self.overdue = self.killed = None
+        self.heard = self.started = time.monotonic()
 
     def tell_of_defect(self, job: DecodeJob) -> None:
         """Log what the process said when it met a defect of its own; ``internal`` sends its reader to the log."""

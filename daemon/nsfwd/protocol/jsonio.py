@@ -45,10 +45,24 @@ except ImportError:  # a client installed without dependencies
     pass
 else:
 
-    def _orjson_dumps_indented(value: object) -> bytes:
-        return orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    def _orjson_dumps(value: object) -> bytes:
+        try:
+            return orjson.dumps(value)
+        except orjson.JSONEncodeError:  # an integer of more than 64 bits, such as the time of a file
+            return _stdlib_dumps(value)
 
-    _loads, dumps, dumps_indented = orjson.loads, orjson.dumps, _orjson_dumps_indented
+    def _orjson_dumps_indented(value: object) -> bytes:
+        try:
+            return orjson.dumps(value, option=orjson.OPT_INDENT_2)
+        except orjson.JSONEncodeError:
+            return _stdlib_dumps_indented(value)
+
+    _loads, dumps, dumps_indented = orjson.loads, _orjson_dumps, _orjson_dumps_indented
+
+
+def reread(data: bytes) -> Any:
+    """Read a text that ``loads`` has accepted, with all integers exact: orjson makes floats of those beyond 64 bits."""
+    return _stdlib_loads(data)
 
 
 def loads(data: bytes) -> Any:

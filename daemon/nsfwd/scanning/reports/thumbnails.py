@@ -109,25 +109,26 @@ class Thumbnails:
     def _started(self) -> Link:
         if self._link is not None:
             return self._link
-        link, theirs = Link.pair()
-        inherited = (theirs.fileno(), self._arena.fd)
-        with closing(theirs):
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "nsfwd.imaging.decoder", *map(str, inherited)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=inherited,
-            )
-        self._link = link
-        setup = messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(_RECIPE), (), LIMITS)
+        self._link, theirs = Link.pair()
         try:
-            link.send(messages.encode(setup))
-            msgspec.msgpack.decode(link.receive_packet(), type=messages.Hello)
+            with closing(theirs):
+                self._process = _decoder(theirs.fileno(), self._arena.fd)
+            self._greet(self._link)
         except EOFError:
             self._end()
             raise CodedError("decoder_died", "the decoder process does not start") from None
-        return link
+        except BaseException:
+            self._end()
+            raise
+        return self._link
+
+    def _greet(self, link: Link) -> None:
+        """Send a new decoder its setup and wait until it is ready."""
+        setup = messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(_RECIPE), (), LIMITS)
+        link.send(messages.encode(setup))
+        if not select.select([link], [], [], SECONDS)[0]:
+            raise CodedError("decode_timeout", "the decoder process does not start")
+        msgspec.msgpack.decode(link.receive_packet(), type=messages.Hello)
 
     def _end(self) -> None:
         if self._link is not None:
@@ -147,6 +148,17 @@ def _compare(descriptor: int, judged: Identity) -> None:
     """
     if Identity.of(os.fstat(descriptor)) != judged:
         raise CodedError("unreadable", "the file was changed or replaced since it was judged")
+
+
+def _decoder(*inherited: int) -> subprocess.Popen[bytes]:
+    """Start a decoder process with these descriptors."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "nsfwd.imaging.decoder", *map(str, inherited)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=inherited,
+    )
 
 
 def data_uri(pixels: bytes, *, blurred: bool) -> str:
