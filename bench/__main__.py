@@ -30,6 +30,8 @@ COMMANDS: dict[str, str] = {
 
 SHOW = {"show": "the tables and the plot of an earlier run again (--run, --markdown)"}
 
+BESIDE = {"against": "this tree beside another one, and that one beside itself (--tree)"}
+
 LONG = frozenset({"precisions", "roofline", "cli", "sweep", "index"})
 """Not of the daemon's own table: ``all --quick``, which is to end within ten minutes, leaves them out."""
 
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
         kinds=tuple(options.pictures.split(",")),
         photos=options.photos,
+        tree=options.tree and options.tree.resolve(),
         peers=tuple(filter(None, options.peers.split(","))),
         results=options.results,
     )
@@ -75,10 +78,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures nsfwd on this machine. Figures are printed as Markdown tables and kept as JSON lines.",
-        epilog="\n".join(f"  {name:12} {text}" for name, text in {**COMMANDS, **SHOW}.items()),
+        epilog="\n".join(f"  {name:12} {text}" for name, text in {**COMMANDS, **BESIDE, **SHOW}.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="+", choices=["all", *COMMANDS, *SHOW], metavar="COMMAND", help="see below")
+    parser.add_argument(
+        "command", nargs="+", choices=["all", *COMMANDS, *BESIDE, *SHOW], metavar="COMMAND", help="see below"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="fewer pictures, shorter rounds: all but the long ones in ten minutes"
     )
@@ -97,6 +102,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--pictures", type=_kinds, default="small,large", help="small, large, photos, joined by commas  [%(default)s]"
     )
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs to use instead, whatever the kind")
+    parser.add_argument("--tree", type=Path, metavar="DIR", help="of against: a checkout with its own .venv")
     parser.add_argument("--peers", default="mosec,litserve,bentoml,ray", help="which, joined by commas")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument(

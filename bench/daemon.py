@@ -31,9 +31,12 @@ class Process:
     Args:
         command: what to run.
         environment: further variables.
+        directory: where it is started.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None, *, directory: Path = REPOSITORY
+    ) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.command = " ".join(command)
         self.started = time.monotonic()
@@ -43,7 +46,7 @@ class Process:
             stdout=self.log,
             stderr=self.log,
             env={**os.environ, "NO_COLOR": "1", **(environment or {})},
-            cwd=REPOSITORY,
+            cwd=directory,
             start_new_session=True,
         )
         self.pid = self._popen.pid
@@ -94,6 +97,7 @@ class Nsfwd(Process):
         blank: with decoders that open nothing.
         models_dir: where the bundle lies.
         cache: for compiled networks; the user's own if left out.
+        tree: another checkout, whose daemon it is, with a virtual environment in ``.venv``.
     """
 
     def __init__(
@@ -105,21 +109,19 @@ class Nsfwd(Process):
         engine: str = "openvino",
         blank: bool = False,
         cache: Path | None = None,
+        tree: Path | None = None,
         flags: Sequence[str] = (),
     ) -> None:
         self.unix = str(directory / "nsfwd.sock")
         self.tcp = ("127.0.0.1", free_port())
         program = ("bench.blank", "serve") if blank else ("nsfwd.cli.main", "serve")
-        command = [sys.executable, "-m", *program, "--listen", f"unix:{self.unix},style=plain"]
+        python = str(tree / ".venv/bin/python") if tree else sys.executable
+        command = [python, "-m", *program, "--listen", f"unix:{self.unix},style=plain"]
         command += ["--listen", f"tcp:127.0.0.1:{self.tcp[1]}", "--models-dir", str(models_dir)]
         command += ["--model", f"{bundle}=nsfw", "--engine", engine]
         command += ["--cache-dir", str(cache)] if cache else []
-        super().__init__(
-            [*command, *flags],
-            {"PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))}
-            if blank
-            else None,
-        )
+        paths = os.pathsep.join(filter(None, (str(tree or REPOSITORY), os.environ.get("PYTHONPATH"))))
+        super().__init__([*command, *flags], {"PYTHONPATH": paths} if blank else None, directory=tree or REPOSITORY)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request.

@@ -28,6 +28,7 @@ class Session:
         rounds: interleaved and short: many short ones tell more of a shared machine than few long ones.
         kinds: of pictures (``corpus.SIZES``).
         engine, device, backend: of ``roofline``, as the settings of these names.
+        tree: another checkout, for ``against``.
         photos: a folder whose JPEGs take the place of pictures made by code, whatever their kind.
     """
 
@@ -41,6 +42,7 @@ class Session:
     rounds: int = QUICK_ROUNDS
     kinds: Sequence[str] = ("small", "large")
     photos: Path | None = None
+    tree: Path | None = None
     peers: Sequence[str] = ("mosec", "litserve", "bentoml", "ray")
     results: Path = RESULTS
     started: str = field(default_factory=lambda: time.strftime("%Y%m%dT%H%M%S"))

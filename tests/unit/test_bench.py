@@ -53,6 +53,15 @@ def test_a_slow_round_hits_both_sides_of_its_ratio() -> None:
         figures.ratio([1.0], [1.0, 2.0])
 
 
+def test_the_interval_of_a_ratio_holds_its_median_and_narrows_with_rounds() -> None:
+    ours = [100.0 + (number * 37) % 11 for number in range(60)]
+    few, many = (figures.interval(ours[:count], [100.0] * count) for count in (5, 60))
+    assert few.low <= few.median <= few.high
+    assert many.low <= many.median <= many.high
+    assert many.high - many.low < few.high - few.low
+    assert figures.interval([2.0], [1.0]) == figures.Spread(2.0, 2.0, 2.0)
+
+
 def test_a_table_says_when_others_had_the_cores() -> None:
     assert figures.crowded([0.02, 0.5, 0.03]) == ""
     assert "**Others had 40% of the cores meanwhile**" in figures.crowded([0.4, 0.5, 0.03])
