@@ -1,4 +1,8 @@
-"""What holds for every test: it knows nothing of the settings, decisions and daemons of this machine."""
+"""What holds for every test: it knows nothing of the settings, decisions and daemons of this machine.
+
+Nor do the programs that it starts know PYTHON* variables of this shell, which hide faults: PYTHONUNBUFFERED does
+so with output that cannot be written at exit.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ def _nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     os.umask(0o022)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell, and by children
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("NSFWD_") or name in DISPLAY]:
+        for name in [name for name in os.environ if name.startswith(("NSFWD_", "PYTHON")) or name in DISPLAY]:
             patch.delenv(name)
         patch.setenv("NSFWD_CONFIG", str(settings))  # in place of the file of a daemon that is installed here
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))

@@ -212,3 +212,19 @@ def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(engine_name: str, 
         pytest.skip("this machine has one")
     with pytest.raises(EngineError, match="device = cpu"):
         choose.build(engine_name, EngineOptions(bundle=bundle, device="gpu"))
+
+
+def test_an_export_does_without_what_fails_on_python_3_13(bundle: Bundle, tmp_path: Path) -> None:
+    """OpenVINO's program that takes a live ``tf.function`` relies on ``exec`` removing a local variable."""
+    program = (
+        "import sys\n"
+        "sys.modules['openvino.frontend.tensorflow.utils'] = None\n"
+        "from nsfwd.engines import export\n"
+        "sys.exit(export.main(sys.argv[1:]))\n"
+    )
+    arguments = [str(bundle.directory), "--into", str(tmp_path / "exported")]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {ir.NETWORK, ir.WEIGHTS, ir.RECORD}

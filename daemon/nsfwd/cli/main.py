@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -73,12 +73,10 @@ def run(arguments: Sequence[str]) -> int:
     except NsfwdError as error:
         return _complain(_line(str(error)), exits.code_of(error))
     except BrokenPipeError:
-        _forget_stdout()
         return exits.BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", exits.INTERRUPTED)
     except OSError as error:
-        _forget_stdout()
         return _complain(_trouble(error), exits.IO)
     except Exception:
         import traceback
@@ -95,8 +93,10 @@ def main() -> None:
     if asked:
         from nsfwd.cli.completion import complete
 
-        sys.exit(complete(asked))
-    code = run(sys.argv[1:])
+        code = complete(asked)
+    else:
+        code = run(sys.argv[1:])
+    code = _flush(code)
     gc.freeze()  # the interpreter would look through everything for garbage before it ends
     sys.exit(code)
 
@@ -139,9 +139,30 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _forget_stdout() -> None:
-    """Keep the interpreter from complaining at exit that nobody reads its output."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _flush(code: int) -> int:
+    """Write what the streams still hold: where the interpreter cannot, it exits with 120 and not with ``code``.
+
+    Returns:
+        ``code``, or that of results that are lost only now.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _discard(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            code = exits.BROKEN_PIPE
+        elif code != exits.IO:  # else it was said already
+            code = _complain(_trouble(error), exits.IO)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+    return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Have the interpreter throw away what a stream still holds and cannot write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

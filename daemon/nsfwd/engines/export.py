@@ -77,7 +77,7 @@ def _clear(directory: Path) -> None:
 
 
 def _convert(bundle: Bundle, draft: Path) -> None:
-    """Keras file -> tf.function -> OpenVINO."""
+    """Keras file -> SavedModel -> OpenVINO."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing here needs a GPU, and grabbing one could starve an engine
     quiet.silence()
@@ -86,19 +86,28 @@ def _convert(bundle: Bundle, draft: Path) -> None:
 
 
 def _convert_loaded(bundle: Bundle, draft: Path) -> None:
-    """The part of ``_convert`` that loads and runs the frameworks."""
+    """The part of ``_convert`` that loads and runs the frameworks.
+
+    OpenVINO reads the SavedModel from disk by its own reader. It could take a ``tf.function`` from memory as well, but
+    its program for that does not run on Python 3.13: it relies on ``exec`` removing a local variable.
+    """
     import openvino
     import tensorflow
 
     recipe = bundle.manifest.recipe
+    saved = draft / "saved"
     model = loading.load(bundle.weights, bundle.manifest)
     try:
         signature = [tensorflow.TensorSpec((None, recipe.height, recipe.width, 3), tensorflow.float32)]
+        holder = tensorflow.Module()
+        holder.tensors = [variable.value for variable in model.variables]  # what it holds is saved with it
         function = tensorflow.function(lambda pixels: model(pixels, training=False), input_signature=signature)
-        network = openvino.convert_model(function.get_concrete_function())
-        openvino.save_model(network, draft / ir.NETWORK, compress_to_fp16=False)
+        tensorflow.saved_model.save(holder, saved, signatures=function)
+        openvino.save_model(openvino.convert_model(saved), draft / ir.NETWORK, compress_to_fp16=False)
     except Exception as error:
         raise EngineError(f"{bundle.weights}: OpenVINO cannot take it over: {obstacle(error)}") from error
+    finally:
+        shutil.rmtree(saved, ignore_errors=True)
 
 
 def obstacle(error: Exception) -> str:
