@@ -137,7 +137,7 @@ def test_nobody_else_may_enter(store: Store, tmp_path: Path) -> None:
 def test_the_manifest_is_enough_to_restore_by_hand(store: Store, picture: Path) -> None:
     entry = taken(store, picture)
     (path,) = (store.root / "manifests").rglob("*.json")
-    read = load(path.read_bytes(), str(path))
+    read = load(path.read_bytes(), str(path), kind="quarantine")
     assert read == entry
     assert (read.path, read.mode, read.mtime_ns) == (os.fsencode(picture), MODE, MTIME)
     assert f'"path_text": "{picture}"'.encode() in path.read_bytes()
@@ -457,7 +457,7 @@ def test_killed_at_any_step_of_taking(tmp_path: Path, picture: Path, border: str
 
             killed = _killed_at(step, work)
             told: list[Entry] = []
-            recover(store, told.append)
+            recover(store, told.append, say=print)
             where = _where(picture, store)
             seen.add(where)
             if where == "store":
@@ -497,7 +497,7 @@ def test_killed_at_any_step_of_restoring(tmp_path: Path, picture: Path, border: 
 def test_what_another_process_is_at_is_left_alone(store: Store, picture: Path, tmp_path: Path) -> None:
     entry, _ = take(store, subject(picture))
     with Store.quarantine(store.root) as other:
-        assert recover(other, lambda _: pytest.fail("it is not dead")) == 0
+        assert recover(other, lambda _: pytest.fail("it is not dead"), say=print) == 0
         assert not list(other.entries())
     store.file(entry)
     assert len(list(store.entries())) == 1

@@ -56,7 +56,7 @@ def compare(first: str, second: str, index: Path, output: Path | None, pixels: S
 
     given = {"models_dir": str(rest["models_dir"])} if rest["models_dir"] else {}
     settings = load_settings(find_file(rest["config"], os.environ), os.environ, given)
-    with Index(index, create=False) as opened:
+    with Index(index, write=False) as opened:
         drawn = sample(opened, rest["count"], verdicts=rest["verdicts"], seed=rest["seed"])
     paths = [one.path for one in drawn]
     scanners = [_scanner(name, settings) for name in (first, second)]

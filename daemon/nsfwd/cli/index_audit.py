@@ -55,7 +55,7 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
     from nsfwd.scanning.reports.audit import Audit
 
     tree = tree_of(directories, rest | {"index": index})
-    with Index(index, create=False) as opened, _interruptible() as interrupted:
+    with Index(index, write=False) as opened, _interruptible() as interrupted:
         auditing = Audit(opened, tree, stopped=lambda: bool(interrupted))
         chosen = (entry for entry in auditing.entries() if entry.kind in listed)
         out = sys.stdout.buffer

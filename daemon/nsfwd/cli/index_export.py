@@ -89,7 +89,7 @@ def export(
     spelling = spelling or (ending if ending in WRITERS else "csv")
     if spelling == "parquet" and output is None:
         raise click.UsageError("Parquet needs a file: -o FILE")
-    with Index(index, create=False) as opened:
+    with Index(index, write=False) as opened:
         rows = records(opened, where, since=since)
         if output is not None:
             with private(output) as out:
@@ -119,6 +119,6 @@ def diff(first: int, second: int, index: Path, spelling: str) -> None:
         for what, path, before, after in found:
             yield {"what": str(what), "before": before or None, "after": after or None, **spelled(path)}
 
-    with Index(index, create=False) as opened:
+    with Index(index, write=False) as opened:
         found = differences(opened, first, second)
         write(rows(), COLUMNS, spelling)

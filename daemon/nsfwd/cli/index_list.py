@@ -49,5 +49,5 @@ def list_files(paths: tuple[bytes, ...], index: Path, spelling: str, **rest: Any
         gone=rest["gone"],
         limit=rest["limit"],
     )
-    with Index(index, create=False) as opened:
+    with Index(index, write=False) as opened:
         write(files(opened, chosen), COLUMNS, spelling)

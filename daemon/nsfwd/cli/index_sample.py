@@ -50,7 +50,7 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
     from nsfwd.scanning.reports.sampling import write
     from nsfwd.scanning.trees.output import private
 
-    with Index(index, create=False) as opened:
+    with Index(index, write=False) as opened:
         drawn = draw(opened, count, verdicts=verdicts, by_score=strata == "score", seed=seed)
     text = io.StringIO(newline="")
     write(drawn, text)

@@ -30,7 +30,7 @@ def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.records import file
 
-    with Index(index, create=False) as opened:
+    with Index(index, write=False) as opened:
         known = [(path, file(opened, os.path.abspath(path))) for path in paths]  # noqa: PTH100
     rows = [row for _, row in known if row is not None]
     if spelling == "text":
@@ -44,6 +44,10 @@ def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
     return exits.FAILED if missing else exits.OK
 
 
+def _part(name: str, value: Any) -> str:
+    return f"{value} hard links" if name == "links" else str(value)
+
+
 def _lines(row: dict[str, Any]) -> Iterator[str]:
     yield escape(row["path"])
     for key, value in row.items():
@@ -52,7 +56,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, list):
             yield f"  {key}:"
             for each in value:
-                told = each if isinstance(each, str) else "  ".join(str(part) for part in each.values() if part)
+                told = each if isinstance(each, str) else "  ".join(_part(*item) for item in each.items() if item[1])
                 yield f"    {escape(told)}"
         else:
             told = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)

@@ -31,7 +31,7 @@ def stats(index: Path, spelling: str, number: int) -> None:
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.records import outcomes, runs, totals
 
-    with Index(index, create=False) as opened:
+    with Index(index, write=False) as opened:
         if spelling in ("csv", "ndjson"):
             write(outcomes(opened), OUTCOMES, spelling)
             return

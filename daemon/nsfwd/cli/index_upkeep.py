@@ -87,7 +87,7 @@ def prune(index: Path, age: float, *, apply: bool) -> None:
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.index.upkeep import prune as forget
 
-    with Index(index, create=False) as opened:
+    with Index(index, create=False, write=apply) as opened:
         pruned = forget(opened, before=time.time() - age, apply=apply)
     click.echo(
         f"{'pruned' if apply else 'would prune'}: {pruned.files} files, {pruned.scores} scores, "

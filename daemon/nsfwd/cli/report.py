@@ -52,7 +52,7 @@ def report(index: Path, output: Path, worst: int, verdicts: tuple[str, ...], pix
     from nsfwd.scanning.reports.report import report as page
     from nsfwd.scanning.trees.output import private
 
-    with Index(index, create=False) as opened, private(output) as out:
+    with Index(index, write=False) as opened, private(output) as out:
         for piece in page(opened, Wanted(worst, pixels, verdicts)):
             out.write(piece.encode("utf-8", "replace"))
     click.echo(f"{output} is written", err=True)

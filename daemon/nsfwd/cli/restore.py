@@ -130,14 +130,14 @@ def _store(flags: dict[str, Any]) -> Iterator[Store]:
     if not root.is_dir():
         raise ActionFailure(f"{root}: there is none")
     with Store.shelf(root) if flags["to"] is not None else Store.quarantine(root) as store:
-        recover(store, lambda entry: _write_down(store, entry))
+        recover(store, lambda entry: _write_down(store, entry), say=_complain)
         yield store
 
 
 def _list(store: Store, entry: Entry, spelling: str) -> None:
     lies = store.path_of(entry)
     if spelling == "ndjson":
-        fields = ("kind", "time", "digest", "size", "verdict", "label", "score", "run", "index", "placeholder")
+        fields = ("kind", "time", "digest", "size", "verdict", "label", "score", "run", "index", "placeholder", "links")
         told = {"path": entry.path_text, **{name: getattr(entry, name) for name in fields}, "target": os.fsdecode(lies)}
         click.echo(json.dumps(told, ensure_ascii=True))
         return
@@ -236,7 +236,7 @@ def _write_down(store: Store, entry: Entry) -> None:
             note_recovered(index, entry, store.path_of(entry))
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: Exception | str) -> None:
     click.echo(f"nsfwd: {escape(str(error))}", err=True)
 
 

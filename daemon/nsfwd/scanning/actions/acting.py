@@ -37,6 +37,7 @@ from nsfwd.scanning.index.judged import Judged
 from nsfwd.scanning.trees.files import Changed
 from nsfwd.scanning.trees.found import Identity
 from nsfwd.scanning.trees.names import below
+from nsfwd.scanning.trees.walk import join, within
 
 KINDS = ("log", "copy", "hook", "move", "quarantine")
 """In the order in which they are done to one file: the file goes last."""
@@ -95,7 +96,7 @@ class Actions:
         self._moving = asyncio.Lock()
         self._store, self._releases = _store(plan), _releases(plan)
         if self._store is not None:
-            recover(self._store, self._recovered)
+            recover(self._store, self._recovered, say=say)
 
     @property
     def failed(self) -> int:
@@ -262,7 +263,7 @@ class Actions:
         entry, now = await asyncio.to_thread(take, self._store, self._subject(judged))
         if entry.links > 1:
             self._linked[(entry.dev, entry.ino)] = now
-        self._note(kind, judged, "done", target=self._store.path_of(entry))
+        self._note(kind, judged, "done", target=self._store.path_of(entry), links=entry.links)
         await asyncio.to_thread(self._store.file, entry)
 
     def _subject(self, judged: Judged) -> Subject:
@@ -271,26 +272,42 @@ class Actions:
         if judged.verdict:
             facts["verdict"] = judged.verdict
         found = judged.found
-        return Subject(found, judged.digest, facts, self._plan.placeholder, self._linked.get((found.dev, found.ino)))
+        ours = self._linked.get((found.dev, found.ino))
+        return Subject(found, judged.digest, facts, self._plan.placeholder, self._home(found.directory), ours)
+
+    def _home(self, directory: bytes) -> bytes:
+        """Return a directory with the links above its tree resolved: whoever named the tree vouches for those."""
+        for root in self._roots:
+            if within(directory, root):
+                return join(os.path.realpath(root), directory[len(root.rstrip(b"/")) :].lstrip(b"/")).rstrip(b"/")
+        return directory
 
     # -- writing down ---------------------------------------------------------------------------------------------
 
     def _note(
-        self, kind: str, judged: Judged, outcome: str, *, target: bytes | None = None, message: str | None = None
+        self,
+        kind: str,
+        judged: Judged,
+        outcome: str,
+        *,
+        target: bytes | None = None,
+        message: str | None = None,
+        links: int | None = None,
     ) -> None:
+        """Write a row and say it; ``links`` is how many hard links a file had that was taken."""
         path = judged.found.path
         with self._index.transaction():
             self._index.write(
-                "INSERT INTO action (run, time, kind, path, target, digest, verdict, outcome, message)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._run(), time.time(), kind, path, target, judged.digest, judged.verdict, outcome, message),
+                "INSERT INTO action (run, time, kind, path, target, digest, verdict, outcome, message, links)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._run(), time.time(), kind, path, target, judged.digest, judged.verdict, outcome, message, links),
             )
         self.outcomes[outcome] += 1
         if outcome != "done":
             self._say(f"{kind} of {text_of(path)} ({judged.verdict}): {outcome}: {message}")
         else:
             where = f" -> {text_of(target)}" if target is not None else ""
-            self._say(f"{_DONE[kind]} {text_of(path)} ({judged.verdict}){where}")
+            self._say(f"{_DONE[kind]} {text_of(path)} ({judged.verdict}){where}{_remaining(links)}")
 
     def _run(self) -> int | None:
         """Return the number of the run that this process is at."""
@@ -301,10 +318,17 @@ class Actions:
         """Write down what a run did that was killed before it could."""
         assert self._store is not None
         note_recovered(self._index, entry, self._store.path_of(entry))
-        self._say(f"{_DONE[entry.kind]} {entry.path_text} ({entry.verdict}), by a run that was cut off")
+        cut_off = f"by a run that was cut off{_remaining(entry.links)}"
+        self._say(f"{_DONE[entry.kind]} {entry.path_text} ({entry.verdict}), {cut_off}")
 
 
 _DONE = {"log": "found", "copy": "copied", "hook": "told of", "move": "moved", "quarantine": "quarantined"}
+
+
+def _remaining(links: int | None) -> str:
+    """Say that a content can still be read under other names."""
+    others = (links or 1) - 1
+    return f"; {others} other hard link{'s' if others > 1 else ''} to it still exist" if others else ""
 
 
 def _releases(plan: Plan) -> Releases | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ import msgspec
 from nsfwd.errors import ActionFailure
 
 How = Literal["rename", "copy"]
+
+_NAME = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -28,6 +31,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
         how: ``rename`` kept the inode; ``copy`` (from another file system) made a new one with the same content.
         digest: SHA-256 of the content, hexadecimal.
         dev, ino, size, mtime_ns, ctime_ns, atime_ns, mode, uid, gid, links, extended: the file as it was.
+        place: device and inode of the directory it was in.
         placeholder: a picture was to be put in its place.
         run, index: the run that took it, and the index that has the run. The rest: why.
     """
@@ -53,6 +57,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     gid: int
     links: int
     extended: dict[str, bytes] = {}
+    place: tuple[int, int] | None = None
     placeholder: bool = False
     verdict: str = ""
     label: str = ""
@@ -88,11 +93,11 @@ def dump(entry: Entry) -> bytes:
     return json.dumps(msgspec.to_builtins(entry), indent=2).encode() + b"\n"  # times may need more than 64 bits
 
 
-def load(content: bytes, where: str) -> Entry:
-    """Read a manifest.
+def load(content: bytes, where: str, *, kind: str) -> Entry:
+    """Read a manifest of a store of this kind.
 
     Raises:
-        ActionFailure: it is none, or of a newer version.
+        ActionFailure: it is none, of a newer version, or speaks of a place where the store puts nothing.
     """
     try:
         entry = msgspec.json.decode(content, type=Entry)
@@ -100,7 +105,24 @@ def load(content: bytes, where: str) -> Entry:
         raise ActionFailure(f"{where}: no manifest: {error}") from error
     if entry.version > 1:
         raise ActionFailure(f"{where}: written by a newer nsfwd (version {entry.version}, this one knows 1)")
+    if not _is_consistent(entry, kind):
+        raise ActionFailure(f"{where}: its name, path or target is not one that nsfwd writes; nothing is done with it")
     return entry
+
+
+def _is_consistent(entry: Entry, kind: str) -> bool:
+    """Tell whether an entry is one of the store's: what it says is done as root, in directories of others."""
+    if entry.kind != kind or not _NAME.fullmatch(entry.name) or not entry.name.startswith(entry.digest + "."):
+        return False
+    if not entry.path.startswith(b"/") or not _is_plain(entry.path[1:]):
+        return False
+    if kind == "quarantine":
+        return entry.target == f"files/{entry.name[:2]}/{entry.name}".encode()
+    return _is_plain(entry.target) and not entry.target.startswith(b".nsfwd/")
+
+
+def _is_plain(relative: bytes) -> bool:
+    return b"\0" not in relative and not {b"", b".", b".."} & set(relative.split(b"/"))
 
 
 def because(reply: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,29 +15,34 @@ done about a worker that died ``recovery``, how a file comes back ``restore``. E
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import pwd
 import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
 from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions.manifest import Entry, dump, load
 from nsfwd.scanning.actions.releases import Release, Releases
-from nsfwd.scanning.trees.files import directory, looked_at, write_new
+from nsfwd.scanning.trees.files import looked_at, write_new
+from nsfwd.scanning.trees.safe_paths import Diverted, below, safe_directory
 
 _ENDING = b".json"
-_SHELF = ".nsfwd"
+_SHELF = b".nsfwd"
 """Below a shelf: what is not for people to look at."""
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def records_of(root: Path, *, sealed: bool) -> Path:
     """Return below which directory a store keeps its manifests."""
-    return root.absolute() if sealed else root.absolute() / _SHELF
+    return root.absolute() if sealed else root.absolute() / os.fsdecode(_SHELF)
 
 
 class Store:
@@ -53,16 +58,16 @@ class Store:
 
     def __init__(self, root: Path, *, kind: str, sealed: bool) -> None:
         self.root, self.kind, self.sealed = root.absolute(), kind, sealed
-        records = records_of(root, sealed=sealed)
-        self.releases = Releases(records)
-        self._records = os.fsencode(records)
+        self.releases = Releases(records_of(root, sealed=sealed))
         self._desk: tuple[int, bytes] | None = None
-        with self.border():
-            root.mkdir(mode=0o700 if sealed else 0o777, parents=True, exist_ok=True)
+        with self.border(), safe_directory(os.fsencode(self.root), make=0o700 if sealed else 0o777) as opened:
             if sealed:
-                self._check()
-            for part in ("pending", "manifests"):
-                (records / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._check(os.fstat(opened))
+            with below(opened, b"" if sealed else _SHELF, make=0o700) as records:
+                self._owner = os.fstat(records).st_uid
+                for part in (b"pending", b"manifests"):
+                    with below(records, part, make=0o700):
+                        pass
 
     @classmethod
     def quarantine(cls, root: Path) -> Self:
@@ -83,14 +88,13 @@ class Store:
     def close(self) -> None:
         """Stop working in it. Idempotent."""
         if self._desk is not None:
-            (desk, place), self._desk = self._desk, None
-            with suppress(OSError):  # what is left in it is a matter for the recovery
-                os.rmdir(place)  # noqa: PTH106  # bytes
+            (desk, name), self._desk = self._desk, None
+            with suppress(OSError), self._records(b"pending") as pending:  # what is left in it is for the recovery
+                os.rmdir(name, dir_fd=pending)
             os.close(desk)
 
-    def _check(self) -> None:
-        found = self.root.lstat()
-        if not stat.S_ISDIR(found.st_mode) or os.geteuid() not in (0, found.st_uid):
+    def _check(self, found: os.stat_result) -> None:
+        if self.root.is_symlink() or os.geteuid() not in (0, found.st_uid):
             raise ActionFailure(f"{self.root}: a quarantine must be a directory, of the user who runs this")
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise ActionFailure(f"{self.root}: others may enter this quarantine; chmod 0700 {self.root}")
@@ -107,21 +111,47 @@ class Store:
         """Return where the file of an entry lies."""
         return b"%b/%b" % (os.fsencode(self.root), entry.target)
 
+    @contextmanager
+    def home(self, entry: Entry) -> Iterator[int]:
+        """Lend the directory where the file of an entry was, to put something there.
+
+        A link on the way that another user may change is followed only to the very directory that the file was in. Out
+        of a store of another user nothing is put where neither that user nor the file's owner could have put it.
+
+        Raises:
+            OSError: it is missing, or leads elsewhere by now.
+        """
+        with _way_home(entry) as opened:
+            found = os.fstat(opened)
+            if self._owner not in (0, os.geteuid()):
+                self._check_permitted(entry, found)
+            yield opened
+
+    def _check_permitted(self, entry: Entry, home: os.stat_result) -> None:
+        with self.place(entry) as (place, name):
+            lies = looked_at(place, name)
+        users = {self._owner} | ({lies.st_uid} if lies is not None else set())
+        if not any(_may_write(user, home) for user in users):
+            text = f"neither the owner of this store (user {self._owner}) nor the file's may write in its directory"
+            raise PermissionError(errno.EACCES, text)
+
     def holds(self, path: bytes) -> bool:
         """Tell whether a path is below this store: what was taken is not taken again."""
         return path.startswith(os.fsencode(self.root) + b"/")
 
     @contextmanager
     def place(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
-        """Lend the directory where the file of an entry lies, made where it is missing, and its name there."""
-        parent, _, name = self.path_of(entry).rpartition(b"/")
-        with self.border():
-            _make(parent, 0o700 if self.sealed else 0o777)
-            opened = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield opened, name
-        finally:
-            os.close(opened)
+        """Lend the directory where the file of an entry lies, made where it is missing, and its name there.
+
+        Raises:
+            OSError: in a shelf, something stands in the way of this one's path: a link, a file.
+        """
+        parent, _, name = entry.target.rpartition(b"/")
+        with ExitStack() as stack:
+            with self.border() if self.sealed else nullcontext():
+                root = stack.enter_context(safe_directory(os.fsencode(self.root)))
+                place = stack.enter_context(below(root, parent, make=0o700 if self.sealed else 0o777))
+            yield place, name
 
     # -- manifests ------------------------------------------------------------------------------------------------
 
@@ -134,9 +164,7 @@ class Store:
         """Put the manifest of what was taken where it stays; ``desk`` is whose it is, None for the own one."""
         with self.border():
             source = self._own_desk() if desk is None else desk
-            parent = self._drawer(entry)
-            _make(parent, 0o700)
-            with directory(parent) as place:
+            with self._drawer(entry, make=True) as place:
                 os.rename(_file_of(entry), _file_of(entry), src_dir_fd=source, dst_dir_fd=place)
                 os.fsync(place)
             os.fsync(source)
@@ -148,13 +176,13 @@ class Store:
 
     def drop(self, entry: Entry) -> None:
         """Remove the manifest of what is back in its place."""
-        with self.border(), directory(self._drawer(entry)) as place:
+        with self.border(), self._drawer(entry) as place:
             os.unlink(_file_of(entry), dir_fd=place)
             os.fsync(place)
 
     def correct(self, entry: Entry) -> None:
         """Write the manifest of what lies here anew; one whose file has come back meanwhile stays gone."""
-        with self.border(), directory(self._drawer(entry)) as drawer, self.place(entry) as (place, name):
+        with self.border(), self._drawer(entry) as drawer, self.place(entry) as (place, name):
             write_new(drawer, _file_of(entry), dump(entry))
             if looked_at(place, name) is None:
                 os.unlink(_file_of(entry), dir_fd=drawer)
@@ -167,52 +195,67 @@ class Store:
 
     def entries(self) -> Iterator[Entry]:
         """Yield what lies here, in no order that matters; what another process is taking just now is not among it."""
-        base = self._records + b"/manifests"
-        for shard in sorted(_listed(base)):
-            for name in sorted(_listed(base + b"/" + shard)):
-                entry = _read(base + b"/" + shard + b"/" + name) if name.endswith(_ENDING) else None
-                if entry is not None:
-                    yield entry
+        with self.border(), self._records(b"manifests") as manifests:
+            shards = _listed(manifests)
+        for shard in shards:
+            with suppress(FileNotFoundError), self._records(b"manifests/" + shard) as drawer:
+                for name in _listed(drawer):
+                    entry = self._read(drawer, name) if name.endswith(_ENDING) else None
+                    if entry is not None:
+                        yield entry
 
     @contextmanager
     def abandoned(self) -> Iterator[Iterator[tuple[int, Entry]]]:
         """Lend what dead workers left: a descriptor of each one's desk with an entry. Their desks go when empty."""
-        base = self._records + b"/pending"
-        with self.border():
-            yield self._abandoned(base)
+        with self.border(), self._records(b"pending") as pending:
+            yield self._abandoned(pending)
 
-    def _abandoned(self, base: bytes) -> Iterator[tuple[int, Entry]]:
-        for worker in sorted(_listed(base)):
-            place = base + b"/" + worker
-            with suppress(FileNotFoundError), directory(place) as desk:
+    def _abandoned(self, pending: int) -> Iterator[tuple[int, Entry]]:
+        for worker in _listed(pending):
+            with suppress(FileNotFoundError), below(pending, worker) as desk:
                 try:
                     fcntl.flock(desk, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                for name in _listed(place):
+                for name in _listed(desk):
                     if name.startswith(b"."):  # begun and never whole: nothing was touched yet
                         os.unlink(name, dir_fd=desk)
                         continue
-                    entry = _read(place + b"/" + name)
+                    entry = self._read(desk, name)
                     if entry is not None:
                         yield desk, entry
                 with suppress(OSError):
-                    os.rmdir(place)  # noqa: PTH106  # bytes
+                    os.rmdir(worker, dir_fd=pending)
 
-    def _drawer(self, entry: Entry) -> bytes:
-        return b"%b/manifests/%b" % (self._records, entry.name[:2].encode())
+    @contextmanager
+    def _records(self, part: bytes, *, make: bool = False) -> Iterator[int]:
+        """Lend a directory below the one with the manifests."""
+        relative = part if self.sealed else _SHELF + b"/" + part
+        with (
+            safe_directory(os.fsencode(self.root)) as root,
+            below(root, relative, make=0o700 if make else None) as opened,
+        ):
+            yield opened
+
+    def _drawer(self, entry: Entry, *, make: bool = False) -> AbstractContextManager[int]:
+        return self._records(b"manifests/" + entry.name[:2].encode(), make=make)
+
+    def _read(self, place: int, name: bytes) -> Entry | None:
+        """Return a manifest; None where it has gone meanwhile."""
+        try:
+            with os.fdopen(os.open(name, _READ, dir_fd=place), "rb") as file:
+                return load(file.read(), f"{self.root}: {os.fsdecode(name)}", kind=self.kind)
+        except FileNotFoundError:
+            return None
 
     def _own_desk(self) -> int:
         """Return this worker's desk. It may be cleared away between its making and its lock: then another is made."""
         while self._desk is None:
-            place = b"%b/pending/%b" % (self._records, secrets.token_hex(8).encode())
-            os.mkdir(place, 0o700)  # noqa: PTH102  # bytes
-            desk = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(desk, fcntl.LOCK_EX)
-            if os.path.exists(place):  # noqa: PTH110  # bytes
-                self._desk = desk, place
-            else:
-                os.close(desk)
+            name = secrets.token_hex(8).encode()
+            with self._records(b"pending") as pending, below(pending, name, make=0o700) as made:
+                fcntl.flock(made, fcntl.LOCK_EX)
+                if name in _listed(pending):
+                    self._desk = os.dup(made), name  # which holds the lock on
         return self._desk[0]
 
 
@@ -220,21 +263,32 @@ def _file_of(entry: Entry) -> bytes:
     return entry.name.encode() + _ENDING
 
 
-def _make(path: bytes, mode: int) -> None:
-    os.makedirs(path, mode=mode, exist_ok=True)  # noqa: PTH103  # bytes
+def _listed(place: int) -> list[bytes]:
+    return sorted(map(os.fsencode, os.listdir(place)))  # of a descriptor
 
 
-def _listed(path: bytes) -> list[bytes]:
+@contextmanager
+def _way_home(entry: Entry) -> Iterator[int]:
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(safe_directory(entry.directory))
+        except Diverted:
+            opened = os.open(entry.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, opened)
+            found = os.fstat(opened)
+            if entry.place != (found.st_dev, found.st_ino):
+                raise
+        yield opened
+
+
+def _may_write(user: int, found: os.stat_result) -> bool:
+    """Tell whether a user may make files in a directory, by its mode."""
+    if user in (0, found.st_uid):
+        return user == 0 or found.st_mode & 0o300 == 0o300
     try:
-        return os.listdir(path)  # noqa: PTH208  # bytes
-    except FileNotFoundError:
-        return []
-
-
-def _read(path: bytes) -> Entry | None:
-    """Return a manifest; None where it has gone meanwhile."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123  # bytes
-            return load(file.read(), os.fsdecode(path))
-    except FileNotFoundError:
-        return None
+        known = pwd.getpwuid(user)
+        groups = os.getgrouplist(known.pw_name, known.pw_gid)
+    except KeyError:
+        groups = []
+    wanted = 0o030 if found.st_gid in groups else 0o003
+    return found.st_mode & wanted == wanted

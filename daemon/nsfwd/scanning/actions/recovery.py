@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from nsfwd.scanning.actions.manifest import Entry
 from nsfwd.scanning.actions.quarantine import Store
@@ -16,11 +16,12 @@ from nsfwd.scanning.actions.taking import is_the_one, settle
 from nsfwd.scanning.trees.files import looked_at, rename
 
 
-def recover(store: Store, told: Callable[[Entry], None]) -> int:
+def recover(store: Store, told: Callable[[Entry], None], *, say: Callable[[str], None]) -> int:
     """Finish or undo what dead workers were at; called at the beginning of every run that uses a store.
 
     Args:
         told: hears of each entry whose file lies in the store now, before its manifest is filed: maybe a second time.
+        say: hears which entry cannot be finished, and why; it is left for the next time.
 
     Returns:
         How many entries there were.
@@ -29,35 +30,35 @@ def recover(store: Store, told: Callable[[Entry], None]) -> int:
     with store.abandoned() as left:
         for desk, entry in left:
             count += 1
-            with _source(entry) as source:
-                if _lies_in(store, source, entry):
-                    settle(store, source, entry)
-                    told(entry)
-                    store.file(entry, desk)
-                else:
-                    store.forget(entry, desk)
+            try:
+                with _source(store, entry) as source:
+                    if _lies_in(store, source, entry):
+                        settle(store, source, entry)
+                        told(entry)
+                        store.file(entry, desk)
+                    else:
+                        store.forget(entry, desk)
+            except OSError as error:
+                say(f"{entry.path_text}: what a killed run began cannot be finished: {error.strerror or error}")
     return count
 
 
 @contextmanager
-def _source(entry: Entry) -> Iterator[int | None]:
-    """Lend the directory where the file was; None where that is gone."""
-    try:
-        opened = os.open(entry.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        yield None
-        return
-    try:
+def _source(store: Store, entry: Entry) -> Iterator[int | None]:
+    """Lend the directory where the file was; None where that is gone, or the way there leads elsewhere."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(store.home(entry))
+        except OSError:
+            opened = None
         yield opened
-    finally:
-        os.close(opened)
 
 
 def _lies_in(store: Store, source: int | None, entry: Entry) -> bool:
     """Bring the file to one of the two places where it may be, and tell whether that is the store."""
     with store.place(entry) as (place, name):
         with suppress(FileNotFoundError):
-            os.unlink(name + b".part", dir_fd=place)
+            os.unlink(entry.passing, dir_fd=place)
         found = looked_at(place, name)
         if found is None:
             return False

@@ -36,8 +36,8 @@ def note_recovered(index: Index, entry: Entry, target: bytes) -> None:
             return
         known = index.one("SELECT id FROM run WHERE id = ?", (entry.run,)) if entry.index == index.text else None
         index.write(
-            "INSERT INTO action (run, time, kind, path, target, digest, verdict, outcome)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 'done')",
+            "INSERT INTO action (run, time, kind, path, target, digest, verdict, links, outcome)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'done')",
             (
                 known[0] if known else None,
                 entry.time,
@@ -46,5 +46,6 @@ def note_recovered(index: Index, entry: Entry, target: bytes) -> None:
                 target,
                 bytes.fromhex(entry.digest),
                 entry.verdict,
+                entry.links,
             ),
         )

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from nsfwd.scanning.trees.files import directory, hand_over, write_new
+from nsfwd.scanning.trees.files import hand_over, write_new
+from nsfwd.scanning.trees.safe_paths import below, safe_directory
 
 _PLACE = b"released"
 
@@ -54,7 +55,7 @@ class Releases:
         """
         shard, content = release.digest[:2].encode(), msgspec.json.encode(release) + b"\n"
         with (
-            directory(os.fsencode(self._records)) as records,
+            safe_directory(os.fsencode(self._records)) as records,
             _made(records, _PLACE) as base,
             _made(base, shard) as drawer,
         ):
@@ -78,7 +79,7 @@ def _made(place: int, name: bytes) -> Iterator[int]:
         made = False
     else:
         made = True
-    with directory(name, below=place, follow=False) as opened:
+    with below(place, name) as opened:
         if made:
             hand_over(opened, place)
         yield opened

@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions import placeholder
@@ -19,19 +20,19 @@ from nsfwd.scanning.actions.taking import attributes_of
 from nsfwd.scanning.trees.files import (
     EXCHANGE,
     NOREPLACE,
+    UNSUPPORTED,
     Changed,
     check_writable,
     content_is,
     copy,
     digest_of,
-    directory,
     regular,
     rename,
 )
 
 
 def restore(store: Store, entry: Entry) -> tuple[str, ...]:
-    """Put one file back, with its owner, mode, times and extended attributes.
+    """Put one file back, with the owner that it has in the store, its mode, times and extended attributes.
 
     Returns:
         What of these could not be put back (owner, or names of attributes).
@@ -40,12 +41,14 @@ def restore(store: Store, entry: Entry) -> tuple[str, ...]:
         ActionFailure: another file is in its place, its directory is gone, what lies in the store is not what was
             taken, or a disk is full. The file is still in the store.
     """
-    with _explained(entry), directory(entry.directory) as home, store.place(entry) as (place, name):
+    with _explained(entry), store.home(entry) as home, store.place(entry) as (place, name):
         check_writable(home)
         if content_is(home, entry.basename, bytes.fromhex(entry.digest)):
             lost = _tidy(home, entry, place, name)
         else:
             lost = _bring_back(home, entry, place, name)
+        if _is_placeholder(home, _aside(entry)):
+            os.unlink(_aside(entry), dir_fd=home)
         os.fsync(home)
         store.drop(entry)
     return lost
@@ -57,7 +60,7 @@ def rehearse(store: Store, entry: Entry) -> None:
     Raises:
         ActionFailure: as ``restore``, as far as can be told beforehand: a disk that fills up cannot.
     """
-    with _explained(entry), directory(entry.directory) as home, store.place(entry) as (place, name):
+    with _explained(entry), store.home(entry) as home, store.place(entry) as (place, name):
         check_writable(home)
         if not content_is(home, entry.basename, bytes.fromhex(entry.digest)):
             _check_place(home, entry)
@@ -80,7 +83,7 @@ def _explained(entry: Entry) -> Iterator[None]:
 def _bring_back(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, ...]:
     filled = _check_place(home, entry)
     with _taken(place, name, entry) as file:
-        lost = attributes_of(entry).apply(file)
+        lost = _dress(file, entry, os.fstat(file))
         try:
             _put(place, name, home, entry, filled=filled)
         except OSError as error:
@@ -90,11 +93,11 @@ def _bring_back(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, 
             return lost
         with suppress(FileNotFoundError):  # of an attempt that was cut off; the file is still in the store
             os.unlink(entry.passing, dir_fd=home)
-        copied = copy(file, home, entry.passing)
+        copied, lies = copy(file, home, entry.passing), os.fstat(file)
     try:
         if digest_of(copied).hex() != entry.digest:
             raise Changed("the copy is not what lies in the store")
-        lost = attributes_of(entry).apply(copied)
+        lost = _dress(copied, entry, lies)
         os.fsync(copied)
     finally:
         os.close(copied)
@@ -102,6 +105,13 @@ def _bring_back(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, 
     os.unlink(name, dir_fd=place)
     os.fsync(place)
     return lost
+
+
+def _dress(file: int, entry: Entry, lies: os.stat_result) -> tuple[str, ...]:
+    """Give a file its attributes; its owner is who owns what lies in the store, whatever the manifest says."""
+    owned = replace(attributes_of(entry), uid=lies.st_uid, gid=lies.st_gid)
+    other = (lies.st_uid, lies.st_gid) != (entry.uid, entry.gid)
+    return tuple(dict.fromkeys([*owned.apply(file), *(["owner"] if other else [])]))
 
 
 @contextmanager
@@ -141,11 +151,38 @@ def _put(source: int, name: bytes, home: int, entry: Entry, *, filled: bool) -> 
     if not filled:
         rename(source, name, home, entry.basename, NOREPLACE)
         return
-    rename(source, name, home, entry.basename, EXCHANGE)
+    try:
+        rename(source, name, home, entry.basename, EXCHANGE)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        _put_by_steps(source, name, home, entry)
+        return
     if not _is_placeholder(source, name):
         rename(source, name, home, entry.basename, EXCHANGE)
-        raise Changed("another file came into its place; move that away, then restore")
+        raise Changed(_OVERTAKEN)
     os.unlink(name, dir_fd=source)
+
+
+def _put_by_steps(source: int, name: bytes, home: int, entry: Entry) -> None:
+    """Put the placeholder aside, the file in its place, and drop the placeholder: where no two names change places."""
+    rename(home, entry.basename, home, _aside(entry))
+    try:
+        if not _is_placeholder(home, _aside(entry)):
+            raise Changed(_OVERTAKEN)
+        rename(source, name, home, entry.basename)
+    except BaseException:
+        rename(home, _aside(entry), home, entry.basename)
+        raise
+    os.unlink(_aside(entry), dir_fd=home)
+
+
+def _aside(entry: Entry) -> bytes:
+    """A hidden name that the placeholder has for a moment."""
+    return entry.passing + b".old"
+
+
+_OVERTAKEN = "another file came into its place; move that away, then restore"
 
 
 def _tidy(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ Nothing is deleted but a copy of which the original is known to exist, and the o
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,14 @@ from nsfwd.scanning.trees.files import (
     content_is,
     copy,
     digest_of,
-    directory,
     looked_at,
     regular,
     rename,
     write_new,
 )
 from nsfwd.scanning.trees.found import Found, Identity
+from nsfwd.scanning.trees.safe_paths import Diverted, Obstructed, below, name_beside, safe_directory
+from nsfwd.scanning.trees.walk import join
 
 HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """With these the next file would fail as well: the run ends instead of trying them all."""
@@ -55,6 +57,7 @@ class Subject:
         digest: of the content that was judged.
         facts: fields of its entry that tell why and by which run.
         placeholder: put a picture in its place.
+        home: its directory with links resolved that lie above the trees of the run; its own when left out.
         ours: its state as it is after another of its hard links was taken; None where none was.
     """
 
@@ -62,6 +65,7 @@ class Subject:
     digest: bytes
     facts: Mapping[str, Any] = field(default_factory=dict)
     placeholder: bool = False
+    home: bytes | None = None
     ours: Identity | None = None
 
 
@@ -76,7 +80,7 @@ def take(store: Store, subject: Subject) -> tuple[Entry, Identity]:
         OSError: this one file cannot be taken; it is where it was.
         ActionFailure: no file can; this one is where it was.
     """
-    with _explained(subject), directory(subject.found.directory) as source:
+    with _explained(subject), _home(subject) as source:
         return _take(store, source, subject)
 
 
@@ -89,23 +93,31 @@ def copy_out(root: Path, subject: Subject) -> bytes:
     Raises:
         Changed, OSError, ActionFailure: as ``take``. Nothing of the copy is left.
     """
-    target = b"%b/%b" % (os.fsencode(root.absolute()), subject.found.path.lstrip(b"/"))
-    with _explained(subject), directory(subject.found.directory) as source, regular(source, subject.found.name) as file:
+    base, (parent, _, name) = os.fsencode(root.absolute()), subject.found.path.lstrip(b"/").rpartition(b"/")
+    with _explained(subject), _home(subject) as source, regular(source, subject.found.name) as file:
         _compare(file, subject)
-        parent, _, name = target.rpartition(b"/")
-        os.makedirs(parent, exist_ok=True)  # noqa: PTH103  # bytes
-        with directory(parent) as place:
-            if os.path.lexists(target):
-                if content_is(place, name, subject.digest):
-                    return target
-                suffix = b"~" + secrets.token_hex(4).encode()
-                target, name = target + suffix, name + suffix
-            _copy_as(file, place, name, subject)
-    return target
+        with safe_directory(base, make=0o777) as shelf, below(shelf, parent, make=0o777) as place:
+            known = _is_taken(place, name)
+            if not (known and content_is(place, name, subject.digest)):
+                name = name_beside(name, b"~" + secrets.token_hex(4).encode()) if known else name
+                _copy_as(file, place, name, subject)
+    return join(join(base, parent), name) if parent else join(base, name)
+
+
+def _home(subject: Subject) -> AbstractContextManager[int]:
+    """Lend the directory of a file. A link below the trees of the run may lead anywhere by now, and is not followed."""
+    return safe_directory(subject.home or subject.found.directory)
+
+
+def _is_taken(place: int, name: bytes) -> bool:
+    with suppress(FileNotFoundError):
+        os.stat(name, dir_fd=place, follow_symlinks=False)
+        return True
+    return False
 
 
 def _copy_as(file: int, place: int, name: bytes, subject: Subject) -> None:
-    part = name + b".part"
+    part = b".nsfwd-%b.part" % hashlib.sha256(name).hexdigest()[:16].encode()
     with suppress(FileNotFoundError):  # of a run that was cut off
         os.unlink(part, dir_fd=place)
     copied = copy(file, place, part)
@@ -126,6 +138,8 @@ def _copy_as(file: int, place: int, name: bytes, subject: Subject) -> None:
 def _explained(subject: Subject) -> Iterator[None]:
     try:
         yield
+    except (Diverted, Obstructed):
+        raise
     except OSError as error:
         if error.errno in _GONE:
             raise Changed("it is no longer there") from error
@@ -138,17 +152,24 @@ def _take(store: Store, source: int, subject: Subject) -> tuple[Entry, Identity]
     with regular(source, subject.found.name) as file:
         _compare(file, subject)
         check_writable(source)
-        entry = _entry(store, subject, Attributes.of(file))
+        entry = _entry(store, subject, Attributes.of(file), os.fstat(source))
         store.note(entry)
         try:
             entry = _move(store, source, file, entry)
         except BaseException:
-            with store.place(entry) as (place, name):
-                if looked_at(place, name) is None:
-                    store.forget(entry)
+            if not _lies_in(store, entry):
+                store.forget(entry)
             raise
         settle(store, source, entry)
         return entry, Identity.of(os.fstat(file))
+
+
+def _lies_in(store: Store, entry: Entry) -> bool:
+    try:
+        with store.place(entry) as (place, name):
+            return looked_at(place, name) is not None
+    except Obstructed:
+        return False
 
 
 def _compare(file: int, subject: Subject) -> None:
@@ -157,12 +178,13 @@ def _compare(file: int, subject: Subject) -> None:
         raise Changed("it was changed or replaced since it was judged")
 
 
-def _entry(store: Store, subject: Subject, before: Attributes) -> Entry:
+def _entry(store: Store, subject: Subject, before: Attributes, home: os.stat_result) -> Entry:
     found, digest = subject.found, subject.digest.hex()
     name = f"{digest}.{secrets.token_hex(4)}"
     target = f"files/{digest[:2]}/{name}".encode() if store.sealed else found.path.lstrip(b"/")
     if not store.sealed and os.path.lexists(b"%b/%b" % (os.fsencode(store.root), target)):
-        target += b"~" + name[-8:].encode()
+        parent, slash, last = target.rpartition(b"/")
+        target = parent + slash + name_beside(last, b"~" + name[-8:].encode())
     return Entry(
         name=name,
         kind=store.kind,
@@ -183,6 +205,7 @@ def _entry(store: Store, subject: Subject, before: Attributes) -> Entry:
         gid=before.gid,
         links=before.links,
         extended=dict(before.extended),
+        place=(home.st_dev, home.st_ino),
         placeholder=subject.placeholder,
         **subject.facts,
     )
@@ -228,7 +251,7 @@ def is_the_one(entry: Entry, found: os.stat_result | None) -> bool:
 
 def _bring(source: int, file: int, entry: Entry, place: int, name: bytes) -> None:
     """Copy it beside the final name, compare, give the copy its attributes, and only then that name."""
-    part = name + b".part"
+    part = entry.passing
     copied = copy(file, place, part)
     try:
         if digest_of(copied).hex() != entry.digest or not _unchanged(file, entry):

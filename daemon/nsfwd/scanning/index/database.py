@@ -7,16 +7,19 @@ their owner alone (0600). Knows the tables, no walk, no daemon and no verdict's 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 from nsfwd.errors import IndexFailure
 from nsfwd.scanning.index.schema import MIGRATIONS
+from nsfwd.scanning.trees.safe_paths import LONGEST_NAME, safe_parent
 
 PATIENCE = 30.0
 """Seconds to wait for another writer. Transactions last milliseconds; a checkpoint of a slow disk may last seconds."""
@@ -40,23 +43,22 @@ class Index:
     Args:
         path: the file.
         create: make it, and the tables, where there is none.
+        write: False for a reader, who changes nothing, not even the layout of an older version.
 
     Raises:
         IndexFailure: it is missing, of a newer version, not an index, unreadable, or its disk is full. The operator
             mends it; a retry helps only with a full disk or a lock held for too long. Every method may raise it.
     """
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, create: bool = True, write: bool = True) -> None:
+        self.path = path = path.absolute()
         with self._border():
-            if not path.exists():
-                if not create:
-                    raise IndexFailure(f"{path}: there is no index")
-                os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+            self._locate(create=create and write)
+            self._db = _connect(path) if write else _connect_reading(path)
         try:
             with self._border():
-                self._prepare()
+                self._check_kind()
+                self._prepare() if write else self._prepare_reading()
         except BaseException:
             self._db.close()
             raise
@@ -120,12 +122,31 @@ class Index:
         with self._border():
             return self._db.executemany(sql, rows).rowcount
 
+    def _locate(self, *, create: bool) -> None:
+        """See that the file is there, or make it; as root, never through a link that another user may have planted."""
+        name = os.fsencode(self.path.name)
+        if len(name) > LONGEST_NAME - len("-journal"):
+            raise IndexFailure(f"{self.path}: this name is too long: files with longer ones belong to an index")
+        try:
+            with safe_parent(os.fsencode(self.path)) as (place, name):
+                _make_file(place, name, create=create)
+        except OSError as error:
+            reason = "there is no index" if error.errno == errno.ENOENT and not create else error.strerror
+            raise IndexFailure(f"{self.path}: {reason}") from error
+
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA foreign_keys = ON")
-        self._check_kind()
         self._migrate()
+
+    def _prepare_reading(self) -> None:
+        version = self._check_version()
+        if not version:
+            raise IndexFailure(f"{self.path}: the index is empty; no sweep has begun in it")
+        for migration in MIGRATIONS[version:]:
+            for statement in _statements(migration.view):
+                self._db.execute(statement)
 
     def _check_kind(self) -> None:
         (kind,) = self._db.execute("PRAGMA application_id").fetchone()
@@ -137,11 +158,7 @@ class Index:
         if self._version() == len(MIGRATIONS):
             return
         with self.transaction():
-            version = self._version()  # another process may have been faster
-            if version > len(MIGRATIONS):
-                raise IndexFailure(
-                    f"{self.path}: written by a newer nsfwd (layout {version}, this one knows {len(MIGRATIONS)})"
-                )
+            version = self._check_version()  # another process may have been faster
             self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
             self._db.execute("CREATE TABLE IF NOT EXISTS migration (name TEXT NOT NULL, time REAL NOT NULL)")
             for migration in MIGRATIONS[version:]:
@@ -149,6 +166,14 @@ class Index:
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO migration VALUES (?, ?)", (migration.name, time.time()))
             self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    def _check_version(self) -> int:
+        version = self._version()
+        if version > len(MIGRATIONS):
+            raise IndexFailure(
+                f"{self.path}: written by a newer nsfwd (layout {version}, this one knows {len(MIGRATIONS)})"
+            )
+        return version
 
     def _version(self) -> int:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -161,13 +186,49 @@ class Index:
         except (*_MISFITS, sqlite3.Error) as error:
             raise self._translated(error) from error
         except OSError as error:
-            if error.filename != str(self.path) and error.filename != self.path:
+            if error.filename != str(self.path):
                 raise
             raise IndexFailure(f"{self.path}: {error.strerror}") from error
 
     def _translated(self, error: Exception) -> IndexFailure:
         kind = RowFailure if isinstance(error, _MISFITS) else IndexFailure
         return kind(f"{self.path}: {error}")
+
+
+def _make_file(place: int, name: bytes, *, create: bool) -> None:
+    try:
+        os.stat(name, dir_fd=place, follow_symlinks=False)
+    except FileNotFoundError:
+        if not create:
+            raise
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(FileExistsError):
+            os.close(os.open(name, flags, 0o600, dir_fd=place))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+
+
+def _connect_reading(path: Path) -> sqlite3.Connection:
+    """Open without the right to write, also where nothing beside the file can be made: on read-only media.
+
+    SQLite says of every file that it cannot open that it cannot open it: the first line says why.
+
+    Raises:
+        IndexFailure: its log, which belongs to it, cannot be read there.
+    """
+    path.open("rb").close()
+    where = f"file:{quote(os.fsencode(path))}?mode=ro"
+    log = path.with_name(f"{path.name}-wal")
+    if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-shm").exists():
+        if log.exists() and log.stat().st_size:
+            raise IndexFailure(
+                f"{path}: its log {log.name} can only be read where the directory can be written;"
+                " copy both into such a directory"
+            )
+        where += "&immutable=1"
+    return sqlite3.connect(where, uri=True, timeout=PATIENCE, isolation_level=None)
 
 
 def _statements(sql: str) -> Iterator[str]:

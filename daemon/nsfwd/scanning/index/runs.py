@@ -117,7 +117,10 @@ class Run:
 
 def alive(index: Index, number: int) -> bool:
     """Tell whether the process of a run that has no end still lives."""
-    lock = _open(index.path)
+    try:
+        lock = os.open(_locks(index.path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # of another user: nobody can tell; nor is there a run where there is no such file
+        return False
     try:
         return _held(lock, number)
     finally:
@@ -139,11 +142,19 @@ def _refuse_second(index: Index, roots: Sequence[bytes], lock: int) -> None:
 
 
 def _open(index: Path) -> int:
-    path = index.with_name(f"{index.name}-runs")
+    path = _locks(index)
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        owner = index.stat()
+        if os.geteuid() == 0 and os.fstat(opened).st_uid != owner.st_uid:
+            os.fchown(opened, owner.st_uid, owner.st_gid)  # who could not begin a run of their own otherwise
     except OSError as error:
         raise IndexFailure(f"{path}: {error.strerror}") from error
+    return opened
+
+
+def _locks(index: Path) -> Path:
+    return index.with_name(f"{index.name}-runs")
 
 
 def _byte(kind: int, number: int) -> bytes:

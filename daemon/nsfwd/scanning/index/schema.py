@@ -25,10 +25,12 @@ class Migration:
     Attributes:
         name: what the step does, kept in the index beside the time it was taken.
         sql: the statements, run in one transaction.
+        view: statements that give a reader who may not write the same names, as temporary views.
     """
 
     name: str
     sql: str
+    view: str = ""
 
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -144,6 +146,13 @@ MIGRATIONS: tuple[Migration, ...] = (
             VALUES (new.id, coalesce(new.gone, new.run), new.status, new.code, new.verdict, new.gone IS NOT NULL);
         END;
         """,
+    ),
+    Migration(
+        "links",
+        """
+        ALTER TABLE action ADD COLUMN links INTEGER;  -- hard links that the file had when it was taken
+        """,
+        "CREATE TEMP VIEW action AS SELECT *, NULL AS links FROM main.action;",
     ),
 )
 """In the order in which they are taken; ``PRAGMA user_version`` counts those an index has taken."""

@@ -154,8 +154,9 @@ def _history(index: Index, number: int) -> Iterator[dict[str, Any]]:
 
 
 def _actions(index: Index, path: bytes) -> Iterator[dict[str, Any]]:
-    query = "SELECT time, kind, verdict, outcome, message, target, restored FROM action WHERE path = ? ORDER BY id"
-    for moment, kind, verdict, outcome, message, target, restored in index.read(query, (path,)):
+    columns = "time, kind, verdict, outcome, message, target, restored, links"
+    query = f"SELECT {columns} FROM action WHERE path = ? ORDER BY id"
+    for moment, kind, verdict, outcome, message, target, restored, links in index.read(query, (path,)):
         yield {
             "time": local(moment),
             "kind": kind,
@@ -164,6 +165,7 @@ def _actions(index: Index, path: bytes) -> Iterator[dict[str, Any]]:
             "message": message,
             "target": os.fsdecode(target) if target else None,
             "restored": local(restored) if restored else None,
+            "links": links,
         }
 
 

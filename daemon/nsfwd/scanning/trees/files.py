@@ -17,10 +17,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 
+from nsfwd.scanning.trees.safe_paths import name_beside
+
 NOREPLACE = 1
 EXCHANGE = 2
 
 CHUNK = 1024 * 1024
+
+_PLAIN_BITS = 0o777
+
+_HARMLESS = ("user.", "system.posix_acl_", "security.selinux")
+"""Beginnings of names of extended attributes that give a program no privilege."""
+
+UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What renameat2 says where a file system, or a kernel, does not know its flags: NFS, FUSE, vfat."""
+
+_UNLINKABLE = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
+"""What link(2) says where there are no hard links."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,7 +67,7 @@ class Attributes:
         return cls(mode, found.st_uid, found.st_gid, found.st_atime_ns, found.st_mtime_ns, found.st_nlink, extended)
 
     def apply(self, file: int, *, mode: int | None = None) -> tuple[str, ...]:
-        """Put them upon an open file, as far as this process may.
+        """Give them to an open file, as far as this process may; never a bit or an attribute that gives privileges.
 
         Args:
             mode: instead of the own one.
@@ -66,19 +79,24 @@ class Attributes:
         for name, value in self.extended.items():
             try:
                 if _attribute(file, name) != value:
-                    os.setxattr(file, name, value)
+                    _set_attribute(file, name, value)
             except OSError:
                 lost.append(name)
         found = os.fstat(file)
         if (found.st_uid, found.st_gid) != (self.uid, self.gid):
             try:
                 os.fchown(file, self.uid, self.gid)
-            except OSError:
+            except (OSError, OverflowError):
                 lost.append("owner")
         wanted = self.mode if mode is None else mode
-        if stat.S_IMODE(os.fstat(file).st_mode) != wanted:  # fchown may have taken bits of it
-            os.fchmod(file, wanted)
-        os.utime(file, ns=(self.atime_ns, self.mtime_ns))
+        if wanted & ~_PLAIN_BITS:
+            lost.append("set-user-ID, set-group-ID or sticky bit")
+        if stat.S_IMODE(os.fstat(file).st_mode) != wanted & _PLAIN_BITS:  # fchown may have taken bits of it
+            os.fchmod(file, wanted & _PLAIN_BITS)
+        try:
+            os.utime(file, ns=(self.atime_ns, self.mtime_ns))
+        except (OSError, OverflowError):  # beyond what this file system, or this machine, keeps
+            lost.append("times")
         return tuple(lost)
 
 
@@ -89,15 +107,10 @@ def _attribute(file: int, name: str) -> bytes | None:
         return None
 
 
-@contextmanager
-def directory(path: bytes, *, below: int | None = None, follow: bool = True) -> Iterator[int]:
-    """Lend a descriptor of a directory."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    opened = os.open(path, flags, dir_fd=below)
-    try:
-        yield opened
-    finally:
-        os.close(opened)
+def _set_attribute(file: int, name: str, value: bytes) -> None:
+    if not name.startswith(_HARMLESS):  # security.capability and the like are not a manifest's to give
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    os.setxattr(file, name, value)
 
 
 @contextmanager
@@ -146,18 +159,34 @@ def check_writable(place: int) -> None:
 def rename(source: int, name: bytes, target: int, new: bytes, how: int = NOREPLACE) -> None:
     """Rename between two directories: never over another file (``NOREPLACE``), or changing places (``EXCHANGE``).
 
-    A file system without either (some network ones) gets a hard link and an unlink for ``NOREPLACE``.
+    A file system without either (NFS, FUSE) gets a hard link and an unlink for ``NOREPLACE``; one without hard links
+    as well (vfat) has the new name taken by an empty file first.
 
     Raises:
-        OSError: EEXIST, EXDEV and the like.
+        OSError: EEXIST, EXDEV and the like; one of ``UNSUPPORTED`` where no two names can change places.
     """
     if _libc.renameat2(source, name, target, new, how) == 0:
         return
     number = ctypes.get_errno()
-    if how != NOREPLACE or number not in (errno.EINVAL, errno.ENOSYS):
+    if how != NOREPLACE or number not in UNSUPPORTED:
         raise OSError(number, os.strerror(number), os.fsdecode(name))
-    os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-    os.unlink(name, dir_fd=source)
+    try:
+        os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _UNLINKABLE:
+            raise
+        _rename_over_reserved(source, name, target, new)
+    else:
+        os.unlink(name, dir_fd=source)
+
+
+def _rename_over_reserved(source: int, name: bytes, target: int, new: bytes) -> None:
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target))
+    try:
+        os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
+    except BaseException:
+        os.unlink(new, dir_fd=target)
+        raise
 
 
 def digest_of(file: int) -> bytes:
@@ -218,7 +247,7 @@ def write_new(place: int, name: bytes, content: bytes, mode: int = 0o600) -> Non
 
     Written by root it belongs to whom its directory belongs to, who is to read it later.
     """
-    temporary = b".%s.new" % name
+    temporary = name_beside(b"." + name, b".new")
     with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=place)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from nsfwd.scanning.trees.safe_paths import safe_parent
 
 _STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|\d+))/fd/(\d+)")
 
@@ -20,8 +23,8 @@ _STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|\d+))/fd/(\d+)")
 def private(path: Path) -> Iterator[BinaryIO]:
     """Lend a new file (mode 0600) that takes its place at ``path`` when the block ends well, and else vanishes.
 
-    A link is followed: what it points to is replaced, never the link. ``-`` (standard output), ``/dev/stdout`` and the
-    like are the stream that this process has, wherever it leads.
+    A link that no other user can have planted is followed: what it points to is replaced, never the link. ``-``
+    (standard output), ``/dev/stdout`` and the like are the stream that this process has, wherever it leads.
 
     Raises:
         OSError: it cannot be written, and names ``path``; what was there is still there.
@@ -44,24 +47,43 @@ def _stream(path: Path) -> BinaryIO | None:
 
 @contextmanager
 def _lent(path: Path) -> Iterator[BinaryIO]:
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
-        return
-    target = path.resolve()
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    with ExitStack() as stack:
+        with _naming(path):
+            place, name = stack.enter_context(safe_parent(os.fsencode(path.absolute())))
+            special = _is_special(place, name)
+            draft = name if special else b".nsfwd-%b" % secrets.token_hex(8).encode()
+            flags = os.O_WRONLY if special else os.O_CREAT | os.O_EXCL | os.O_RDWR
+            descriptor = os.open(draft, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=place)
+        if special:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+            return
+        try:
+            with os.fdopen(descriptor, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            with _naming(path):
+                os.rename(draft, name, src_dir_fd=place, dst_dir_fd=place)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(draft, dir_fd=place)
+            raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have errors name the path that was asked for: nobody has heard of the draft."""
     try:
-        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        yield
     except OSError as error:
-        error.filename = str(path)  # nobody has heard of the draft
+        error.filename = str(path)
         raise
+
+
+def _is_special(place: int, name: bytes) -> bool:
+    """Tell whether there is something else than a regular file, to be written to as it is."""
     try:
-        with os.fdopen(descriptor, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
+        return not stat.S_ISREG(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
