@@ -22,7 +22,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# On a terminal pip shows what it downloads, and how far it is.
+QUIET   = $$(test -t 2 || echo --quiet)
 # An npm that had to come from PyPI lives in the virtual environment.
 NPM     = $(shell npm --version >/dev/null 2>&1 || echo ,node)
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -46,33 +48,38 @@ help:
 
 setup: $(STAMP) $(MODELS)/$(BUNDLE)/bundle.toml
 
+# Where the virtual environment is elsewhere, .venv leads there, so that the next command needs no VENV=.
 $(STAMP): setup.cfg pyproject.toml requirements.lock daemon/nsfwd/cli/preflight.py
+	@command -v $(PYTHON) >/dev/null || { printf 'preflight: Python 3.11 to 3.13 is needed and none was found\n    %s\n' \
+		'apt-get install -y python3-venv    # as root, or what your distribution has' >&2; exit 1; }
 	@$(PYTHON) daemon/nsfwd/cli/preflight.py --venv $(VENV)
-	@echo "installing into $(VENV)"
+	@echo "installing into $(VENV): 0.9 GB of packages to download, some minutes"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) install -c requirements.lock setuptools
-	@$(PIP) install -c requirements.lock --no-build-isolation -e '.[dev$(NPM)]'
+	@$(PIP) install $(QUIET) -c requirements.lock setuptools
+	@$(PIP) install $(QUIET) -c requirements.lock --no-build-isolation -e '.[dev$(NPM)]'
+	@test -e .venv || ln -sfn $(abspath $(VENV)) .venv
 	@touch $@
 
 $(MODELS)/%/bundle.toml: models/%.toml | $(STAMP)
 	@$(BIN)/nsfwd models pull $* --models-dir $(MODELS)
 	@touch $@
 
-# The loop in the background ends with the daemon, whose process id is this shell's ($$$$), and speaks once.
+# The loop in the background ends with the daemon, whose process id is this shell's ($$$$), and speaks once. It is a child
+# of a shell that has ended: the daemon would not wait for it, and it would stay as a defunct process.
 run: setup
 	@mkdir -p $(dir $(SOCKET))
 	@if $(BIN)/nsfwd ping --connect unix:$(SOCKET) >/dev/null 2>&1; then \
 		echo "a daemon answers on $(SOCKET) already: stop it, or run another: make run PORT=1236 SOCKET=.run/other.sock" >&2; \
 		exit 1; \
 	fi; \
-	( while kill -0 $$$$ 2>/dev/null; do \
+	( ( while kill -0 $$$$ 2>/dev/null; do \
 		if $(BIN)/nsfwd ready --connect unix:$(SOCKET) >/dev/null 2>&1; then \
 			printf '\nready. Try in another terminal:\n  telnet 127.0.0.1 %s\n  echo /path/of/a/photo.jpg | nc -N 127.0.0.1 %s\n  %s scan /path/of/a/directory\n' \
 				$(PORT) $(PORT) $(BIN)/nsfwd; \
 			break; \
 		fi; \
 		sleep 0.5; \
-	done ) & \
+	done ) & ); \
 	exec $(BIN)/nsfwd serve --listen tcp:127.0.0.1:$(PORT) --listen unix:$(SOCKET) --models-dir $(MODELS) --model $(BUNDLE)=nsfw $(SERVE)
 
 check: $(STAMP)
@@ -102,23 +109,24 @@ fuzz: setup
 
 # Ratios are of one run; close what else uses the cores. Figures: bench/results/. What they mean: docs/performance.md.
 bench: setup
-	@$(PIP) install -c requirements.lock --no-build-isolation -e '.[bench]'
+	@$(PIP) install $(QUIET) -c requirements.lock --no-build-isolation -e '.[bench]'
 	$(BIN)/python -m bench $(BENCH)
 
 # One file for every extra and every Python allowed: constraints, so that an install takes only what it asks for.
 lock: $(STAMP)
-	@$(PIP) install -c requirements.lock -e '.[lock]' --no-build-isolation
+	@$(PIP) install $(QUIET) -c requirements.lock -e '.[lock]' --no-build-isolation
 	@{ echo "# Exact versions of all that any extra may bring, for every Python allowed. Written by: make lock"; \
 	   $(BIN)/uv pip compile --quiet --no-config --universal --fork-strategy fewest --python-version 3.11 --all-extras \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links setup.cfg; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 
 # -- a system-wide installation: a virtual environment of its own in PREFIX/lib/nsfwd, units, settings -------------------
-# Bundles, index and quarantine lie in /var/lib/nsfwd, which neither target touches. EXTRAS=[gpu] for a GPU.
+# Bundles, index and quarantine lie in /var/lib/nsfwd, which neither target touches. EXTRAS=[gpu] for a GPU, [gpu,node] where
+# there is no npm.
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
-EXTRAS  ?=
+EXTRAS  ?= $(if $(NPM),[node])
 WHAT    ?= .$(EXTRAS)
 PIPARGS ?=
 HOUSE    = $(PREFIX)/lib/nsfwd
@@ -131,7 +139,7 @@ SETTINGS = /etc/nsfwd/nsfwd.toml
 # A virtual environment spells out where it lies; below DESTDIR that is not yet where it will lie.
 install:
 	@$(PYTHON) -m venv $(DESTDIR)$(HOUSE)
-	@$(DESTDIR)$(HOUSE)/bin/python -m pip --disable-pip-version-check --quiet install --upgrade -c requirements.lock $(PIPARGS) '$(WHAT)'
+	@$(DESTDIR)$(HOUSE)/bin/python -m pip --disable-pip-version-check install $(QUIET) --upgrade -c requirements.lock $(PIPARGS) '$(WHAT)'
 	@find $(DESTDIR)$(HOUSE)/bin -type f -exec sed -i '1s|^#!$(DESTDIR)$(HOUSE)|#!$(HOUSE)|' {} +
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITDIR) $(dir $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES) $(DESTDIR)$(SETTINGS))
 	@ln -sfn ../lib/nsfwd/bin/nsfwd $(DESTDIR)$(PREFIX)/bin/nsfwd

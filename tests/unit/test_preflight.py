@@ -1,4 +1,4 @@
-"""The preflight: each check says what is missing, and how to mend it."""
+"""The preflight: each check says what is missing, and how to fix it."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_a_sound_machine_has_no_problem() -> None:
         (preflight.check_venv((3, 11), lambda name: name != "ensurepip"), "install"),
         (preflight.check_processor("x86_64", FLAGS.format("")), "host-passthrough"),
         (preflight.check_processor("x86_64", ""), "host-passthrough"),
-        (preflight.check_disk(preflight.GIB, venv_exists=False), "make setup VENV="),
+        (preflight.check_disk(preflight.GB, venv_exists=False), "make setup VENV="),
     ],
 )
 def test_a_fatal_problem_names_one_command(problem: preflight.Problem | None, command: str) -> None:
     assert problem is not None and problem.fatal
-    what, mend = str(problem).splitlines()
+    what, command_line = str(problem).splitlines()
     assert what.startswith("preflight: ")
-    assert command in mend
+    assert command in command_line
 
 
 @pytest.mark.parametrize(("driver", "command"), [(False, "nvidia-driver"), (True, "'.[gpu]'")])
@@ -66,11 +66,27 @@ def test_a_missing_npm_is_not_fatal() -> None:
 )
 def test_the_command_is_this_distribution_s(manager: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == manager else None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     problem = preflight.check_interpreter((3, 9))
     assert problem is not None
     assert manager in problem.command and problem.command.endswith(expected)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert preflight.install_command("x").startswith(f"sudo {manager} ")
+
+
+@pytest.mark.parametrize(
+    ("user", "programs", "expected"),
+    [
+        (0, {"apt-get", "sudo"}, "apt-get install -y make"),
+        (1000, {"apt-get", "sudo"}, "sudo apt-get install -y make"),
+        (1000, {"apt-get"}, "su -c 'apt-get install -y make'"),
+    ],
+)
+def test_the_command_works_for_this_user(
+    user: int, programs: set[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare Debian has no sudo."""
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name in programs else None)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert preflight.install_command("make") == expected
 
 
 def test_the_status_says_whether_to_go_on(

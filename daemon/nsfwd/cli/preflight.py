@@ -1,4 +1,4 @@
-"""Look before anything is installed: can this machine run nsfwd, and which one command mends what is missing?
+"""Look before anything is installed: can this machine run nsfwd, and which one command fixes what is missing?
 
 Run by path with the system's own Python (``python3 daemon/nsfwd/cli/preflight.py``), so it knows nothing but the
 standard library, imports no other module of the package, and avoids syntax that an older Python could not even parse.
@@ -22,13 +22,13 @@ OLDEST = (3, 11)
 NEWEST = (3, 13)
 """First and last Python that TensorFlow has wheels for, and ``python_requires`` allows."""
 
-GIB = 1024**3
+GB = 10**9
 
-DISK_FRESH = 4 * GIB
-"""Free bytes wanted before a first install. Source: ``du`` after ``make setup``: 2.5 GB of packages, 0.02 GB of bundle,
-and 0.7 GB of downloads in cache or temporary files meanwhile."""
+DISK_FRESH = int(4.2 * GB)
+"""Free bytes wanted before a first install. Source: ``du`` after ``make setup``: 3.2 GB of packages, 0.04 GB of bundle,
+and 0.9 GB of downloads in cache or temporary files until then."""
 
-DISK_AGAIN = 1 * GIB
+DISK_AGAIN = 1 * GB
 """Free bytes wanted where the virtual environment is there already: an upgrade holds one large package twice."""
 
 INSTALL = {
@@ -41,11 +41,11 @@ INSTALL = {
 
 
 class Problem:
-    """One thing that is missing, and the command that mends it.
+    """One thing that is missing, and the command that fixes it.
 
     Args:
         what: one sentence.
-        command: the one command that mends it.
+        command: the one command that fixes it.
         fatal: set-up cannot go on without it.
     """
 
@@ -67,7 +67,9 @@ def package_manager() -> str:
 def install_command(packages: str) -> str:
     """The command by which this distribution installs ``packages``."""
     command = f"{INSTALL[package_manager()][0]} {packages}"
-    return command if os.geteuid() == 0 else "sudo " + command
+    if os.geteuid() == 0:
+        return command
+    return f"sudo {command}" if shutil.which("sudo") else f"su -c '{command}'"
 
 
 def check_interpreter(version: tuple[int, int]) -> Problem | None:
@@ -105,7 +107,7 @@ def check_disk(free: int, venv_exists: bool) -> Problem | None:
     if free >= wanted:
         return None
     return Problem(
-        f"{wanted / GIB:.1f} GiB of free disk are needed and {free / GIB:.1f} GiB are left here",
+        f"{wanted / GB:.1f} GB of free disk are needed and {free / GB:.1f} GB are left here",
         "make setup VENV=/path/on/a/larger/disk/nsfwd-venv",
     )
 
@@ -153,7 +155,7 @@ def npm_works() -> bool:
 
 
 def problems(venv: Path) -> list[Problem]:
-    """All that is wrong on this machine, in the order in which to mend it."""
+    """All that is wrong on this machine, in the order in which to fix it."""
     version = (sys.version_info[0], sys.version_info[1])
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
