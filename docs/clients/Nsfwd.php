@@ -2,10 +2,11 @@
 /**
  * nsfwd from PHP 8.1 or newer: one file, to be copied; it needs no extension.
  *
- *     $reply = (new Nsfwd())->scanBytes(file_get_contents($_FILES['picture']['tmp_name']));
- *     // Hold what has no score as well as what is an alarm: never publish what nobody looked at.
- *     if ($reply['status'] !== 'ok' || $reply['alarm']) { hold_for_review($reply['error']['code'] ?? $reply['verdict']); }
- *     else { publish(); }
+ *     $nsfwd = new Nsfwd();
+ *     $reply = $nsfwd->scanBytes(file_get_contents($_FILES['picture']['tmp_name']));
+ *     // Everything else is held: what has no score, an alarm, and a tier in between such as review.
+ *     if ($nsfwd->mayPublish($reply)) { publish(); }
+ *     else { hold_for_review($reply['error']['code'] ?? $reply['verdict']); }
  *
  * A reply is always an array with 'status': 'ok' (then also 'verdict', 'alarm', 'scores', ...), 'skipped', 'error' or
  * 'refused' (then 'error' has 'code' and 'message'). A daemon that cannot be reached or does not answer in time is the
@@ -19,10 +20,12 @@ final class Nsfwd
     /**
      * @param string $address  tcp:HOST:PORT or unix:/path, or as PHP writes them: tcp://, unix://
      * @param float  $deadline seconds for one picture, waiting for a busy daemon included
+     * @param array  $publish  verdicts to publish; if empty only 'safe', the lowest tier, and then never an alarm
      */
     public function __construct(
         private string $address = 'tcp://127.0.0.1:1235',
         private float $deadline = 10.0,
+        private array $publish = [],
     ) {
         $this->address = preg_replace('#^(tcp|unix):(?!//)#', '$1://', $address);
     }
@@ -38,6 +41,17 @@ final class Nsfwd
     public function scanBytes(string $data): array
     {
         return $this->ask(['bytes' => strlen($data)], $data);
+    }
+
+    /** Whether nobody has to look at the picture first. */
+    public function mayPublish(array $reply): bool
+    {
+        if (($reply['status'] ?? '') !== 'ok') {
+            return false;
+        }
+        return $this->publish
+            ? in_array($reply['verdict'] ?? '', $this->publish, true)
+            : ($reply['verdict'] ?? '') === 'safe' && ($reply['alarm'] ?? true) === false;
     }
 
     private function ask(array $request, string $body): array
@@ -120,16 +134,17 @@ final class Nsfwd
     }
 }
 
-// Example: php Nsfwd.php ADDRESS DEADLINE path|bytes FILE says what an upload form should do with the picture.
+// Example: php Nsfwd.php ADDRESS DEADLINE path|bytes FILE [TIER...] says what an upload form should do with the picture:
+// publish (exit code 0), hold for its verdict (1), hold because it has no score (2). TIER: a verdict to publish.
 if (PHP_SAPI === 'cli' && realpath($argv[0]) === __FILE__) {
-    if ($argc !== 5) {
-        fwrite(STDERR, "usage: php Nsfwd.php ADDRESS DEADLINE path|bytes FILE\n");
+    if ($argc < 5) {
+        fwrite(STDERR, "usage: php Nsfwd.php ADDRESS DEADLINE path|bytes FILE [TIER...]\n");
         exit(64);
     }
     [, $address, $deadline, $way, $file] = $argv;
-    $client = new Nsfwd($address, (float) $deadline);
+    $client = new Nsfwd($address, (float) $deadline, array_slice($argv, 5));
     $reply = $way === 'bytes' ? $client->scanBytes((string) @file_get_contents($file)) : $client->scan($file);
-    $scored = $reply['status'] === 'ok';
-    echo $scored && !$reply['alarm'] ? 'publish ' : 'hold ', $reply['error']['code'] ?? $reply['verdict'], "\n";
-    exit($scored ? (int) $reply['alarm'] : 2);
+    $publish = $client->mayPublish($reply);
+    echo $publish ? 'publish ' : 'hold ', $reply['error']['code'] ?? $reply['verdict'], "\n";
+    exit($publish ? 0 : ($reply['status'] === 'ok' ? 1 : 2));
 }

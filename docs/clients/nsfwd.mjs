@@ -2,10 +2,11 @@
  * nsfwd from Node 18 or newer: one file, to be copied; it needs no package.
  *
  *     import { Nsfwd } from "./nsfwd.mjs";
- *     const reply = await new Nsfwd().scanBytes(await readFile(upload));
- *     // Hold what has no score as well as what is an alarm: never publish what nobody looked at.
- *     if (reply.status !== "ok" || reply.alarm) holdForReview(reply.error?.code ?? reply.verdict);
- *     else publish();
+ *     const nsfwd = new Nsfwd();
+ *     const reply = await nsfwd.scanBytes(await readFile(upload));
+ *     // Everything else is held: what has no score, an alarm, and a tier in between such as review.
+ *     if (nsfwd.mayPublish(reply)) publish();
+ *     else holdForReview(reply.error?.code ?? reply.verdict);
  *
  * A reply is always an object with `status`: "ok" (then also verdict, alarm, scores, ...), "skipped", "error" or "refused"
  * (then error.code and error.message). A daemon that cannot be reached or does not answer in time is the status "error"
@@ -26,10 +27,12 @@ export class Nsfwd {
    * @param {object} options
    * @param {string} options.address tcp:HOST:PORT or unix:/path
    * @param {number} options.deadline seconds for one picture, waiting for a busy daemon included
+   * @param {string[]} options.publish verdicts to publish; if empty only "safe", the lowest tier, and then never an alarm
    */
-  constructor({ address = "tcp:127.0.0.1:1235", deadline = 10 } = {}) {
+  constructor({ address = "tcp:127.0.0.1:1235", deadline = 10, publish = [] } = {}) {
     this.address = address;
     this.deadline = deadline;
+    this.publish = publish;
   }
 
   /** Scan a file of the machine that the daemon runs on; path (a string, or a Buffer if it is no UTF-8) is absolute. */
@@ -40,6 +43,14 @@ export class Nsfwd {
   /** Scan an encoded picture (JPEG, PNG, ...) that the daemon has no file of. */
   scanBytes(data) {
     return this.#ask({ bytes: data.length }, data);
+  }
+
+  /** Whether nobody has to look at the picture first. */
+  mayPublish(reply) {
+    if (reply.status !== "ok") return false;
+    return this.publish.length
+      ? this.publish.includes(reply.verdict)
+      : reply.verdict === "safe" && reply.alarm === false;
   }
 
   async #ask(request, body) {
@@ -100,16 +111,17 @@ function checked(line, request) {
   return reply.status === "done" || other ? failed("is_directory", "a directory, not a picture") : reply;
 }
 
-// Example: node nsfwd.mjs ADDRESS DEADLINE path|bytes FILE says what an upload form should do with the picture.
+// Example: node nsfwd.mjs ADDRESS DEADLINE path|bytes FILE [TIER...] says what an upload form should do with the picture:
+// publish (exit code 0), hold for its verdict (1), hold because it has no score (2). TIER: a verdict to publish.
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  if (process.argv.length !== 6) {
-    console.error("usage: node nsfwd.mjs ADDRESS DEADLINE path|bytes FILE");
+  if (process.argv.length < 6) {
+    console.error("usage: node nsfwd.mjs ADDRESS DEADLINE path|bytes FILE [TIER...]");
     process.exit(64);
   }
-  const [address, deadline, way, file] = process.argv.slice(2);
-  const client = new Nsfwd({ address, deadline: Number(deadline) });
+  const [address, deadline, way, file, ...publish] = process.argv.slice(2);
+  const client = new Nsfwd({ address, deadline: Number(deadline), publish });
   const reply = way === "bytes" ? await client.scanBytes(await readFile(file).catch(() => "")) : await client.scan(file);
-  const scored = reply.status === "ok";
-  console.log(scored && !reply.alarm ? "publish" : "hold", reply.error?.code ?? reply.verdict);
-  process.exitCode = scored ? Number(reply.alarm) : 2;
+  const publishes = client.mayPublish(reply);
+  console.log(publishes ? "publish" : "hold", reply.error?.code ?? reply.verdict);
+  process.exitCode = publishes ? 0 : reply.status === "ok" ? 1 : 2;
 }

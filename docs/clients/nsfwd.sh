@@ -3,11 +3,9 @@
 #
 #     source nsfwd.sh
 #     reply=$(nsfwd_bytes upload.jpg)
-#     case $(jq -r '.status + " " + (.alarm | tostring)' <<<"$reply") in
-#         "ok false") publish ;;
-#         # What has no score as well as what is an alarm: never publish what nobody looked at.
-#         *) hold_for_review "$(jq -r '.error.code // .verdict' <<<"$reply")" ;;
-#     esac
+#     # Everything else is held: what has no score, an alarm, and a tier in between such as review.
+#     if nsfwd_may_publish "$reply"; then publish
+#     else hold_for_review "$(jq -r '.error.code // .verdict' <<<"$reply")"; fi
 #
 # A reply is always one JSON object with "status": "ok" (then also verdict, alarm, scores, ...), "skipped", "error" or
 # "refused" (then error.code and error.message). A daemon that cannot be reached or does not answer in time is the status
@@ -16,6 +14,13 @@
 # tcp:HOST:PORT or unix:/path; seconds for one picture, waiting for a busy daemon included.
 NSFWD_ADDRESS=${NSFWD_ADDRESS:-tcp:127.0.0.1:1235}
 NSFWD_DEADLINE=${NSFWD_DEADLINE:-10}
+
+# Succeed if nobody has to look at the picture first; $1 is its reply, the rest the verdicts to publish. Without them only
+# "safe", the lowest tier, is published, and then never an alarm.
+nsfwd_may_publish() {
+    [[ $(jq '.status == "ok" and (.verdict as $verdict | if $ARGS.positional == [] then $verdict == "safe" and .alarm == false
+        else any($ARGS.positional[]; . == $verdict) end)' --args -- "${@:2}" <<<"$1" 2>/dev/null) == true ]]
+}
 
 # Scan a file of the machine that the daemon runs on; $1 is absolute. base64 carries names that are not UTF-8 as well.
 nsfwd_path() {
@@ -73,14 +78,13 @@ _nsfwd_once() {
     fi
 }
 
-# Example: bash nsfwd.sh ADDRESS DEADLINE path|bytes FILE says what an upload form should do with the picture.
+# Example: bash nsfwd.sh ADDRESS DEADLINE path|bytes FILE [TIER...] says what an upload form should do with the picture:
+# publish (exit code 0), hold for its verdict (1), hold because it has no score (2). TIER: a verdict to publish.
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
-    (($# == 4)) || { echo "usage: bash nsfwd.sh ADDRESS DEADLINE path|bytes FILE" >&2; exit 64; }
+    (($# >= 4)) || { echo "usage: bash nsfwd.sh ADDRESS DEADLINE path|bytes FILE [TIER...]" >&2; exit 64; }
     NSFWD_ADDRESS=$1 NSFWD_DEADLINE=$2
     reply=$("nsfwd_$3" "$4")
-    case $(jq -r '.status + " " + (.alarm | tostring)' <<<"$reply") in
-        "ok false") echo "publish $(jq -r .verdict <<<"$reply")" ;;
-        "ok true") echo "hold $(jq -r .verdict <<<"$reply")" && exit 1 ;;
-        *) echo "hold $(jq -r .error.code <<<"$reply")" && exit 2 ;;
-    esac
+    nsfwd_may_publish "$reply" "${@:5}" && echo "publish $(jq -r .verdict <<<"$reply")" && exit
+    echo "hold $(jq -r '.error.code // .verdict' <<<"$reply")"
+    exit "$(jq 'if .status == "ok" then 1 else 2 end' <<<"$reply")"
 fi

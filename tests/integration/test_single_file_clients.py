@@ -33,13 +33,15 @@ class Copied:
         """Return the exit code of a wrong call."""
         return subprocess.run([*self._command, *arguments], capture_output=True, timeout=60, check=False).returncode
 
-    def __call__(self, address: str, file: Path | str, *, way: str = "path", deadline: int = 10) -> str:
-        arguments: list[str | bytes] = [address, str(deadline), way, os.fsencode(file)]
+    def __call__(
+        self, address: str, file: Path | str, *, way: str = "path", deadline: int = 10, publish: tuple[str, ...] = ()
+    ) -> str:
+        arguments: list[str | bytes] = [address, str(deadline), way, os.fsencode(file), *publish]
         command: list[str | bytes] = [*self._command, *arguments]
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
         said = done.stdout.decode().strip()
         assert done.stderr == b"", done
-        expected = 0 if said.startswith("publish ") else 1 if said == SENSITIVE else 2
+        expected = 0 if said.startswith("publish ") else 1 if said in (SENSITIVE, "hold review", "hold safe") else 2
         assert done.returncode == expected, done
         return said
 
@@ -121,6 +123,23 @@ def test_a_peer_that_is_no_nsfwd(client: Copied, tmp_path: Path, files: dict[str
             connection.recv(4096)
             connection.sendall(b"hello\n{this is no JSON}\n")
         assert asked.result() == "hold unreachable"
+
+
+def test_every_tier_but_the_lowest_is_held_unless_it_is_named(client: Copied, tmp_path: Path) -> None:
+    def said(verdict: str, *publish: str, alarm: bool = False) -> str:
+        reply = scored("") | {"verdict": verdict, "alarm": alarm}
+        with FakeDaemon(tmp_path / "t.sock", lambda _: [reply]) as daemon:
+            found = client(daemon.address, tmp_path / "a.jpg", way="bytes", publish=publish)
+        (tmp_path / "t.sock").unlink()
+        return found
+
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    assert said("review") == "hold review"
+    assert said("safe") == "publish safe"
+    assert said("safe", alarm=True) == "hold safe"
+    assert said("review", "safe", "review") == "publish review"
+    assert said("safe", "review") == "hold safe"
+    assert said("sensitive", "safe", "review", alarm=True) == SENSITIVE
 
 
 def test_verdicts_refusals_and_errors(client: Copied, tmp_path: Path) -> None:

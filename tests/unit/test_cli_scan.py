@@ -61,12 +61,12 @@ def test_exit_codes(scan: Scan, names: str, code: int, strict: int) -> None:
 
 def test_text(scan: Scan) -> None:
     code, out, err = scan("/a.jpg")
-    assert (code, out) == (0, "/a.jpg: safe (neutral 93.0%)\n")
+    assert (code, out) == (0, "/a.jpg: safe 0.05 (neutral 93.0%)\n")
     assert err.startswith("1 file in ")
     assert err.endswith(" s: 1 safe\n")
     _, out, err = scan("/alarm.jpg", "/big.jpg")
     assert sorted(out.splitlines()) == [
-        "/alarm.jpg: sensitive (neutral 93.0%) ALARM",
+        "/alarm.jpg: sensitive 0.95 (neutral 93.0%) ALARM",
         "/big.jpg: skipped too_large: it is too_large",
     ]
     assert err.endswith(" s: 1 sensitive, 1 skipped; 1 alarm\n")
@@ -75,9 +75,64 @@ def test_text(scan: Scan) -> None:
 def test_quiet_and_only_alarms(scan: Scan) -> None:
     assert scan("-q", "--only", "alarm", "/a", "/alarm", "/corrupt") == (
         1,
-        "/alarm: sensitive (neutral 93.0%) ALARM\n",
+        "/alarm: sensitive 0.95 (neutral 93.0%) ALARM\n",
         "",
     )
+
+
+TIERS = ("safe", "review", "sensitive")
+
+
+def three_tiers(request: Request) -> list[dict[str, Any]]:
+    """Answer as a daemon with the bundles' policy: a name with ``review`` is of the tier in between."""
+    if request.get("op") == "models":
+        tiers = [{"name": name, "alarm": name == "sensitive"} for name in TIERS]
+        return [{"op": "models", "status": "ok", "models": [{"name": "nsfw", "labels": [], "tiers": tiers}]}]
+    replies = answer(request) or []
+    if "review" not in str(request.get("path")):
+        return replies
+    because = {"model": "nsfw", "group": "sensitive", "score": 0.7996, "threshold": 0.8}
+    return [reply | {"verdict": "review", "because": because} for reply in replies]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "shown"),
+    [
+        ("/a /review", 0, ["/a", "/review"]),
+        ("--only review /a /review /alarm", 1, ["/review"]),
+        ("--only review --only alarm /a /review /alarm", 1, ["/alarm", "/review"]),
+        ("--only safe /a /review /corrupt", 2, ["/a"]),
+        ("--fail-on review /a", 0, ["/a"]),
+        ("--fail-on review /a /review", 1, ["/a", "/review"]),
+        ("--fail-on review --only alarm /review", 1, []),
+        ("--fail-on review --fail-on safe /a", 1, ["/a"]),
+        ("--fail-on review --strict /review /note", 2, ["/note", "/review"]),
+        ("--fail-on review /review /corrupt", 1, ["/corrupt", "/review"]),
+        ("--fail-on reviw /review", 64, []),
+        ("--only alarms /review", 64, []),
+    ],
+)
+def test_a_tier_that_is_no_alarm_can_be_shown_and_fail(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], arguments: str, code: int, shown: list[str]
+) -> None:
+    with FakeDaemon(tmp_path / "three.sock", three_tiers) as daemon:
+        assert main.run(["scan", "-l", "--connect", daemon.address, *arguments.split()]) == code
+    sys.stdout.flush()
+    out, err = capfdbinary.readouterr()
+    assert sorted(out.decode().split()) == shown
+    assert (b"safe, review, sensitive" in err) == (code == 64)
+
+
+def test_the_score_shown_is_the_one_that_decided(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """With as many decimals as it takes to see on which side of the threshold it is."""
+    with FakeDaemon(tmp_path / "three.sock", three_tiers) as daemon:
+        assert main.run(["scan", "-q", "--connect", daemon.address, "/review"]) == 0
+        assert main.run(["scan", "-q", "--connect", daemon.address, "--format", "csv", "/review"]) == 0
+    sys.stdout.flush()
+    text, *table = capfdbinary.readouterr()[0].decode().splitlines()
+    assert text == "/review: review 0.7996 (neutral 93.0%)"
+    (row,) = csv.DictReader(table)
+    assert (row["score"], row["group"], row["group_score"], row["threshold"]) == ("0.93", "sensitive", "0.7996", "0.8")
 
 
 def test_paths_alone_are_what_they_are(scan: Scan) -> None:
@@ -114,8 +169,8 @@ def test_csv(scan: Scan) -> None:
 def test_names_that_try_something_stay_on_their_line(scan: Scan, daemon: FakeDaemon) -> None:
     _, out, _ = scan("/a\nb: safe\x1b[2J.jpg", os.fsdecode(b"/\xe9.jpg"))
     assert sorted(out.splitlines()) == [
-        "/\\xe9.jpg: safe (neutral 93.0%)",
-        "/a\\nb: safe\\x1b[2J.jpg: safe (neutral 93.0%)",
+        "/\\xe9.jpg: safe 0.05 (neutral 93.0%)",
+        "/a\\nb: safe\\x1b[2J.jpg: safe 0.05 (neutral 93.0%)",
     ]
     assert {"id": 2, "path_bytes": "L+kuanBn"} in daemon.requests
 
@@ -316,7 +371,7 @@ def test_what_is_said_of_every_scan(scan: Scan, daemon: FakeDaemon) -> None:
 def test_an_image_on_stdin(daemon: FakeDaemon) -> None:
     command = [sys.executable, "-m", "nsfwd.cli.main", "scan", "--connect", daemon.address, "-"]
     done = subprocess.run([*command, "/a"], input=b"picture", capture_output=True, check=True)
-    assert sorted(done.stdout.splitlines()) == [b"-: safe (neutral 93.0%)", b"/a: safe (neutral 93.0%)"]
+    assert sorted(done.stdout.splitlines()) == [b"-: safe 0.05 (neutral 93.0%)", b"/a: safe 0.05 (neutral 93.0%)"]
     assert daemon.bodies == [b"picture"]
     twice = subprocess.run([*command, "--files-from", "-"], input=b"", capture_output=True, check=False)
     assert (twice.returncode, b"stdin can be read once" in twice.stderr) == (64, True)
@@ -415,7 +470,7 @@ def test_results_come_while_the_list_goes_on_and_ctrl_c_is_one_line(daemon: Fake
     assert process.stderr is not None
     process.stdin.write(b"/a\n/b\n")
     process.stdin.flush()
-    assert process.stdout.readline() == b"/a: safe (neutral 93.0%)\n"
+    assert process.stdout.readline() == b"/a: safe 0.05 (neutral 93.0%)\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
     assert process.stderr.read().splitlines()[-1] == b"nsfwd: interrupted"
@@ -425,11 +480,11 @@ def test_results_come_while_the_list_goes_on_and_ctrl_c_is_one_line(daemon: Fake
 @pytest.mark.parametrize(
     ("closed", "code", "out"),
     [
-        ("<&-", 0, "/a: safe (neutral 93.0%)\n"),
+        ("<&-", 0, "/a: safe 0.05 (neutral 93.0%)\n"),
         (">&-", 74, ""),
-        ("2>&-", 0, "/a: safe (neutral 93.0%)\n"),
+        ("2>&-", 0, "/a: safe 0.05 (neutral 93.0%)\n"),
         ("<&- >&- 2>&-", 74, ""),
-        ("- <&-", 2, "-: error unreadable: Bad file descriptor\n/a: safe (neutral 93.0%)\n"),
+        ("- <&-", 2, "-: error unreadable: Bad file descriptor\n/a: safe 0.05 (neutral 93.0%)\n"),
     ],
 )
 def test_streams_that_the_caller_has_closed(daemon: FakeDaemon, closed: str, code: int, out: str) -> None:

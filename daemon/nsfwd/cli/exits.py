@@ -38,7 +38,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 TEXT = """\b
-Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored,
+Exit codes: 0 no alarm, 1 an alarm or a verdict of --fail-on, 2 an image left unscored,
 64 wrong usage, 69 no daemon, 70 a defect, 74 the output cannot be written,
 78 wrong settings (--local), 130 interrupted, 141 nobody reads."""
 

@@ -15,7 +15,20 @@ from nsfwd.escaping import escape
 if TYPE_CHECKING:
     from nsfwd.client.replies import Reply
 
-COLUMNS = ("path", "status", "verdict", "alarm", "label", "score", "code", "message")
+COLUMNS = (
+    "path",
+    "status",
+    "verdict",
+    "alarm",
+    "label",
+    "score",
+    "code",
+    "message",
+    "group",
+    "group_score",
+    "threshold",
+)
+"""``score`` is that of ``label``; ``group_score`` is what was compared with ``threshold``."""
 
 
 class Writer(Protocol):
@@ -60,7 +73,7 @@ class TextWriter(_Stream):
         if reply.scored:
             mark = " ALARM" if reply.alarm else ""
             decided = f", {_decided(reply)}" if reply.override else ""
-            what = f"{reply.verdict} ({reply.label} {reply.score:.1%}){mark}{decided}"
+            what = f"{reply.graded} ({reply.label} {reply.score:.1%}){mark}{decided}"
         else:
             what = f"{reply.status} {reply.code}: {reply.message}"
         what = escape(what)
@@ -118,7 +131,8 @@ class CsvWriter(_Stream):
         """Spell one reply."""
         score = (reply.verdict, reply.alarm, reply.label, reply.score) if reply.scored else (None, None, None, None)
         message = _decided(reply) if reply.override else reply.message
-        self._row((reply.path, reply.status, *score, reply.code, message))
+        decided = (reply.because.get(key) for key in ("group", "score", "threshold"))
+        self._row((reply.path, reply.status, *score, reply.code, message, *decided))
 
     def _row(self, cells: tuple[object, ...]) -> None:
         from nsfwd import csvfile

@@ -10,10 +10,9 @@ import math
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -22,71 +21,24 @@ from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.moments import FiniteRange
 from nsfwd.cli.sources import STDIN, Local, absolute, count, exclude_option, listed, records
-from nsfwd.errors import NsfwdError
+from nsfwd.cli.summary import Summary
+from nsfwd.errors import CodedError, NsfwdError
 from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
 from nsfwd.scanning.trees.exclusion import Exclusion
 
 if TYPE_CHECKING:
+    from nsfwd.cli.formats import Writer
     from nsfwd.client import Client, Options, Tree
     from nsfwd.client.items import Item
     from nsfwd.client.replies import Reply
+
+ALARMS = "alarm"
+"""With ``--only``: every verdict that is an alarm."""
 
 FORMATS = ("text", "json", "ndjson", "csv")
 
 BETWEEN_LOOKS = 0.5
 """Seconds between two looks for a daemon that is waited for."""
-
-_NO_LIMIT = frozenset({"not_an_image", "excluded"})
-"""Skipped for what they are, not because a limit kept them from being scored."""
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a run came to so far.
-
-    Attributes:
-        unscored: images that ought to have scores and have none: errors, refusals, and those over a limit.
-        without: everything that has no scores, content that is no image included.
-        broken: the run ended before everything was answered.
-    """
-
-    verdicts: Counter[str] = field(default_factory=Counter)
-    others: Counter[str] = field(default_factory=Counter)
-    alarms: int = 0
-    unscored: int = 0
-    without: int = 0
-    broken: bool = False
-
-    def add(self, reply: Reply) -> None:
-        """Count one reply."""
-        if reply.scored:
-            self.verdicts[reply.verdict] += 1
-            self.alarms += reply.alarm
-            return
-        self.others[reply.status] += 1
-        self.without += 1
-        self.unscored += reply.code not in _NO_LIMIT
-
-    def exit_code(self, *, strict: bool) -> int:
-        """Return 1 for an alarm, else 2 for an image left unscored, else 0; ``strict`` puts 2 first and counts all."""
-        incomplete = self.broken or (self.without if strict else self.unscored) > 0
-        if strict and incomplete:
-            return exits.UNSCORED
-        if self.alarms:
-            return exits.ALARM
-        return exits.UNSCORED if incomplete else exits.OK
-
-    @property
-    def files(self) -> int:
-        """How many were answered."""
-        return self.verdicts.total() + self.others.total()
-
-    def line(self, seconds: float) -> str:
-        """Say it in one line."""
-        files = self.files
-        parts = [f"{count} {name}" for name, count in [*self.verdicts.most_common(), *self.others.most_common()]]
-        alarms = f"; {self.alarms} alarm{'s' if self.alarms != 1 else ''}" if self.alarms else ""
-        return f"{files} file{'s' if files != 1 else ''} in {seconds:.1f} s: {', '.join(parts) or 'nothing'}{alarms}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +97,15 @@ class Asked:
 @click.option("--format", "spelling", type=click.Choice(FORMATS), help="How replies are spelled.  [default: text]")
 @click.option("-l", "--list", "listing", is_flag=True, help="Show paths alone, as they are, for other programs.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
-@click.option("--only", type=click.Choice(["alarm"]), help="Show alarms alone; everything is counted all the same.")
+@click.option(
+    "--only",
+    metavar="TIER",
+    multiple=True,
+    help="Show this verdict alone, or with alarm all alarms; everything is counted. May be given several times.",
+)
+@click.option(
+    "--fail-on", metavar="TIER", multiple=True, help="Exit 1 for this verdict too. May be given several times."
+)
 @click.option("--strict", is_flag=True, help="Exit 2 before 1, and also for content that is no image.")
 @click.option("--lane", type=click.Choice(["interactive", "normal", "background"]), help="How much it may hurry.")
 @click.option(
@@ -176,19 +136,23 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
     Results go to stdout as they come, the summary to stderr. Relative paths start at the working directory. The path -
     is the image on stdin.
 
+    A verdict is a tier of the policy; that of the bundles has safe, review and sensitive, and sensitive alone is an
+    alarm. Before publishing a picture use --strict --fail-on review: then exit code 0 means that it is safe.
+
     \b
     Example:
       nsfwd scan -r ~/Pictures --exclude .thumbnails
       find /srv -name '*.jpg' -print0 | nsfwd scan -0 --files-from - --format ndjson
       curl -s https://example.org/a.jpg | nsfwd scan -
-      nsfwd scan -r /srv --only alarm -l0 | xargs -0 mv -t /srv/held
+      nsfwd scan --strict --fail-on review upload.jpg && mv upload.jpg published/
+      nsfwd scan -r /srv --only review --only alarm -l0 | xargs -0 mv -t /srv/held
     """
     _check(paths, files_from, null=null, listing=rest["listing"])
     if rest["listing"] and rest["spelling"]:
         raise click.UsageError("-l shows paths alone: leave out --format")
     exclusion, end = Exclusion(rest["exclude"]), b"\0" if null else b"\n"
     asked = Asked(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
-    summary, started = Summary(), time.perf_counter()
+    summary, started = Summary(frozenset(rest["fail_on"])), time.perf_counter()
     try:
         _scan(asked, summary, rest)
     except NsfwdError as error:
@@ -208,20 +172,51 @@ def _scan(asked: Asked, summary: Summary, rest: dict[str, Any]) -> None:
 
     countable = asked.files_from is None and STDIN not in asked.paths
     options = Options(lane=rest["lane"], deadline=rest["deadline"], identity=rest["identity"], frames=rest["frames"])
-    with (
-        _client(rest["connect"], options, local=rest["local"], wait=rest["wait"]) as client,
-        progress(asked.total if countable else None, quiet=rest["quiet"]) as advance,
-        closing(
+    with _client(rest["connect"], options, local=rest["local"], wait=rest["wait"]) as client:
+        _check_tiers(client, {*rest["only"], *rest["fail_on"]} - {ALARMS})
+        spelled: Writer = (
             PathWriter(sys.stdout.buffer, asked.end.decode())
             if rest["listing"]
             else writer(rest["spelling"] or "text", sys.stdout.buffer, colour=_colour(rest["color"]))
-        ) as out,
-    ):
-        for reply in _replies(client, asked, summary):
-            summary.add(reply)
-            if reply.alarm or rest["only"] is None:
-                out.write(reply)
-            advance()
+        )
+        count = asked.total if countable else None
+        with (
+            closing(spelled) as out,
+            progress(count, quiet=rest["quiet"], filtered=bool(rest["only"])) as bar,
+        ):
+            for reply in _replies(client, asked, summary):
+                summary.add(reply)
+                if _wanted(reply, rest["only"]):
+                    with bar.aside():
+                        out.write(reply)
+                bar.advance()
+
+
+def _check_tiers(client: Client, named: Collection[str]) -> None:
+    """Refuse a tier that no policy has: it would never be met, and a misspelt one lets everything pass.
+
+    Raises:
+        click.UsageError: there is one.
+    """
+    if not named:
+        return
+    try:
+        models = client.models().get("models", [])
+    except CodedError:  # this caller may not ask
+        return
+    known = {tier["name"]: None for model in models for tier in model["tiers"] or map(_as_tier, model["labels"])}
+    for tier in named if known else ():
+        if tier not in known:
+            raise click.UsageError(f"no policy has the tier {tier!r}: {', '.join(known)}")
+
+
+def _as_tier(label: str) -> dict[str, str]:
+    """Return what is a verdict where a policy has no tiers."""
+    return {"name": label}
+
+
+def _wanted(reply: Reply, only: Collection[str]) -> bool:
+    return not only or (reply.scored and (reply.verdict in only or (reply.alarm and ALARMS in only)))
 
 
 def _check(paths: tuple[bytes, ...], files_from: BinaryIO | None, *, null: bool, listing: bool) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 from nsfwd.errors import CODES, CodedError, Status
 
+FLOOR = "safe"
+"""The lowest tier of the policy that the bundles have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -22,7 +25,7 @@ class Reply:
     Attributes:
         path: as ``os.fsdecode`` spells it; empty for an image sent as bytes.
         status: ``ok``, ``skipped``, ``error`` or ``refused``.
-        verdict: the policy's tier; empty when not scored. ``alarm`` says whether it wants a person's attention.
+        verdict: the policy's tier; empty when not scored. ``alarm`` says whether the policy calls it an alarm.
         label: top label of the first model, ``score`` its probability.
         scores: model -> label -> probability, ``groups``: model -> group -> sum, ``verdicts``: model -> tier.
         because: what decided: ``model``, ``group``, ``score``, ``threshold``; or ``override``, the content's digest.
@@ -64,6 +67,19 @@ class Reply:
         """Whether there are scores and a verdict."""
         return self.status == Status.OK
 
+    @property
+    def graded(self) -> str:
+        """The verdict and the score that decided it, for people: ``sensitive 0.86``."""
+        return graded(self.verdict, self.because.get("score"), self.because.get("threshold"))
+
+    def may_publish(self, *tiers: str) -> bool:
+        """Tell whether nobody has to look at the picture first.
+
+        Args:
+            tiers: the verdicts to publish; only ``safe``, the lowest tier, when left out, and then never an alarm.
+        """
+        return self.scored and (self.verdict in tiers if tiers else self.verdict == FLOOR and not self.alarm)
+
     def raise_for_status(self) -> Reply:
         """Return itself when scored.
 
@@ -73,6 +89,18 @@ class Reply:
         if not self.scored:
             raise coded(self.code, self.message, self.retry_after)
         return self
+
+
+def graded(verdict: str, score: float | None, threshold: float | None = None) -> str:
+    """Return a verdict with the score that decided it, where there is one.
+
+    Two decimals, or as many as it takes to show on which side of the threshold the score is.
+    """
+    if score is None:
+        return verdict
+    spelled = (f"{score:.{digits}f}" for digits in range(2, 8))
+    right = (text for text in spelled if threshold is None or (float(text) >= threshold) == (score >= threshold))
+    return f"{verdict} {next(right, score)}"
 
 
 @dataclass(frozen=True, slots=True)

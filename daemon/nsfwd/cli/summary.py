@@ -1,0 +1,74 @@
+"""What a scan came to: counts, the line that says it, and the exit code that a script relies on.
+
+Knows replies, but neither the daemon nor how replies are written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nsfwd.cli import exits
+
+if TYPE_CHECKING:
+    from nsfwd.client.replies import Reply
+
+_NO_LIMIT = frozenset({"not_an_image", "excluded"})
+"""Skipped for what they are, not because a limit kept them from being scored."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run came to so far.
+
+    Attributes:
+        failing: verdicts that count as an alarm does for the exit code.
+        found: images that make the run exit with 1: alarms, and those with a verdict of ``failing``.
+        unscored: images that ought to have scores and have none: errors, refusals, and those over a limit.
+        without: everything that has no scores, content that is no image included.
+        broken: the run ended before everything was answered, or left out what was named.
+    """
+
+    failing: frozenset[str] = frozenset()
+    verdicts: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+    alarms: int = 0
+    found: int = 0
+    unscored: int = 0
+    without: int = 0
+    broken: bool = False
+
+    def add(self, reply: Reply) -> None:
+        """Count one reply."""
+        if reply.scored:
+            self.verdicts[reply.verdict] += 1
+            self.alarms += reply.alarm
+            self.found += reply.alarm or reply.verdict in self.failing
+            return
+        self.others[reply.status] += 1
+        self.without += 1
+        self.unscored += reply.code not in _NO_LIMIT
+
+    def exit_code(self, *, strict: bool) -> int:
+        """Return 1 for an alarm, else 2 for an image left unscored, else 0; ``strict`` puts 2 first and counts all."""
+        incomplete = self.broken or (self.without if strict else self.unscored) > 0
+        if strict and incomplete:
+            return exits.UNSCORED
+        if self.found:
+            return exits.ALARM
+        return exits.UNSCORED if incomplete else exits.OK
+
+    @property
+    def files(self) -> int:
+        """How many were answered."""
+        return self.verdicts.total() + self.others.total()
+
+    def line(self, seconds: float) -> str:
+        """Say it in one line."""
+        files = self.files
+        if not files:
+            return "no files"
+        parts = [f"{count} {name}" for name, count in [*self.verdicts.most_common(), *self.others.most_common()]]
+        alarms = f"; {self.alarms} alarm{'s' if self.alarms != 1 else ''}" if self.alarms else ""
+        return f"{files} file{'s' if files != 1 else ''} in {seconds:.1f} s: {', '.join(parts)}{alarms}"
