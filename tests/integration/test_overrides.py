@@ -177,7 +177,7 @@ def test_the_command_line_shows_who_decided_and_its_exit_code_follows(
     assert text.stdout.endswith("ALARM, override by eva: a complaint\n")
     assert "1 sensitive; 1 alarm" in text.stderr
     table = subprocess.run([*scan, "--format", "csv"], capture_output=True, text=True, check=False)
-    assert table.stdout.endswith(",override by eva: a complaint\n")
+    assert table.stdout.endswith(",override by eva: a complaint,,,\n")
 
 
 def test_two_that_write_at_once_are_both_heard(daemon: Daemon, place: Path, client: Client) -> None:

@@ -56,6 +56,7 @@ def picture(tmp_path: Path, name: str, *, verdict: str = "sensitive") -> Judged:
         digest=hashlib.sha256(path.read_bytes()).digest(),
         verdict=verdict,
         alarm=verdict == "sensitive",
+        score=0.86,
         reply={"path": str(path), "status": "ok", "verdict": verdict, "label": "porn", "score": 0.9},
     )  # fmt: skip
 
@@ -88,7 +89,7 @@ def test_a_dry_run_touches_nothing(index: Index, tmp_path: Path) -> None:
     judged = [picture(tmp_path, "a.jpg"), picture(tmp_path, "b.jpg", verdict="safe")]
     said = perform(index, plan(tmp_path, "quarantine", "hook", apply=False, hook=HookSettings(("false",))), *judged)
     path = os.fsdecode(judged[0].found.path)
-    assert said == [f"would hook {path} (sensitive)", f"would quarantine {path} (sensitive)"]
+    assert said == [f"would hook {path} (sensitive 0.86)", f"would quarantine {path} (sensitive 0.86)"]
     assert not rows(index) and not (tmp_path / "quarantine").exists()
     assert Path(path).exists()
 
@@ -113,7 +114,7 @@ def test_an_alarm_is_quarantined_and_written_down(index: Index, tmp_path: Path) 
 def test_verdicts_are_chosen(index: Index, tmp_path: Path) -> None:
     judged = [picture(tmp_path, f"{verdict}.jpg", verdict=verdict) for verdict in ("safe", "review", "sensitive")]
     said = perform(index, plan(tmp_path, "quarantine", on=frozenset({"review"}), apply=False), *judged)
-    assert [line.rpartition("(")[2] for line in said] == ["review)"]
+    assert [line.rpartition("(")[2] for line in said] == ["review 0.86)"]
 
 
 def test_what_was_done_is_not_done_again(index: Index, tmp_path: Path) -> None:

@@ -69,6 +69,14 @@ def test_places_are_listed_with_all_below(place: Place, capfdbinary: pytest.Capt
     assert [row["path"].removeprefix(f"{place.tree}/") for row in rows] == ["a/1.jpg", "b/n.txt"]
 
 
+def test_the_score_in_a_list_stands_beside_the_verdict_that_it_decided(
+    place: Place, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    heading, *lines = told(place, capfdbinary, "list", "--alarm").decode().splitlines()
+    assert heading.split()[:5] == ["PATH", "STATUS", "VERDICT", "SCORE", "ALARM"]
+    assert lines and all(line.split()[1:6] == ["ok", "sensitive", "1", "true", "porn"] for line in lines)
+
+
 def test_a_name_that_is_no_utf_8_is_whole_in_json(place: Place, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     rows: list[dict[str, Any]] = json.loads(told(place, capfdbinary, "list", "--format", "json"))
     (odd,) = [row for row in rows if "path_bytes" in row]
@@ -80,6 +88,8 @@ def test_all_that_is_known_of_a_file(place: Place, capfdbinary: pytest.CaptureFi
     assert known["verdict"] == "sensitive" and known["scores"]["nsfw"]["porn"] == 1.0
     assert known["copies"] == [str(place.tree / "copy.jpg")] and known["model"] == {"nsfw": "echo@000000000001/f32"}
     assert [(each["run"], each["what"]) for each in known["history"]] == [(1, "sensitive")]
+    text = told(place, capfdbinary, "show", str(place.tree / "a/2.jpg")).decode()
+    assert "\n  verdict: sensitive 1.00 (porn 100.0%) ALARM\n" in text
     gone = told(place, capfdbinary, "show", str(place.tree / "b/3.jpg")).decode()
     assert "  gone: 2\n" in gone and "gone" in gone.partition("history:")[2]
     assert told(place, capfdbinary, "show", "/nowhere", code=1) == b""

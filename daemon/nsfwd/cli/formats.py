@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from nsfwd.escaping import escape
 
@@ -71,18 +71,30 @@ class TextWriter(_Stream):
     def write(self, reply: Reply) -> None:
         """Spell one reply."""
         if reply.scored:
-            mark = " ALARM" if reply.alarm else ""
-            decided = f", {_decided(reply)}" if reply.override else ""
-            what = f"{reply.graded} ({reply.label} {reply.score:.1%}){mark}{decided}"
+            what = judgement(reply.graded, reply.label, reply.score, alarm=reply.alarm, override=reply.override)
         else:
             what = f"{reply.status} {reply.code}: {reply.message}"
         what = escape(what)
         self._put(f"{escape(reply.path)}: {_paint(reply) + what + _PLAIN if self._colour else what}\n")
 
 
-def _decided(reply: Reply) -> str:
+def judgement(
+    graded: str, label: str, score: float | None, *, alarm: bool, override: Mapping[str, Any] | None = None
+) -> str:
+    """Say what a picture came to: ``sensitive 0.86 (porn 54.6%) ALARM``.
+
+    Args:
+        graded: the verdict and the score that decided it.
+        label: the label with the highest score. ``score``: its own, where it is known.
+        override: what a person decided, where somebody did.
+    """
+    top = f"{label} {score:.1%}" if score is not None else label
+    decided = f", {_decided(override)}" if override else ""
+    return f"{graded} ({top}){' ALARM' if alarm else ''}{decided}"
+
+
+def _decided(override: Mapping[str, Any]) -> str:
     """Say who decided what the verdict is."""
-    override = reply.override or {}
     by, reason = override.get("by"), override.get("reason")
     return "override" + (f" by {by}" if by else "") + (f": {reason}" if reason else "")
 
@@ -130,7 +142,7 @@ class CsvWriter(_Stream):
     def write(self, reply: Reply) -> None:
         """Spell one reply."""
         score = (reply.verdict, reply.alarm, reply.label, reply.score) if reply.scored else (None, None, None, None)
-        message = _decided(reply) if reply.override else reply.message
+        message = _decided(reply.override) if reply.override else reply.message
         decided = (reply.because.get(key) for key in ("group", "score", "threshold"))
         self._row((reply.path, reply.status, *score, reply.code, message, *decided))
 

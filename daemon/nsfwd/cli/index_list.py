@@ -13,6 +13,8 @@ from nsfwd.cli.places import index_option
 from nsfwd.cli.tables import format_option, write
 
 COLUMNS = ("path", "status", "verdict", "alarm", "label", "score", "code", "time")
+_SHOWN = ("path", "status", "verdict", "score", "alarm", "label", "code", "time")
+"""As text: beside the verdict the score that decided it, which is not the label's."""
 
 
 @click.command("list")
@@ -50,4 +52,4 @@ def list_files(paths: tuple[bytes, ...], index: Path, spelling: str, **rest: Any
         limit=rest["limit"],
     )
     with Index(index, write=False) as opened:
-        write(files(opened, chosen), COLUMNS, spelling)
+        write(files(opened, chosen), _SHOWN if spelling == "text" else COLUMNS, spelling)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from nsfwd.scanning.index.rejudge import Rejudging
 
 _CHANGES = ("before", "after", "alarm", "label", "score", "path")
+_SHOWN = ("before", "after", "score", "alarm", "label", "path")
+"""As text: beside the verdict the score that decided it, which is not the label's."""
+
 _COUNTS = ("before", "after", "files")
 
 
@@ -107,7 +110,7 @@ def _tell(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
     """Do it, and say what came of it."""
     changes = _changes(rejudging)
     if listed:
-        write(changes, _CHANGES, spelling)
+        write(changes, _SHOWN if spelling == "text" else _CHANGES, spelling)
     else:
         for _ in changes:
             pass

@@ -48,10 +48,25 @@ def _part(name: str, value: Any) -> str:
     return f"{value} hard links" if name == "links" else str(value)
 
 
+_SAID = ("path", "path_bytes", "verdict", "alarm", "label", "score")
+"""What the first lines say."""
+
+
+def _judgement(row: dict[str, Any]) -> str:
+    from nsfwd.cli.formats import judgement
+    from nsfwd.client.replies import graded
+
+    shares: dict[str, float] = next(iter((row["scores"] or {}).values()), {})
+    grade = graded(row["verdict"], None if row["override"] else row["score"])
+    return judgement(grade, row["label"], shares.get(row["label"]), alarm=row["alarm"], override=row["override"])
+
+
 def _lines(row: dict[str, Any]) -> Iterator[str]:
     yield escape(row["path"])
+    if row["verdict"]:
+        yield f"  verdict: {escape(_judgement(row))}"
     for key, value in row.items():
-        if key in ("path", "path_bytes") or value is None or value == []:
+        if key in _SAID or value is None or value == []:
             continue
         if isinstance(value, list):
             yield f"  {key}:"

@@ -204,7 +204,7 @@ class Actions:
         for kind in kinds:
             if kind != "log":
                 self.outcomes["would"] += 1
-                self._say(f"would {kind} {text_of(judged.found.path)} ({judged.verdict})")
+                self._say(f"would {kind} {text_of(judged.found.path)} ({judged.graded})")
 
     # -- doing ----------------------------------------------------------------------------------------------------
 
@@ -304,10 +304,10 @@ class Actions:
             )
         self.outcomes[outcome] += 1
         if outcome != "done":
-            self._say(f"{kind} of {text_of(path)} ({judged.verdict}): {outcome}: {message}")
+            self._say(f"{kind} of {text_of(path)} ({judged.graded}): {outcome}: {message}")
         else:
             where = f" -> {text_of(target)}" if target is not None else ""
-            self._say(f"{_DONE[kind]} {text_of(path)} ({judged.verdict}){where}{_remaining(links)}")
+            self._say(f"{_DONE[kind]} {text_of(path)} ({judged.graded}){where}{_remaining(links)}")
 
     def _run(self) -> int | None:
         """Return the number of the run that this process is at."""

@@ -1,4 +1,4 @@
-"""``Judged``: what a file came to, between those who ask the daemon and those who write or act. Data, no logic."""
+"""``Judged``: what a file came to, between those who ask the daemon and those who write or act. Data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nsfwd.client.replies import graded
 from nsfwd.scanning.trees.found import Found
 
 
@@ -36,3 +37,10 @@ class Judged:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     override: Mapping[str, Any] | None = None
     reply: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def graded(self) -> str:
+        """The verdict and the score that decided it, for people; the verdict alone where a person decided."""
+        because = self.reply.get("because") or {}
+        score = self.score if self.override is None else None
+        return graded(self.verdict or "", score, because.get("threshold"))
