@@ -30,7 +30,7 @@ NPM     = $(shell npm --version >/dev/null 2>&1 || echo ,node)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run test fuzz check bench clean lock help install uninstall test-systemd test-apps
+.PHONY: setup run test fuzz check bench clean lock help install uninstall test-systemd test-apps test-fresh
 
 help:
 	@echo "make run    set up, then serve on 127.0.0.1:$(PORT) and unix:$(SOCKET)"
@@ -43,6 +43,7 @@ help:
 	@echo "make install, make uninstall   into PREFIX ($(PREFIX)) below DESTDIR, with the units for systemd"
 	@echo "make test-systemd   boot a Debian in a container and try the units there; as root"
 	@echo "make test-apps   try it with other programs (a browser, a proxy), which are installed; as root"
+	@echo "make test-fresh   README's two commands on bare Debians, as an ordinary user and as root; needs root, an hour"
 	@echo "make man    man pages in build/man"
 	@echo "make clean  remove what the build made; pulled bundles stay"
 
@@ -96,6 +97,10 @@ test: setup $(TEST_BUNDLES:%=$(MODELS)/%/bundle.toml) check
 test-apps: setup
 	@$(BIN)/python -m tests.apps.programs
 	$(BIN)/pytest tests/apps
+
+# Roots and logs in build/fresh. Some of it: COMMANDS=run USERS=tester tests/fresh/run trixie
+test-fresh:
+	@tests/fresh/run
 
 # Rounds with a seed each, until the time is over; a round that fails names its seed.
 fuzz: setup

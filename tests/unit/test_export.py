@@ -56,7 +56,8 @@ def test_csv_has_the_same(index: Index) -> None:
 
 
 def test_parquet_has_the_same(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+
     monkeypatch.setattr("nsfwd.scanning.reports.export.GROUP", 2)
     file = parquet.ParquetFile(io.BytesIO(spelled(index, "parquet")))
     rows = file.read().to_pylist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
 from nsfwd.engines.echo import echo_scores
 from nsfwd.engines.failures import is_lost, is_out_of_memory
 from nsfwd.errors import EngineError
+from nsfwd.extras import install_command
 from tests.unit.test_echo_engine import LABELS, options, pictures
 
 
@@ -126,7 +128,9 @@ def test_a_gpu_that_is_not_seen_is_an_error_with_a_remedy(
 ) -> None:
     backend.obstacle = "TensorFlow sees no GPU"
     monkeypatch.setattr(machine, "gpu_obstacle", lambda backend: "")
-    with pytest.raises(EngineError, match=r"sees no GPU: install the gpu extra: .*; or set device = cpu"):
+    with pytest.raises(
+        EngineError, match=r"sees no GPU: install what it needs: .*tensorflow.and-cuda.*; or set device = cpu"
+    ):
         keras.KerasEngine(on_gpu)
 
 
@@ -170,7 +174,7 @@ def test_each_backend_has_its_own_remedy(backend: str, on_gpu: EngineOptions, mo
     monkeypatch.setattr(machine, "installed", lambda package: True)
     monkeypatch.setattr(machine, "gpu_obstacle", lambda backend: "")
     extra = {"tensorflow": "gpu"}.get(backend, backend)
-    with pytest.raises(EngineError, match=rf"pip install 'nsfwd\[{extra}\]'; or set device = cpu"):
+    with pytest.raises(EngineError, match=rf"{re.escape(install_command(extra))}; or set device = cpu"):
         keras.KerasEngine(replace(on_gpu, backend=backend))
 
 

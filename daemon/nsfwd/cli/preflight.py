@@ -132,7 +132,7 @@ def check_gpu(*, device: bool, driver: bool, libraries: bool, venv: Path) -> Pro
         return Problem("an NVIDIA GPU is here but no driver library (libcuda.so.1) is", command, fatal=False)
     return Problem(
         "an NVIDIA GPU is here; TensorFlow sees it only with CUDA's libraries. After make setup:",
-        f"{venv}/bin/python -m pip install -c requirements.lock -e '.[gpu]'",
+        f"{venv}/bin/python -P -m pip install -c requirements.lock -e '.[gpu]'",
         fatal=False,
     )
 

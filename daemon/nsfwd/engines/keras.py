@@ -19,6 +19,7 @@ from nsfwd.engines.buckets import cpu_buckets, cut, gpu_buckets
 from nsfwd.engines.contract import DeviceLost, EngineOptions, Pixels, Probabilities, require_probabilities
 from nsfwd.engines.failures import is_lost, is_out_of_memory
 from nsfwd.errors import EngineError
+from nsfwd.extras import install_command
 
 POLICIES = {"f32": "float32", "bf16": "mixed_bfloat16", "f16": "mixed_float16"}
 """Our word -> Keras's policy: weights stay float32 in memory, layers compute in the shorter type."""
@@ -65,7 +66,8 @@ class KerasEngine:
             mend = "too little memory; free some" if is_out_of_memory(error) else "install it or set another backend"
             raise EngineError(f"{self._backend.name} cannot be imported: {error}; {mend}") from None
         except EngineError as error:
-            cause = machine.gpu_obstacle(self._backend.name) or machine.INSTALL_GPU[self._backend.name]
+            name = self._backend.name
+            cause = machine.gpu_obstacle(name) or f"install what it needs: {install_command(machine.GPU_EXTRA[name])}"
             raise EngineError(f"{error}: {cause}; or set device = cpu") from None
         return f"gpu {name}" if self._gpu else "cpu"
 
@@ -137,9 +139,9 @@ def choose_backend(wanted: str) -> str:
         if machine.installed(name):
             return name
     missing = wanted or "none of tensorflow, jax and torch"
-    extra = {"tensorflow": "nsfwd"}.get(wanted or "tensorflow", f"nsfwd[{wanted}]")
+    command = install_command("" if wanted in ("", "tensorflow") else wanted)  # TensorFlow is no extra
     raise EngineError(
-        f"backend: {missing} is {'not ' if wanted else ''}installed; pip install '{extra}', or set another backend"
+        f"backend: {missing} is {'not ' if wanted else ''}installed; install it: {command}, or set another backend"
     )
 
 

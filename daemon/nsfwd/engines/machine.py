@@ -12,13 +12,10 @@ from functools import cache
 from pathlib import Path
 
 from nsfwd.errors import EngineError
+from nsfwd.extras import install_command
 
-INSTALL_GPU = {
-    "tensorflow": "install the gpu extra: pip install 'nsfwd[gpu]'",
-    "jax": "install JAX with CUDA: pip install 'nsfwd[jax]'",
-    "torch": "install PyTorch with CUDA: pip install 'nsfwd[torch]'",
-}
-"""Back end of Keras -> what makes it see an NVIDIA GPU whose driver is there."""
+GPU_EXTRA = {"tensorflow": "gpu", "jax": "jax", "torch": "torch"}
+"""Back end of Keras -> the extra that makes it see an NVIDIA GPU whose driver is there."""
 
 
 def cores() -> int:
@@ -90,7 +87,7 @@ def gpu_obstacle(backend: str) -> str:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return "an NVIDIA device exists but its driver shows none; look at the output of nvidia-smi"
     if backend == "tensorflow" and not (installed("nvidia.cudnn") or ctypes.util.find_library("cudnn")):
-        return f"an NVIDIA GPU exists but TensorFlow has no CUDA libraries; {INSTALL_GPU[backend]}"
+        return f"an NVIDIA GPU exists but TensorFlow has no CUDA libraries; {install_command('gpu')}"
     if backend == "jax" and not any(installed(plugin) for plugin in ("jax_cuda12_plugin", "jax_cuda13_plugin")):
-        return f"an NVIDIA GPU exists but JAX has no CUDA plugin; {INSTALL_GPU[backend]}"
+        return f"an NVIDIA GPU exists but JAX has no CUDA plugin; {install_command('jax')}"
     return ""

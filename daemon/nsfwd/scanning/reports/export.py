@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
+from nsfwd.extras import install_command
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.stat_columns import utc
 from nsfwd.scanning.reports.where import Condition
@@ -168,7 +169,7 @@ def write_parquet(rows: Iterable[Record], out: BinaryIO) -> None:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError:
-        raise NsfwdError("Parquet needs the extra parquet: pip install 'nsfwd[parquet]'") from None
+        raise NsfwdError(f"Parquet needs pyarrow; install it: {install_command('parquet')}") from None
     types = {str: arrow.string(), bool: arrow.bool_(), float: arrow.float64(), int: arrow.int64()}
     types[datetime] = arrow.timestamp("us", tz="UTC")
     schema = arrow.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
