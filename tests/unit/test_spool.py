@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import SweepRuns
-from nsfwd.scanning.spool.lists import LONGEST, Job, Spool
+from nsfwd.scanning.spool.lists import LONGEST, Job, ListFailure, Spool
 
 
 def hand_in(root: Path, name: str, content: bytes) -> None:
@@ -44,7 +45,7 @@ def begin(spool: Spool, name: str) -> Job:
 
 @pytest.mark.parametrize("end", [b"\n", b"\0"])
 def test_a_list_is_answered_and_goes(tmp_path: Path, end: bytes) -> None:
-    with Spool(tmp_path) as spool:
+    with Spool(tmp_path, say=print) as spool:
         hand_in(tmp_path, "a b", end.join([b"/a", b"", b"/b \xff", b"/c"]))
         assert spool.next() == "a b"
         job = begin(spool, "a b")
@@ -60,13 +61,13 @@ def test_a_list_is_answered_and_goes(tmp_path: Path, end: bytes) -> None:
 
 def test_a_killed_job_goes_on_without_doubled_lines(tmp_path: Path) -> None:
     paths = [b"/%d" % number for number in range(100)]
-    with Spool(tmp_path) as spool:
+    with Spool(tmp_path, say=print) as spool:
         hand_in(tmp_path, "a", b"\n".join(paths))
         job = begin(spool, "a")
         answer(job, 37)
         os.write(job.result, b'{"id": 99, "path": "/9')  # a line that was being written
         job.close()
-    with Spool(tmp_path) as spool:
+    with Spool(tmp_path, say=print) as spool:
         job = begin(spool, "a")
         assert job.counts["ok"] == 37
         assert len(answer(job)) == 63
@@ -78,7 +79,7 @@ def test_a_killed_job_goes_on_without_doubled_lines(tmp_path: Path) -> None:
 
 
 def test_a_job_that_was_killed_after_its_end_is_over(tmp_path: Path) -> None:
-    with Spool(tmp_path) as spool:
+    with Spool(tmp_path, say=print) as spool:
         hand_in(tmp_path, "a", b"/a\n")
         job = begin(spool, "a")
         answer(job)
@@ -90,7 +91,7 @@ def test_a_job_that_was_killed_after_its_end_is_over(tmp_path: Path) -> None:
 
 
 def test_earlier_results_are_never_overwritten(tmp_path: Path) -> None:
-    with Spool(tmp_path) as spool:
+    with Spool(tmp_path, say=print) as spool:
         for content in (b"/a", b"/b"):
             hand_in(tmp_path, "a", content)
             job = spool.begin("a")
@@ -104,7 +105,7 @@ def test_earlier_results_are_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_what_is_no_list_is_put_aside(tmp_path: Path) -> None:
-    with Spool(tmp_path) as spool:
+    with Spool(tmp_path, say=print) as spool:
         inbox = tmp_path / "in"
         (inbox / "notes.txt").write_text("x")
         (inbox / ".hidden.list").write_text("x")
@@ -122,7 +123,7 @@ def test_what_is_no_list_is_put_aside(tmp_path: Path) -> None:
 
 
 def test_the_oldest_list_is_first(tmp_path: Path) -> None:
-    with Spool(tmp_path) as spool:
+    with Spool(tmp_path, say=print) as spool:
         for moment, name in ((3, "a"), (1, "b"), (2, "c")):
             hand_in(tmp_path, name, b"/x")
             os.utime(tmp_path / "in" / f"{name}.list", (moment, moment))
@@ -130,7 +131,7 @@ def test_the_oldest_list_is_first(tmp_path: Path) -> None:
 
 
 def test_a_path_without_end_takes_no_memory(tmp_path: Path) -> None:
-    with Spool(tmp_path) as spool:
+    with Spool(tmp_path, say=print) as spool:
         hand_in(tmp_path, "a", b"/" + b"x" * 5_000_000 + b"\n/b")
         job = begin(spool, "a")
         (first, long), second = job.paths()
@@ -139,5 +140,121 @@ def test_a_path_without_end_takes_no_memory(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with Spool(tmp_path), pytest.raises(SweepRuns, match="another process"):
-        Spool(tmp_path)
+    with Spool(tmp_path, say=print), pytest.raises(SweepRuns, match="another process"):
+        Spool(tmp_path, say=print)
+
+
+@pytest.mark.parametrize("stem", ["x" * 201, "x" * 250, "ü" * 125, "ü" * 101, "😀" * 62])
+def test_a_name_is_counted_in_bytes_and_lists_behind_it_are_answered(tmp_path: Path, stem: str) -> None:
+    with Spool(tmp_path, say=print) as spool:
+        hand_in(tmp_path, stem, b"/a\n")
+        hand_in(tmp_path, "ü" * 100, b"/b\n")
+        for _ in range(2):  # the name is refused again where it comes again
+            job = begin(spool, "ü" * 100)
+            answer(job)
+            spool.end(job)
+            job.close()
+            assert spool.next() is None
+            hand_in(tmp_path, stem, b"/a\n")
+            for done in (tmp_path / "out").iterdir():
+                if done.name.startswith("ü" * 100 + "."):
+                    done.unlink()
+            hand_in(tmp_path, "ü" * 100, b"/b\n")
+    refused = sorted((tmp_path / "refused").iterdir())
+    assert len(refused) == 2 and all(len(os.fsencode(one.name)) <= 255 for one in refused)
+    told = tmp_path / "out" / f"{stem}.done"
+    if len(os.fsencode(told.name)) <= 255:
+        assert "200 bytes" in json.loads(told.read_bytes())["error"]
+
+
+def _in_the_way(tmp_path: Path, what: str) -> None:
+    out, work = tmp_path / "out/odd.ndjson", tmp_path / "work/odd.json"
+    if what == "link":
+        out.symlink_to("elsewhere")
+    elif what == "fifo":
+        os.mkfifo(out)
+    elif what == "hard link":
+        (tmp_path / "kept").write_bytes(b"kept\n")
+        out.hardlink_to(tmp_path / "kept")
+    elif what == "work is a link":
+        work.symlink_to(work)
+    elif what == "work is a directory":
+        work.mkdir()
+    else:
+        out.mkdir()
+
+
+@pytest.mark.parametrize("what", ["link", "fifo", "hard link", "directory", "work is a link", "work is a directory"])
+def test_whatever_stands_in_the_way_of_one_list_refuses_that_one_alone(tmp_path: Path, what: str) -> None:
+    with Spool(tmp_path, say=print) as spool:
+        hand_in(tmp_path, "odd", b"/a\n")
+        os.utime(tmp_path / "in/odd.list", (1, 1))
+        hand_in(tmp_path, "plain", b"/b\n")
+        assert spool.next() == "odd"
+        _in_the_way(tmp_path, what)
+        identity = (tmp_path / "in/odd.list").stat()
+        if "work" not in what:  # as it is where the way was clear when the list was begun
+            told = {"dev": identity.st_dev, "ino": identity.st_ino, "size": identity.st_size, "mtime_ns": 10**9}
+            (tmp_path / "work/odd.json").write_text(json.dumps(told))
+        assert spool.begin("odd") is None
+        assert spool.next() == "plain" and [one.name for one in (tmp_path / "refused").iterdir()] == ["odd.list"]
+    if what == "hard link":
+        assert (tmp_path / "kept").read_bytes() == b"kept\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EILSEQ, errno.ESTALE, errno.EACCES])
+def test_a_list_that_cannot_be_looked_at_nor_put_aside_is_left_and_said(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with Spool(tmp_path, say=said.append) as spool:
+        hand_in(tmp_path, "odd", b"/a\n")
+        hand_in(tmp_path, "plain", b"/b\n")
+        stat, rename = os.stat, os.rename
+
+        def odd_stat(name: Any, **rest: Any) -> os.stat_result:
+            if name == "odd.list":
+                raise OSError(number, os.strerror(number))
+            return stat(name, **rest)
+
+        def odd_rename(name: Any, new: Any, **rest: Any) -> None:
+            if os.fsencode(name) == b"odd.list":
+                raise OSError(number, os.strerror(number))
+            rename(name, new, **rest)
+
+        monkeypatch.setattr(os, "stat", odd_stat)
+        monkeypatch.setattr(os, "rename", odd_rename)
+        assert spool.next() == "plain" and spool.next() == "plain"
+    assert len(said) == 1 and "cannot be put aside" in said[0]
+    assert json.loads((tmp_path / "out/odd.done").read_bytes()) == {"error": os.strerror(number)}
+
+
+def test_a_list_that_cannot_be_read_to_its_end_is_over_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Spool(tmp_path, say=print) as spool:
+        hand_in(tmp_path, "odd", b"/a\n")
+        job = begin(spool, "odd")
+        monkeypatch.setattr(os, "pread", _stale)
+        with pytest.raises(ListFailure, match="Stale file handle") as failed:
+            answer(job)
+        spool.end(job, why=str(failed.value))
+        job.close()
+        assert spool.next() is None and not list((tmp_path / "work").iterdir())
+    assert json.loads((tmp_path / "out/odd.done").read_bytes())["error"] == str(failed.value)
+
+
+def _stale(*arguments: Any) -> bytes:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+@pytest.mark.parametrize("line", [b'{"id": 1000000000000000000}', b'{"id": -5}', b'{"id": "0"}', b"[]", b"[" * 100_000])
+def test_a_result_that_is_none_costs_no_memory_and_is_begun_anew(tmp_path: Path, line: bytes) -> None:
+    with Spool(tmp_path, say=print) as spool:
+        hand_in(tmp_path, "a", b"/a\n/b\n")
+        job = begin(spool, "a")
+        os.write(job.result, line + b"\n")
+        job.close()
+        job = begin(spool, "a")
+        assert not job.answered and answer(job) == [(0, b"/a"), (1, b"/b")]
+        job.close()

@@ -50,7 +50,7 @@ def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
         notifier = Notifier(os.environ)
         notifier.ready("reading lists")
         shown = notifier.status
-    with Spool(directory) as opened:
+    with Spool(directory, say=_say) as opened:
         return _run(opened, connect, say=(lambda text: None) if quiet else _say, shown=shown)
 
 

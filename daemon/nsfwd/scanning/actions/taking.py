@@ -27,6 +27,7 @@ from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.manifest import Entry, text_of
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.trees.files import (
+    HOPELESS,
     Attributes,
     Changed,
     check_writable,
@@ -41,9 +42,6 @@ from nsfwd.scanning.trees.files import (
 from nsfwd.scanning.trees.found import Found, Identity
 from nsfwd.scanning.trees.safe_paths import Diverted, Obstructed, below, name_beside, safe_directory
 from nsfwd.scanning.trees.walk import join
-
-HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""With these the next file would fail as well: the run ends instead of trying them all."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 

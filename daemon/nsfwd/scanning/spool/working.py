@@ -6,12 +6,15 @@ Keeps a window of requests in flight, waits for a daemon that is gone, asks agai
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.errors import CodedError, NsfwdError, Status
+from nsfwd.errors import ActionFailure, CodedError, NsfwdError, Status
 from nsfwd.scanning.dispatch.door import Door
 from nsfwd.scanning.dispatch.window import Window
+from nsfwd.scanning.spool.lists import ListFailure
+from nsfwd.scanning.trees.files import HOPELESS
 from nsfwd.scanning.trees.names import spelled
 
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ async def work_off(
                 await door.open(wait=True)
                 await _Work(job, door, shown).run()
                 spool.end(job)
+            except ListFailure as error:
+                spool.end(job, why=str(error))
+                say(f"{name}: {error}")
+                continue
             finally:
                 job.close()
             done += 1
@@ -72,8 +79,10 @@ class _Work:
                 for number, path in self._job.paths():
                     await self._window.take()
                     group.create_task(self._answer(number, path))
+        except* ListFailure as errors:
+            raise ListFailure(str(errors.exceptions[0])) from errors
         except* OSError as errors:
-            raise _full(self._job, errors.exceptions[0]) from errors
+            raise _unwritable(self._job, errors.exceptions[0]) from errors
         finally:
             showing.cancel()
 
@@ -112,8 +121,8 @@ def _failed(path: bytes, error: CodedError) -> dict[str, Any]:
     return {**spelled(path), "status": str(Status.ERROR), "error": told}
 
 
-def _full(job: Job, error: BaseException) -> Exception:
-    from nsfwd.errors import ActionFailure
-
-    reason = getattr(error, "strerror", None) or str(error)
-    return ActionFailure(f"{job.name}: the results cannot be written: {reason}; the next start goes on")
+def _unwritable(job: Job, error: BaseException) -> Exception:
+    text = f"the results cannot be written: {getattr(error, 'strerror', None) or error}"
+    if getattr(error, "errno", None) in HOPELESS | {errno.EIO}:
+        return ActionFailure(f"{job.name}: {text}; the next start goes on")
+    return ListFailure(text)

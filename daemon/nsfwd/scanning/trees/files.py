@@ -35,6 +35,9 @@ UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _UNLINKABLE = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 """What link(2) says where there are no hard links."""
 
+HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""With these the next file would fail as well; every other error is about one name."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
