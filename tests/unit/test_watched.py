@@ -165,9 +165,9 @@ def test_too_few_watches_are_counted(root: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_kernels_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert watched.most_watches() > 0
-    monkeypatch.setattr(watched, "LIMIT", tmp_path / "none")
-    assert watched.most_watches() == 0
+    assert watched.inotify_limit("max_user_watches") > 0
+    monkeypatch.setattr(watched, "LIMITS", tmp_path / "none")
+    assert watched.inotify_limit("max_user_watches") == 0
 
 
 def test_no_directory_no_watch(tmp_path: Path) -> None:

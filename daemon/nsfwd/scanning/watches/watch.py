@@ -2,12 +2,14 @@
 
 The story: watch every directory, then sweep, so that what came before and what comes meanwhile is both seen; then the
 events, each file once it is still. What events cannot tell is swept: all of a tree after its queue ran over or after it
-came back, and every few minutes while the kernel gives too few watches. Knows no command line.
+came back, or its name stands for another directory, and every few minutes while the kernel gives too few watches.
+Knows no command line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,11 +24,15 @@ from nsfwd.scanning.index.runs import Counts
 from nsfwd.scanning.sweeps import sweep as sweeping
 from nsfwd.scanning.trees.found import Found
 from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.watches.root_state import RootState, root_state
 from nsfwd.scanning.watches.settling import SETTLE, Settling
-from nsfwd.scanning.watches.watched import News, Watched, most_watches
+from nsfwd.scanning.watches.watched import News, Watched, inotify_limit
 
 EVERY = 600.0
-"""Seconds between sweeps while some directories cannot be watched, and between looks for a root that is gone."""
+"""Seconds between sweeps while some directories cannot be watched."""
+
+ROOTS = 2.0
+"""Seconds between looks whether the name of a tree still stands for the directory that is watched."""
 
 AGAIN = 30.0
 """Seconds after which a sweep is tried again that another one of the same tree stood in the way of."""
@@ -41,6 +47,7 @@ class Plan:
 
     Attributes:
         settle: seconds that a file must be still. ``every``: seconds between sweeps of what cannot be watched.
+        roots: seconds between looks at the names of the trees.
         shown: hears every second how it goes.
     """
 
@@ -48,6 +55,7 @@ class Plan:
     asking: Asking
     settle: float = SETTLE
     every: float = EVERY
+    roots: float = ROOTS
     shown: Callable[[Progress], None] | None = None
 
 
@@ -85,7 +93,6 @@ async def watch(
 
     Raises:
         NsfwdError: the index cannot be written; what the actor raises.
-        OSError: the kernel gives no queue of events.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -106,9 +113,12 @@ class _Branch(Watched):
 
     Attributes:
         stale: it is to be covered anew and swept: events were lost, or it came back.
+        gone: there is no such directory at present, which has been said.
+        state: what its name stood for before it was covered.
     """
 
-    stale = False
+    stale = gone = False
+    state = RootState(None)
 
     def __enter__(self) -> _Branch:
         return self
@@ -158,6 +168,7 @@ class _Watch:
     async def run(self) -> None:
         """Feed what happens to the scanning, and sweep when that is needed, until stopped or failed."""
         others = [asyncio.create_task(work()) for work in (self._sweeps, self._cover_new, self._look, self._show)]
+        others += [asyncio.create_task(self._keep(branch)) for branch in self._branches]
         feeding = asyncio.create_task(self._scan.scan(self._files()))
         try:
             done, _ = await asyncio.wait([feeding, *others], return_when=asyncio.FIRST_COMPLETED)
@@ -169,7 +180,7 @@ class _Watch:
             await others[0]
         finally:
             for branch in self._branches:
-                asyncio.get_running_loop().remove_reader(branch.descriptor)
+                self._unlisten(branch)
             for task in (feeding, *others):
                 task.cancel()
             await asyncio.gather(feeding, *others, return_exceptions=True)
@@ -179,7 +190,12 @@ class _Watch:
     # -- events ---------------------------------------------------------------------------------------------------
 
     def _listen(self, branch: _Branch) -> None:
-        asyncio.get_running_loop().add_reader(branch.descriptor, self._read, branch)
+        if branch.descriptor >= 0:
+            asyncio.get_running_loop().add_reader(branch.descriptor, self._read, branch)
+
+    def _unlisten(self, branch: _Branch) -> None:
+        if branch.descriptor >= 0:
+            asyncio.get_running_loop().remove_reader(branch.descriptor)
 
     def _read(self, branch: _Branch) -> None:
         self._take(branch, branch.read())
@@ -192,8 +208,7 @@ class _Watch:
             self._renew(branch)
             return
         if news.gone:
-            self._plan.asking.say(f"{os.fsdecode(branch.root)}: is no longer there; it is swept when it is back")
-            branch.stale = True
+            self._note_gone(branch)
         for directory in news.directories:
             self._fresh.put_nowait((branch, directory))
         for path in news.files:
@@ -208,11 +223,29 @@ class _Watch:
 
     def _renew(self, branch: _Branch) -> None:
         """Begin a tree anew: what its watches are of may be wrong by now."""
-        asyncio.get_running_loop().remove_reader(branch.descriptor)
-        branch.renew()
-        self._listen(branch)
+        self._renew_queue(branch)
         branch.stale = True
         self._wanted.set()
+
+    def _note_gone(self, branch: _Branch) -> None:
+        if not branch.gone:
+            self._plan.asking.say(f"{os.fsdecode(branch.root)}: is no longer there; it is swept when it is back")
+        branch.stale = branch.gone = True
+
+    async def _keep(self, branch: _Branch) -> None:
+        """Begin a tree anew when its name stands for another directory, or when something is mounted there."""
+        while True:
+            await asyncio.sleep(self._plan.roots)
+            before, now = branch.state, await asyncio.to_thread(root_state, branch.root)
+            if now.identity is None:
+                self._note_gone(branch)
+            elif now != branch.state or branch.gone:
+                if branch.state is not before:  # covered meanwhile
+                    continue
+                what = "is back" if branch.gone else _difference(before, now)
+                self._plan.asking.say(f"{os.fsdecode(branch.root)}: {what}; it is watched and swept anew")
+                branch.state, branch.gone = now, False
+                self._renew(branch)
 
     async def _files(self) -> AsyncIterator[Found]:
         """Yield each file once it is still, until stopped."""
@@ -252,6 +285,8 @@ class _Watch:
                 return
             for branch in self._branches:
                 if (branch.stale or branch.unwatched) and os.path.isdir(branch.root):  # noqa: PTH112  # bytes
+                    if branch.refused is not None:
+                        self._renew_queue(branch)
                     await asyncio.to_thread(_exhaust, branch)
                     branch.stale = False
             self._complain()
@@ -260,6 +295,11 @@ class _Watch:
             except SweepRuns as error:
                 self._plan.asking.say(f"{error}; waiting for its end")
                 asyncio.get_running_loop().call_later(AGAIN, self._wanted.set)
+
+    def _renew_queue(self, branch: _Branch) -> None:
+        self._unlisten(branch)
+        branch.renew()
+        self._listen(branch)
 
     async def _sweep(self) -> None:
         roots = tuple(branch.root for branch in self._branches if os.path.isdir(branch.root))  # noqa: PTH112  # bytes
@@ -292,11 +332,10 @@ class _Watch:
         """Say how many directories are not watched, and what to set, whenever that number grows."""
         missing = sum(len(branch.unwatched) for branch in self._branches)
         if missing > self._complained:
-            most = most_watches()
+            refused = next((branch.refused for branch in self._branches if branch.refused is not None), None)
             self._plan.asking.say(
                 f"{missing} directories cannot be watched and are swept every {self._plan.every:g} s instead: "
-                f"fs.inotify.max_user_watches is {most}, needed are {most + missing}: "
-                f"sysctl -w fs.inotify.max_user_watches={most + missing}"
+                f"{_advice(missing) if refused is None else _advice_on_queues(refused)}"
             )
         self._complained = missing
 
@@ -307,8 +346,32 @@ class _Watch:
             await asyncio.sleep(LOOK)
 
 
+def _difference(before: RootState, now: RootState) -> str:
+    same = before.identity == now.identity
+    return "something was mounted or unmounted below it" if same else "its name stands for another directory now"
+
+
+def _advice(missing: int) -> str:
+    most = inotify_limit("max_user_watches")
+    return (
+        f"fs.inotify.max_user_watches is {most}, needed are {most + missing}: "
+        f"sysctl -w fs.inotify.max_user_watches={most + missing}"
+    )
+
+
+def _advice_on_queues(refused: OSError) -> str:
+    if refused.errno not in (errno.EMFILE, errno.ENFILE):
+        return f"the kernel refuses inotify: {refused.strerror}"
+    most = inotify_limit("max_user_instances")
+    return (
+        f"the kernel gives no further inotify queue ({refused.strerror}): "
+        f"fs.inotify.max_user_instances is {most}: sysctl -w fs.inotify.max_user_instances={2 * most}"
+    )
+
+
 def _exhaust(branch: _Branch) -> None:
     """Watch all of a tree, or all that can be; the sweep that follows looks at its files."""
+    branch.state = root_state(branch.root)
     branch.unwatched.clear()
     for _ in branch.cover(branch.root):
         pass

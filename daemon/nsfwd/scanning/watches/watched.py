@@ -29,7 +29,10 @@ from nsfwd.scanning.watches.inotify import (
     Inotify,
 )
 
-LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
+LIMITS = Path("/proc/sys/fs/inotify")
+
+_NO_MORE = frozenset({errno.ENOSPC, errno.ENOMEM})
+"""What the kernel says when it gives no further watch."""
 
 
 @dataclass(slots=True)
@@ -52,25 +55,32 @@ class Watched:
 
     Attributes:
         unwatched: directories for which there was no watch. ``unreadable``: those that may not be watched or listed.
-
-    Raises:
-        OSError: the kernel gives no further queue (``fs.inotify.max_user_instances``).
+        refused: why the kernel gave no queue of events; then nothing is watched. None where it did.
     """
 
     def __init__(self, tree: Tree) -> None:
         (self.root,) = tree.roots
         self._tree = tree
         self._lock = threading.Lock()
-        self._inotify = Inotify()
         self._paths: dict[int, bytes] = {}
         self._device = -1
         self.unwatched: set[bytes] = set()
         self.unreadable: set[bytes] = set()
+        self.refused: OSError | None = None
+        self._inotify = self._begin()
+
+    def _begin(self) -> Inotify | None:
+        self.refused = None
+        try:
+            return Inotify()
+        except OSError as error:
+            self.refused = error
+            return None
 
     @property
     def descriptor(self) -> int:
-        """Readable when there are events."""
-        return self._inotify.descriptor
+        """Readable when there are events; -1 where there is no queue."""
+        return self._inotify.descriptor if self._inotify is not None else -1
 
     @property
     def count(self) -> int:
@@ -79,13 +89,14 @@ class Watched:
 
     def close(self) -> None:
         """Watch nothing more. Idempotent."""
-        self._inotify.close()
+        if self._inotify is not None:
+            self._inotify.close()
 
     def renew(self) -> None:
         """Forget all watches and events, and begin with a new queue. ``descriptor`` is another one then."""
         with self._lock:
-            self._inotify.close()
-            self._inotify = Inotify()
+            self.close()
+            self._inotify = self._begin()
             self._paths.clear()
             self.unwatched.clear()
             self.unreadable.clear()
@@ -117,6 +128,9 @@ class Watched:
             if found.st_dev != self._device and not self._tree.cross:
                 return False
             with self._lock:
+                if self._inotify is None:
+                    self.unwatched.add(place)
+                    return True
                 watch = self._inotify.add(place, follow=top or self._tree.follow)
                 known, self._paths[watch] = self._paths.get(watch), place
             self.unwatched.discard(place)
@@ -125,7 +139,7 @@ class Watched:
                 self._paths[watch] = known
                 return False
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno in _NO_MORE:
                 self.unwatched.add(place)
                 return True
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -148,7 +162,7 @@ class Watched:
         """Return what happened since."""
         news = News()
         with self._lock:
-            for event in self._inotify.read():
+            for event in self._inotify.read() if self._inotify is not None else ():
                 self._take(event, news)
         return news
 
@@ -167,21 +181,24 @@ class Watched:
             self._directory(event, join(place, event.name), news)
         elif event.mask & (IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE):
             path = join(place, event.name)
-            # Made is not yet written; but a hard link is never opened, so its making is all there is to see.
-            if (event.mask & IN_CREATE and not _is_link(path)) or self._tree.exclusion.holds(path):
+            # Made is not yet written; but a link is never opened, so its making is all there is to see.
+            linked = self._tree.follow and os.path.islink(path)  # noqa: PTH114  # bytes
+            made = event.mask & IN_CREATE and not linked and not _has_more_names(path)
+            if made or self._tree.exclusion.holds(path):
                 return
-            news.files.append(path)
+            (news.directories if linked and os.path.isdir(path) else news.files).append(path)  # noqa: PTH112
 
     def _directory(self, event: Event, path: bytes, news: News) -> None:
         if event.mask & (IN_CREATE | IN_MOVED_TO) and not self._tree.exclusion.holds(path):
             news.directories.append(path)
         elif event.mask & IN_MOVED_FROM:
             for watch in [watch for watch, known in self._paths.items() if within(known, path)]:
-                self._inotify.remove(watch)
+                if self._inotify is not None:
+                    self._inotify.remove(watch)
                 del self._paths[watch]
 
 
-def _is_link(path: bytes) -> bool:
+def _has_more_names(path: bytes) -> bool:
     """Tell whether a file that was just made is a further name of another."""
     try:
         return os.lstat(path).st_nlink > 1
@@ -189,9 +206,9 @@ def _is_link(path: bytes) -> bool:
         return False
 
 
-def most_watches() -> int:
-    """Return how many watches the kernel gives a user; 0 where it does not tell."""
+def inotify_limit(name: str) -> int:
+    """Return one of ``fs.inotify``: ``max_user_watches``, or ``max_user_instances`` (queues); 0 where it is unknown."""
     try:
-        return int(LIMIT.read_text("ascii"))
+        return int((LIMITS / name).read_text("ascii"))
     except (OSError, ValueError):
         return 0
