@@ -8,7 +8,6 @@ shares no code with the client that is under test elsewhere.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -28,12 +27,10 @@ from typing import Any, Self
 
 import pytest
 
-from nsfwd.bundles.manifest import WEIGHTS, Licence, Manifest, Output, Recipe, dump_manifest
-from nsfwd.bundles.policy import Policy, Tier
+from tests.echo_bundle import echo_bundle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODELS = REPOSITORY / "models"
-LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
 
 READY = 120.0
 """Seconds within which even TensorFlow must have loaded on a busy machine."""
@@ -72,40 +69,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def echo_bundle(models_dir: Path, name: str = "echo", *, side: int = 64, **recipe: Any) -> Path:
-    """Write a bundle with no network in it, for the echo engine: the five labels, three tiers, no goldens.
-
-    ``recipe``: what its preprocessing has besides its size.
-    """
-    directory = models_dir / name
-    directory.mkdir(parents=True)
-    weights = b"no network: only the echo engine serves this bundle\n"
-    (directory / WEIGHTS).write_bytes(weights)
-    policy = Policy(
-        name="default",
-        groups={"safe": ("drawings", "neutral"), "sensitive": ("hentai", "porn", "sexy")},
-        tiers=(
-            Tier(name="safe"),
-            Tier(name="review", group="sensitive", threshold=0.5),
-            Tier(name="sensitive", group="sensitive", threshold=0.8, alarm=True),
-        ),
-    )
-    manifest = Manifest(
-        name=name,
-        version="1",
-        short="nsfw",
-        summary="Scores made of pixels, for tests",
-        licence=Licence(name="Apache-2.0"),
-        recipe=Recipe(**{"width": side, "height": side, "draft": 0.0, **recipe}),
-        output=Output(labels=LABELS, activation="softmax"),
-        policy=policy,
-        tolerance={"f32": 1e-4},
-        files={WEIGHTS: hashlib.sha256(weights).hexdigest()},
-    )
-    (directory / "bundle.toml").write_text(dump_manifest(manifest), "utf-8")
-    return directory
 
 
 class Daemon:

@@ -20,7 +20,8 @@ import pytest
 from nsfwd.engines.echo import echo_scores
 from nsfwd.scanning.actions import placeholder
 from tests import pictures
-from tests.integration.harness import LABELS, Daemon, Json, wait_until
+from tests.echo_bundle import LABELS
+from tests.integration.harness import Daemon, Json, wait_until
 
 SENSITIVE = [LABELS.index(label) for label in ("hentai", "porn", "sexy")]
 

@@ -12,7 +12,7 @@ import pytest
 from nsfwd.cli.main import run
 from nsfwd.scanning.index.database import Index
 from tests import pictures
-from tests.integration.harness import echo_bundle
+from tests.echo_bundle import echo_bundle
 from tests.unit.shelves import Shelf
 
 

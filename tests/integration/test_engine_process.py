@@ -17,7 +17,8 @@ from nsfwd.engines.echo import MARK, VARIABLE, echo_scores
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.link import Link
 from nsfwd.ipc.messages import Batch, EngineFailed, EngineLost, EngineReady, EngineSetup, Recheck, Scores, encode
-from tests.integration.harness import LABELS, PATIENCE, echo_bundle
+from tests.echo_bundle import LABELS, echo_bundle
+from tests.integration.harness import PATIENCE
 
 SIDE = 64
 SLOT_BYTES = SIDE * SIDE * 3

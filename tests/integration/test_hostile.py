@@ -12,7 +12,8 @@ import pytest
 
 from nsfwd.bundles.manifest import FramePolicy
 from tests import hostile, pictures
-from tests.integration.harness import Daemon, Json, ask, echo_bundle, ndjson, raw_connect
+from tests.echo_bundle import echo_bundle
+from tests.integration.harness import Daemon, Json, ask, ndjson, raw_connect
 
 DEADLINE = 60.0
 GROWTH = 1.05

@@ -19,7 +19,8 @@ from nsfwd.client import Client, Reply
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.local import Scanner
 from tests import pictures
-from tests.integration.harness import Daemon, echo_bundle
+from tests.echo_bundle import echo_bundle
+from tests.integration.harness import Daemon
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from nsfwd.client import Client, Reply
 from nsfwd.local import Scanner
 from nsfwd.protocol.messages import Override
 from tests import pictures
-from tests.integration.harness import PATIENCE, POLL, Daemon, Json, ask, echo_bundle
+from tests.echo_bundle import echo_bundle
+from tests.integration.harness import PATIENCE, POLL, Daemon, Json, ask
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Daemon, echo_bundle, needs, session_processes
+from tests.echo_bundle import echo_bundle
+from tests.integration.harness import Daemon, needs, session_processes
 
 
 def refused(daemon: Daemon) -> str:

@@ -16,7 +16,8 @@ import pytest
 from nsfwd.workshop.staging import installing, staged
 from nsfwd.workshop.switching import go_back
 from tests import pictures
-from tests.integration.harness import Daemon, Json, ask, echo_bundle, ndjson, raw_connect, replies, spell, wait_until
+from tests.echo_bundle import echo_bundle
+from tests.integration.harness import Daemon, Json, ask, ndjson, raw_connect, replies, spell, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import REPOSITORY, Daemon, echo_bundle
+from tests.echo_bundle import echo_bundle
+from tests.integration.harness import REPOSITORY, Daemon
 from tests.integration.test_actions import picture
 
 DOCUMENT = (REPOSITORY / "docs" / "scanning.md").read_text("utf-8")

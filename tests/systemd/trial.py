@@ -51,7 +51,7 @@ def install() -> None:
 
 
 def bundle(directory: str, version: str) -> None:
-    sh(f"cd /checkout && /usr/local/lib/nsfwd/bin/python -m tests.systemd.bundle {directory} {version}")
+    sh(f"cd /checkout && /usr/local/lib/nsfwd/bin/python -m tests.echo_bundle {directory} {version}")
 
 
 def settings(**changes: object) -> None:

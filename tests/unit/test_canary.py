@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
-from nsfwd.errors import BundleError, CodedError, Status
-from nsfwd.pipeline.canary import INTERVAL, PATIENCE, Canary
-from nsfwd.protocol.messages import Outcome, Timing
+from nsfwd.errors import BundleError, CodedError
+from nsfwd.pipeline.canary import INTERVAL, Canary
+from nsfwd.pipeline.self_test import PATIENCE
 from tests.unit import manual
 
 
@@ -18,20 +17,17 @@ class Site:
         self.answers = self.right = True
         self.restarts = self.sent = 0
         self.scoring = SimpleNamespace(trusted=True, restart=self._restart)
-        self.canary: Any = (b"picture", "golden")
-        self.watch = Canary(loop, lambda: self, self._scan)  # type: ignore[arg-type, return-value]
+        self.has_goldens = True
+        self.self_test = self
+        self.watch = Canary(loop, lambda: self)  # type: ignore[arg-type, return-value]
 
     def _restart(self) -> None:
         self.restarts += 1
 
-    async def _scan(self, _generation: Any, picture: bytes) -> Outcome:
-        assert picture == b"picture"
+    async def send_canary(self) -> None:
         self.sent += 1
         if not self.answers:
-            return Outcome.failed(None, CodedError("deadline"), Timing())
-        return Outcome(None, Status.OK, Timing(), judgement=object())  # type: ignore[arg-type]
-
-    def check_golden(self, golden: Any, judgement: Any) -> None:
+            raise CodedError("deadline")
         if not self.right:
             raise BundleError("0.1, not 0.9")
 
@@ -80,7 +76,7 @@ def test_none_is_sent_without_a_golden_or_before_the_engine_is_trusted() -> None
         site = Site(loop)
         site.scoring.trusted = False
         await site.watch.send()
-        site.scoring.trusted, site.canary = True, None
+        site.scoring.trusted, site.has_goldens = True, False
         await site.watch.send()
         await loop.advance(PATIENCE + 1)
         assert site.sent == 0

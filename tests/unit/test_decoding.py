@@ -36,7 +36,7 @@ class Bench:
         self.arena = FakeArena()
         self.broken: list[EngineError] = []
         self.poison = PoisonList(Path("/dev/null/nowhere"))
-        self.slots = Slots(slots, lambda: self.stage.schedule())
+        self.slots = Slots(slots, lambda: self.stage.slot_freed(), own=1)
         plan = crew.Plan(self.arena, self.slots, SETUP, workers, 10.0, self.poison)  # type: ignore[arg-type]  # notes only
         self.stage = DecodeStage(plan, on_broken=self.broken.append)
         self.stage.start()
@@ -536,5 +536,51 @@ def test_the_last_slots_are_kept_for_who_only_begins_to_ask() -> None:
         bench.submit("/single")
         await settle()
         assert b"/single" in [job.path for child in FakeChild.born for job in child.jobs()]
+
+    run(test)
+
+
+def test_a_suspect_that_waits_for_a_slot_gets_the_next_though_nothing_else_waits() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, slots=1, workers=1)
+        ticket, waiting = bench.submit("/a")
+        await settle()
+        bench.arena.notes[0] = (ticket.number, 0.0)
+        FakeChild.born[0].die()
+        taken = bench.slots.lease()  # by what waits for the engine
+        assert taken is not None
+        await settle()
+        assert FakeChild.born[1].jobs() == []
+        bench.slots.release(taken)
+        await settle()
+        (job,) = FakeChild.born[1].jobs()
+        FakeChild.born[1].say(done(job))
+        assert await waiting
+
+    run(test)
+
+
+def test_the_self_test_is_decoded_without_a_free_slot_and_by_decoders_that_have_enough() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, slots=2, workers=1)
+        for name in "abcd":
+            bench.submit(f"/{name}")
+        await settle()
+        decoder = FakeChild.born[0]
+        held = decoder.jobs()
+        assert (len(held), bench.slots.free) == (2, 0)
+        ticket = bench.admission.own_ticket(bench.claim, 0)
+        waiting = asyncio.ensure_future(bench.stage.decode(Image(descriptor=7), ticket))
+        await settle()
+        golden = decoder.jobs()[-1]
+        assert (golden.slot, golden.descriptor) == (bench.slots.count, True)
+        bench.arena.notes[0] = (ticket.number, 0.0)
+        decoder.die()  # by chance: the golden is tried again alone, in its own slot
+        await settle()
+        again = FakeChild.born[1].jobs()
+        assert [job.slot for job in again] == [bench.slots.count]
+        FakeChild.born[1].say(done(again[0]))
+        assert await waiting
+        assert ticket.lease is not None
 
     run(test)

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+import pytest
 
 from nsfwd.engines.body import Body, Loaded
 from nsfwd.engines.contract import Pixels, Probabilities
-from nsfwd.ipc.messages import Batch, EngineNote, Scores
+from nsfwd.errors import EngineError
+from nsfwd.ipc.link import MAX_PACKET
+from nsfwd.ipc.messages import Batch, EngineNote, Scores, encode
 
 
 class Worsening:
@@ -42,6 +45,7 @@ class FakeLink:
         self.sent: list[bytes] = []
 
     def send(self, packet: bytes) -> None:
+        assert 0 < len(packet) <= MAX_PACKET
         self.sent.append(packet)
 
 
@@ -63,3 +67,44 @@ def test_what_the_engine_gives_up_is_told_once() -> None:
     assert told == [0, 1, 1, 1]
     note = msgspec.msgpack.decode(link.sent[0], type=EngineNote)
     assert (note.note, note.buckets) == ("out of memory at 4 images", [1, 2])
+
+
+class Wordy(Worsening):
+    """An engine whose failures are hard to pass on."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def score(self, images: Sequence[Pixels] | Pixels) -> Probabilities:
+        raise EngineError(self.words)
+
+
+class Talkative(Worsening):
+    """An engine with more scores for an image than a packet holds."""
+
+    def score(self, images: Sequence[Pixels] | Pixels) -> Probabilities:
+        return np.full((len(images), MAX_PACKET // 4), 0.5, np.float32)
+
+
+class OneBatch(FakeLink):
+    """A link over which one batch comes, then its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = [encode(Batch(1, [0]))]
+
+    def receive(self) -> tuple[bytes, list[int]]:
+        if not self.given:
+            raise EOFError
+        return self.given.pop(), []
+
+
+@pytest.mark.parametrize("engine", [Wordy("no /m\udcff.keras"), Wordy("why " * MAX_PACKET), Wordy(""), Talkative()])
+def test_what_cannot_be_sent_fails_its_batch_and_not_the_engine(engine: Worsening) -> None:
+    link = OneBatch()
+    Body(link, FakeArena(), Loaded(engine, None, (2, 2, 3)), None).run()  # type: ignore[arg-type]  # no memory
+    (packet,) = link.sent
+    reply = msgspec.msgpack.decode(packet, type=Scores)
+    assert (reply.number, reply.scores) == (1, b"")
+    assert 0 < len(reply.message) <= 2000

@@ -21,7 +21,6 @@ class Generation:
 
     def __init__(self, site: Site, settings: Any) -> None:
         self.site, self.settings, self.bundles = site, settings, ()
-        self.canary: Any = "canary"
         self.alive = False
         self.left = asyncio.Event()
         self.left.set()
@@ -118,7 +117,6 @@ def test_after_the_old_one_whatever_is_asked_waits_and_two_never_live() -> None:
         _, asked = site.ask()
         await manual.settle()
         assert first.alive
-        assert first.canary is None
         first.left.set()
         await manual.settle()
         assert not first.alive

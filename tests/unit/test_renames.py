@@ -18,7 +18,7 @@ from nsfwd.errors import SettingsError
 from nsfwd.server.notify import Notifier
 from nsfwd.server.reloading import Reloader
 from nsfwd.server.service import Service
-from tests.integration.harness import echo_bundle
+from tests.echo_bundle import echo_bundle
 from tests.unit.test_connection import FakePipeline
 
 

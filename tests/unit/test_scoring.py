@@ -32,7 +32,7 @@ class Bench:
     def __init__(self, loop: ManualLoop, *, trusted: bool = True) -> None:
         self.broken: list[EngineError] = []
         self.warmed = 0
-        self.slots = Slots(32, lambda: None)
+        self.slots = Slots(32, lambda: None, own=1)
         self.stage = ScoreStage(
             FakeArena(),  # type: ignore[arg-type]  # only its descriptor is used
             self.slots,
@@ -60,9 +60,9 @@ class Bench:
         return FakeChild.born[-1]
 
     def submit(self, *, probe: bool = False) -> tuple[Ticket, asyncio.Future[Any]]:
-        ticket = self.admission.admit(self.claim)
-        ticket.lease = self.slots.lease()
-        waiting = asyncio.ensure_future(self.stage.score(ticket, probe=probe))
+        ticket = self.admission.own_ticket(self.claim, 0) if probe else self.admission.admit(self.claim)
+        ticket.lease = self.slots.lease_own(0) if probe else self.slots.lease()
+        waiting = asyncio.ensure_future(self.stage.score(ticket))
         return ticket, waiting
 
 
@@ -276,5 +276,149 @@ def test_an_engine_that_does_not_answer_is_killed_and_its_image_scored_by_the_ne
         bench.greet()
         bench.engine.say(scores(bench.engine.batches()[-1]))
         assert await second
+
+    run(test)
+
+
+def test_the_company_of_an_image_that_fails_its_batch_is_scored() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        _, first = bench.submit()
+        _, second = bench.submit()
+        await settle()
+        others = [bench.submit()[1] for _ in range(3)]
+        await settle()
+        bench.engine.say(scores(bench.engine.batches()[0]))
+        bench.engine.say(scores(bench.engine.batches()[1]))
+        failed = bench.engine.batches()[2]
+        assert len(failed.slots) == 3
+        bench.engine.say(messages.Scores(failed.number, b"", 0.01, "a poisonous picture"))
+        poisonous = failed.slots[1]
+        for _ in failed.slots:
+            batch = bench.engine.batches()[-1]
+            assert len(batch.slots) == 1, "each is tried alone, and only once"
+            fails = batch.slots[0] == poisonous
+            bench.engine.say(messages.Scores(batch.number, b"", 0.01, "poison") if fails else scores(batch))
+        results = await asyncio.gather(first, second, *others, return_exceptions=True)
+        assert [isinstance(result, CodedError) for result in results].count(True) == 1
+        assert len(bench.engine.batches()) == 6
+        assert not bench.stage.busy
+
+    run(test)
+
+
+def test_an_image_that_ends_every_engine_is_blamed_after_two_whatever_else_is_asked() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        ticket, _ = bench.submit()
+        assert ticket.lease is not None
+        poisonous = ticket.lease.slot
+        others = [bench.submit()[1] for _ in range(9)]
+        await settle()
+        ends, answered = 0, set()
+        while ticket.settled is None or bench.stage.busy:
+            batch = next(batch for batch in bench.engine.batches() if batch.number not in answered)
+            answered.add(batch.number)
+            if poisonous in batch.slots:
+                ends += 1
+                bench.engine.die(11)
+                await loop.advance(5.0)
+                bench.greet()
+            else:
+                bench.engine.say(scores(batch))
+            await settle()
+        assert ticket.settled.code == "engine_died"
+        assert ends == 2
+        assert len(await asyncio.gather(*others)) == 9
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        messages.Scores(1, b"12345", 0.01, ""),
+        messages.Scores(1, b"", float("nan"), ""),
+        messages.Scores(1, b"", float("inf"), ""),
+        messages.Scores(1, b"", -1.0, ""),
+    ],
+)
+def test_scores_that_make_no_sense_lose_no_image(nonsense: messages.Scores) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        waiting = [bench.submit()[1] for _ in range(3)]
+        await settle()
+        stray = bench.engine
+        stray.say(nonsense)
+        if stray.killed:
+            stray.die()
+            await loop.advance(1.0)
+            bench.greet()
+        answered: set[int] = {nonsense.number} if not stray.killed else set()
+        while not all(future.done() for future in waiting):
+            for batch in bench.engine.batches():
+                if batch.number not in answered:
+                    answered.add(batch.number)
+                    bench.engine.say(scores(batch))
+            await settle()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert sum(isinstance(result, CodedError) for result in results) == (0 if stray.killed else 1)
+
+    run(test)
+
+
+def test_suspects_that_gave_up_keep_nobody_waiting() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        given_up = [bench.submit() for _ in range(2)]
+        await settle()
+        bench.engine.die()
+        for ticket, _ in given_up:
+            ticket.expire()
+        _, waiting = bench.submit()
+        await loop.advance(1.0)
+        bench.greet()
+        bench.engine.say(scores(bench.engine.batches()[-1]))
+        assert await waiting
+        for _, gone in given_up:
+            with pytest.raises(CodedError, match="deadline"):
+                await gone
+
+    run(test)
+
+
+def test_a_batch_has_no_more_images_than_a_reply_has_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "MOST_SCORES", 5)
+
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        waiting = [bench.submit()[1] for _ in range(9)]
+        await settle()
+        while not all(future.done() for future in waiting):
+            batch = bench.engine.batches()[-1]
+            assert len(batch.slots) <= 2
+            for batch in bench.engine.batches()[-2:]:
+                bench.engine.say(scores(batch))
+            await settle()
+
+    run(test)
+
+
+def test_an_engine_that_was_of_use_is_followed_at_once_however_often() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        for number in range(1, 20):
+            bench.engine.die()  # while it loads, or idle: once is forgiven
+            await loop.advance(0.01)
+            bench.greet()
+            _, waiting = bench.submit()
+            await settle()
+            bench.engine.say(scores(bench.engine.batches()[-1]))
+            await waiting
+            bench.engine.die()
+            await loop.advance(0.01)
+            assert len(FakeChild.born) == 1 + 2 * number
+            bench.greet()
+        assert bench.broken == []
 
     run(test)

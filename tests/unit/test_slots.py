@@ -27,3 +27,19 @@ def test_a_slot_cannot_come_back_twice() -> None:
     slots.release(lease)
     with pytest.raises(ValueError, match="twice"):
         slots.release(lease)
+
+
+def test_no_image_ever_gets_a_slot_of_the_self_test() -> None:
+    slots = Slots(2, lambda: None, own=2)
+    images = [slots.lease(), slots.lease()]
+    assert slots.lease() is None
+    own = slots.lease_own(1)
+    assert own is not None and own.slot == 3
+    assert slots.lease_own(1) is None, "it is held"
+    slots.release(own)
+    assert (slots.free, slots.lease()) == (0, None)
+    again = slots.lease_own(1)
+    assert again is not None and again.generation == own.generation + 1
+    assert images[0] is not None
+    slots.release(images[0])
+    assert slots.free == 1

@@ -27,7 +27,7 @@ from nsfwd.engines.recheck import score_again
 from nsfwd.errors import NsfwdError
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.childmain import run_child
-from nsfwd.ipc.link import Link
+from nsfwd.ipc.link import MAX_PACKET, Link
 from nsfwd.ipc.messages import (
     Batch,
     EngineFailed,
@@ -45,6 +45,9 @@ FULL = "f32"
 
 MOST_FAILURES = 3
 """After so many batches in a row have failed the process ends: a fresh one may fare better (a lost device)."""
+
+MOST_WORDS = 2000
+"""Characters of a message to the server: frameworks explain themselves at a length that fits no packet."""
 
 _SETUP = msgspec.msgpack.Decoder(EngineSetup)
 _BATCHES = msgspec.msgpack.Decoder(Batch)
@@ -94,7 +97,7 @@ class Body:
             while True:
                 with self._receiving:
                     packet, _ = self._link.receive()
-                self._link.send(encode(self.score(_BATCHES.decode(packet))))
+                self._link.send(_spell(self.score(_BATCHES.decode(packet))))
                 if self._failures >= MOST_FAILURES:
                     _end(1)
         except EOFError:
@@ -118,11 +121,12 @@ class Body:
             if not isinstance(error, NsfwdError):
                 traceback.print_exc()
             print(f"engine: {error}", file=sys.stderr, flush=True)
-            return Scores(batch.number, b"", time.perf_counter() - started, str(error) or type(error).__name__)
+            why = _sayable(str(error)) or type(error).__name__
+            return Scores(batch.number, b"", time.perf_counter() - started, why)
         self._failures = 0
         if self._engine.note != self._noted:
             self._noted = self._engine.note
-            self._link.send(encode(EngineNote(self._noted, list(self._engine.buckets))))
+            self._link.send(encode(EngineNote(_sayable(self._noted), list(self._engine.buckets))))
         return Scores(batch.number, scores.tobytes(), time.perf_counter() - started, "", again)
 
     def _pixels(self, slot: int) -> Pixels:
@@ -170,7 +174,7 @@ def load(setup: EngineSetup, say: Callable[[str], None]) -> tuple[Loaded, Engine
         buckets=list(engine.buckets),
         load_seconds=loaded - started,
         warm_seconds=time.perf_counter() - loaded,
-        note=engine.note,
+        note=_sayable(engine.note),
         lanes=engine.lanes,
     )
     return Loaded(engine, exact, (bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)), ready
@@ -184,7 +188,7 @@ def main() -> None:
         setup = _SETUP.decode(link.receive()[0])
         arena = Arena.attach(arena_fd, setup.slot_bytes)
         try:
-            loaded, ready = load(setup, lambda line: link.send(encode(EngineNote(line, []))))
+            loaded, ready = load(setup, lambda line: link.send(encode(EngineNote(_sayable(line), []))))
         except Exception as error:
             if not isinstance(error, NsfwdError):
                 traceback.print_exc()
@@ -197,13 +201,26 @@ def main() -> None:
     _end(0)
 
 
+def _spell(reply: Scores) -> bytes:
+    """One reply as a packet; scores that do not fit one are a failure of their batch, not the end of the engine."""
+    packet = encode(reply)
+    if len(packet) <= MAX_PACKET:
+        return packet
+    return encode(msgspec.structs.replace(reply, scores=b"", message="the scores of the batch do not fit a packet"))
+
+
+def _sayable(text: str) -> str:
+    """One line that can be sent, whatever a framework puts into its messages: names that are not UTF-8, or pages."""
+    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")[:MOST_WORDS]
+
+
 def _one_line(error: Exception) -> str:
     """The sentence the operator will read."""
     if isinstance(error, NsfwdError):
-        return " ".join(str(error).split())
+        return _sayable(str(error))
     if isinstance(error, MemoryError):
         return "the engine cannot start: too little memory; free some, or serve a smaller bundle"
-    return f"the engine cannot start: {type(error).__name__}: {' '.join(str(error).split())}"
+    return _sayable(f"the engine cannot start: {type(error).__name__}: {error}")
 
 
 def _end(code: int) -> None:

@@ -59,18 +59,15 @@ class Admission:
         self._empty: asyncio.Event = asyncio.Event()
         self._empty.set()
 
-    def admit(self, claim: Claim, *, exempt: bool = False) -> Ticket:
+    def admit(self, claim: Claim) -> Ticket:
         """Let one image in.
-
-        Args:
-            exempt: the daemon's own image, for which there is always room.
 
         Raises:
             CodedError: ``busy`` or ``draining``, both the daemon's doing; a retry after ``retry_after`` helps.
         """
         if self.draining:
             raise self._refusal("draining")
-        if len(self.tickets) >= self.queue and not exempt:
+        if len(self.tickets) >= self.queue:
             raise self._refusal("busy")
         ticket = Ticket(claim, next(self._numbers), self._loop)
         until = claim.until(self._loop.time())
@@ -81,6 +78,14 @@ class Admission:
         self._empty.clear()
         self.admitted += 1
         return ticket
+
+    def own_ticket(self, claim: Claim, slot: int) -> Ticket:
+        """A ticket of the self-test: it takes no place in the queue, and no drain waits for it.
+
+        Args:
+            slot: which of the self-test's slots it uses.
+        """
+        return Ticket(claim, next(self._numbers), self._loop, own=slot)
 
     def leave(self, ticket: Ticket) -> None:
         """The ticket has its outcome."""

@@ -1,27 +1,24 @@
 """The canary: a golden that goes through decoder and engine every few seconds, so that ``ready`` says what is true.
 
-It goes the way of every image, in the interactive lane. Without a golden there is no canary, and the proof of the start
-has to do.
+It goes the way of every image, but waits behind none. After ``PATIENCE`` seconds without a canary that came through
+the daemon is not ready. Without a golden there is no canary, and the proof of the start has to do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nsfwd.errors import BundleError
+from nsfwd.errors import BundleError, CodedError
+from nsfwd.pipeline.self_test import PATIENCE
 
 if TYPE_CHECKING:
     from nsfwd.pipeline.generation import Generation
-    from nsfwd.protocol.messages import Outcome
 
 INTERVAL = 10.0
 """Seconds from one canary to the next: nothing beside the work of any engine."""
-
-PATIENCE = 45.0
-"""Seconds without a canary that came through, after which nobody is told that images are scored."""
 
 _log = logging.getLogger("nsfwd.pipeline")
 
@@ -32,18 +29,11 @@ class Canary:
     Args:
         loop: its clock says how long ago the last one came through.
         current: the generation that serves now.
-        scan: scores one encoded picture with a generation; never raises for what is wrong with the picture.
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        current: Callable[[], Generation],
-        scan: Callable[[Generation, bytes], Awaitable[Outcome]],
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, current: Callable[[], Generation]) -> None:
         self._loop = loop
         self._current = current
-        self._scan = scan
         self._task: asyncio.Task[None] | None = None
         self._proven = loop.time()
         self._why = ""
@@ -64,7 +54,7 @@ class Canary:
     def doubt(self) -> str:
         """Why it is not certain that images are scored; empty when it is."""
         seconds = self._loop.time() - self._proven
-        if self._current().canary is None or seconds <= PATIENCE:
+        if not self._current().self_test.has_goldens or seconds <= PATIENCE:
             return ""
         return f"no canary came through decoder and engine for {seconds:.0f} s" + (
             f": {self._why}" if self._why else ""
@@ -78,15 +68,12 @@ class Canary:
     async def send(self) -> None:
         """Send one and look at what comes back; an engine that scores it wrongly is ended, the next is proved anew."""
         generation = self._current()
-        if generation.canary is None or not generation.scoring.trusted:
-            return
-        picture, golden = generation.canary
-        outcome = await self._scan(generation, picture)
-        if outcome.judgement is None:
-            self._why = outcome.message or outcome.code
+        if not generation.self_test.has_goldens or not generation.scoring.trusted:
             return
         try:
-            generation.check_golden(golden, outcome.judgement)
+            await generation.self_test.send_canary()
+        except CodedError as error:
+            self._why = error.message
         except BundleError as error:
             self._why = str(error)
             _log.error("the canary was scored wrongly, the engine is restarted: %s", error)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nsfwd.ipc.child import Exit
     from nsfwd.pipeline.cache import Hit
     from nsfwd.pipeline.coalescing import Coalescing
+    from nsfwd.pipeline.slots import Lease
     from nsfwd.pipeline.tickets import Ticket
     from nsfwd.protocol.messages import Image
 
@@ -65,6 +66,7 @@ class DecodeStage:
         self._poison = plan.poison
         self.crew = Crew(self, plan, on_broken=on_broken)
         self.queue: LaneQueue[DecodeJob] = LaneQueue()
+        self._own: list[DecodeJob] = []
         self._suspects: list[DecodeJob] = []
         self._mean_seconds = GROUP_SECONDS
         self._scheduled = False
@@ -108,9 +110,12 @@ class DecodeStage:
 
     async def _run(self, job: DecodeJob) -> Any:
         claim = job.ticket.claim
-        self.queue.push(job, claim.lane, claim.asker)
-        if self.coalescing is not None:
-            self.coalescing.wait(job)
+        if job.ticket.own is not None:
+            self._own.append(job)
+        else:
+            self.queue.push(job, claim.lane, claim.asker)
+            if self.coalescing is not None:
+                self.coalescing.wait(job)
         self.schedule()
         try:
             return await job.ticket.wait()
@@ -127,6 +132,11 @@ class DecodeStage:
             job.since = time.monotonic()
             self.queue.push_front(job, job.ticket.claim.lane)
             self.coalescing.wait(job)
+            self.schedule()
+
+    def slot_freed(self) -> None:
+        """A slot has come back: whatever waits for one can go on, suspects and the self-test included."""
+        if len(self.queue) or self._suspects or self._own:
             self.schedule()
 
     def schedule(self) -> None:
@@ -146,6 +156,7 @@ class DecodeStage:
         self._scheduled = False
         if self._stopping:
             return
+        self._send_own()
         parcels: dict[int, list[DecodeJob]] = {}
         reserved = self._send_suspect()
         depth = self._depth()
@@ -175,6 +186,23 @@ class DecodeStage:
             self.queue.discard(job, claim.lane, claim.asker)
             job.ticket.time.queue += now - job.since
 
+    def _lease(self, job: DecodeJob) -> Lease | None:
+        own = job.ticket.own
+        return self._slots.lease() if own is None else self._slots.lease_own(own)
+
+    def _send_own(self) -> None:
+        """Send the self-test's pictures before all images, in slots of its own, however much the decoders hold."""
+        waiting, self._own = [job for job in self._own if job.ticket.settled is None], []
+        for job in waiting:
+            working = [worker for worker in self.crew.workers if worker.working and not worker.alone]
+            job.lease = self._lease(job) if working else None
+            if job.lease is None:
+                self._own.append(job)
+                continue
+            worker = min(working, key=lambda worker: len(worker.jobs))
+            worker.jobs[job.ticket.number] = job
+            self._send(worker, [job])
+
     def _send_suspect(self) -> Worker | None:
         """Give a suspect to an idle decoder, alone; without an idle one, keep the least loaded free of new work."""
         self._suspects = [job for job in self._suspects if job.ticket.settled is None]
@@ -186,11 +214,11 @@ class DecodeStage:
         worker = min(free, key=lambda worker: len(worker.jobs))
         if worker.jobs:
             return worker
-        lease = self._slots.lease()
-        if lease is None:
+        job = self._suspects[0]
+        job.lease = self._lease(job)
+        if job.lease is None:
             return worker
-        job = self._suspects.pop(0)
-        job.lease = lease
+        del self._suspects[0]
         worker.alone = True
         worker.jobs[job.ticket.number] = job
         self._send(worker, [job])
@@ -243,6 +271,9 @@ class DecodeStage:
 
     def _withdraw(self, job: DecodeJob) -> None:
         """A job that no decoder had: its ticket was settled, or another's decode served it too."""
+        if job in self._own:
+            self._own.remove(job)
+            return
         if self.coalescing is not None:
             self.coalescing.forget(job)
         claim = job.ticket.claim
@@ -289,6 +320,8 @@ class DecodeStage:
         job.losses += held
         if job.losses >= LOSSES_BEFORE_SUSPICION:
             self._suspects.append(job)
+        elif job.ticket.own is not None:
+            self._own.append(job)
         elif job.ticket.settled is None:
             self.queue.push_front(job, job.ticket.claim.lane)
 

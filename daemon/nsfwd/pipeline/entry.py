@@ -15,17 +15,20 @@ class Entry(msgspec.Struct, eq=False):
     """One image with pixels that waits for scores, or is in the engine.
 
     Attributes:
-        probe: a golden, scored before the engine is trusted with anything else.
         ready: ``time.monotonic()`` since when it waits.
-        suspect: it was in an engine that died; it is scored alone.
+        suspect: it was in an engine that died, or in a batch that failed; it is scored alone.
         lease: the slot while the engine holds it; else it is the ticket's.
     """
 
     ticket: Ticket
     ready: float
-    probe: bool
     suspect: bool = False
     lease: Lease | None = None
+
+    @property
+    def probe(self) -> bool:
+        """Whether it is the self-test's: scored before all others, also by an engine that is not trusted yet."""
+        return self.ticket.own is not None
 
     def hand_over(self) -> Lease:
         """The engine holds the slot from now on."""

@@ -23,19 +23,20 @@ from nsfwd.pipeline.coalescing import Coalescing
 from nsfwd.pipeline.crew import Plan
 from nsfwd.pipeline.decoding import MOST_PENDING, DecodeStage
 from nsfwd.pipeline.scoring import ScoreStage
+from nsfwd.pipeline.self_test import SelfTest
 from nsfwd.pipeline.sizing import BATCHES_IN_FLIGHT
 from nsfwd.pipeline.slots import Slots
+from nsfwd.pipeline.unpacking import MOST_SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from nsfwd.bundles.manifest import Golden
     from nsfwd.bundles.store import Bundle
     from nsfwd.bundles.verdict import View
     from nsfwd.config import Settings
     from nsfwd.pipeline.overriding import Overriding
     from nsfwd.pipeline.poison import PoisonList
-    from nsfwd.pipeline.tickets import Ticket
+    from nsfwd.pipeline.tickets import Claim, Ticket
     from nsfwd.pipeline.views import Scored
     from nsfwd.protocol.messages import Identity, Image, Judgement
 
@@ -63,12 +64,13 @@ class Generation:
         workers: decoder processes.
         poison: files that are known to crash decoders; it outlives the generation.
         overriding: what people decided, as of the settings; it may outlive the generation.
-        on_warm: called each time an engine has loaded and warmed; the goldens come next.
+        own_ticket: makes the tickets of the self-test (``Admission.own_ticket``).
+        on_proven: called each time an engine has passed the self-test and scores images from now on.
         on_broken: called with the reason why this generation will never (again) score.
 
     Attributes:
         tickets: the images that were admitted to this generation and have no outcome yet.
-        canary: a golden with its picture, once the goldens have agreed; None when the bundle has none.
+        self_test: proves each engine, and sends the canary.
     """
 
     def __init__(
@@ -79,15 +81,17 @@ class Generation:
         workers: int,
         poison: PoisonList,
         overriding: Overriding,
-        on_warm: Callable[[Generation], None],
+        own_ticket: Callable[[Claim, int], Ticket],
+        on_proven: Callable[[Generation], None],
         on_broken: Callable[[Generation, NsfwdError], None],
     ) -> None:
         if len(bundles) != 1:
             raise SettingsError("models: this version serves exactly one bundle at a time")
+        labels = len(bundles[0].manifest.output.labels)
+        if labels > MOST_SCORES:
+            raise BundleError(f"{bundles[0].name} has {labels} labels; at most {MOST_SCORES} can be served")
         self.settings = settings
         self.tickets: set[Ticket] = set()
-        self.canary: tuple[bytes, Golden] | None = None
-        self._goldens: list[tuple[bytes, Golden]] | None = None
         self._left: asyncio.Future[None] | None = None
         self.bundles = tuple(bundles)
         self.bundle = bundles[0]
@@ -98,9 +102,16 @@ class Generation:
         recipe = self.bundle.manifest.recipe
         slot_bytes = recipe.width * recipe.height * CHANNELS
         self.max_batch = settings.max_batch or default_max_batch(settings.device)
+        self.self_test = SelfTest(
+            self,
+            own_ticket=own_ticket,
+            on_proven=lambda: on_proven(self),
+            on_broken=lambda error: on_broken(self, error),
+        )
         count = (BATCHES_IN_FLIGHT + 1) * self.max_batch + workers * MOST_PENDING
-        self.arena = Arena.create(count, slot_bytes, workers)
-        self.slots = Slots(count, self._slot_freed)
+        own = self.self_test.slots
+        self.arena = Arena.create(count + own, slot_bytes, workers)
+        self.slots = Slots(count, lambda: self.decoding.slot_freed(), own=own)
         setup = self._decoder_setup(slot_bytes)
         plan = Plan(self.arena, self.slots, setup, workers, settings.decode_timeout, poison)
         self.decoding = DecodeStage(plan, on_broken=lambda error: on_broken(self, error))
@@ -112,9 +123,9 @@ class Generation:
             self.arena,
             self.slots,
             self._engine_setup(slot_bytes),
-            labels=len(self.bundle.manifest.output.labels),
+            labels=labels,
             on_device_loss=settings.on_device_loss,
-            on_warm=lambda: on_warm(self),
+            on_warm=self.self_test.warm,
             on_broken=lambda error: on_broken(self, error),
         )
 
@@ -122,11 +133,13 @@ class Generation:
         """Start the processes; the engine loads while the decoders already work."""
         self.overriding.start(self)
         self.decoding.start()
+        self.self_test.start()
         self.scoring.start()
 
     async def stop(self, timeout: float) -> None:
         """End the decoders, then the engine."""
         self.overriding.stop(self)
+        self.self_test.stop()
         await self.decoding.stop(timeout)
         await self.scoring.stop(timeout)
         self.arena.close()
@@ -147,16 +160,13 @@ class Generation:
             self._left = asyncio.get_running_loop().create_future()
             await self._left
 
-    def find(self, image: Image, ticket: Ticket, *, known: bool) -> Coroutine[Any, Any, Hit | messages.Decoded]:
+    def find(self, image: Image, ticket: Ticket) -> Coroutine[Any, Any, Hit | messages.Decoded]:
         """Find the scores of an image that was scored before or is being scored for another; else its first view.
-
-        Args:
-            known: such scores will do; otherwise it is decoded whatever is known of it.
 
         Raises:
             CodedError: it cannot be opened, read or decoded.
         """
-        if known and self.cache is not None:
+        if self.cache is not None:
             return self._find_known(self.cache, image, ticket)
         return self.decoding.decode(image, ticket)
 
@@ -212,37 +222,6 @@ class Generation:
             _log.warning('an override says "%s", which no policy does (%s): it is an alarm', override.verdict, known)
         return overruled(judgement, override, self._alarms)
 
-    def goldens(self) -> Sequence[tuple[bytes, Golden]]:
-        """The bundle's golden pictures (encoded, a few kilobytes each) with the scores they must have.
-
-        Read once: by the time another engine is started the directory may hold another version of the bundle.
-
-        Raises:
-            BundleError: one cannot be read.
-        """
-        if self._goldens is None:
-            self._goldens = [(_read(file), golden) for golden, file in self.bundle.golden_files()]
-        return self._goldens
-
-    def check_golden(self, golden: Golden, judgement: Judgement) -> None:
-        """Compare the scores of a golden with those it must have.
-
-        Raises:
-            BundleError: they differ by more than the bundle's tolerance for the precision served.
-        """
-        found = judgement.scores[self.bundle.name]
-        for label, score in found.items():
-            if not abs(golden.scores[label] - score) <= self.bundle.tolerance:
-                raise BundleError(
-                    f"{self.bundle.model_identity}: golden {golden.file} scored {score:.4f} for {label}, "
-                    f"not {golden.scores[label]:.4f} +- {self.bundle.tolerance:g}; "
-                    f"look with: nsfwd models verify {self.bundle.manifest.name}"
-                )
-
-    def _slot_freed(self) -> None:
-        if len(self.decoding.queue):
-            self.decoding.schedule()
-
     def _decoder_setup(self, slot_bytes: int) -> messages.DecoderSetup:
         settings = self.settings
         limits = messages.ImageLimits(
@@ -274,13 +253,6 @@ class Generation:
             return None
         thresholds, contest = borders(self.bundle)
         return messages.Recheck(self.bundle.drift, thresholds, contest)
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{file}: {error.strerror}") from error
 
 
 def default_max_batch(device: str) -> int:

@@ -129,7 +129,6 @@ class Handover:
         pipeline = self._pipeline
         old, self.gate = pipeline.generation, Gate()
         _log.warning("memory for one engine: what is asked waits until the new one is ready")
-        old.canary = None
         try:
             await old.empty()
             if pipeline.admission.draining:

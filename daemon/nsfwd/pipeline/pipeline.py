@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.errors import BundleError, CodedError, NsfwdError, Status
+from nsfwd.errors import CodedError, NsfwdError, Status
 from nsfwd.ipc import messages
 from nsfwd.ipc.closing import close_foreign
 from nsfwd.pipeline import numbers, views
 from nsfwd.pipeline.accounts import Accounts
 from nsfwd.pipeline.admission import Admission
 from nsfwd.pipeline.cache import Hit
-from nsfwd.pipeline.canary import PATIENCE, Canary
+from nsfwd.pipeline.canary import Canary
 from nsfwd.pipeline.generation import Generation
 from nsfwd.pipeline.handover import STOP_TIMEOUT, Handover
 from nsfwd.pipeline.listing import CHUNK, ListStage
@@ -69,10 +69,8 @@ class Pipeline:
         self._overriding = Overriding.load(settings.overrides)
         self.generation = self.build(settings, bundles)
         self.lister = _lister(settings)
-        self._goldens: dict[Claim, Generation] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._handover = Handover(self)
-        self._canary = Canary(loop, lambda: self.generation, self._scan_golden)
+        self._canary = Canary(loop, lambda: self.generation)
         self.started = time.monotonic()
         self.accounts = Accounts()
 
@@ -89,21 +87,19 @@ class Pipeline:
         Returns:
             The one outcome. A directory comes back as an error with the code ``is_directory``.
         """
-        identity, ticket = None, None
-        golden = claim in self._goldens
-        generation = self._goldens.get(claim, self.generation)
+        identity, ticket, generation = None, None, self.generation
         try:
-            ticket = self.admission.admit(claim, exempt=golden)
-            generation = await self._handover.enter(ticket) if self._handover.gate and not golden else generation
+            ticket = self.admission.admit(claim)
+            generation = await self._handover.enter(ticket) if self._handover.gate else generation
             generation.tickets.add(ticket)
-            found = await generation.find(image, ticket, known=not golden)
+            found = await generation.find(image, ticket)
             if isinstance(found, Hit):
                 identity, scored, by = found.file, found.scored, found.by
             else:
                 identity, by = identity_of(found.identity) if found.identity else None, ""
                 if found.code:
                     return Outcome(image.path, Status.ERROR, ticket.time, code=found.code)
-                scored = await views.score(generation, image, ticket, found, golden=golden)
+                scored = await views.score(generation, image, ticket, found)
             judgement, frame = views.judge(generation, scored, identity)
             generation.remember(ticket, identity, scored)
             told = claim.told(identity)
@@ -113,8 +109,7 @@ class Pipeline:
             outcome = Outcome.failed(image.path, error, spent, claim.told(identity))
         finally:
             self._leave(image, ticket, generation)
-        if not golden:
-            self.accounts.count(outcome)
+        self.accounts.count(outcome)
         return outcome
 
     def claim(
@@ -192,8 +187,6 @@ class Pipeline:
     async def stop(self) -> None:
         """End all child processes: decoders, engines, lister. Tickets must have been settled before."""
         self._canary.stop()
-        for task in self._tasks:
-            task.cancel()
         await self._handover.stop(STOP_TIMEOUT)
         await self.generation.stop(STOP_TIMEOUT)
         await self.lister.stop(STOP_TIMEOUT)
@@ -236,44 +229,16 @@ class Pipeline:
             workers=settings.decoders or len(os.sched_getaffinity(0)),
             poison=self.poison,
             overriding=self._overriding,
-            on_warm=self._prove,
+            own_ticket=self.admission.own_ticket,
+            on_proven=self._proven,
             on_broken=self.broken,
         )
 
-    # -- goldens -----------------------------------------------------------------------------------------------------
-
-    def _prove(self, generation: Generation) -> None:
-        """An engine has warmed: send the goldens through decoders and engine before anybody trusts it."""
-        task = self._loop.create_task(self._prove_goldens(generation))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _prove_goldens(self, generation: Generation) -> None:
-        try:
-            for picture, golden in generation.goldens():
-                outcome = await self._scan_golden(generation, picture)
-                if outcome.code in ("engine_died", "draining"):
-                    return  # the next engine is proved anew, or none follows
-                if outcome.judgement is None:
-                    raise BundleError(f"golden {golden.file} of {generation.bundle.name} failed: {outcome.message}")
-                generation.check_golden(golden, outcome.judgement)
-                generation.canary = generation.canary or (picture, golden)
-        except NsfwdError as error:
-            self.broken(generation, error)
-        else:
-            generation.scoring.trust()
-            self._canary.proven()
-            if not self._handover.settle(generation) and generation is self.generation:
-                self.ready.set()
-
-    async def _scan_golden(self, generation: Generation, picture: bytes) -> Outcome:
-        """Score one of our own pictures with this generation, whichever serves; it counts nowhere."""
-        claim = Claim(("goldens",), Lane.INTERACTIVE, allowance=PATIENCE if generation.scoring.trusted else None)
-        self._goldens[claim] = generation
-        try:
-            return await self.scan(Image(descriptor=_in_memory(picture)), claim)
-        finally:
-            del self._goldens[claim]
+    def _proven(self, generation: Generation) -> None:
+        """An engine has passed the self-test: its generation serves, or is about to."""
+        self._canary.proven()
+        if not self._handover.settle(generation) and generation is self.generation:
+            self.ready.set()
 
     # -- accounts ----------------------------------------------------------------------------------------------------
 
@@ -320,13 +285,3 @@ def _lister(settings: Settings) -> ListStage:
     roots = tuple(os.fsencode(root) for root in settings.roots)
     setup = messages.ListerSetup(roots, settings.max_depth, settings.max_entries, CHUNK)
     return ListStage(setup, patience=settings.decode_timeout)
-
-
-def _in_memory(encoded: bytes) -> int:
-    """A descriptor with these bytes and no name."""
-    descriptor = os.memfd_create("nsfwd-image", os.MFD_CLOEXEC)
-    view = memoryview(encoded)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor

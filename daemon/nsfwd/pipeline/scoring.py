@@ -10,7 +10,6 @@ import asyncio
 import logging
 import signal
 import time
-from array import array
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,10 @@ from nsfwd.ipc.child import Child, Exit
 from nsfwd.pipeline.accounts import CostCurve
 from nsfwd.pipeline.entry import Entry
 from nsfwd.pipeline.lanes import LaneQueue
+from nsfwd.pipeline.restarts import DEATH_WINDOW, MOST_DEATHS, Restarts
 from nsfwd.pipeline.sizing import Sizing
 from nsfwd.pipeline.starting import Starter, tell_end
+from nsfwd.pipeline.unpacking import MOST_SCORES, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
     from nsfwd.ipc.arena import Arena
     from nsfwd.pipeline.slots import Slots
     from nsfwd.pipeline.tickets import Ticket
-
-BACK_OFF = (0.0, 1.0, 2.0, 4.0)
-"""Seconds before the first, second, ... restart within ``DEATH_WINDOW``; the last one repeats."""
-
-MOST_DEATHS = 5
-DEATH_WINDOW = 60.0
-"""More than ``MOST_DEATHS`` in this many seconds: the engine is broken and the daemon gives up. Only those
-count that ended without having scored anybody's image: one that works and is killed every few seconds loses nothing."""
 
 STUCK = 60.0
 """Seconds without an answer after which a warm engine that holds a batch is killed: a device that hangs would otherwise
@@ -61,8 +54,11 @@ class ScoreStage:
         setup: what the engine is told first.
         labels: how many scores an image has.
         on_device_loss: ``refuse`` or ``cpu``: what to do when a GPU that has scored is lost for good.
-        on_warm: called each time an engine has loaded and warmed; nothing but probes is scored until ``trust``.
+        on_warm: called each time an engine has loaded and warmed; only the self-test is scored until ``trust``.
         on_broken: called once when the engine cannot be built, or dies too often.
+
+    Attributes:
+        starts: engines started so far; another number means another engine.
     """
 
     def __init__(
@@ -92,7 +88,8 @@ class ScoreStage:
         self._suspects: deque[Entry] = deque()
         self._batches: dict[int, list[Entry]] = {}
         self._number = 0
-        self._deaths: deque[tuple[float, bool]] = deque()
+        self._most_images = MOST_SCORES // labels
+        self._deaths = Restarts()
         self._useful = False
         self._child: Child | None = None
         self._starter = Starter(self._loop)
@@ -102,6 +99,7 @@ class ScoreStage:
         self._stopping = False
         self.engine: messages.EngineReady | None = None
         self.trusted = False
+        self.starts = 0
         self.restarts = 0
         self.batches = 0
         self.images = 0
@@ -123,6 +121,7 @@ class ScoreStage:
         if self._stopping or not self._starter.start(child, self.start):
             return
         self._child = child
+        self.starts += 1
         child.send(messages.encode(self._setup))
 
     async def stop(self, timeout: float) -> None:
@@ -140,11 +139,8 @@ class ScoreStage:
         self.trusted = True
         self.dispatch()
 
-    async def score(self, ticket: Ticket, *, probe: bool = False) -> Sequence[float]:
-        """Score the pixels in ``ticket.lease``.
-
-        Args:
-            probe: a golden: scored at once, also by an engine that is not trusted yet.
+    async def score(self, ticket: Ticket) -> Sequence[float]:
+        """Score the pixels in ``ticket.lease``; those of the self-test at once, also by an engine not trusted yet.
 
         Returns:
             float32 values, one a label, unchecked.
@@ -153,8 +149,8 @@ class ScoreStage:
             CodedError: ``engine_died``, ``engine_failed``, or what settled the ticket.
         """
         claim, now = ticket.claim, time.monotonic()
-        entry = Entry(ticket, now, probe)
-        if probe:
+        entry = Entry(ticket, now)
+        if entry.probe:
             self._probes.append(entry)
         else:
             self._sizing.asked(claim, now)
@@ -201,20 +197,23 @@ class ScoreStage:
             return
         now = time.monotonic()
         while room := self._sizing.room(self.engine, self._batches.values(), now):
-            batch = self._next_batch(room)
+            batch = self._next_batch(min(room, self._most_images))
             if not batch:
                 return
             self._send(batch, now)
 
     def _next_batch(self, ceiling: int) -> list[Entry]:
-        """What goes next: goldens; then a suspect, alone, so that a second death has one author; then the lanes."""
-        if not self.trusted:
-            return self._take(self._probes, ceiling)
+        """What goes next: the self-test; then a suspect, alone, so that a second end has one author; then the lanes."""
         if any(entry.suspect for batch in self._batches.values() for entry in batch):
             return []
-        if self._suspects:
-            return [] if self._batches else self._take(self._suspects, 1)
-        batch: list[Entry] = []
+        batch = self._take(self._probes, ceiling)
+        if batch or not self.trusted:
+            return batch
+        if self._suspects and self._batches:
+            return []
+        batch = self._take(self._suspects, 1)
+        if batch:
+            return batch
         while len(batch) < ceiling and (entry := self.queue.pop()) is not None:
             if entry.ticket.settled is None:
                 batch.append(entry)
@@ -317,10 +316,29 @@ class ScoreStage:
         self._on_broken(EngineError(why))
 
     def _deliver(self, message: messages.Scores) -> None:
-        batch = self._batches.pop(message.number, None)
+        batch = self._batches.get(message.number)
         if batch is None:
             return
+        try:
+            rows = unpack(message, len(batch), self._labels)
+        except ValueError:
+            self.restart()
+            return
+        del self._batches[message.number]
         self._heard = self._loop.time()
+        self._count(batch, message)
+        for entry in batch:
+            entry.ticket.time.infer += message.seconds
+        if rows is None:
+            why = message.message or "the engine returned another number of scores"
+            self._return(batch, CodedError("engine_failed", why), alone=len(batch) == 1)
+            return
+        self._useful = self._useful or self.trusted
+        for entry, row in zip(batch, rows, strict=True):
+            self._slots.release(entry.take_back())
+            entry.ticket.resolve(row)
+
+    def _count(self, batch: list[Entry], message: messages.Scores) -> None:
         self.batches += 1
         self.images += len(batch)
         self.rechecked += message.rechecked
@@ -329,17 +347,6 @@ class ScoreStage:
         self.cost.add(len(batch), message.seconds)
         if self.engine is not None:
             self.padded += next((size for size in self.engine.buckets if size >= len(batch)), len(batch)) - len(batch)
-        rows = array("f", message.scores).tolist()
-        complete = len(rows) == len(batch) * self._labels
-        self._useful = self._useful or (complete and not batch[0].probe)
-        for index, entry in enumerate(batch):
-            self._slots.release(entry.take_back())
-            ticket = entry.ticket
-            ticket.time.infer += message.seconds
-            if complete:
-                ticket.resolve(rows[index * self._labels : (index + 1) * self._labels])
-            else:
-                ticket.fail(CodedError("engine_failed", message.message or "the engine returned too few scores"))
 
     # -- deaths ------------------------------------------------------------------------------------------------------
 
@@ -348,15 +355,15 @@ class ScoreStage:
         self.engine, self.trusted = None, False
         batches, self._batches = self._batches, {}
         entries = [entry for batch in batches.values() for entry in batch]
-        for entry in entries:
-            self._return(entry, alone=len(entries) == 1)
+        self._return(entries, CodedError("engine_died"), alone=len(entries) == 1)
         self._abandon_probes()
         if self._stopping:
             return
         if child is not None:
             tell_end(child, exit_)
         self.restarts += 1
-        delay = self._back_off()
+        delay = self._deaths.delay(self._loop.time(), useful=self._useful)
+        self._useful = False
         if delay is None:
             words = exit_.last_words or str(exit_)
             if exit_.signal == signal.SIGKILL:
@@ -365,31 +372,27 @@ class ScoreStage:
             return
         self._restart = self._loop.call_later(delay, self.start)
 
-    def _return(self, entry: Entry, *, alone: bool) -> None:
-        """What becomes of an image that was in an engine that died."""
-        lease, ticket = entry.take_back(), entry.ticket
-        if ticket.settled is not None:
-            self._slots.release(lease)
-            return
-        ticket.lease = lease
-        if entry.probe or (entry.suspect and alone):
-            ticket.fail(CodedError("engine_died"))
-        else:
-            entry.suspect = True
-            self._suspects.append(entry)
+    def _return(self, entries: list[Entry], error: CodedError, *, alone: bool) -> None:
+        """What becomes of images in an engine that died or whose batch failed: each is tried again, alone.
+
+        Args:
+            error: for an image that is to blame, because nothing else was in the engine.
+            alone: there was one image. When an engine dies that may be by chance, so it is tried once more as well.
+        """
+        died = error.code == "engine_died"
+        for entry in entries:
+            lease, ticket = entry.take_back(), entry.ticket
+            if ticket.settled is not None:
+                self._slots.release(lease)
+                continue
+            ticket.lease = lease
+            if entry.probe or (alone and (entry.suspect or not died)):
+                ticket.fail(error)
+            else:
+                entry.suspect = True
+                self._suspects.append(entry)
 
     def _abandon_probes(self) -> None:
-        """Goldens that were to test this engine: the next one is tested anew."""
+        """The self-test was to prove this engine: the next one is proved anew."""
         while self._probes:
             self._probes.popleft().ticket.fail(CodedError("engine_died"))
-
-    def _back_off(self) -> float | None:
-        """Seconds until the restart; None when engines have died too often without having been of use."""
-        now = self._loop.time()
-        self._deaths.append((now, self._useful))
-        self._useful = False
-        while self._deaths[0][0] < now - DEATH_WINDOW:
-            self._deaths.popleft()
-        if sum(not useful for _, useful in self._deaths) > MOST_DEATHS:
-            return None
-        return BACK_OFF[min(len(self._deaths), len(BACK_OFF)) - 1]

@@ -26,27 +26,40 @@ class Lease(msgspec.Struct, gc=False):
 class Slots:
     """The free slots of one arena.
 
+    Behind the slots for images lie the self-test's own, each for one purpose. No image ever gets one of them: an engine
+    has to be proved before images give their slots back, so the proof must not wait for such a slot.
+
     Args:
-        count: how many slots there are.
+        count: how many slots there are for images.
         on_free: called after a slot has come back, so that waiting work can go on.
+        own: how many slots the self-test has beside them.
     """
 
-    def __init__(self, count: int, on_free: Callable[[], None]) -> None:
+    def __init__(self, count: int, on_free: Callable[[], None], *, own: int = 0) -> None:
         self.count = count
         self._free = list(range(count - 1, -1, -1))
-        self._generations = [0] * count
+        self._own = set(range(count, count + own))
+        self._generations = [0] * (count + own)
         self._on_free = on_free
 
     @property
     def free(self) -> int:
-        """How many slots nobody holds."""
+        """How many slots for images nobody holds."""
         return len(self._free)
 
     def lease(self) -> Lease | None:
-        """Take a free slot; None when all are held."""
+        """Take a free slot for an image; None when all are held."""
         if not self._free:
             return None
         slot = self._free.pop()
+        return Lease(slot, self._generations[slot])
+
+    def lease_own(self, number: int) -> Lease | None:
+        """Take the self-test's own slot of this number; None while it is held."""
+        slot = self.count + number
+        if slot not in self._own:
+            return None
+        self._own.discard(slot)
         return Lease(slot, self._generations[slot])
 
     def release(self, lease: Lease) -> None:
@@ -58,5 +71,8 @@ class Slots:
         if self._generations[lease.slot] != lease.generation:
             raise ValueError(f"{lease} was released twice")
         self._generations[lease.slot] += 1
-        self._free.append(lease.slot)
+        if lease.slot < self.count:
+            self._free.append(lease.slot)
+        else:
+            self._own.add(lease.slot)
         self._on_free()

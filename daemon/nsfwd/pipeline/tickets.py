@@ -86,16 +86,18 @@ class Ticket:
         number: the daemon's word for the image, unique while it lives.
         admitted: ``time.monotonic()`` at admission; a loop's clock may only tick in milliseconds.
         lease: the slot with its pixels while the server holds it; None while a child does.
+        own: which of the self-test's slots it uses; None for an image of somebody else.
         settled: the error that ended it early, or None.
         tick: when it expires, in the words of ``Deadlines``; 0 for never.
     """
 
-    __slots__ = ("_waiter", "admitted", "claim", "lease", "loop", "number", "settled", "tick", "time")
+    __slots__ = ("_waiter", "admitted", "claim", "lease", "loop", "number", "own", "settled", "tick", "time")
 
-    def __init__(self, claim: Claim, number: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, claim: Claim, number: int, loop: asyncio.AbstractEventLoop, *, own: int | None = None) -> None:
         self.claim = claim
         self.number = number
         self.loop = loop
+        self.own = own
         self.admitted = time.monotonic()
         self.time = Timing()
         self.lease: Lease | None = None

@@ -35,26 +35,24 @@ class Scored(msgspec.Struct):
     plain: bool
 
 
-async def score(generation: Generation, image: Image, ticket: Ticket, decoded: Decoded, *, golden: bool) -> Scored:
+async def score(generation: Generation, image: Image, ticket: Ticket, decoded: Decoded) -> Scored:
     """Score an image whose first view is decoded, then its further views if it has any.
 
     Args:
         decoded: the first view.
-        golden: it also proves an engine that is not trusted yet; see ``ScoreStage.score``.
 
     Raises:
         CodedError: a view has no scores, so the image has none: a part of it must never get the verdict of all.
     """
     name = generation.bundle.name
-    probe = golden and not generation.scoring.trusted
     plain = decoded.frames == 1 and not decoded.background
-    scores = await generation.scoring.score(ticket, probe=probe)
+    scores = await generation.scoring.score(ticket)
     views = [View(decoded.frame, decoded.background, {name: scores})]
     while decoded.next:
         decoded = await generation.decoding.decode_next(image, ticket, decoded)
         if decoded.code:
             raise CodedError("unreadable", "it was replaced by a directory")
-        scores = await generation.scoring.score(ticket, probe=probe)
+        scores = await generation.scoring.score(ticket)
         views.append(View(decoded.frame, decoded.background, {name: scores}))
     return Scored(tuple(views), decoded.frames, decoded.sampled, plain)
 

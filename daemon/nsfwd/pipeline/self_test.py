@@ -1,0 +1,311 @@
+"""The self-test of one generation: goldens prove each engine before it scores anybody's image, and go on proving it.
+
+Images give their slots back only once an engine has scored them, and no engine scores before it is proved. So a proof
+must never wait for what images hold: the goldens are decoded once, when the generation starts, and their pixels kept;
+slots, tickets and the one descriptor that stays open are the self-test's own. What fails for lack of something that
+comes back (descriptors, memory, a decoder that was killed) is tried again: only a golden that is scored wrongly, or
+cannot be scored at all, breaks the generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nsfwd.bundles.verdict import View
+from nsfwd.errors import BundleError, CodedError, NsfwdError
+from nsfwd.ipc.messages import Decoded
+from nsfwd.pipeline import views
+from nsfwd.pipeline.tickets import Claim
+from nsfwd.protocol.messages import Image, Lane
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nsfwd.bundles.manifest import Golden
+    from nsfwd.pipeline.generation import Generation
+    from nsfwd.pipeline.tickets import Ticket
+    from nsfwd.protocol.messages import Judgement
+
+RETRY = 0.5
+"""Seconds before a step that failed for lack of something is tried again."""
+
+TRIES = 6
+"""How often decoders, or engines, may fail on a golden for another reason than the golden."""
+
+PATIENCE = 45.0
+"""Seconds that a canary may take: several decode timeouts, for it may have to wait behind slow images."""
+
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ENOBUFS})
+"""Errors of the system that say that something is used up at present."""
+
+_BY_CHANCE = frozenset({"decoder_died", "decode_timeout", "decoder_memory", "unreadable", "internal"})
+"""What decoding our own picture can come to without its being at fault."""
+
+_CLAIM = Claim(("self-test",), Lane.INTERACTIVE)
+
+_log = logging.getLogger("nsfwd.pipeline")
+
+
+@dataclass(eq=False, slots=True)
+class _Specimen:
+    """A golden, ready to be scored.
+
+    Attributes:
+        slot: which of the self-test's slots it uses.
+        views: its views as decoded, each with the pixels.
+    """
+
+    golden: Golden
+    slot: int
+    image: Image
+    views: list[tuple[Decoded, bytes]] = field(default_factory=list)
+
+
+class SelfTest:
+    """The goldens of one generation, and what they prove.
+
+    Args:
+        generation: whose decoders and engine are tested.
+        own_ticket: makes a ticket for one of the self-test's slots (``Admission.own_ticket``).
+        on_proven: called each time an engine has scored all goldens as it must, and is trusted.
+        on_broken: called with the reason why this generation will not be proved.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        *,
+        own_ticket: Callable[[Claim, int], Ticket],
+        on_proven: Callable[[], None],
+        on_broken: Callable[[NsfwdError], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._generation = generation
+        self._own_ticket = own_ticket
+        self._on_proven = on_proven
+        self._on_broken = on_broken
+        self._files = tuple(generation.bundle.golden_files())
+        self._specimens: list[_Specimen] = []
+        self._prepared: asyncio.Event = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures = 0
+
+    @property
+    def slots(self) -> int:
+        """How many slots of its own it needs: one for each golden, and one for the canary."""
+        return len(self._files) + 1
+
+    @property
+    def has_goldens(self) -> bool:
+        """Whether there is anything to prove an engine by."""
+        return bool(self._files)
+
+    def start(self) -> None:
+        """Decode the goldens, before any image and while the engine loads."""
+        self._spawn(self._prepare())
+
+    def stop(self) -> None:
+        """Prove nothing more."""
+        for task in self._tasks:
+            task.cancel()
+        self._close(self._specimens)
+
+    def warm(self) -> None:
+        """An engine has warmed: prove it before anybody trusts it."""
+        self._spawn(self._prove())
+
+    async def send_canary(self) -> None:
+        """Send one golden through decoder and engine, as if it were an image that was asked for.
+
+        Raises:
+            CodedError: it did not come through.
+            BundleError: it was scored wrongly: the engine is not to be trusted any more.
+        """
+        specimen = self._specimens[0]
+        with self._ticket(len(self._files)) as ticket:
+            timer = self._loop.call_later(PATIENCE, ticket.expire)
+            try:
+                decoded = await self._first(specimen, ticket)
+                scored = await views.score(self._generation, specimen.image, ticket, decoded)
+            finally:
+                timer.cancel()
+        judgement, _ = views.judge(self._generation, scored, None)
+        self._check(specimen.golden, judgement)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @contextmanager
+    def _ticket(self, slot: int) -> Iterator[Ticket]:
+        ticket = self._own_ticket(_CLAIM, slot)
+        try:
+            yield ticket
+        finally:
+            ticket.fail(CodedError("cancelled"))  # a child that still holds its slot gives it back by itself
+            self._generation.leave(ticket)
+
+    # -- once --------------------------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        try:
+            await self._open()
+            await asyncio.gather(*(self._decode(specimen) for specimen in self._specimens))
+        except NsfwdError as error:
+            self._on_broken(error)
+            return
+        self._close(self._specimens[1:])  # the first is the canary
+        self._prepared.set()
+
+    async def _open(self) -> None:
+        """Read the pictures now: by the time another engine starts the directory may hold another version."""
+        for slot, (golden, file) in enumerate(self._files):
+            image = Image(descriptor=await self._open_one(file))
+            self._specimens.append(_Specimen(golden, slot, image))
+
+    async def _open_one(self, file: Path) -> int:
+        complained = False
+        while True:
+            try:
+                return _in_memory(file.read_bytes())
+            except OSError as error:
+                if error.errno not in _SCARCE:
+                    raise BundleError(f"{file}: {error.strerror}") from error
+                if not complained:
+                    _log.warning("%s: %s; the self-test waits", file, error.strerror)
+                complained = True
+            await asyncio.sleep(RETRY)
+
+    async def _decode(self, specimen: _Specimen) -> None:
+        for left in reversed(range(TRIES)):
+            try:
+                specimen.views = await self._views(specimen)
+            except CodedError as error:
+                if error.code not in _BY_CHANCE or not left:
+                    raise self._failed(specimen, error) from error
+                _log.warning("golden %s could not be decoded, it is tried again: %s", specimen.golden.file, error)
+            else:
+                return
+            await asyncio.sleep(RETRY)
+
+    async def _views(self, specimen: _Specimen) -> list[tuple[Decoded, bytes]]:
+        found: list[tuple[Decoded, bytes]] = []
+        generation = self._generation
+        with self._ticket(specimen.slot) as ticket:
+            decoded = await self._first(specimen, ticket)
+            while True:
+                assert ticket.lease is not None
+                found.append((decoded, bytes(generation.arena.slot(ticket.lease.slot))))
+                generation.slots.release(ticket.lease)
+                ticket.lease = None
+                if not decoded.next:
+                    return found
+                decoded = await generation.decoding.decode_next(specimen.image, ticket, decoded)
+
+    async def _first(self, specimen: _Specimen, ticket: Ticket) -> Decoded:
+        """The first view; nobody else's decode is ever shared with it."""
+        decoded = await self._generation.decoding.decode(specimen.image, ticket)
+        assert isinstance(decoded, Decoded)
+        return decoded
+
+    # -- each engine -------------------------------------------------------------------------------------------------
+
+    async def _prove(self) -> None:
+        scoring = self._generation.scoring
+        engine = scoring.starts
+        await self._prepared.wait()
+        try:
+            for specimen in self._specimens:
+                if scoring.starts != engine or scoring.engine is None:
+                    return  # it has died; the next one is proved anew
+                self._check(specimen.golden, await self._judge(specimen))
+        except CodedError as error:
+            self._unproved(error)
+        except NsfwdError as error:
+            self._on_broken(error)
+        else:
+            if scoring.starts == engine and scoring.engine is not None:
+                self._failures = 0
+                scoring.trust()
+                self._on_proven()
+
+    async def _judge(self, specimen: _Specimen) -> Judgement:
+        """Have the kept pixels scored.
+
+        Raises:
+            CodedError: the engine died or failed.
+            BundleError: its scores are no probabilities.
+        """
+        generation, seen = self._generation, []
+        with self._ticket(specimen.slot) as ticket:
+            for decoded, pixels in specimen.views:
+                ticket.lease = generation.slots.lease_own(specimen.slot)
+                assert ticket.lease is not None, "an engine that has ended holds no slot"
+                generation.arena.slot(ticket.lease.slot)[:] = pixels
+                scores = await generation.scoring.score(ticket)
+                seen.append(View(decoded.frame, decoded.background, {generation.bundle.name: scores}))
+        first = specimen.views[0][0]
+        plain = first.frames == 1 and not first.background
+        try:
+            return views.judge(generation, views.Scored(tuple(seen), first.frames, first.sampled, plain), None)[0]
+        except CodedError as error:
+            raise self._failed(specimen, error) from error
+
+    def _unproved(self, error: CodedError) -> None:
+        """The engine died, and the next one is proved; or it failed, and another may do better, but not for ever."""
+        if error.code != "engine_failed":
+            return
+        self._failures += 1
+        if self._failures >= TRIES:
+            name = self._generation.bundle.name
+            self._on_broken(BundleError(f"{name}: the goldens cannot be scored: {error.message}"))
+            return
+        _log.error("the goldens could not be scored, the engine is restarted: %s", error.message)
+        self._generation.scoring.restart()
+
+    def _check(self, golden: Golden, judgement: Judgement) -> None:
+        """Compare the scores of a golden with those it must have.
+
+        Raises:
+            BundleError: they differ by more than the bundle's tolerance for the precision served.
+        """
+        bundle = self._generation.bundle
+        for label, score in judgement.scores[bundle.name].items():
+            if not abs(golden.scores[label] - score) <= bundle.tolerance:
+                raise BundleError(
+                    f"{bundle.model_identity}: golden {golden.file} scored {score:.4f} for {label}, "
+                    f"not {golden.scores[label]:.4f} +- {bundle.tolerance:g}; "
+                    f"look with: nsfwd models verify {bundle.manifest.name}"
+                )
+
+    def _failed(self, specimen: _Specimen, error: CodedError) -> BundleError:
+        name = self._generation.bundle.name
+        return BundleError(f"golden {specimen.golden.file} of {name} failed: {error.message}")
+
+    @staticmethod
+    def _close(specimens: list[_Specimen]) -> None:
+        for specimen in specimens:
+            if specimen.image.descriptor is not None:
+                os.close(specimen.image.descriptor)
+                specimen.image = Image()
+
+
+def _in_memory(encoded: bytes) -> int:
+    """A descriptor with these bytes and no name."""
+    descriptor = os.memfd_create("nsfwd-golden", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(encoded)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
