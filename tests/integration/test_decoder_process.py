@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
@@ -152,6 +153,48 @@ def test_bytes_passed_as_descriptors(tmp_path: Path) -> None:
             assert (result.number, result.slot, result.generation, result.code) == (5, 3, 2, "")
             assert result.identity is not None
             assert max(abs(a - b) for a, b in zip(bytes(bench.arena.slot(3)[:3]), (9, 8, 7), strict=True)) <= 2
+
+    run(story())
+
+
+def test_descriptors_that_cannot_be_passed_cost_their_images_alone(tmp_path: Path) -> None:
+    async def story() -> None:
+        (tmp_path / "a.png").write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
+        async with Bench(tmp_path) as bench:
+            closed = os.memfd_create("closed")
+            os.close(closed)
+            jobs = [
+                messages.Job(1, 1, 1, b"", True, False),
+                messages.Job(2, 2, 1, bytes(tmp_path / "a.png"), False, False),
+            ]
+            bench.process.send(messages.Decode(jobs), [closed])
+            results: list[Decoded] = []
+            while len(results) < len(jobs):
+                results += (await bench.process.said.get()).results
+            assert [result.code for result in results] == ["unreadable", ""]
+            assert bench.process.exits.empty()
+
+    run(story())
+
+
+def test_a_decoder_with_few_descriptors_takes_what_it_can(tmp_path: Path) -> None:
+    async def story() -> None:
+        encoded = pictures.encoded(pictures.photo(1), "PNG")
+        async with Bench(tmp_path) as bench:
+            resource.prlimit(bench.process.child.pid, resource.RLIMIT_NOFILE, (8, 8))
+            descriptors = [os.memfd_create("image") for _ in range(6)]
+            for fd in descriptors:
+                os.write(fd, encoded)
+            jobs = [messages.Job(number, number, 1, b"", True, False) for number in range(6)]
+            bench.process.send(messages.Decode(jobs), descriptors)
+            results: list[Decoded] = []
+            while len(results) < len(jobs):
+                results += (await bench.process.said.get()).results
+            codes = [result.code for result in results]
+            assert codes == sorted(codes), "the first ones arrive"
+            assert set(codes) == {"", "unreadable"}
+            for fd in descriptors:
+                os.close(fd)
 
     run(story())
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests import pictures
-from tests.integration.harness import Daemon, raw_connect, read_all, spell
+from tests.integration.harness import Daemon, Json, ask, ndjson, raw_connect, read_all, spell
 
 FILES = 10_000
 MIB = 1024 * 1024
@@ -59,3 +60,18 @@ def test_ten_thousand_images_in_a_text_session(daemon: Daemon, crowd: Path) -> N
     assert len(block) == FILES + 1
     assert block["__time__"] > 0
     assert resident(daemon.pid) - before < GROWTH
+
+
+def test_a_stopped_lister_is_replaced(tmp_path: Path) -> None:
+    """Nobody's request waits for as long as the lister may be silent, and the first one that does is not refused."""
+    (tmp_path / "in").mkdir()
+    pictures.write_photos(tmp_path / "in", 1)
+    with Daemon(tmp_path / "daemon", root=tmp_path, flags=["--decode-timeout", "1"]) as daemon:
+        request: Json = {"id": 1, "path": str(tmp_path / "in")}
+        (lister,) = [pid for pid, command in daemon.processes().items() if "imaging.lister" in command]
+        os.kill(lister, signal.SIGSTOP)
+        answers = [ask(daemon.unix, {**request, "deadline": 0.1})["error"]["code"] for _ in range(2)]
+        assert answers == ["deadline"] * 2
+        with raw_connect(daemon.unix) as connection:
+            assert [reply["status"] for reply in ndjson(connection, [request])] == ["ok", "done"]
+        assert lister not in daemon.processes()

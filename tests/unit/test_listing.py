@@ -9,8 +9,8 @@ import pytest
 from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
 from nsfwd.pipeline import listing
-from nsfwd.pipeline.listing import ListStage
-from nsfwd.pipeline.starting import KILL_PATIENCE
+from nsfwd.pipeline.listing import WATCH_INTERVAL, ListStage
+from nsfwd.pipeline.starting import KILL_PATIENCE, LONGEST_DELAY
 from nsfwd.pipeline.tickets import Claim
 from nsfwd.protocol.messages import Lane
 from tests.unit.fakes import FakeChild
@@ -44,8 +44,14 @@ class Bench:
     def lister(self) -> FakeChild:
         return FakeChild.born[-1]
 
-    def name(self, *paths: bytes, end: bool = False, code: str = "") -> None:
-        self.lister.say(messages.Entries(1, list(paths), end, code, ""))
+    def name(self, *paths: bytes, end: bool = False, code: str = "", number: int = 1) -> None:
+        self.lister.say(messages.Entries(number, list(paths), end, code, ""))
+
+    def again(self, deadline: float | None) -> Bench:
+        """Ask for the directory once more, by another request."""
+        self.claim = Claim(("client",), Lane.NORMAL, deadline=deadline)
+        self.task = asyncio.ensure_future(self._pull())
+        return self
 
 
 def test_chunks_are_asked_for_one_by_one() -> None:
@@ -124,14 +130,101 @@ def test_a_directory_that_kills_listers_is_given_up() -> None:
     run(test)
 
 
-def test_a_stuck_lister_is_killed_and_the_directory_unreadable() -> None:
+async def silence(loop: ManualLoop) -> FakeChild:
+    """The lister says nothing for longer than it may."""
+    await loop.advance(10.1)
+    await loop.advance(WATCH_INTERVAL)
+    return FakeChild.born[-1]
+
+
+def test_a_directory_at_which_two_listers_are_stuck_is_unreadable() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench()
         await settle()
-        await loop.advance(10.1)
+        for _ in range(listing.DEATHS_WITHOUT_PROGRESS):
+            assert not bench.task.done()
+            stuck = await silence(loop)
+            assert stuck.killed
+            stuck.die()
+            await loop.advance(LONGEST_DELAY)
         with pytest.raises(CodedError, match="unreadable"):
             await bench.task
-        assert bench.lister.killed
+
+    run(test)
+
+
+def test_a_stopped_lister_is_replaced_though_no_request_waits_long() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(deadline=loop.time() + 3.0)
+        for number in range(4):
+            if number:
+                bench.again(loop.time() + 3.0)
+            await settle()
+            await loop.advance(3.1)
+            with pytest.raises(CodedError, match="deadline"):
+                await bench.task
+        stopped = FakeChild.born[0]
+        assert stopped.killed, "it was silent for all of them"
+        stopped.die()
+        await loop.advance(LONGEST_DELAY)
+        bench.again(None)
+        await settle()
+        bench.name(b"/d/a", end=True, number=5)
+        await bench.task
+        assert bench.named == [b"/d/a"]
+
+    run(test)
+
+
+def test_the_first_to_wait_long_for_a_stopped_lister_is_listed_all_the_same() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        (await silence(loop)).die()
+        await loop.advance(LONGEST_DELAY)
+        bench.name(b"/d/a", end=True)
+        await bench.task
+        assert bench.named == [b"/d/a"]
+
+    run(test)
+
+
+def test_only_the_directory_that_a_lister_was_at_is_blamed() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench()
+        bad = bench.task
+        await settle()
+        bench.again(None)
+        await settle()
+        for _ in range(listing.DEATHS_WITHOUT_PROGRESS):
+            lister = bench.lister
+            asked = [message.number for message in lister.received if isinstance(message, messages.List)]
+            if asked[0] == 2:
+                bench.name(b"/d/a", number=2)
+                await settle()
+            lister.die()
+            await loop.advance(LONGEST_DELAY)
+        with pytest.raises(CodedError, match="listing_failed"):
+            await bad
+        assert not bench.task.done()
+        bench.name(b"/d/b", end=True, number=2)
+        await bench.task
+        assert bench.named == [b"/d/a", b"/d/b"]
+
+    run(test)
+
+
+def test_listers_that_end_at_once_are_started_ever_later() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench()
+        await settle()
+        for _ in range(40):
+            if FakeChild.born[-1].alive:
+                FakeChild.born[-1].die()
+            await loop.advance(0.1)
+        assert len(FakeChild.born) <= 8
+        with pytest.raises(CodedError, match="listing_failed"):
+            await bench.task
 
     run(test)
 
@@ -163,19 +256,37 @@ def test_a_lister_that_cannot_be_killed_is_abandoned() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench()
         await settle()
-        stuck = bench.lister
-        await loop.advance(10.1)
-        with pytest.raises(CodedError, match="unreadable"):
-            await bench.task
+        stuck = await silence(loop)
         await loop.advance(KILL_PATIENCE + 0.1)
-        await loop.advance(0.2)
+        await loop.advance(LONGEST_DELAY)
         assert bench.lister is not stuck
         assert len(bench.stage.abandoned) == 1
         stuck.say(messages.Entries(1, [b"/late"], True, "", ""))
         stuck.die()
-        await loop.advance(0.2)
         assert bench.stage.abandoned == []
+        bench.name(b"/d/a", end=True)
+        await bench.task
+        assert bench.named == [b"/d/a"]
         assert len(FakeChild.born) == 2
+
+    run(test)
+
+
+def test_a_lister_is_abandoned_as_soon_as_one_more_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(loop: ManualLoop) -> None:
+        monkeypatch.setattr(listing, "most_abandoned", lambda: 0)
+        bench = Bench()
+        await settle()
+        stuck = await silence(loop)
+        await loop.advance(KILL_PATIENCE + 0.1)
+        await loop.advance(LONGEST_DELAY)
+        assert bench.lister is stuck
+        monkeypatch.setattr(listing, "most_abandoned", lambda: 1)
+        await loop.advance(LONGEST_DELAY)
+        await loop.advance(LONGEST_DELAY)
+        assert bench.lister is not stuck
+        bench.name(end=True)
+        await bench.task
 
     run(test)
 

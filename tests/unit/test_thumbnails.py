@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -16,6 +19,7 @@ from nsfwd.errors import CodedError
 from nsfwd.scanning.reports.thumbnails import BLOCKS, SIDE, Thumbnails, data_uri
 from nsfwd.scanning.trees.found import Identity
 from tests import pictures
+from tests.descriptors import all_closed
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,18 @@ def test_another_file_in_its_place_is_not_shown(thumbnails: Thumbnails, tmp_path
     path.write_bytes(pictures.encoded(pictures.photo(2), "PNG"))
     with pytest.raises(CodedError, match="changed"):
         thumbnails.pixels(os.fsencode(path), before)
+
+
+def test_a_decoder_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "one.png"
+    path.write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
+    with Thumbnails() as thumbnails:
+        with monkeypatch.context() as failing:
+            failing.setattr(subprocess, "Popen", Mock(side_effect=OSError(errno.EAGAIN, "no more processes")))
+            for _ in range(2):
+                with all_closed(), pytest.raises(CodedError, match="unreadable"):
+                    shown(thumbnails, path)
+        assert shown(thumbnails, path).size == (SIDE, SIDE)
 
 
 def test_a_decoder_that_died_is_replaced(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class Decoder:
         if not job.descriptor:
             return os.fdopen(opening.open_image(job.path, self._roots.narrowed(job.roots)), "rb")
         if descriptor is None:
-            raise CodedError("no_descriptor")
+            raise CodedError("unreadable", "the system could not pass its descriptor to a decoder")
         try:
             opening.check_passed(descriptor)
             file = os.fdopen(descriptor, "rb")

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from nsfwd.errors import NsfwdError
 from nsfwd.ipc.childmain import LEFT_TO_THE_SERVER
 from nsfwd.ipc.closing import close_foreign
 from nsfwd.ipc.link import MAX_DESCRIPTORS, MAX_PACKET, Link
@@ -38,6 +40,14 @@ LINK_GRACE = 1.0
 
 KILL_GRACE = 1.0
 """Seconds ``stop`` waits for a killed child; one that hangs in the kernel (a stalled mount) is left to itself."""
+
+
+_MISSING = frozenset((errno.ENOSYS, errno.EPERM, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT))
+"""Errors of a kernel, or of a filter of system calls, that lacks a call: they do not pass with time."""
+
+
+class CannotStart(NsfwdError):
+    """This system lacks a call that every child process needs. The operator's fault; a retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,7 @@ class Child:
         self._words: deque[str] = deque(maxlen=LAST_WORDS)
         self._rest = b""
         self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
         self._gone = asyncio.Event()
         self._grace: asyncio.TimerHandle | None = None
 
@@ -112,29 +123,53 @@ class Child:
     def start(self) -> None:
         """Start the process; once, on the loop's own thread (the child ends with the *thread* that started it).
 
+        What fails half-way is undone: no process is left behind, and ``on_exit`` is not called.
+
         Raises:
-            OSError: the system cannot start a process now; a retry may help. ``on_exit`` is not called.
+            OSError: the system cannot start a process now; a retry may help.
+            CannotStart: nor will it later.
         """
         if self._process is not None:
             raise RuntimeError(f"{self.name} was started before")
         self._loop = asyncio.get_running_loop()
-        self._link, theirs = Link.pair()
+        with _named("socketpair"):
+            self._link, theirs = Link.pair()
         try:
-            self._process = self._spawn(theirs.fileno())
+            with contextlib.closing(theirs), _named("a new process"):
+                self._process = self._spawn(theirs.fileno())
+            self._follow(self._process)
         except BaseException:
-            self._link.close()
+            self._undo()
             raise
-        finally:
-            theirs.close()
-        self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
-        assert self._process.stderr is not None
-        self._stderr = self._process.stderr.fileno()
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Read what the process says, and learn of its end."""
+        assert process.stderr is not None
+        self.pid = process.pid
+        with _named("pidfd_open"):
+            self._pidfd = os.pidfd_open(self.pid)
+        self._stderr = process.stderr.fileno()
         self._link.set_blocking(False)
         os.set_blocking(self._stderr, False)
         self._loop.add_reader(self._link.fileno(), self._readable)
         self._loop.add_reader(self._stderr, self._read_words)
         self._loop.add_reader(self._pidfd, self._ended)
+
+    def _undo(self) -> None:
+        """Take a start back: end the process if there is one, and close what leads to it."""
+        process, self._process = self._process, None
+        stderr = process.stderr.fileno() if process is not None and process.stderr is not None else -1
+        for fd in (self._link.fileno(), stderr, self._pidfd):
+            if fd >= 0:
+                self._loop.remove_reader(fd)
+        self._link.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        if process is not None and process.stderr is not None:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_GRACE)
+            process.stderr.close()
 
     def _spawn(self, link_fd: int) -> subprocess.Popen[bytes]:
         """Start Python; -P so that no module is ever taken from the working directory."""
@@ -156,7 +191,8 @@ class Child:
     def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send one packet, now or when the link has room; to a child that is gone nothing is sent.
 
-        Never blocks. Descriptors stay the caller's and may be closed at once.
+        Never blocks. Descriptors stay the caller's and may be closed at once. Where the system cannot pass them the
+        packet goes without: the child answers for what it did not get.
 
         Raises:
             ValueError: the packet cannot be sent at all; a defect of the caller.
@@ -169,13 +205,12 @@ class Child:
             return
         if not self._outgoing:
             self._loop.add_writer(self._link.fileno(), self._writable)
-        self._outgoing.append((packet, [os.dup(fd) for fd in descriptors]))
+        self._outgoing.append((packet, _copies(descriptors)))
 
     def kill(self) -> None:
         """End the process at once (SIGKILL); ``on_exit`` follows when it is reaped. Idempotent."""
-        if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self.alive and self._process is not None:
+            self._process.kill()
 
     async def stop(self, timeout: float) -> None:
         """End the process in order: end of file on its link, up to ``timeout`` seconds, then SIGKILL.
@@ -199,7 +234,7 @@ class Child:
         return True
 
     def _sent(self, packet: bytes, descriptors: Sequence[int]) -> bool:
-        """Try to send; False when the link is full. A child that cannot be sent to any more is ended."""
+        """Try to send; False when the link is full. A child to which nothing can be sent any more is ended."""
         try:
             self._link.send(packet, descriptors)
         except BlockingIOError:
@@ -207,6 +242,8 @@ class Child:
         except EOFError:
             pass  # it is ending, or does not listen: either way its end is told by the pidfd
         except OSError:
+            if descriptors:
+                return self._sent(packet, ())
             self.kill()
         return True
 
@@ -299,6 +336,33 @@ class Child:
             self._hear(data)
         if self._rest:
             self._hear(b"\n")
+
+
+@contextlib.contextmanager
+def _named(call: str) -> Iterator[None]:
+    """Name in an OSError what failed.
+
+    Raises:
+        CannotStart: it is missing for good.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{call}: {os.strerror(error.errno) if error.errno else error}"
+        if error.errno in _MISSING:
+            raise CannotStart(f"{reason}; this kernel, or its filter of system calls, does not allow it") from error
+        raise OSError(error.errno, reason) from error
+
+
+def _copies(descriptors: Sequence[int]) -> list[int]:
+    """Duplicate all of them, or none where the system has no more."""
+    copies: list[int] = []
+    try:
+        copies.extend(os.dup(fd) for fd in descriptors)
+    except OSError:
+        _close_all(copies)
+        return []
+    return copies
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

@@ -85,6 +85,8 @@ class Link:
     def receive(self) -> tuple[bytes, list[int]]:
         """Receive one message and the descriptors that came with it, which the caller closes.
 
+        Where this process may not have as many it gets the first of them.
+
         Raises:
             BlockingIOError: nothing is there (only when not blocking).
             EOFError: the peer is gone, or sends no more; everything it sent has been received.
@@ -98,7 +100,7 @@ class Link:
                 # A peer that ended with unread packets is reported once, ahead of what it sent: that is still there.
                 continue
             descriptors = _descriptors(ancillary)
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & socket.MSG_TRUNC:
                 for fd in descriptors:
                     os.close(fd)
                 raise EOFError("the other process broke the link's rules")

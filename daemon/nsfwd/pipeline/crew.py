@@ -101,7 +101,7 @@ class Crew:
         self._stage = stage
         self._plan = plan
         self._on_broken = on_broken
-        self._starter = Starter(self._loop)
+        self._starter = Starter(self._loop, on_broken)
         self._stopping = False
         self._early_deaths = 0
         self._watch: asyncio.TimerHandle | None = None

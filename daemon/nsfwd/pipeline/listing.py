@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,17 +17,22 @@ import msgspec
 from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
 from nsfwd.ipc.child import LEAN, Child, Exit
-from nsfwd.pipeline.starting import KILL_PATIENCE, Starter, most_abandoned, tell_end
+from nsfwd.pipeline.starting import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, Starter, most_abandoned, tell_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from nsfwd.errors import EngineError
     from nsfwd.pipeline.tickets import Claim
 
 CHUNK = 256
 """Files named at a time: a packet of some tens of kilobytes, and enough to keep every decoder busy."""
 
 DEATHS_WITHOUT_PROGRESS = 2
+"""A lister may die by chance, or be stopped; ending or being silent twice at one directory is the directory's doing."""
+
+WATCH_INTERVAL = 0.25
+"""Seconds between looks at whether the lister answers."""
 
 _log = logging.getLogger("nsfwd.pipeline")
 
@@ -35,9 +41,16 @@ _MESSAGES = msgspec.msgpack.Decoder(messages.Hello | messages.Entries)
 
 
 class Listing:
-    """One directory being listed; a part of its claim, so that a cancel or a drain ends it."""
+    """One directory being listed; a part of its claim, so that a cancel or a drain ends it.
 
-    __slots__ = ("chunk", "deaths", "named", "path", "recursive", "roots")
+    Attributes:
+        named: files that were named.
+        deaths: listers that ended at it since it last came further.
+        asked_of: which lister was asked last; only this one knows the walk.
+        chunk: the next files.
+    """
+
+    __slots__ = ("asked_of", "chunk", "deaths", "named", "path", "recursive", "roots")
 
     def __init__(self, path: bytes, *, recursive: bool, roots: tuple[bytes, ...]) -> None:
         self.path = path
@@ -45,6 +58,7 @@ class Listing:
         self.roots = roots
         self.named = 0
         self.deaths = 0
+        self.asked_of: Child | None = None
         self.chunk: asyncio.Future[messages.Entries] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: CodedError) -> None:
@@ -57,9 +71,12 @@ class Listing:
 class ListStage:
     """The lister process and the directories it is asked about.
 
+    It answers in the order in which it is asked, so what it is at is known without its saying so.
+
     Args:
         setup: what the lister is told first.
-        patience: seconds one chunk may take; then the lister is stuck (a stalled mount) and is killed.
+        patience: seconds it may say nothing while it is asked; then it is stopped or stuck (a stalled mount) and is
+            killed. Another takes its place, and tries once more what it was at.
 
     Attributes:
         applied, missing: what the lister gave up before its first directory, and what it could not.
@@ -72,9 +89,13 @@ class ListStage:
         self._patience = patience
         self._numbers = itertools.count(1)
         self._listings: dict[int, Listing] = {}
+        self._asked: deque[int] = deque()
         self._child: Child | None = None
-        self._starter = Starter(self._loop)
-        self._killed: asyncio.TimerHandle | None = None
+        self._starter = Starter(self._loop, self._broken)
+        self._watch: asyncio.TimerHandle | None = None
+        self._heard = 0.0
+        self._killed: float | None = None
+        self._failures = 0
         self.abandoned: list[Child] = []
         self._stopping = False
         self._unused: asyncio.Event = asyncio.Event()
@@ -84,10 +105,9 @@ class ListStage:
         self.restarts = 0
 
     def start(self) -> None:
-        """Start the lister and resume what an earlier one left."""
+        """Start the lister and resume what an earlier one left, what that one was at last of all."""
         if self._stopping:
             return
-        self._killed = None
         child = Child(
             _LISTER,
             name="lister",
@@ -97,14 +117,20 @@ class ListStage:
         )
         if not self._starter.start(child, self.start):
             return
-        self._child = child
+        self._child, self._killed = child, None
+        self._heard = self._loop.time()
         child.send(messages.encode(self._setup))
-        for number, listing in self._listings.items():
-            self._ask(messages.List(number, listing.path, listing.recursive, listing.named, listing.roots))
+        for number, listing in sorted(self._listings.items(), key=lambda item: item[1].deaths):
+            if not listing.chunk.done():
+                self._ask(number, messages.List(number, listing.path, listing.recursive, listing.named, listing.roots))
+        if self._watch is None:
+            self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
 
     async def stop(self, timeout: float) -> None:
         """End the lister."""
         self._stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
         if self._child is not None:
             await self._child.stop(timeout)
 
@@ -123,13 +149,13 @@ class ListStage:
         self._listings[number] = listing
         self._unused.clear()
         claim.parts.add(listing)
-        self._ask(messages.List(number, path, recursive, 0, claim.roots))
+        self._ask(number, messages.List(number, path, recursive, 0, claim.roots))
         try:
             while True:
                 entries = await self._chunk(listing, claim)
                 listing.chunk = self._loop.create_future()
                 if not entries.end:
-                    self._ask(messages.More(number))  # named while the last chunk is being scored
+                    self._go_on(number, listing)  # named while the last chunk is being scored
                 for file in entries.paths:
                     yield file
                 if entries.code:
@@ -139,7 +165,8 @@ class ListStage:
         finally:
             claim.parts.discard(listing)
             del self._listings[number]
-            self._ask(messages.Forget(number))
+            if self._child is not None:
+                self._child.send(messages.encode(messages.Forget(number)))
             if not self._listings:
                 self._unused.set()
 
@@ -150,22 +177,30 @@ class ListStage:
     async def _chunk(self, listing: Listing, claim: Claim) -> messages.Entries:
         if claim.error is not None:
             raise claim.error
-        patience = self._patience
-        if claim.deadline is not None:
-            patience = min(patience, claim.deadline - self._loop.time())
         try:
-            async with asyncio.timeout(max(patience, 0.0)):
+            async with asyncio.timeout_at(claim.deadline):
                 return await asyncio.shield(listing.chunk)
         except TimeoutError:
             listing.chunk.cancel()
-            if patience < self._patience:
-                raise CodedError("deadline") from None
-            self._kill()  # stuck on this directory; the other listings are resumed by the next lister
-            raise CodedError("unreadable", f"listing took longer than {self._patience:g} seconds") from None
+            raise CodedError("deadline") from None
 
-    def _ask(self, message: messages.Wire) -> None:
-        if self._child is not None and self._child.alive:
-            self._child.send(messages.encode(message))
+    # -- the lister --------------------------------------------------------------------------------------------------
+
+    def _go_on(self, number: int, listing: Listing) -> None:
+        """Ask for the next chunk; of a lister that took the place of the one asked last, from where that one was."""
+        if listing.asked_of is self._child:
+            self._ask(number, messages.More(number))
+        else:
+            self._ask(number, messages.List(number, listing.path, listing.recursive, listing.named, listing.roots))
+
+    def _ask(self, number: int, message: messages.List | messages.More) -> None:
+        if self._child is None or not self._child.alive:
+            return  # the next one is asked when it is started
+        if not self._asked:
+            self._heard = self._loop.time()
+        self._asked.append(number)
+        self._listings[number].asked_of = self._child
+        self._child.send(messages.encode(message))
 
     def _receive(self, child: Child, packet: bytes) -> None:
         if child is not self._child:
@@ -178,6 +213,12 @@ class ListStage:
         if isinstance(message, messages.Hello):
             self._greet(message)
             return
+        if message.number not in self._asked:
+            return
+        while self._asked.popleft() != message.number:
+            pass
+        self._heard = self._loop.time()
+        self._failures = 0
         listing = self._listings.get(message.number)
         if listing is not None and not listing.chunk.done():
             listing.named += len(message.paths)
@@ -185,23 +226,30 @@ class ListStage:
             listing.chunk.set_result(message)
 
     def _greet(self, hello: messages.Hello) -> None:
+        self._heard = self._loop.time()
         if hello.missing and hello.missing != self.missing:
             _log.warning("the lister could not give up, on this system: %s", "; ".join(hello.missing))
         self.applied, self.missing = hello.applied, hello.missing
 
-    def _kill(self) -> None:
-        """End the lister; one that does not end is left behind."""
-        if self._child is not None and self._killed is None:
-            self._child.kill()
-            self._killed = self._loop.call_later(KILL_PATIENCE, self._abandon, self._child)
-
-    def _abandon(self, child: Child) -> None:
-        """Leave a lister behind that the kernel does not let end (a stalled mount), and start another."""
-        if child is not self._child or self._stopping or len(self.abandoned) >= most_abandoned():
+    def _look(self) -> None:
+        """Kill a lister that says nothing although it is asked; leave one behind that does not end."""
+        self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
+        now = self._loop.time()
+        if self._child is None:
             return
-        _log.error("the lister was killed and does not end; it is abandoned")
-        self.abandoned.append(child)
-        self._ended()
+        if self._killed is None:
+            if self._asked and now - self._heard > self._patience:
+                _log.error("the lister has not answered for %g seconds and is killed", self._patience)
+                self._kill()
+        elif now - self._killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
+            _log.error("the lister was killed and does not end; it is abandoned")
+            self.abandoned.append(self._child)
+            self._ended()
+
+    def _kill(self) -> None:
+        if self._child is not None and self._killed is None:
+            self._killed = self._loop.time()
+            self._child.kill()
 
     def _reaped(self, child: Child, exit_: Exit) -> None:
         if child in self.abandoned:
@@ -212,15 +260,25 @@ class ListStage:
         self._ended()
 
     def _ended(self) -> None:
-        """There is no lister any more: start the next, which goes on where this one was."""
+        """There is no lister any more: start the next, which goes on where this one was; blame what it was at."""
         self._child = None
-        if self._killed is not None:
-            self._killed.cancel()
+        silent, self._killed = self._killed is not None, None
+        culprit = self._listings.get(self._asked[0]) if self._asked else None
+        self._asked.clear()
         if self._stopping:
             return
         self.restarts += 1
+        if culprit is not None:
+            culprit.deaths += 1
+            if culprit.deaths >= DEATHS_WITHOUT_PROGRESS:
+                late = CodedError("unreadable", f"listing took longer than {self._patience:g} seconds")
+                culprit.fail(late if silent else CodedError("listing_failed"))
+        delay = min(FIRST_DELAY * 2 ** (self._failures - 1), LONGEST_DELAY) if self._failures else 0.0
+        self._failures += 1
+        self._loop.call_later(delay, self.start)
+
+    def _broken(self, error: EngineError) -> None:
+        """This system will never start a lister; the decoders say so too."""
+        _log.debug("%s", error)
         for listing in self._listings.values():
-            listing.deaths += 1
-            if listing.deaths >= DEATHS_WITHOUT_PROGRESS:
-                listing.fail(CodedError("listing_failed"))
-        self._loop.call_later(0.1 if self.restarts > 1 else 0.0, self.start)
+            listing.fail(CodedError("listing_failed"))

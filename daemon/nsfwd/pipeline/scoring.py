@@ -92,7 +92,7 @@ class ScoreStage:
         self._deaths = Restarts()
         self._useful = False
         self._child: Child | None = None
-        self._starter = Starter(self._loop)
+        self._starter = Starter(self._loop, on_broken)
         self._restart: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._heard = 0.0

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nsfwd.errors import EngineError
+from nsfwd.ipc.child import CannotStart
 from nsfwd.logs import fields
 
 if TYPE_CHECKING:
@@ -29,10 +31,15 @@ _log = logging.getLogger("nsfwd.pipeline")
 
 
 class Starter:
-    """Starts the processes of one stage, and remembers how often in a row that failed."""
+    """Starts the processes of one stage, and remembers how often in a row that failed.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        on_broken: called soon when this system will never start one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_broken: Callable[[EngineError], None]) -> None:
         self._loop = loop
+        self._on_broken = on_broken
         self.failures = 0
 
     def start(self, child: Child, again: Callable[[], None]) -> bool:
@@ -43,6 +50,9 @@ class Starter:
         """
         try:
             child.start()
+        except CannotStart as error:
+            self._loop.call_soon(self._on_broken, EngineError(f"{child.name} cannot be started: {error}"))
+            return False
         except OSError as error:
             delay = min(FIRST_DELAY * 2**self.failures, LONGEST_DELAY)
             self.failures += 1
