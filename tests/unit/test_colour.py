@@ -9,12 +9,14 @@ import pytest
 from PIL import Image, ImageChops, ImageCms
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.imaging.colour import PROFILE_BYTES, embedded, from_lab, to_srgb
+from nsfwd.imaging import icc
+from nsfwd.imaging.colour import PROFILE_BYTES, embedded, from_lab
 from nsfwd.imaging.preprocess import decode
 from nsfwd.ipc.messages import ImageLimits
-from tests import pictures
+from tests import coloured, pictures
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SRGB_CURVE = icc.srgb_curve()
 
 
 def _tag(kind: bytes, body: bytes) -> bytes:
@@ -57,18 +59,30 @@ def swapped() -> bytes:
 
 
 def test_another_profile_is_carried_over() -> None:
-    (red, green, blue) = to_srgb(pictures.solid((200, 30, 60)), embedded(swapped(), "RGB")).getpixel((0, 0))  # type: ignore[misc]
+    found = embedded(swapped())
+    assert found is not None
+    assert (found.plain, found.early) == (False, False)
+    (red, green, blue) = found.to_srgb(pictures.solid((200, 30, 60))).getpixel((0, 0))  # type: ignore[misc]
     assert abs(red - 30) < 12
     assert abs(green - 200) < 6
     assert abs(blue - 60) < 12
 
 
 @pytest.mark.parametrize(
-    "profile", [None, b"", b"nonsense", SRGB, SRGB[:200], swapped()[:150], b"x" * (PROFILE_BYTES + 1), "text"]
+    "profile", [None, b"", b"nonsense", SRGB[:200], swapped()[:150], b"x" * (PROFILE_BYTES + 1), "text"]
 )
-def test_srgb_and_broken_profiles_change_nothing(profile: object) -> None:
-    picture = pictures.photo(1, (32, 32))
-    assert to_srgb(picture, embedded(profile, "RGB")).tobytes() == picture.tobytes()
+def test_broken_profiles_are_as_good_as_none(profile: object) -> None:
+    assert embedded(profile) is None
+
+
+def test_srgb_changes_nothing_whatever_its_name() -> None:
+    for profile in (SRGB, coloured.shaper(SRGB_CURVE).replace(b"sRGB", b"none")):
+        found = embedded(profile)
+        assert found is not None
+        assert found.plain
+        picture = pictures.photo(1, (32, 32))
+        content = pictures.encoded(picture.copy(), "PNG", icc_profile=profile)
+        assert decode(io.BytesIO(content), Recipe(width=32, height=32), LIMITS).data == picture.tobytes()
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
@@ -80,10 +94,14 @@ def test_the_profile_of_a_file_counts(form: str) -> None:
     assert abs(data[1] - 200) < 16
 
 
-def test_a_profile_of_another_colour_space_is_left_alone() -> None:
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_profile_of_another_colour_space_is_left_alone(mode: str) -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    picture = Image.new("RGB", (8, 8), (1, 2, 3))
-    assert to_srgb(picture, embedded(lab, "RGB")).tobytes() == picture.tobytes()
+    others = {"RGB": (lab, press(), dark_grey()), "CMYK": (lab, swapped(), dark_grey())}
+    picture = Image.new(mode, (8, 8), (1, 2, 3, 4)[: len(mode)])
+    plain = first_pixel(pictures.encoded(picture.copy(), "TIFF"))
+    for profile in others[mode]:
+        assert first_pixel(pictures.encoded(picture.copy(), "TIFF", icc_profile=profile)) == plain
 
 
 # -- grey, inks, CIELAB ----------------------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from nsfwd.imaging import boxes
+
 SHORTEST = 10_000
 """Microseconds: browsers show a frame that names this or less for ``USUAL``."""
 
 USUAL = 100_000
 """Source: Blink, ImageFrame durations; Gecko, FrameTimeout::Normalize."""
-
-DEEPEST = 8
-"""Boxes within boxes that are followed; the table of times lies in the sixth."""
 
 
 def read(form: str, source: BinaryIO, count: int) -> list[int] | None:
@@ -102,47 +101,16 @@ def _avif(source: BinaryIO) -> Iterator[int]:
             return
 
 
-_BOXES = (b"moov", b"mdia", b"minf", b"stbl")
+_BOXES = (b"mdia", b"minf", b"stbl")
 _WANTED = (b"hdlr", b"mdhd", b"stts")
-_LONGEST_TABLE = 1 << 20
 
 
 def _tracks(source: BinaryIO, end: int) -> Iterator[dict[bytes, bytes]]:
     """Give the boxes that matter of each track."""
-    for name, start, stop in _walk(source, 0, end, 0):
+    for name, start, stop in boxes.walk(source, 0, end, (b"moov",)):
         if name == b"trak":
-            found = _walk(source, start, stop, 1)
-            yield {box: _content(source, begin, finish) for box, begin, finish in found if box in _WANTED}
-
-
-def _walk(source: BinaryIO, at: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int]]:
-    """Go through boxes and what they hold: name, first byte of the content, end."""
-    while at + 8 <= end and depth < DEEPEST:
-        source.seek(at)
-        length, name = struct.unpack(">I4s", _exactly(source, 8))
-        start = at + 8
-        if length == 1:
-            length, start = int.from_bytes(_exactly(source, 8), "big"), at + 16
-        stop = end if length == 0 else min(at + length, end)
-        if stop < start:
-            raise EOFError
-        if name in _BOXES:
-            yield from _walk(source, start, stop, depth + 1)
-        else:
-            yield name, start, stop
-        at = stop
-
-
-def _content(source: BinaryIO, start: int, stop: int) -> bytes:
-    source.seek(start)
-    return _exactly(source, min(stop - start, _LONGEST_TABLE))
-
-
-def _exactly(source: BinaryIO, size: int) -> bytes:
-    found = source.read(size)
-    if len(found) < size:
-        raise EOFError
-    return found
+            found = boxes.walk(source, start, stop, _BOXES)
+            yield {box: boxes.content(source, begin, finish) for box, begin, finish in found if box in _WANTED}
 
 
 _READERS: dict[str, Callable[[BinaryIO], Iterator[int]]] = {"png": _png, "webp": _webp, "avif": _avif}

@@ -28,13 +28,6 @@ _WORDS = {"I": "i", "F": "f"}
 """Mode of 32 bits -> how ``struct`` calls its values."""
 
 
-DEEP_GREYS = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
-"""Modes of grey with more than 8 bits."""
-
-GREYS = DEEP_GREYS | {"1", "L", "LA", "La"}
-"""Modes without colour: a profile of grey may belong to them."""
-
-
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
     """Give the image as RGB, transparency laid on ``background``, and tell whether any pixel really is transparent.
 

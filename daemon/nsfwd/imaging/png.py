@@ -2,7 +2,8 @@
 
 Pillow gives up a picture for the sake of a comment that is too long, and keeps comments under names of its own: one
 called ``transparency`` would be taken for the colour that is transparent. Here text is passed over, an ancillary chunk
-that is wrong is as good as none, and the transparent colour means what libpng makes of it. The chunks of an animation
+that is wrong is as good as none (also one whose checksum is), of the chunks that say what colours the values are those
+count that browsers look at, and the transparent colour means what libpng makes of it. The chunks of an animation
 are its frames, and stay as strict as Pillow has them. Importing this module makes Pillow read all PNGs so.
 """
 
@@ -11,12 +12,16 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from PIL import PngImagePlugin
+from PIL import ImageFile, PngImagePlugin
 
 from nsfwd.imaging.colour import PROFILE_BYTES
 
 _TEXT = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 _FRAMES = frozenset((b"acTL", b"fcTL", b"fdAT"))
+_COLOURS = {b"cICP": 4, b"iCCP": 0, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+"""Chunk that says what colours the values are -> its length, 0 for any."""
+
+_INTENTS = 4
 _ANCILLARY = 0x20
 """Set in the first letter of a chunk that a reader may do without. Source: PNG specification, section 5.4."""
 
@@ -41,19 +46,46 @@ class Chunks(PngImagePlugin.PngStream):
         """
         if cid in _TEXT:
             raise AttributeError
+        self._before = dict(self.im_info)
         if not _optional(cid):
             return super().call(cid, pos, length)
+        if cid in _COLOURS and not self._counts(cid, length):
+            raise AttributeError
         try:
-            return super().call(cid, pos, length)
+            data = super().call(cid, pos, length)
         except (ValueError, IndexError, SyntaxError, struct.error):
             return b""  # read to its end, but of no use
+        if cid in _COLOURS:
+            self.im_info.update(self._before)  # of several the first counts
+        return data
 
     def crc(self, cid: bytes, data: bytes) -> None:
-        """Read the checksum; it counts where the chunk does."""
-        if _optional(cid):
-            self.crc_skip(cid, data)
-        else:
+        """Read the checksum. Where it is wrong, a chunk that the picture can do without is as good as none."""
+        try:
             super().crc(cid, data)
+        except SyntaxError:
+            if not _optional(cid):
+                raise
+            self.im_info.clear()
+            self.im_info.update(self._before)
+
+    def _counts(self, cid: bytes, length: int) -> bool:
+        """Tell whether browsers look at a chunk of colours: it has its length, and stands before the pixels."""
+        return not self.im_tile and length == (_COLOURS[cid] or length)
+
+    def chunk_cICP(self, pos: int, length: int) -> bytes:
+        """Read code points; those for values that are no RGB of full range do not count."""
+        data: bytes = ImageFile._safe_read(self.fp, length)  # type: ignore[arg-type]
+        if data[2:] == b"\0\1":
+            self.im_info.setdefault("cicp", data)
+        return data
+
+    def chunk_sRGB(self, pos: int, length: int) -> bytes:
+        """Read the intent; one that does not exist does not count."""
+        data = super().chunk_sRGB(pos, length)
+        if data[0] >= _INTENTS:
+            del self.im_info["srgb"]
+        return data
 
     def chunk_tRNS(self, pos: int, length: int) -> bytes:
         """Read what is transparent: a colour has as many bits as the file stores, and Pillow's pixels have 8 or 16."""

@@ -17,7 +17,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import colour, formats, frames, modes, orientation, resizing, tiff
+from nsfwd.imaging import declared, formats, frames, modes, orientation, resizing, tiff
 from nsfwd.ipc.messages import ImageLimits
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
@@ -26,8 +26,6 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # decoders are one a core already
 warnings.filterwarnings("ignore", module=r"PIL\.")  # a broken file is told by its code
 
 _BACKGROUNDS = {"white": modes.WHITE, "black": modes.BLACK}
-_NO_INK = (0, 0, 0, 0)
-_ALL_BLACK = (0, 0, 0, 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,7 @@ def _decode(
     if image.tell() != frame:
         image.seek(frame)
     background = "black" if black else ("white" if recipe.background == "both" else recipe.background)
-    data, transparent = _pixels(image, form, recipe, background)
+    data, transparent = _pixels(image, form, source, recipe, background)
     following = frames.next_view(wanted.view, len(chosen), transparent=transparent and recipe.background == "both")
     return Pixels(
         data,
@@ -163,26 +161,29 @@ def _decode(
     )
 
 
-def _pixels(image: Image.Image, form: formats.Format, recipe: Recipe, background: str) -> tuple[bytes, bool]:
+def _pixels(
+    image: Image.Image, form: formats.Format, source: BinaryIO, recipe: Recipe, background: str
+) -> tuple[bytes, bool]:
     """Decode the frame that ``image`` is at, and tell whether any pixel of it is transparent."""
+    conversion = declared.conversion(image, form.name, source)
+    early = conversion is not None and conversion.early
     if form.name == "png":
         image.load()  # its orientation may lie behind the pixels
     wanted = orientation.stored(form.name, image) if recipe.rotate else 1
     turns = orientation.turns(form.name, image, wanted)
-    if form.name == "jpeg":
+    if form.name == "jpeg" and not early:
         _draft(image, recipe, wanted)
     image.load()
-    space = "GRAY" if image.mode in modes.GREYS else "CMYK" if image.mode == "CMYK" else "RGB"
-    profile = colour.embedded(image.info.get("icc_profile"), space)
-    bars: tuple[int, ...] = _BACKGROUNDS[background]
-    transparent = False
-    if space == "CMYK" and profile is not None:
-        bars = _ALL_BLACK if background == "black" else _NO_INK  # the profile wants the inks themselves
-    else:
-        image, transparent = modes.to_rgb(_as_meant(image, form), _BACKGROUNDS[background])
+    image = _as_meant(image, form)
+    if conversion is not None and early:
+        image = conversion.to_srgb(modes.to_eight_bits(image))
+    image, transparent = modes.to_rgb(image, _BACKGROUNDS[background])
     for turn in turns:
         image = image.transpose(turn)
-    return colour.to_srgb(resizing.fitted(image, recipe, bars), profile).tobytes(), transparent
+    image = resizing.fitted(image, recipe, _BACKGROUNDS[background])
+    if conversion is not None and not early:
+        image = conversion.to_srgb(image)
+    return image.tobytes(), transparent
 
 
 def _as_meant(image: Image.Image, form: formats.Format) -> Image.Image:

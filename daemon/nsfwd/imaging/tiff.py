@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageChops
 
-from nsfwd.imaging import modes
+from nsfwd.imaging import colour, modes
 
 _BITS, _PHOTOMETRIC, _EXTRA = 258, 262, 338
 _WHITE_IS_ZERO = 0
@@ -24,7 +24,7 @@ def as_meant(page: Image.Image) -> Image.Image:
     tags = getattr(page, "tag_v2", {})
     if page.mode == "RGBA" and _EXTRA not in tags:
         return page.convert("RGB")
-    if page.mode not in modes.DEEP_GREYS:
+    if page.mode not in colour.DEEP_GREYS:
         return page
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     if page.mode == "I;16" and tags.get(_BITS, ())[:1] == (_SHORT,):
