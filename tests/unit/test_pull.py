@@ -132,10 +132,13 @@ def test_without_npm_the_message_says_what_to_install(tmp_path: Path, monkeypatc
         pull("nsfw-mobilenet-v2-140", tmp_path / "models", say=said)
 
 
-@pytest.mark.parametrize(("exit_code", "words"), [(1, "no such host"), (0, "exit code 0")])
+@pytest.mark.parametrize(("exit_code", "words"), [(1, "4.4.0: code EDNS no such host"), (0, "exit code 0")])
 def test_failing_npm_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int, words: str) -> None:
     npm = tmp_path / "npm"
-    npm.write_text(f"#!/bin/sh\n[ {exit_code} = 0 ] || echo no such host >&2\nexit {exit_code}\n")
+    npm.write_text(
+        f"#!/bin/sh\ncase $* in *--silent*) exit {exit_code}; esac\n"
+        f"[ {exit_code} = 0 ] || printf 'npm error code EDNS\\nnpm error no such host\\n' >&2\nexit {exit_code}\n"
+    )
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(BundleError, match=words):

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,10 @@ _MEMBER_BYTES = 64 * 1024 * 1024
 
 _ALGORITHM = "sha512-"
 
+_PREFIX = re.compile(r"^npm (?:error|ERR!) ?", re.MULTILINE)
+_WORDS = 300
+"""Characters of npm's own words in a message. The first name the cause; what follows is a stack."""
+
 
 @contextmanager
 def npm_package(package: str, version: str) -> Iterator[Path]:
@@ -37,11 +42,11 @@ def npm_package(package: str, version: str) -> Iterator[Path]:
     npm runs no script of a package that it only packs, and is told so as well.
 
     Raises:
-        BundleError: there is no npm, or it failed; its last words are in the message. A retry may help.
+        BundleError: there is no npm, or it failed; its first words are in the message. A retry may help.
     """
     npm = _find_npm()
     with TemporaryDirectory(prefix="nsfwd-pull-") as directory:
-        command = [npm, "pack", "--silent", "--ignore-scripts", f"{package}@{version}"]
+        command = [npm, "pack", "--loglevel=error", "--logs-max=0", "--ignore-scripts", f"{package}@{version}"]
         path = os.pathsep.join([str(Path(npm).parent), os.environ.get("PATH", "")])  # npm starts the node beside it
         environment = {**os.environ, "PATH": path, "npm_config_update_notifier": "false"}
         try:
@@ -59,7 +64,7 @@ def npm_package(package: str, version: str) -> Iterator[Path]:
             raise BundleError(f"npm did not bring {package}@{version} in {_TIMEOUT:.0f} seconds; try again") from None
         files = list(Path(directory).glob("*.tgz"))
         if done.returncode != 0 or len(files) != 1:
-            words = " ".join((done.stderr or done.stdout).split())[-300:]
+            words = " ".join(_PREFIX.sub("", done.stderr or done.stdout).split())[:_WORDS]
             raise BundleError(f"npm could not bring {package}@{version}: {words or f'exit code {done.returncode}'}")
         yield files[0]
 
