@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -245,6 +246,25 @@ def test_results_that_nobody_gets_are_no_success(line: str, daemon: FakeDaemon) 
         )
         assert (said.returncode, said.stderr.decode()) == ending, script
     os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("--version", 0), ("no-such-verb", exits.USAGE), ("ping --connect unix:/nowhere", exits.UNAVAILABLE)],
+)
+@pytest.mark.parametrize("closed", ["2>/dev/full", "2>&-"])
+def test_the_exit_code_is_the_same_where_stderr_takes_nothing(line: str, code: int, closed: str) -> None:
+    command = f"{shlex.join([sys.executable, '-m', 'nsfwd', *line.split()])} {closed}"
+    assert subprocess.run(["sh", "-c", command], stdout=subprocess.DEVNULL, check=False).returncode == code
+
+
+def test_a_completion_that_nobody_reads_is_one_exit_code() -> None:
+    asked = {"_NSFWD_COMPLETE": "bash_complete", "COMP_WORDS": "nsfwd ", "COMP_CWORD": "1"}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nsfwd"], env=os.environ | asked, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (exits.IO, b"")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,10 @@ def main() -> None:
     if asked:
         from nsfwd.cli.completion import complete
 
-        code = complete(asked)
+        try:
+            code = complete(asked)
+        except OSError:  # the shell no longer reads; words on its terminal would be in the way
+            code = exits.IO
     else:
         code = run(sys.argv[1:])
     code = _flush(code)
