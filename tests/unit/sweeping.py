@@ -11,6 +11,7 @@ from typing import Any
 from nsfwd.scanning.dispatch.actor import Actor, Onlooker
 from nsfwd.scanning.dispatch.asking import Asking
 from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.sweeps.pause import Pause
 from nsfwd.scanning.sweeps.sweep import Plan, Progress, sweep
 from nsfwd.scanning.trees.exclusion import Exclusion
 from nsfwd.scanning.trees.walk import Tree
@@ -37,7 +38,9 @@ class Place:
         tree = {key: asking.pop(key) for key in ("follow", "cross") if key in asking}
         root = str(self.tree).encode()
         told: dict[str, Any] = {"connect": self.address, "say": self._say} | asking
-        return Plan(Tree((root,), Exclusion(exclude), **tree), Asking("sweep", (root,), **told), seconds=seconds)
+        return Plan(
+            Tree((root,), Exclusion(exclude), **tree), Asking("sweep", (root,), **told), pause=Pause(seconds=seconds)
+        )
 
     def sweep(
         self, actor: Actor | None = None, *, stop: Callable[[Callable[[], None]], None] | None = None, **plan: Any

@@ -292,3 +292,31 @@ def test_a_job_whose_directory_is_missing_is_named(
     job.write_text(f'directories = ["{tmp_path}", "{tmp_path}/gone"]\n')
     assert main.run([verb, "--job", str(job)]) == exits.CONFIG
     assert f"{job}, key directories: {tmp_path}/gone: no such directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refused", ["memfd_create", "socketpair", "epoll", "pipe"])
+def test_a_call_that_the_kernel_refuses_is_named_and_is_not_the_outputs(
+    refused: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+    import select
+    import socket
+
+    calls: dict[str, Callable[[], object]] = {
+        "memfd_create": lambda: os.memfd_create("x"),
+        "socketpair": lambda: socket.socketpair(),
+        "epoll": lambda: select.epoll(),
+        "pipe": lambda: os.pipe(),
+    }
+
+    def command(*_: object) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            calls[refused]()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    monkeypatch.setattr(main.cli, "invoke", command)
+    assert main.run(["ping"]) == 74
+    assert capsys.readouterr().err == f"nsfwd: {refused}: Too many open files\n"

@@ -140,3 +140,28 @@ def test_export_relocate_and_prune(cli: Cli, shelf: Shelf, tree: Path, tmp_path:
     assert cli("prune")[1].startswith("would prune: 1 files, 1 scores,")
     assert cli("prune", "--apply")[1].startswith("pruned: 1 files, 1 scores,")
     assert (tree / "a.jpg").exists()
+
+
+def test_an_index_and_a_store_that_are_named_relatively_are_written_down_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nsfwd.scanning.actions.quarantine import Store
+    from tests.unit.scripted import Script, serving
+
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/alarm.jpg").write_bytes(b"alarm")
+    monkeypatch.chdir(tmp_path)
+    with serving(tmp_path, Script()) as address:
+        flags = ["--index", "./index.db", "--quarantine", "store", "--action", "quarantine", "--apply"]
+        assert run(["sweep", "tree", "--connect", address, *flags]) == 1
+    with Store.quarantine(Path("store")) as store:
+        (entry,) = store.entries()
+    assert entry.index == str(tmp_path / "index.db")
+    (tmp_path / "link.db").symlink_to("index.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    flags = ["--quarantine", "../store", "--no-override", "--apply", "--index", "../link.db"]
+    assert run(["restore", "--all", *flags]) == 0
+    assert (tmp_path / "tree/alarm.jpg").read_bytes() == b"alarm"
+    with Index(tmp_path / "index.db", write=False) as index:
+        assert index.one("SELECT restored IS NOT NULL FROM action WHERE kind = 'quarantine'") == (1,)

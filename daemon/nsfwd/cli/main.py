@@ -9,6 +9,7 @@ import errno
 import gc
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -129,9 +130,30 @@ def _line(text: str) -> str:
 
 def _trouble(error: OSError) -> str:
     """Say what could not be read or written, and why."""
-    if error.filename is None and error.errno == errno.EBADF:
-        return "standard output is closed"
-    return f"{error.filename or 'output'}: {error.strerror or error}"
+    what = error.filename
+    if what is None:
+        call = _call(error)
+        if call in _WRITING and error.errno == errno.EBADF:
+            return "standard output is closed"
+        what = "output" if call in _WRITING else call
+    return f"{what}: {error.strerror or error}"
+
+
+_WRITING = frozenset({"write", "writelines", "writerow", "flush", "print", "echo"})
+
+
+def _call(error: OSError) -> str:
+    """Return the name of the call that failed, as its line of source has it: an error of the kernel's has no other."""
+    import linecache
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "flush"
+    last = frames[-1]
+    text = linecache.getline(last.filename, last.lineno or 0)[last.colno or 0 :]
+    found = re.match(r"[\w.]*?(\w+)\(", text)
+    return found[1] if found and not found[1].endswith("Error") else last.name
 
 
 def _complain(message: str, code: int) -> int:

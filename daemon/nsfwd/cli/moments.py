@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -63,14 +62,6 @@ class Clock(click.ParamType[tuple[int, int]]):
         if found is None or int(found[1]) > 23 or int(found[2]) > 59:
             self.fail(f"{value!r} is no time of day: write 06:00", param, ctx)
         return int(found[1]), int(found[2])
-
-
-def until(clock: tuple[int, int], now: datetime) -> float:
-    """Return the seconds until the next time that the clock shows this."""
-    then = now.replace(hour=clock[0], minute=clock[1], second=0, microsecond=0)
-    if then <= now:
-        then += timedelta(days=1)
-    return then.timestamp() - now.timestamp()
 
 
 def spelled(seconds: float) -> str:

@@ -29,13 +29,18 @@ def _state() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "nsfwd"
 
 
+def whole(path: Path) -> Path:
+    """Return a path as it can be written down: absolute, and without links or ``..`` but for its last name."""
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+
+
 def index_option(command: _Command) -> _Command:
     """Add ``--index``, which every command about an index has."""
     return click.option(
         "--index",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        callback=lambda context, parameter, value: value if value is not None else default_index(),
+        callback=lambda context, parameter, value: whole(value) if value is not None else default_index(),
         help="The index.  [default: nsfwd/index.db below $XDG_STATE_HOME, of root /var/lib/nsfwd/index.db]",
     )(command)
 
@@ -46,7 +51,7 @@ def quarantine_option(command: _Command) -> _Command:
         "--quarantine",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
-        callback=lambda context, parameter, value: value if value is not None else default_quarantine(),
+        callback=lambda context, parameter, value: whole(value) if value is not None else default_quarantine(),
         help="The quarantine.  [default: nsfwd/quarantine below $XDG_STATE_HOME, of root /var/lib/nsfwd/quarantine]",
     )(command)
 
@@ -57,6 +62,7 @@ def to_option(command: _Command) -> _Command:
         "--to",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
+        callback=lambda context, parameter, value: whole(value) if value is not None else None,
         help="Where copies and moved files go, below it by their path.",
     )(command)
 
@@ -69,4 +75,5 @@ def index_files(index: Path) -> list[str]:
 
 def taken_files(quarantine: Path, to: Path | None) -> list[str]:
     """Return patterns for what actions took, so that a quarantine below the trees is not scanned."""
-    return [glob.escape(str(place.absolute())) for place in (quarantine, to) if place is not None]
+    places = [place for place in (quarantine, to) if place is not None]
+    return sorted({glob.escape(str(name)) for place in places for name in (place.absolute(), place.resolve())})

@@ -47,7 +47,7 @@ class Chosen:
         """Tell whether an entry is meant."""
         if self.run is not None and entry.run != self.run:
             return False
-        if self.index is not None and entry.index != str(self.index):
+        if self.index is not None and not entry.is_of(self.index):
             return False
         if not self.paths and not self.digests:
             return True
@@ -111,8 +111,7 @@ def _chosen(what: tuple[bytes, ...], flags: dict[str, Any]) -> Chosen:
         raise click.UsageError("--all leaves nothing to name")
     digests = [one.decode("ascii", "replace").removeprefix(PREFIX).lower() for one in what if _is_digest(one)]
     paths = tuple(os.path.abspath(one) for one in what if not _is_digest(one))  # noqa: PTH100  # bytes
-    index = flags["index"].absolute() if flags["index"] is not None else None
-    return Chosen(paths, frozenset(digests), flags["number"], index)
+    return Chosen(paths, frozenset(digests), flags["number"], flags["index"])
 
 
 def _is_digest(what: bytes) -> bool:
@@ -135,13 +134,15 @@ def _store(flags: dict[str, Any]) -> Iterator[Store]:
 
 
 def _list(store: Store, entry: Entry, spelling: str) -> None:
+    from nsfwd.scanning.index.stat_columns import local
+
     lies = store.path_of(entry)
     if spelling == "ndjson":
         fields = ("kind", "time", "digest", "size", "verdict", "label", "score", "run", "index", "placeholder", "links")
         told = {"path": entry.path_text, **{name: getattr(entry, name) for name in fields}, "target": os.fsdecode(lies)}
         click.echo(json.dumps(told, ensure_ascii=True))
         return
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.time))
+    when = local(entry.time)
     run = f" run {entry.run}" if entry.run is not None else ""
     _say(f"{when}{run} {entry.verdict} {PREFIX}{entry.digest} {entry.path_text}")
 

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from nsfwd.cli import exits
 from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
-from nsfwd.cli.moments import Clock, Duration, FiniteRange, many, spelled, until
+from nsfwd.cli.moments import Clock, Duration, FiniteRange, many, spelled
 from nsfwd.cli.trees import send_option, tree_of, tree_options
 
 if TYPE_CHECKING:
@@ -77,13 +76,12 @@ def sweep(directories: tuple[bytes, ...], **flags: Any) -> int:
 
 def _plan(tree: Tree, flags: dict[str, Any]) -> Plan:
     from nsfwd.scanning.dispatch.asking import Asking
+    from nsfwd.scanning.sweeps.pause import Pause
     from nsfwd.scanning.sweeps.sweep import Plan
 
-    limits = [flags["seconds"]] if flags["seconds"] is not None else []
-    if flags["clock"] is not None:
-        limits.append(until(flags["clock"], datetime.now().astimezone()))
+    limits = flags["clock"], flags["seconds"]
     own = {name: flags[name] for name in ("connect", "wait", "send", "again", "rate")}
-    return Plan(tree, Asking("sweep", tree.roots, say=_say, **own), seconds=min(limits, default=None))
+    return Plan(tree, Asking("sweep", tree.roots, say=_say, **own), pause=Pause(*limits) if any(limits) else None)
 
 
 def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool = False, quiet: bool = False) -> int:
@@ -100,7 +98,7 @@ def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool
     index.parent.mkdir(parents=True, exist_ok=True)
     stand_back()
     with Index(index) as opened, _shown(quiet=quiet) as show:
-        shown = replace(plan, shown=show, count=plan.seconds is not None or show is not None)
+        shown = replace(plan, shown=show, count=plan.pause is not None or show is not None)
         progress, sign = _swept(opened, shown, acting(opened))
     if not quiet:
         for line in summary(progress):

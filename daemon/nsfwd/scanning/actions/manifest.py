@@ -77,6 +77,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
         """Its name there."""
         return os.path.basename(self.path)  # noqa: PTH119
 
+    def is_of(self, index: str | os.PathLike[str]) -> bool:
+        """Tell whether a run of this index took it, by whatever name the index is called."""
+        return bool(self.index) and os.path.realpath(self.index) == os.path.realpath(index)
+
     @property
     def passing(self) -> bytes:
         """A hidden name beside the original one, that the file has for a moment on its way."""

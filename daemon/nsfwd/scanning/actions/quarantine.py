@@ -137,7 +137,7 @@ class Store:
 
     def holds(self, path: bytes) -> bool:
         """Tell whether a path is below this store: what was taken is not taken again."""
-        return path.startswith(os.fsencode(self.root) + b"/")
+        return path.startswith((os.fsencode(self.root) + b"/", os.path.realpath(os.fsencode(self.root)) + b"/"))
 
     @contextmanager
     def place(self, entry: Entry) -> Iterator[tuple[int, bytes]]:

@@ -38,5 +38,5 @@ def taken_elsewhere(index: Index, old: bytes, stores: Sequence[Store]) -> list[b
         " AND kind IN ('quarantine', 'move') AND target IS NOT NULL",
         below(old),
     )
-    elsewhere = (target for (target,) in rows if not any(store.holds(target) for store in stores))
+    elsewhere = (target for (target,) in rows if not any(store.holds(os.path.realpath(target)) for store in stores))
     return [target for target in elsewhere if os.path.lexists(target)]

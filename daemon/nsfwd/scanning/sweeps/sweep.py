@@ -22,6 +22,7 @@ from nsfwd.scanning.dispatch.asking import Asking, Scanning, scanning
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.rejudge import Rejudging
 from nsfwd.scanning.index.runs import Counts, alive
+from nsfwd.scanning.sweeps.pause import Pause
 from nsfwd.scanning.sweeps.scout import Batch, Ended, Scout
 from nsfwd.scanning.trees.found import Found
 from nsfwd.scanning.trees.walk import Tree, Walk
@@ -38,14 +39,14 @@ class Plan:
     """What is swept, and how long.
 
     Attributes:
-        seconds: after which it pauses; None is never.
+        pause: when it pauses; None is never.
         count: count the files meanwhile, where no earlier run tells how many there are.
         shown: hears every second how far it is.
     """
 
     tree: Tree
     asking: Asking
-    seconds: float | None = None
+    pause: Pause | None = None
     count: bool = False
     shown: Callable[[Progress], None] | None = None
 
@@ -95,10 +96,8 @@ async def sweep(index: Index, plan: Plan, actor: Actor, *, stop: Callable[[Calla
     async with scanning(index, plan.asking, actor) as scan:
         running = _Sweep(index, plan, scan)
         stop(scan.stop)
-        watching = [asyncio.create_task(running.show()), asyncio.create_task(running.count())]
+        watching = [asyncio.create_task(work()) for work in (running.show, running.count, running.pause)]
         try:
-            if plan.seconds is not None:
-                asyncio.get_running_loop().call_later(plan.seconds, scan.stop, "paused")
             await running.rejudge()
             await scan.scan(running.files())
             running.end_directories()
@@ -143,6 +142,15 @@ class _Sweep:
         """Find the total, where it is wanted and unknown."""
         if self._plan.count and self._progress.total is None:
             self._progress.total = await asyncio.to_thread(self._counted)
+
+    async def pause(self) -> None:
+        """Stop when it is time to pause."""
+        pause = self._plan.pause
+        if pause is not None:
+            pause.begin()
+            while left := pause.left():
+                await asyncio.sleep(left)
+            self._scan.stop("paused")
 
     async def rejudge(self) -> None:
         """Let the daemon's policy judge what was scored under another one. Opens no file."""
