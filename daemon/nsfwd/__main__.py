@@ -5,6 +5,7 @@ anything that takes time its signals are held back, until there is a loop that a
 """
 
 import gc
+import os
 import signal
 import sys
 
@@ -21,6 +22,7 @@ again and again takes a short command a tenth of its time."""
 
 def main() -> None:
     """Run one command line."""
+    _use_utf8()
     if sys.argv[1:2] == ["serve"]:
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     else:
@@ -30,6 +32,17 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     cli.main()
+
+
+def _use_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has another encoding.
+
+    Names of files are bytes, and the daemon's JSON is UTF-8: a name must not depend on the locale of who asks. The mode
+    can be chosen at the start of the interpreter alone. Children have it from the environment.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

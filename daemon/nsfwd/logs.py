@@ -20,7 +20,7 @@ import time
 from enum import StrEnum
 from typing import TextIO
 
-from nsfwd.escaping import escape
+from nsfwd.escaping import escape, visible
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -76,7 +76,7 @@ class PathFilter:
             return "(hidden)"
         if self.style is PathStyle.HASHED:
             return "path:" + hashlib.blake2b(path, digest_size=8, key=self._key).hexdigest()
-        return escape(path.decode("utf-8", "surrogateescape"))
+        return escape(path)
 
 
 paths = PathFilter()
@@ -95,7 +95,7 @@ class LineFormatter(logging.Formatter):
         message = record.getMessage()
         if record.exc_info:
             message += " | " + self.formatException(record.exc_info)
-        line = f"{record.levelname.lower()} {record.name.removeprefix(_ROOT + '.')}: {escape(message)}"
+        line = f"{record.levelname.lower()} {record.name.removeprefix(_ROOT + '.')}: {visible(message)}"
         if self._journal:
             return f"<{_JOURNAL.get(record.levelno, 6)}>{line}"
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -131,10 +131,10 @@ class JournalHandler(logging.Handler):
 
     def spell(self, record: logging.LogRecord) -> bytes:
         """Return the event in the journal's own format: every value with its length, so that none can forge a field."""
-        message = escape(record.getMessage())
+        message = visible(record.getMessage())
         if record.exc_info:
             trace = logging.Formatter().formatException(record.exc_info)
-            message = "\n".join((message, *map(escape, trace.splitlines())))
+            message = "\n".join((message, *map(visible, trace.splitlines())))
         fields = {
             "MESSAGE": message,
             "PRIORITY": str(_JOURNAL.get(record.levelno, 6)),
@@ -145,7 +145,7 @@ class JournalHandler(logging.Handler):
             "CODE_LINE": str(record.lineno),
         }
         for name, value in getattr(record, "fields", {}).items():
-            fields[f"NSFWD_{name.upper()}"] = escape(str(value))
+            fields[f"NSFWD_{name.upper()}"] = visible(str(value))
         values = {name: text.encode()[:FIELD_BYTES] for name, text in fields.items()}
         return b"".join(
             b"%s\n%s%s\n" % (name.encode(), struct.pack("<Q", len(value)), value) for name, value in values.items()

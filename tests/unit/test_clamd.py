@@ -43,6 +43,7 @@ def stream(*chunks: bytes) -> bytes:
         (b"nSCAN /data/busy.jpg\n", b"/data/busy.jpg: busy ERROR\n"),
         (b"nSCAN /data/nothing.jpg\n", b"/data/nothing.jpg: not_found ERROR\n"),
         (b"zSCAN /data/a\nb\x1b.jpg\0", b"/data/a\\x0ab\\x1b.jpg: not_found ERROR\0"),
+        (b"nSCAN /data/\xc2\x9b\xe2\x80\xae\\.jpg\n", b"/data/\\u009b\\u202e\\\\.jpg: not_found ERROR\n"),
         (b"nSCAN /data/b\xe9b\xe9.jpg\n", b"/data/b\xe9b\xe9.jpg: OK\n"),
         (b"nSCAN \n", b": bad_path ERROR\n"),
         (b"nSHUTDOWN\n", b"UNKNOWN COMMAND\n"),

@@ -11,11 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nsfwd.bundles.overrides import Overrides
 from nsfwd.cli import main
+from nsfwd.cli.tiers import floor_of
+from nsfwd.config import load_settings
+from tests.unit.fakedaemon import FakeDaemon, Request
 from tests.unit.shelf import make_bundle
 
 STATUE = b"a statue"
@@ -102,10 +106,40 @@ def test_a_verdict_that_no_policy_has_is_refused_unless_forced(run: Run) -> None
 
 def test_without_bundles_a_verdict_cannot_be_checked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSFWD_MODELS_DIR", "nowhere")
+    monkeypatch.setenv("NSFWD_CONNECT", "unix:nowhere.sock")
     code, _, err = run("add", "statue.jpg", "--verdict", "safe", "--reason", "x")
     assert code == 1
-    assert "cannot be checked" in err
+    assert "cannot be checked" in err and "in nowhere" in err and "nowhere.sock" in err
     assert "--force" in err
+
+
+def test_where_the_bundles_are_not_the_daemon_is_asked(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def respond(request: Request) -> list[dict[str, Any]]:
+        tiers = [{"name": name} for name in ("fine", "odd")]
+        return [{"op": request["op"], "status": "ok", "models": [{"name": "n", "labels": [], "tiers": tiers}]}]
+
+    monkeypatch.setenv("NSFWD_MODELS_DIR", "nowhere")
+    with FakeDaemon(tmp_path / "d.sock", respond) as daemon:
+        monkeypatch.setenv("NSFWD_CONNECT", daemon.address)
+        assert run("add", "statue.jpg", "--verdict", "odd", "--reason", "x")[0] == 0
+        code, _, err = run("add", "statue.jpg", "--verdict", "safe", "--reason", "x")
+        assert code == 1 and "fine, odd" in err
+        assert floor_of(load_settings(None, os.environ)) == "fine"
+    assert [request["op"] for request in daemon.requests] == ["models"] * 3
+
+
+def test_bundles_are_found_where_the_system_keeps_them_unless_a_setting_says_otherwise(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("NSFWD_MODELS_DIR")
+    (tmp_path / "models").rename(tmp_path / "system")
+    monkeypatch.setattr("nsfwd.bundles.store.SYSTEM", tmp_path / "system")
+    assert run("add", "statue.jpg", "--verdict", "safe", "--reason", "x")[0] == 0
+    monkeypatch.setenv("NSFWD_MODELS_DIR", "models")
+    monkeypatch.setenv("NSFWD_CONNECT", "unix:nowhere.sock")
+    assert run("add", "statue.jpg", "--verdict", "safe", "--reason", "x")[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +215,7 @@ def test_a_decision_taken_back_is_told_and_remembered(run: Run) -> None:
     run("add", "statue.jpg", "--verdict", "safe", "--reason", "a statue", "--by", "eva")
     code, out, _ = run("remove", "statue.jpg", "--by", "kim")
     assert code == 0
-    assert out.startswith(f"sha256:{DIGEST} safe by eva")
+    assert out.startswith(f"removed: sha256:{DIGEST} safe by eva")
     code, out, err = run("remove", "statue.jpg")
     assert (code, out) == (1, "")
     assert "nothing was decided about statue.jpg" in err

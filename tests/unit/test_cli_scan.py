@@ -579,3 +579,69 @@ def test_an_empty_path_is_no_name_of_the_working_directory(scan: Scan) -> None:
     code, out, err = scan("/a", "")
     assert (code, out) == (64, "")
     assert "empty" in err
+
+
+@pytest.mark.parametrize("way", ["", "--send never", "--send always", "--files-from"])
+def test_a_directory_of_directories_alone_is_not_passed_over_in_silence(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "top/in/0").mkdir(parents=True)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "list").write_text("top\n")
+    named = ["--files-from", "list"] if way == "--files-from" else [*way.split(), "top"]
+    code, out, err = scan(*named)
+    assert (code, out) == (2, "") and f"nsfwd: {tmp_path}/top: has only directories" in err and "add -r" in err
+    assert scan("none")[0::2] == (0, "no files\n")
+    (tmp_path / "list").write_text("")
+    assert scan("--files-from", "list")[0::2] == (0, "no files\n")
+
+
+def test_a_list_from_an_editor_has_neither_mark_nor_cr(scan: Scan, daemon: FakeDaemon, tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbf/a\r\n/b\r\n")
+    assert scan("--files-from", str(tmp_path / "list"))[0] == 0
+    assert [request["path"] for request in daemon.requests] == ["/a", "/b"]
+    assert scan("-0", "--files-from", str(tmp_path / "list"))[0] == 0
+    assert daemon.requests[-1]["path"] == f"{Path.cwd()}/\ufeff/a\r\n/b\r\n"
+
+
+LATIN_1 = "en_US.ISO-8859-1"
+"""Where it is not installed, Python takes it for the locale C."""
+
+LOCALES = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"LC_ALL": LATIN_1},
+    {"LC_ALL": LATIN_1, "PYTHONUTF8": "0"},
+    {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
+]
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=lambda locale: ",".join(locale.values()))
+@pytest.mark.parametrize("name", ["caf\u00e9.jpg".encode(), b"caf\xe9.jpg", "\u65e5\u672c.jpg".encode()])
+def test_no_locale_has_a_say_in_names(daemon: FakeDaemon, tmp_path: Path, locale: dict[str, str], name: bytes) -> None:
+    path = os.fsencode(tmp_path) + b"/" + name
+    Path(os.fsdecode(path)).write_bytes(b"x")
+    command = [sys.executable, "-m", "nsfwd", "scan", "-q", "-l", "--connect", daemon.address, os.fsdecode(path)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LC_", "LANG"))}
+    done = subprocess.run(command, env=environment | locale, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, path + b"\n", b"")
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=lambda locale: ",".join(locale.values()))
+@pytest.mark.parametrize("name", ["caf\u00e9.jpg".encode(), b"caf\xe9.jpg"])
+def test_the_library_ends_and_knows_its_paths_in_every_locale(
+    daemon: FakeDaemon, tmp_path: Path, locale: dict[str, str], name: bytes
+) -> None:
+    path = os.fsencode(tmp_path) + b"/" + name
+    Path(os.fsdecode(path)).write_bytes(b"x")
+    code = (
+        "import os, sys; from nsfwd.client import Client, Opened; client = Client(sys.argv[1], timeout=20);"
+        "path = os.fsencode(sys.argv[2]); one = client.scan(path); name = os.fsdecode(path);"
+        "many = list(client.scan_many([path, Opened(os.open(path, os.O_RDONLY), name)]));"
+        "print([os.fsencode(reply.path) == path for reply in [one, *many]])"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LC_", "LANG"))}
+    command = [sys.executable, "-c", code, daemon.address, os.fsdecode(path)]
+    done = subprocess.run(command, env=environment | locale, capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (b"[True, True, True]\n", b"")

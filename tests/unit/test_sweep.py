@@ -283,6 +283,30 @@ def test_a_sweep_that_waits_for_the_daemon_can_be_stopped(place: Place, script: 
     assert place.sweep().why == "finished" and len(place.rows()) == 30
 
 
+def test_a_sweep_that_waits_for_a_stalled_daemon_can_be_stopped(
+    place: Place, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nsfwd.scanning.dispatch.asking.PATIENCE", 0.0)
+    for number in range(3):
+        place.write(f"{number}.jpg", b"picture %d" % number)
+    stalled, asked = threading.Event(), threading.Event()
+
+    def stall(path: bytes) -> None:
+        asked.set()
+        stalled.wait(50)
+
+    def stop(halt: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=lambda: (asked.wait(), loop.call_soon_threadsafe(halt)), daemon=True).start()
+
+    script.hook = stall
+    progress = place.sweep(stop=stop)
+    assert not stalled.is_set() and progress.why == "interrupted" and not place.rows()
+    script.hook = None
+    stalled.set()
+    assert place.sweep().why == "finished" and len(place.rows()) == 3
+
+
 def test_without_a_daemon_nothing_is_done(tmp_path: Path) -> None:
     place = Place(tmp_path, f"unix:{tmp_path}/nowhere")
     place.write("a.jpg", b"a")

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfwd.errors import CodedError, Status
+from nsfwd.escaping import escape_wire
 from nsfwd.protocol import jsonio, replies, wire
 from nsfwd.protocol.messages import Dialect, Image, Lane, Operation, Outcome, Scan, Tally
-from nsfwd.protocol.text import shown
+from nsfwd.protocol.text import Block
 from tests.unit.conversation import IDENTITY, TIME, outcome
 
 
@@ -224,8 +225,17 @@ def test_a_series_cut_short_does_not_look_complete() -> None:
 
 
 def test_shown_escapes_what_could_steer_a_terminal() -> None:
-    assert shown(b"/a\x1b[2J\n\x7f\xff\xc3\xa4") == "/a\\x1b[2J\\x0a\\x7f\\xffä"
-    assert shown("\x9b\u202e\u2028".encode()) == "\\x9b\\u202e\\u2028"
+    assert escape_wire(b"/a\x1b[2J\n\x7f\xff\xc3\xa4") == "/a\\x1b[2J\\x0a\\x7f\\xffä"
+    assert escape_wire("\x9b\u202e\u2028".encode()) == "\\u009b\\u202e\\u2028"
+
+
+def test_no_file_of_a_text_reply_hides_another() -> None:
+    names = [b"/d/\xff/a", b"/d/\\xff/a", b"/d/\\\xff/a", b"/d/\xc2\x9b/a", b"/d/\x9b/a", b"/d/\\u009b/a"]
+    for compact in (False, True):
+        block = Block(b"/d", labels=False, compact=compact, colour=False)
+        text = b"".join(block.entry(Outcome.failed(name, CodedError("corrupt"), TIME)) for name in names)
+        text += block.close(0.0)
+        assert len(json.loads(text[text.index(b"{") :])) == len(names) + 1
 
 
 @pytest.mark.parametrize(

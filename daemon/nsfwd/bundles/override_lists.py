@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, TextIO
 from nsfwd import csvfile
 from nsfwd.bundles.overrides import check, to_digest
 from nsfwd.errors import CodedError, OverridesFailure
+from nsfwd.escaping import escape_wire
 from nsfwd.protocol import jsonio
 from nsfwd.protocol.messages import Override
-from nsfwd.protocol.text import shown
 
 PATH_BYTES = "path_bytes"
 """The path in base64, where it is not UTF-8."""
@@ -86,7 +86,7 @@ def as_dict(override: Override) -> dict[str, Any]:
     try:
         row["path"] = override.path.decode()
     except UnicodeDecodeError:
-        row["path"] = shown(override.path)
+        row["path"] = escape_wire(override.path)
         row[PATH_BYTES] = base64.b64encode(override.path).decode()
     return row
 

@@ -7,7 +7,7 @@ through a link. Opening one costs a small file: the weights are hashed only by w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -16,6 +16,9 @@ from pathlib import Path
 from nsfwd.bundles.manifest import GOLDENS, MANIFEST, WEIGHTS, Golden, Manifest, identity, parse_manifest
 from nsfwd.bundles.policy import Change, Policy, check_policy
 from nsfwd.errors import BundleError
+
+SYSTEM = Path("/var/lib/nsfwd/models")
+"""Where the packaged settings keep bundles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +82,29 @@ class CatalogueEntry:
     text: str
 
 
-def find(models_dir: Path, name: str) -> Path:
+def find(models_dir: Path, name: str, *, elsewhere: Sequence[Path] = ()) -> Path:
     """The directory of the bundle ``name``: below ``models_dir``, or a path when the name has a slash.
 
+    Args:
+        elsewhere: further directories like ``models_dir``.
+
     Raises:
-        BundleError: there is none; the message says how to get it.
+        BundleError: there is none; the message says where it was looked for, and how to get it.
     """
-    directory = Path(name) if "/" in name else models_dir / name
-    if (directory / MANIFEST).is_file():
-        return directory
+    places = [models_dir, *elsewhere]
+    for directory in [Path(name)] if "/" in name else [place / name for place in places]:
+        if (directory / MANIFEST).is_file():
+            return directory
+    tried = " nor in ".join(map(str, places))
     if name in catalogue():
-        raise BundleError(f"bundle {name} is not in {models_dir}; get it with: nsfwd models pull {name}")
+        raise BundleError(f"bundle {name} is not in {tried}; get it with: nsfwd models pull {name}")
     there = ", ".join(installed(models_dir)) or "none"
-    raise BundleError(f"no bundle {name} in {models_dir} (there: {there}) nor in the catalogue")
+    raise BundleError(f"no bundle {name} in {tried} (there: {there}) nor in the catalogue")
+
+
+def usual_places() -> tuple[Path, ...]:
+    """Where bundles are when no setting says so: of the installed checkout, of the system's daemon."""
+    return Path(str(resources.files("nsfwd_catalogue"))), SYSTEM
 
 
 def installed(models_dir: Path) -> list[str]:

@@ -146,6 +146,6 @@ def _limits(flags: Mapping[str, Any], window: float | None) -> Any:
 
 
 def _say(text: str) -> None:
-    from nsfwd.escaping import escape
+    from nsfwd.escaping import visible
 
-    click.echo(escape(text))
+    click.echo(visible(text))

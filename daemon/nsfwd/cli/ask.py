@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nsfwd.cli import exits
-from nsfwd.escaping import escape
+from nsfwd.escaping import visible
 
 if TYPE_CHECKING:
     from nsfwd.client import Client
@@ -71,9 +71,9 @@ def ready(connect: str | None) -> int:
     if state.get("ready"):
         click.echo("ready")
         if state.get("why"):
-            click.echo(escape(f"nsfwd: {state['why']}"), err=True)
+            click.echo(visible(f"nsfwd: {state['why']}"), err=True)
         return exits.OK
-    click.echo(escape(f"not ready: {state.get('why') or 'it does not say why'}"))
+    click.echo(visible(f"not ready: {state.get('why') or 'it does not say why'}"))
     return exits.FAILED
 
 

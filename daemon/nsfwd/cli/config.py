@@ -111,7 +111,7 @@ def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:
 
 def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings, name: str | None) -> int:
     from nsfwd.cli.access import obstacle, outside
-    from nsfwd.escaping import escape
+    from nsfwd.escaping import visible
 
     if user is None or not paths:
         raise click.UsageError("--as USER and PATH belong together")
@@ -124,10 +124,10 @@ def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings,
         others = {row.name: outside(path, row.roots, f"row {row.name} of peers") for row in rows.values() if row.roots}
         if name is not None:
             why = why or others.pop(name, "")
-        click.echo(escape(f"denied: {why}" if why else f"{path}: {user} may open it"))
+        click.echo(visible(f"denied: {why}" if why else f"{path}: {user} may open it"))
         for words in others.values() if name is None and not why else ():
             if words:
-                click.echo(escape(f"  but not for some: {words}"))
+                click.echo(visible(f"  but not for some: {words}"))
         denied = denied or bool(why)
     return exits.FAILED if denied else exits.OK
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from nsfwd.escaping import escape
+from nsfwd.escaping import escape, visible
 
 if TYPE_CHECKING:
     from nsfwd.client.replies import Reply
@@ -74,7 +74,7 @@ class TextWriter(_Stream):
             what = judgement(reply.graded, reply.label, reply.score, alarm=reply.alarm, override=reply.override)
         else:
             what = f"{reply.status} {reply.code}: {reply.message}"
-        what = escape(what)
+        what = visible(what)
         self._put(f"{escape(reply.path)}: {_paint(reply) + what + _PLAIN if self._colour else what}\n")
 
 

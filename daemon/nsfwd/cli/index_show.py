@@ -13,7 +13,7 @@ import click
 from nsfwd.cli import exits
 from nsfwd.cli.places import index_option
 from nsfwd.cli.tables import FORMATS, write
-from nsfwd.escaping import escape
+from nsfwd.escaping import escape, visible
 
 
 @click.command()
@@ -62,7 +62,7 @@ def _judgement(row: dict[str, Any]) -> str:
 
 
 def _lines(row: dict[str, Any]) -> Iterator[str]:
-    yield escape(row["path"])
+    yield row["path"] if "path_bytes" in row else escape(row["path"])
     if row["verdict"]:
         yield f"  verdict: {escape(_judgement(row))}"
     for key, value in row.items():
@@ -74,5 +74,5 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
                 told = each if isinstance(each, str) else "  ".join(_part(*item) for item in each.items() if item[1])
                 yield f"    {escape(told)}"
         else:
-            told = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-            yield f"  {key}: {escape(told)}"
+            is_json = isinstance(value, dict)  # which escapes by itself
+            yield f"  {key}: {visible(json.dumps(value, ensure_ascii=False)) if is_json else escape(str(value))}"

@@ -19,7 +19,7 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.groups import LazyGroup
-from nsfwd.errors import NsfwdError
+from nsfwd.errors import CodedError, NsfwdError
 
 VERBS: dict[str, tuple[str, str]] = {
     "serve": ("nsfwd.cli.serve:serve", "Run the daemon."),
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _complain(_line(error.format_message()), exits.FAILED)
     except NsfwdError as error:
-        return _complain(_line(str(error)), exits.code_of(error))
+        return _complain(_line(f"{error}{_advice(error)}"), exits.code_of(error))
     except BrokenPipeError:
         return exits.BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
@@ -124,6 +124,11 @@ def _code(result: Any) -> int:
     return result if isinstance(result, int) else exits.OK
 
 
+def _advice(error: NsfwdError) -> str:
+    """Say what helps where only others may do what was asked."""
+    return f"; {error.row.remedy}" if isinstance(error, CodedError) and error.code == "not_permitted" else ""
+
+
 def _line(text: str) -> str:
     return " ".join(text.split())
 
@@ -157,10 +162,10 @@ def _call(error: OSError) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    from nsfwd.escaping import escape
+    from nsfwd.escaping import visible
 
     with suppress(OSError):  # Python would leave with 1, which means an alarm
-        click.echo(f"nsfwd: {escape(message)}", err=True)
+        click.echo(f"nsfwd: {visible(message)}", err=True)
     return code
 
 

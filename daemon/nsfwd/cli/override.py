@@ -149,7 +149,7 @@ def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | No
                 missing += 1
                 click.echo(escape(f"nsfwd: nothing was decided about {name}"), err=True)
             else:
-                click.echo(_line(gone))
+                click.echo(f"removed: {_line(gone)}")
     return exits.FAILED if missing else exits.OK
 
 
@@ -281,11 +281,10 @@ def _check_verdicts(wanted: Iterable[str], settings: Settings) -> None:
     Raises:
         OverridesFailure: there is one, or the bundles are not here.
     """
-    from nsfwd.bundles.verdict import verdicts
-    from nsfwd.server.main import open_bundles
+    from nsfwd.cli.tiers import tiers_of
 
     try:
-        known = verdicts(open_bundles(settings))
+        known = dict.fromkeys(tier for tiers in tiers_of(settings) for tier in tiers)
     except NsfwdError as error:
         raise OverridesFailure(f"the verdict cannot be checked: {error}; --force takes any") from error
     for verdict in wanted:

@@ -16,7 +16,7 @@ import click
 
 from nsfwd.cli import exits
 from nsfwd.cli.places import quarantine_option
-from nsfwd.escaping import escape
+from nsfwd.escaping import visible
 
 if TYPE_CHECKING:
     from nsfwd.config import Settings
@@ -173,14 +173,13 @@ def _verdict(flags: dict[str, Any], settings: Settings) -> str:
     """Return what contents are from now on: the tier that every image reaches, which is never an alarm, or as said."""
     if flags["verdict"]:
         return str(flags["verdict"])
+    from nsfwd.cli.tiers import floor_of
     from nsfwd.errors import NsfwdError, OverridesFailure
-    from nsfwd.server.main import open_bundles
 
     try:
-        tiers = open_bundles(settings)[0].policy.tiers
+        return floor_of(settings)
     except NsfwdError as error:
         raise OverridesFailure(f"which verdict is harmless cannot be told: {error}; say --verdict") from error
-    return tiers[0].name if tiers else "safe"
 
 
 def _rehearse(store: Store, entry: Entry, verdict: str | None) -> bool:
@@ -238,8 +237,8 @@ def _write_down(store: Store, entry: Entry) -> None:
 
 
 def _complain(error: Exception | str) -> None:
-    click.echo(f"nsfwd: {escape(str(error))}", err=True)
+    click.echo(f"nsfwd: {visible(str(error))}", err=True)
 
 
 def _say(text: str) -> None:
-    click.echo(escape(text))
+    click.echo(visible(text))

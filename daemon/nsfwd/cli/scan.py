@@ -20,9 +20,20 @@ import click
 from nsfwd.cli import exits
 from nsfwd.cli.ask import connect_option
 from nsfwd.cli.moments import FiniteRange
-from nsfwd.cli.sources import STDIN, Local, absolute, count, exclude_option, listed, records
+from nsfwd.cli.sources import (
+    STDIN,
+    Local,
+    absolute,
+    count,
+    edited,
+    exclude_option,
+    listed,
+    only_directories,
+    records,
+)
 from nsfwd.cli.summary import Summary
 from nsfwd.errors import CodedError, NsfwdError
+from nsfwd.escaping import escape, visible
 from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
 from nsfwd.scanning.trees.exclusion import Exclusion
 
@@ -39,6 +50,11 @@ FORMATS = ("text", "json", "ndjson", "csv")
 
 BETWEEN_LOOKS = 0.5
 """Seconds between two looks for a daemon that is waited for."""
+
+
+SILENCE = 600.0
+"""Seconds without a reply after which a daemon counts as stalled, where no deadline was given: its own deadline, the
+setting ``deadline``, is a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +92,13 @@ class Asked:
         for path in self.paths:
             yield path if path == STDIN else absolute(path)
         if self.files_from is not None:
-            for record in records(self.files_from, self.end):
+            for record in edited(records(self.files_from, self.end), self.end):
                 if record is None or record:
                     yield record and absolute(record)
+
+    def shallow(self, path: bytes | None) -> bool:
+        """Tell whether nothing of a path would be scanned because all of it lies in directories below."""
+        return not self.recursive and path is not None and path != STDIN and only_directories(path, self.exclusion)
 
     def total(self, stop: Any) -> int | None:
         """Count the files, where nothing has to be waited for."""
@@ -242,16 +262,16 @@ def _client(connect: str | None, options: Options, *, local: bool, wait: bool) -
         return Scanner(options=options)
     from nsfwd.client import Client
 
+    unbounded = options.deadline is None and options.lane != "background"
+    timeout = SILENCE if unbounded else None
     if not wait:
-        return Client(connect, options=options)
+        return Client(connect, options=options, timeout=timeout)
     _wait(connect)
-    return Client(connect, options=options, patience=math.inf)
+    return Client(connect, options=options, timeout=timeout, patience=math.inf)
 
 
 def _tell(message: str) -> None:
-    from nsfwd.escaping import escape
-
-    click.echo(f"nsfwd: {escape(message)}", err=True)
+    click.echo(f"nsfwd: {visible(message)}", err=True)
 
 
 def _colour(choice: str) -> bool:
@@ -299,7 +319,8 @@ def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
         )
     passing = asked.send == "auto" and here
     listing = asked.listing and here and not asked.opening
-    source, recursive = _items(asked, local, listing=listing), asked.recursive and not listing
+    source = _items(asked, local, summary, listing=listing, here=here)
+    recursive = asked.recursive and not listing
     try:
         while True:
             for reply in client.scan_many(source, recursive=recursive):
@@ -319,10 +340,11 @@ def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
         _tell(f"{error}; the rest was not scanned")
 
 
-def _items(asked: Asked, local: Local, *, listing: bool) -> Iterator[Item | None]:
+def _items(asked: Asked, local: Local, summary: Summary, *, listing: bool, here: bool) -> Iterator[Item | None]:
     """Yield what is to be asked, what has to be opened here in its place, and None before a wait."""
+    named = _deep(asked, summary) if here or asked.opening else asked.each()
     paths: Iterator[bytes | Tree | None] = (
-        listed(asked.each(), asked.exclusion, local, recursive=asked.recursive) if listing else asked.each()
+        listed(named, asked.exclusion, local, recursive=asked.recursive) if listing else named
     )
     for path in paths:
         if path == STDIN:
@@ -336,6 +358,16 @@ def _items(asked: Asked, local: Local, *, listing: bool) -> Iterator[Item | None
             yield from local.again()
             if path is None:
                 yield None
+
+
+def _deep(asked: Asked, summary: Summary) -> Iterator[bytes | None]:
+    """Yield the paths of which something is scanned, and say why the others are left out."""
+    for path in asked.each():
+        if asked.shallow(path):
+            summary.broken = True
+            _tell(f"{escape(path or b'')}: has only directories, which are not scanned; add -r")
+        else:
+            yield path
 
 
 def _is_here(address: str) -> bool:

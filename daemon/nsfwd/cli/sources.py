@@ -6,6 +6,7 @@ them. Knows no reply but those it makes itself for files that cannot be read.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import select
@@ -70,6 +71,36 @@ def records(stream: BinaryIO, end: bytes) -> Iterator[bytes | None]:
         *whole, partial = (partial + chunk).split(end)
         yield from whole
     yield partial
+
+
+def edited(found: Iterable[bytes | None], end: bytes) -> Iterator[bytes | None]:
+    """Yield the paths of a list without what editors leave in it: a byte order mark, CR before LF. NUL keeps all."""
+    first = True
+    for record in found:
+        if record is None or end == b"\0":
+            yield record
+            continue
+        if first:
+            record = record.removeprefix(codecs.BOM_UTF8)
+            first = False
+        yield record.removesuffix(b"\r")
+
+
+def only_directories(path: bytes, exclusion: Exclusion) -> bool:
+    """Tell whether a directory has no file of its own, but directories."""
+    deeper = False
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if exclusion.holds(entry.path):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    deeper = True
+                elif _is_file(entry):
+                    return False
+    except (OSError, ValueError):  # no directory, or one that somebody else has to read
+        return False
+    return deeper
 
 
 def below(

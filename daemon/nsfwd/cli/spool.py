@@ -37,8 +37,8 @@ def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
 
     \b
     Example:
-      find /srv/uploads -type f > /var/spool/nsfwd/tmp.list
-      mv /var/spool/nsfwd/tmp.list /var/spool/nsfwd/in/uploads.list
+      find /srv/uploads -type f > /var/spool/nsfwd/tmp/uploads
+      mv /var/spool/nsfwd/tmp/uploads /var/spool/nsfwd/in/uploads.list
       nsfwd spool
     """
     from nsfwd.scanning.spool.lists import Spool
@@ -86,6 +86,6 @@ def _run(opened: object, connect: str | None, *, say: Callable[[str], None], sho
 
 
 def _say(text: str) -> None:
-    from nsfwd.escaping import escape
+    from nsfwd.escaping import visible
 
-    click.echo(f"nsfwd: {escape(text)}", err=True)
+    click.echo(f"nsfwd: {visible(text)}", err=True)

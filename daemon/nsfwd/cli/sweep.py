@@ -146,9 +146,9 @@ def _swept(index: Any, plan: Plan, actor: Actor) -> tuple[Progress, int]:
 
 
 def _say(text: str) -> None:
-    from nsfwd.escaping import escape
+    from nsfwd.escaping import visible
 
-    click.echo(f"nsfwd: {escape(text)}", err=True)
+    click.echo(f"nsfwd: {visible(text)}", err=True)
 
 
 @contextmanager

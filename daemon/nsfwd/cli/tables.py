@@ -38,7 +38,7 @@ def write(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], spelling: s
 
 def _text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
     waiting = iter(rows)
-    first = [[_cell(row.get(column)) for column in columns] for _, row in zip(range(_ALIGNED), waiting, strict=False)]
+    first = [[_cell(row, column) for column in columns] for _, row in zip(range(_ALIGNED), waiting, strict=False)]
     heading = [column.upper().replace("_", " ") for column in columns]
     widths = [max(map(len, cells)) for cells in zip(heading, *first, strict=True)]
 
@@ -49,7 +49,7 @@ def _text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator
     yield line(heading)
     yield from map(line, first)
     for row in waiting:
-        yield line([_cell(row.get(column)) for column in columns])
+        yield line([_cell(row, column) for column in columns])
 
 
 def _json(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
@@ -78,7 +78,10 @@ def _object(row: Mapping[str, Any]) -> str:
     return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
 
 
-def _cell(value: Any) -> str:
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    value = row.get(column)
+    if column == "path" and "path_bytes" in row:
+        return str(value)  # escaped already
     if value is None:
         return "-"
     if isinstance(value, float):

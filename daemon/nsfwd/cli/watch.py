@@ -107,9 +107,9 @@ def _watched(index: Any, plan: Plan, acting: Actor, ready: Callable[[], None]) -
 
 
 def _say(text: str) -> None:
-    from nsfwd.escaping import escape
+    from nsfwd.escaping import visible
 
-    click.echo(f"nsfwd: {escape(text)}", err=True)
+    click.echo(f"nsfwd: {visible(text)}", err=True)
 
 
 _Show = tuple[Callable[["Progress"], None] | None, Callable[[], None]]

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from nsfwd.client.items import Encoded, Item, Opened, Options, Passing, Path, Tree, is_text, path_keys
+from nsfwd.client.items import Encoded, Item, Opened, Options, Passing, Path, Tree, path_keys, wire_name
 from nsfwd.client.replies import (
     Done,
     Reply,
@@ -105,6 +105,11 @@ class _Request:
     tries: int = 0
     give_up: float | None = None  # when a refusal is taken for the answer
 
+    @property
+    def names_path(self) -> bool:
+        """Whether it may turn out to be about a directory."""
+        return "path" in self.keys or "path_bytes" in self.keys
+
 
 class ClientCore:
     """One caller's requests and replies, over one connection at a time. Not thread-safe.
@@ -186,7 +191,8 @@ class ClientCore:
         if not self._descriptors:
             raise NsfwdError("descriptors pass over a Unix socket only")
         # A name that is no UTF-8 stays here: the reply, which then has none, gets it back.
-        told = {"name": name} if name and is_text(name) else {}
+        text = wire_name(name)
+        told = {"name": text} if text else {}
         keys = {"fd": True, **told, **options.keys()}
         self._ask(_Request(inbox, name, keys=keys, descriptor=descriptor, owner=owner))
 
@@ -371,9 +377,14 @@ def _ends(request: _Request, message: dict[str, Any]) -> bool:
     """
     if request.operation or message.get("done"):
         return True
-    path = reply_path(message)
-    own = not path or path == request.path
+    said: dict[str, Any] = {key: message[key] for key in ("path_bytes", "path") if key in message}
+    own = not said or not request.names_path or _name(said) == _name(request.keys)
     return own and not (request.series and message.get("status") == Status.OK)
+
+
+def _name(keys: dict[str, Any]) -> object:
+    """Return the name in a request or a reply, as it goes over the wire: no locale has a say in it."""
+    return keys.get("path_bytes", keys.get("path"))
 
 
 def _deliver(request: _Request, message: dict[str, Any]) -> None:

@@ -99,13 +99,16 @@ def path_keys(path: Path) -> dict[str, Any]:
         return {"path_bytes": base64.b64encode(name).decode("ascii")}
 
 
-def is_text(name: str) -> bool:
-    """Tell whether a name can be spelled in UTF-8."""
+def wire_name(name: str) -> str:
+    """Return a name as UTF-8 has it, whatever the locale; empty where the name is not UTF-8."""
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:  # it has what the locale lacks, so it does not come from the file system
+        encoded = name.encode("utf-8", "replace")
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 async def each(things: AsyncIterable[Thing] | Iterable[Thing]) -> AsyncIterator[Thing]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +130,9 @@ def reply_path(message: dict[str, Any]) -> str:
         except (binascii.Error, ValueError):
             pass
     path = message.get("path")
-    return path if isinstance(path, str) else ""
+    if not isinstance(path, str):
+        return ""
+    return path if sys.getfilesystemencoding() == "utf-8" else os.fsdecode(path.encode("utf-8", "surrogateescape"))
 
 
 def to_reply(message: dict[str, Any], asked: str = "") -> Reply:

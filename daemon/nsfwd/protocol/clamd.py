@@ -8,12 +8,12 @@ OK. Source: clamd(8), section COMMANDS. Pure: no socket, no clock, no task. Noth
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nsfwd.errors import CodedError
+from nsfwd.escaping import escape_clamd
 from nsfwd.protocol import wire
 from nsfwd.protocol.events import (
     BodyData,
@@ -48,14 +48,6 @@ _STREAM = b"stream"
 _DESCRIPTOR = b"fd"
 _UNKNOWN = b"UNKNOWN COMMAND"
 _TOO_LARGE = b"INSTREAM size limit exceeded. ERROR"
-
-# What would break a line or steer a terminal; other bytes of a name stay as they are.
-_UNSAFE = re.compile(rb"[\x00-\x1f\x7f]")
-
-
-def shown(name: bytes) -> bytes:
-    r"""Return a name with its control characters as ``\xNN``."""
-    return _UNSAFE.sub(lambda match: b"\\x%02x" % match[0][0], name)
 
 
 @dataclass(slots=True)
@@ -276,7 +268,7 @@ class ClamdSession:
             self._say(reply, name, b"%s ERROR" % outcome.code.encode())
         elif judgement.alarm:
             if not (reply.found and reply.first_alone):
-                self._say(reply, name, b"NSFW.%s FOUND" % shown(judgement.verdict.encode()))
+                self._say(reply, name, b"NSFW.%s FOUND" % escape_clamd(judgement.verdict.encode()))
             reply.found = True
         elif not turn.many:
             self._say(reply, name, b"OK")
@@ -348,7 +340,7 @@ class ClamdSession:
 
     def _say(self, reply: _Reply, name: bytes, what: bytes) -> None:
         reply.said = True
-        self._out.append(b"%s%s: %s%s" % (reply.prefix, shown(name), what, reply.end))
+        self._out.append(b"%s%s: %s%s" % (reply.prefix, escape_clamd(name), what, reply.end))
 
     def _end(self, turn: Turn, last: bytes = b"") -> None:
         reply = self._reply(turn)

@@ -9,9 +9,9 @@ import binascii
 from collections.abc import Mapping
 
 from nsfwd.errors import CODES, CodedError
+from nsfwd.escaping import escape_wire
 from nsfwd.protocol.jsonio import dumps
 from nsfwd.protocol.messages import Judgement, Outcome, Override, RequestId, Tally, Timing
-from nsfwd.protocol.text import shown
 
 
 def _head(request: RequestId, path: bytes | None) -> dict[str, object]:
@@ -22,7 +22,7 @@ def _head(request: RequestId, path: bytes | None) -> dict[str, object]:
         try:
             reply["path"] = path.decode()
         except UnicodeDecodeError:
-            reply["path"] = shown(path)
+            reply["path"] = escape_wire(path)
             reply["path_bytes"] = binascii.b2a_base64(path, newline=False).decode()
     return reply
 

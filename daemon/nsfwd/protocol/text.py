@@ -5,10 +5,10 @@ Pure spelling: what is written and how, never when. Names are shown so that they
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from nsfwd.errors import Status
+from nsfwd.escaping import escape_wire
 from nsfwd.protocol.jsonio import dumps, dumps_indented
 from nsfwd.protocol.messages import Outcome
 
@@ -29,20 +29,7 @@ COMMANDS: dict[str, str] = {
 _GREETING = "\n\nWelcome! Enter image path to scan\n"
 _PROMPT = "# Path: "
 
-# C0, DEL and C1 controls, line and paragraph separators, and the marks that reverse the direction of writing.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
 _CYAN, _GREEN, _RED, _PLAIN = "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
-
-
-def shown(name: bytes) -> str:
-    r"""Return a name as a person may see it: control characters and bytes that are not UTF-8 as ``\xNN``."""
-    return _UNSAFE.sub(_escaped, name.decode(errors="backslashreplace"))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    point = ord(match[0])
-    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
 
 
 def _paint(text: str, colour: str, on: bool) -> str:
@@ -78,7 +65,7 @@ class Block:
     """
 
     def __init__(self, path: bytes, *, labels: bool, compact: bool, colour: bool) -> None:
-        self._path = shown(path)
+        self._path = escape_wire(path)
         self._labels = labels
         self._compact = compact
         self._colour = colour
@@ -91,7 +78,7 @@ class Block:
 
     def entry(self, outcome: Outcome) -> bytes:
         """Return the member of one image."""
-        return self._member(shown(outcome.path or b""), self._value(outcome), bad=outcome.judgement is None)
+        return self._member(escape_wire(outcome.path or b""), self._value(outcome), bad=outcome.judgement is None)
 
     def close(self, seconds: float, error: str = "") -> bytes:
         """Return the rest: why it was cut short, if it was, and how long it took."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsfwd.errors import CodedError
+from nsfwd.escaping import escape_wire
 from nsfwd.protocol.jsonio import loads
 from nsfwd.protocol.limits import ID_BYTES, MAX_DEADLINE, MAX_FRAMES_ASKED, MAX_INTEGER_ID, PATH_BYTES
 from nsfwd.protocol.messages import Dialect, Image, Lane, Operation, RequestId, Scan
-from nsfwd.protocol.text import shown
 
 OPERATIONS: dict[str, str] = {
     "ping": "the daemon is there",
@@ -245,7 +245,7 @@ def _read(message: dict[str, Any], parsed: Parsed) -> Scan | Operation:
     for name, value in message.items():
         key = KEYS.get(name)
         if key is None:
-            raise CodedError("unknown_key", f"unknown key {shown(name[:64].encode())}")
+            raise CodedError("unknown_key", f"unknown key {escape_wire(name[:64].encode())}")
         if key.check is None:
             raise CodedError("unsupported", f"{name} is not built into this daemon")
         values[name] = key.check(value)

@@ -17,7 +17,7 @@ import uvloop
 
 from nsfwd import logs
 from nsfwd.bundles.policy import Change
-from nsfwd.bundles.store import Bundle, find, open_bundle
+from nsfwd.bundles.store import Bundle, find, open_bundle, usual_places
 from nsfwd.config import DEFAULT_LISTEN, parse_model
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.server.acceptor import room_for_connections
@@ -73,10 +73,11 @@ def open_bundles(settings: Settings) -> list[Bundle]:
         SettingsError: a policy of the settings is no policy, or is for no bundle that is served.
     """
     changes = dict(settings.policy)
+    elsewhere = () if "models_dir" in settings.given else usual_places()
     bundles = []
     for text in settings.models:
         name, short = parse_model(text)
-        directory = find(Path(settings.models_dir), name)
+        directory = find(Path(settings.models_dir), name, elsewhere=elsewhere)
         chosen = short if "=" in text else None
         bundle = open_bundle(directory, short=chosen, precision=settings.precision or None)
         key = bundle.name if bundle.name in changes else name

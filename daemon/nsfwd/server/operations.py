@@ -61,10 +61,11 @@ def _version(service: Service, peer: Peer) -> dict[str, Any]:
 
 
 def _models(service: Service, _peer: Peer) -> dict[str, Any]:
-    return {"models": [_describe(bundle) for bundle in service.bundles]}
+    return {"models": [describe(bundle) for bundle in service.bundles]}
 
 
-def _describe(bundle: Bundle) -> dict[str, Any]:
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """Describe a bundle as the operation ``models`` does."""
     output, policy = bundle.manifest.output, bundle.policy
     return {
         "name": bundle.name,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from nsfwd.errors import ActionFailure
+from nsfwd.escaping import escape
 
 How = Literal["rename", "copy"]
 
@@ -88,8 +89,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 
 
 def text_of(path: bytes) -> str:
-    """Spell a path for people; bytes that are not UTF-8 as ``\\xNN``."""
-    return path.decode("utf-8", "backslashreplace")
+    """Spell a path for people."""
+    return escape(path)
 
 
 def dump(entry: Entry) -> bytes:

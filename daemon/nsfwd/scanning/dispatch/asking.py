@@ -8,7 +8,9 @@ some.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -43,6 +45,10 @@ SOONEST = 0.05
 
 LOOK = 0.5
 """Seconds between looks whether what is in flight can still end."""
+
+PATIENCE = 5.0
+"""Seconds that what is in flight may still take when the run is to end: a daemon that is stalled says nothing. What has
+no answer then is asked about by the next run."""
 
 TRIES = 3
 """Times that a file is asked about whose error is the daemon's and passes soon."""
@@ -184,8 +190,13 @@ class Scanning:
                 await self._write()
 
     async def _drained(self) -> None:
-        """Wait for what is in flight, but not for a daemon that is gone when the run is to end."""
+        """Wait for what is in flight, but when the run is to end neither for a daemon that is gone nor for long."""
+        end = math.inf
         while self._tasks and self._failure is None and not (self.stopped and self.door.waiting):
+            now = time.monotonic()
+            end = min(end, now + PATIENCE) if self.stopped else math.inf
+            if now >= end:
+                break
             await asyncio.wait(self._tasks, timeout=LOOK)
         if self._failure is None:
             await _cancelled(*self._tasks)

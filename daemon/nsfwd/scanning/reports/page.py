@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape as _escape
 
-from nsfwd.escaping import escape as visible
+from nsfwd.escaping import escape, visible
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #4a7fb5; --alarm: #c0392b; --dim: #888; }
@@ -119,7 +119,7 @@ def gallery(pictures: Iterable[Picture]) -> Iterator[str]:
         lines = [text(line) for line in picture.lines]
         if picture.alarm and lines:
             lines[0] = f'<span class="alarm">{lines[0]}</span>'
-        caption = "<br>".join([*lines, f'<span class="dim">{text(picture.name)}</span>'])
+        caption = "<br>".join([*lines, f'<span class="dim">{text(escape(picture.name))}</span>'])
         yield f"<figure>{shown}<figcaption>{caption}</figcaption></figure>\n"
     yield "</div>\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from nsfwd.protocol.text import shown
+from nsfwd.escaping import escape_wire
 
 
 def spelled(path: bytes) -> dict[str, str]:
@@ -12,7 +12,7 @@ def spelled(path: bytes) -> dict[str, str]:
     try:
         return {"path": path.decode()}
     except UnicodeDecodeError:
-        return {"path": shown(path), "path_bytes": base64.b64encode(path).decode()}
+        return {"path": escape_wire(path), "path_bytes": base64.b64encode(path).decode()}
 
 
 def joined(directory: bytes, name: bytes) -> bytes:
