@@ -21,6 +21,8 @@ REASONS = {
     "only root may look into a process that may not be dumped": ROOT,
     "only root may mount a small disk": ROOT,
     "only root can mount a file system that keeps such times": ROOT,
+    "only root can mount the kernel's file systems": ROOT,
+    "only root may make a directory there": ROOT,
     "needs root, to be another user": ROOT,
     "needs root, to make files of two users": ROOT,
     "this user is not root anyway: the other tests show it": ROOT,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import tempfile
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,25 @@ def test_a_decoder_ends_when_a_root_has_moved(tmp_path: Path) -> None:
             bench.process = Process("nsfwd.imaging.decoder", [bench.arena.fd])
             await bench.process.start(bench.setup)
             assert [result.code for result in await bench.decode([root / "a.png"])] == [""]
+
+    run(story())
+
+
+def test_without_roots_a_new_directory_of_the_system_is_read_by_the_next_decoder() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may make a directory there")
+
+    async def story() -> None:
+        async with Bench(Path("/")) as bench:
+            assert bench.hello.missing == []
+            with tempfile.TemporaryDirectory(dir="/", prefix="nsfwd-test-") as name:
+                path = Path(name) / "a.png"
+                path.write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
+                bench.send([path])
+                assert (await bench.process.exits.get()).code == 0
+                bench.process = Process("nsfwd.imaging.decoder", [bench.arena.fd])
+                await bench.process.start(bench.setup)
+                assert [result.code for result in await bench.decode([path])] == [""]
 
     run(story())
 

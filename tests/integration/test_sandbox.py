@@ -11,14 +11,22 @@ from pathlib import Path
 import pytest
 
 INSIDE = """
-import ctypes, mmap, os, signal, socket, sys, threading
+import ctypes, mmap, os, resource, signal, socket, struct, sys, threading
 from nsfwd.imaging import sandbox
+ctypes.CDLL(None).mmap(ctypes.c_void_p(0x200000000), ctypes.c_size_t(4096), 3, 0x32, -1, ctypes.c_long(0))
 applied, missing = sandbox.apply(memory=1 << 30, files=64, roots=[os.fsencode(sys.argv[1])], descriptors=())
 if missing:
     os.write(2, str(missing).encode())
     os._exit(77)
 root, outside = sys.argv[1] + "/in.txt", sys.argv[2]
-libc = ctypes.CDLL(None)
+libc = ctypes.CDLL(None, use_errno=True)
+HIGH = 0x200000000
+def call(number, *arguments):
+    given = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
+    if libc.syscall(ctypes.c_long(number), *given) == -1:
+        fail()
+def fail():
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 def attempt():
     {attempt}
@@ -54,7 +62,26 @@ REFUSED = {
     "limit": "__import__('resource').setrlimit(7, (1, 1))",
     "code": "mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)",
     "inherited descriptor": "os.read(int(sys.argv[3]), 1)",
+    "limits of another": "resource.prlimit(os.getppid(), resource.RLIMIT_CORE)",
+    "limits of another, set from high memory": "call(302, os.getppid(), 4, HIGH, 0)",
+    "own limits, set from high memory": "call(302, 0, 4, HIGH, 0)",
+    "code, with a bit in the high word": "call(9, 0, 4096, 1 << 32 | 5, 34, -1, 0)",
+    "more rights to memory": "call(10, HIGH, 4096, 1 << 32 | 5)",
+    "write below the root, with a bit in the high word": "call(257, -100, root.encode(), 1 << 32 | 1, 0)",
+    "another command of ioctl": "call(16, 0, 1 << 32 | 0x5401, 0)",
+    "another command of fcntl": "call(72, 0, 1 << 32 | 3, 0)",
+    "the owner of a descriptor": "call(72, 0, 8, os.getppid())",
+    "a signal to another": "call(234, os.getppid(), os.getppid(), 0)",
+    "pages declared broken": "call(28, HIGH, 4096, 100)",
+    "a thread in a namespace of its own": "call(56, 0x10000 | 0x20000 | 0x900, 0, 0, 0, 0)",
+    "a process": "call(435, HIGH, 88)",
+    "x32": "call(0x40000000 | 41, 1, 1, 0)",
+    "openat2": "call(437, -100, root.encode(), HIGH, 24)",
+    "a handle": "call(304, -100, HIGH, 0)",
+    "capabilities": "call(126, struct.pack('=Ii', 0x20080522, 0), struct.pack('=6I', 1, 1, 0, 0, 0, 0))",
+    "bounding set": "[libc.prctl(24, 0, 0, 0, 0) and fail()]",
 }
+"""``call`` makes a system call of x86_64 and raises what it answers; at ``HIGH`` lies memory above 4 GiB, all zero."""
 
 FATAL = {
     "tcp": "socket.socket()",
@@ -119,3 +146,40 @@ def test_what_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FATAL)
 def test_what_ends_the_process(name: str, tmp_path: Path) -> None:
     assert inside(FATAL[name], tmp_path).returncode == -signal.SIGSYS
+
+
+WHOLE_SYSTEM = """
+import os, sys
+from pathlib import Path
+from nsfwd.imaging import sandbox
+_, missing = sandbox.apply(memory=None, files=64, roots=[b"/"], descriptors=(), names_only=bool(sys.argv[1]))
+for path in ("/proc/self/status", "/proc/1/environ", "/sys/kernel/uevent_seqnum", "/etc/passwd"):
+    try:
+        Path(path).read_bytes()
+    except PermissionError:
+        os.write(2, b"refused ")
+    else:
+        os.write(2, b"read ")
+os.write(2, (missing or "").__str__().encode())
+"""
+
+
+@pytest.mark.parametrize(("names_only", "expected"), [(False, "refused refused refused read"), (True, "refused " * 4)])
+def test_without_roots_the_kernels_files_are_closed(names_only: bool, expected: str) -> None:
+    program = [sys.executable, "-P", "-c", WHOLE_SYSTEM, "yes" if names_only else ""]
+    done = subprocess.run(program, capture_output=True, timeout=60, check=True)
+    assert done.stderr.decode().strip() == expected.strip()
+
+
+def test_capabilities_are_gone_from_all_five_sets() -> None:
+    program = """
+import os
+from nsfwd.imaging import sandbox
+status = os.open("/proc/self/status", os.O_RDONLY)
+sandbox.apply(memory=None, files=64, roots=[b"/usr"], descriptors=(status,))
+os.write(2, os.pread(status, 1 << 16, 0))
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, timeout=60, check=True)
+    sets = dict(line.split(":\t") for line in done.stderr.decode().splitlines() if line.startswith("Cap"))
+    expected = {"CapInh", "CapPrm", "CapEff", "CapAmb"} | ({"CapBnd"} if os.geteuid() == 0 else set())
+    assert {name for name, bits in sets.items() if int(bits, 16) == 0} >= expected

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import stat
 import struct
 from collections.abc import Iterable
 
@@ -19,7 +20,9 @@ _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _VERSION = 1
 _PATH_BENEATH = 1
 
-_READ = 1 << 2 | 1 << 3  # files, directories
+FILES, NAMES = 1 << 2, 1 << 3
+"""Rights that can be kept: to read files, and to read directories."""
+
 _FILE_ACCESS = {1: 13, 2: 14, 3: 15, 5: 16}
 """ABI -> how many kinds of access to files it knows; all are handled, and only reading is given back."""
 
@@ -27,8 +30,10 @@ _NETWORK_ABI, _NETWORK = 4, 1 << 0 | 1 << 1  # bind, connect
 _SCOPE_ABI, _SCOPES = 6, 1 << 0 | 1 << 1  # abstract Unix sockets, signals
 
 
-def apply(directories: Iterable[bytes]) -> None:
-    """Give up all access to files but reading below ``directories``; those that are missing are left out.
+def apply(kept: Iterable[tuple[bytes, int]]) -> None:
+    """Give up all access to files but the rights that are kept below these directories, or to these files.
+
+    Those that are missing are left out.
 
     Raises:
         OSError: the kernel has no Landlock, or it is switched off.
@@ -42,18 +47,21 @@ def apply(directories: Iterable[bytes]) -> None:
     size = 24 if abi >= _SCOPE_ABI else 16 if abi >= _NETWORK_ABI else 8
     ruleset = _call(_CREATE, attributes, size, 0)
     try:
-        for directory in directories:
+        for path, rights in kept:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                _allow(ruleset, directory)
+                _allow(ruleset, path, rights)
         _call(_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)
 
 
-def _allow(ruleset: int, directory: bytes) -> None:
-    place = os.open(directory, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
+def _allow(ruleset: int, path: bytes, rights: int) -> None:
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        _call(_ADD, ruleset, _PATH_BENEATH, struct.pack("=Qi", _READ, place), 0)
+        if not stat.S_ISDIR(os.fstat(place).st_mode):
+            rights &= FILES
+        if rights:
+            _call(_ADD, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, place), 0)
     finally:
         os.close(place)
 

@@ -135,6 +135,9 @@ class Listing:
         except OSError as error:
             self._note(CodedError(opening.code_of(error), "a directory below could not be opened"))
             return
+        if opening.is_kernels(below):
+            os.close(below)
+            return
         levels.append(self._level(below, above.path + b"/" + name, real, above.depth + 1))
 
     def _level(self, descriptor: int, path: bytes, real: bytes, depth: int) -> _Level:
@@ -203,7 +206,9 @@ def serve(link: Link) -> None:
     packet, _ = link.receive()
     setup = msgspec.msgpack.decode(packet, type=messages.ListerSetup)
     lister = Lister(setup)
-    applied, missing = sandbox.apply(memory=None, files=FILES, roots=setup.roots, descriptors=(link.fileno(),))
+    applied, missing = sandbox.apply(
+        memory=None, files=FILES, roots=setup.roots, descriptors=(link.fileno(),), names_only=True
+    )
     link.send(messages.encode(messages.Hello(applied, missing)))
     requests = msgspec.msgpack.Decoder(messages.List | messages.More | messages.Forget)
     while True:

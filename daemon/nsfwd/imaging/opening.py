@@ -7,17 +7,33 @@ can exchange the file between the check and the use. The one border at which OSE
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
+import functools
 import os
 import stat
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
 from nsfwd.errors import CodedError, NsfwdError
 from nsfwd.protocol.limits import PATH_BYTES
 
 KERNEL = (b"/proc", b"/sys", b"/dev")
 """Never opened, whatever the roots: what lies there is no one's picture, and reading it may act."""
+
+# fmt: off
+_KERNELS = frozenset((
+    # proc, sysfs, devpts, debugfs, tracefs, securityfs, cgroup, cgroup2, bpf, configfs, efivarfs, pstore, binfmt_misc,
+    0x9FA0, 0x62656572, 0x1CD1, 0x64626720, 0x74726163, 0x73636673, 0x27E0EB, 0x63677270, 0xCAFE4A11, 0x62656570,
+    0xDE5E81E4, 0x6165676C, 0x42494E4D,
+    # selinuxfs, smackfs, mqueue, fusectl, nsfs, rpc_pipefs, resctrl. Source: include/uapi/linux/magic.h of Linux
+    0xF97CFF8C, 0x43415D53, 0x19800202, 0x65735543, 0x6E736673, 0x67596969, 0x7655821,
+))
+# fmt: on
+"""Types of file systems that are the kernel's own words, wherever they are mounted."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 LOOKS = 8
 """How often a path is followed that changes meanwhile, before it counts as leading nowhere that is allowed."""
@@ -61,6 +77,7 @@ class Roots:
         self._within = within
         self._narrower: dict[tuple[bytes, ...], Roots] = {}
         self._resolved = self._resolve()
+        self._places = without_kernel(self._paths)
         self._found = self._look()
 
     def narrowed(self, paths: tuple[bytes, ...]) -> Roots:
@@ -96,14 +113,46 @@ class Roots:
     def _look(self) -> list[tuple[int, int] | None]:
         """Which directories the roots are: device and inode, None for one that is not there."""
         found: list[tuple[int, int] | None] = []
-        for path in self._paths:
+        for path in self._places:
             try:
                 there = os.stat(path)  # noqa: PTH116 - names are bytes, which Path is not
             except OSError:
                 found.append(None)
             else:
                 found.append((there.st_dev, there.st_ino))
+        if b"/" in self._paths:
+            found.append((0, os.stat("/").st_mtime_ns))  # noqa: PTH116 - another entry is another place
         return found
+
+
+def without_kernel(paths: Iterable[bytes]) -> list[bytes]:
+    """Return these places, of ``/`` the entries that lie there now, without those that are the kernel's."""
+    found: list[bytes] = []
+    for path in paths:
+        if path != b"/":
+            found.append(path)
+            continue
+        for name in os.listdir(b"/"):  # noqa: PTH208 - names are bytes, which Path is not
+            place = os.path.realpath(b"/" + name)
+            if place != b"/" and not _below_any(place, KERNEL):
+                found.append(b"/" + name)
+    return found
+
+
+def is_kernels(descriptor: int) -> bool:
+    """Tell whether an open file or directory is the kernel's own, wherever that is mounted: proc, sysfs, devices."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(descriptor, buffer) != 0:
+        code = ctypes.get_errno()
+        raise CodedError("unreadable", os.strerror(code))
+    return int.from_bytes(buffer.raw[:4], sys.byteorder) in _KERNELS or os.fstat(descriptor).st_dev in _devices()
+
+
+@functools.cache
+def _devices() -> frozenset[int]:
+    """Return which devices ``KERNEL`` are, where each is mounted and not a directory of the system's own disk."""
+    found = {os.stat(path).st_dev for path in KERNEL if os.path.isdir(path)}  # noqa: PTH112, PTH116 - bytes
+    return frozenset(found - {os.stat("/").st_dev})  # noqa: PTH116
 
 
 def open_image(path: bytes, roots: Roots) -> int:
@@ -184,12 +233,15 @@ def check_passed(descriptor: int) -> None:
     """Refuse a descriptor that is not a regular file open for reading. The roots do not apply: who passed it opened it.
 
     Raises:
-        CodedError: as ``check_kind``; ``permission``: it is open for writing only, or for neither (O_PATH).
+        CodedError: as ``check_kind``; ``permission``: it is open for writing only, or for neither (O_PATH);
+            ``forbidden``: it is the kernel's.
     """
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISDIR(mode):
         raise CodedError("bad_path", "the descriptor is a directory")
     check_kind(mode)
+    if is_kernels(descriptor):
+        raise CodedError("forbidden", "the descriptor is a file of the kernel's")
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     if flags & os.O_PATH or flags & os.O_ACCMODE == os.O_WRONLY:
         raise CodedError("permission", "the descriptor is not open for reading")
@@ -229,7 +281,7 @@ def _check_target(place: int, roots: Roots) -> None:
     if deleted:
         raise CodedError("not_found", "it was deleted meanwhile")
     is_file = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-    if is_file and _below_any(target, KERNEL):
+    if is_file and (_below_any(target, KERNEL) or is_kernels(place)):
         raise CodedError("forbidden")
 
 

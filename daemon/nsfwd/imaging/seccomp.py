@@ -49,6 +49,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "recvmsg": (47, 212),
     "sendmsg": (46, 211),
     "fstat": (5, 80),
+    "fstatfs": (138, 44),
     "newfstatat": (262, 79),
     "stat": (4, None),
     "lstat": (6, None),
@@ -145,27 +146,38 @@ FATAL: dict[str, tuple[int | None, int | None]] = {
 _WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
 _PROT_EXEC = 4
 _CLONE_THREAD = 0x10000
+_CLONE_APART = 0x7E022000 | 0x800000  # CLONE_NEW*, CLONE_PTRACE; CLONE_UNTRACED
+_PLAIN_ADVICE = 0x1F
+"""Advice to madvise below it says what a process wants of its own memory; behind it lie pages declared broken."""
+
 _TCGETS = 0x5401
-_MASK = 0xFFFFFFFF
+_WORD = 0xFFFFFFFF
+_HIGH = _WORD << 32
+_ALL = _HIGH | _WORD
 
 _Test = tuple[int, int, int]
-"""Argument, mask, value: allowed when ``argument & mask == value`` in the low 32 bits."""
+"""Argument, mask, value: holds when ``argument & mask == value`` in all 64 bits.
+
+What the kernel takes for 32 bits is compared in 64 all the same: the C library extends it, and no word is ignored.
+"""
 
 
-def _tests() -> dict[str, list[_Test]]:
-    """Calls that are allowed with these arguments only; with others they answer EPERM."""
+def _tests() -> dict[str, list[list[_Test]]]:
+    """Calls that are allowed only when all tests of one of these lists hold; otherwise they answer EPERM."""
+    standard_error = [[(0, _ALL, 2)]]
     return {
-        "open": [(1, _WRITING, os.O_RDONLY)],
-        "openat": [(2, _WRITING, os.O_RDONLY)],
-        "mmap": [(2, _PROT_EXEC, 0)],
-        "mprotect": [(2, _PROT_EXEC, 0)],
-        "write": [(0, _MASK, 2)],  # standard error
-        "writev": [(0, _MASK, 2)],
-        "ioctl": [(1, _MASK, _TCGETS)],  # is this a terminal?
-        "fcntl": [(1, _MASK, command) for command in (0, 1, 2, 3, 1030)],  # DUPFD, GETFD, SETFD, GETFL, DUPFD_CLOEXEC
-        "tgkill": [(0, _MASK, os.getpid())],  # abort()
-        "clone": [(0, _CLONE_THREAD, _CLONE_THREAD)],  # threads, never processes
-        "prlimit64": [(2, _MASK, 0)],  # asking
+        "open": [[(1, _HIGH | _WRITING, os.O_RDONLY)]],
+        "openat": [[(2, _HIGH | _WRITING, os.O_RDONLY)]],
+        "mmap": [[(2, _HIGH | _PROT_EXEC, 0)]],
+        "mprotect": [[(2, _HIGH | _PROT_EXEC, 0)]],
+        "madvise": [[(2, _ALL & ~_PLAIN_ADVICE, 0)]],
+        "write": standard_error,
+        "writev": standard_error,
+        "ioctl": [[(1, _ALL, _TCGETS)]],  # is this a terminal?
+        "fcntl": [[(1, _ALL, command)] for command in (0, 1, 2, 3, 1030)],  # DUPFD, GETFD, SETFD, GETFL, DUPFD_CLOEXEC
+        "tgkill": [[(0, _ALL, os.getpid())]],  # abort()
+        "clone": [[(0, _HIGH | _CLONE_THREAD | _CLONE_APART, _CLONE_THREAD)]],  # threads, never processes
+        "prlimit64": [[(0, _ALL, 0), (2, _ALL, 0)]],  # asking for one's own
     }
 
 
@@ -208,14 +220,24 @@ def _program(column: int, architecture: int) -> Iterator[bytes]:
     yield _op(_RETURN, _ERRNO | errno.ENOSYS)
 
 
-def _checks(tests: list[_Test]) -> Iterator[bytes]:
-    for argument, mask, value in tests:
-        yield _op(_LOAD, _AT_ARGUMENTS + 8 * argument)
-        yield _op(_AND, mask)
-        yield _op(_JUMP_EQUAL, value, unequal=1)
+def _checks(ways: list[list[_Test]]) -> Iterator[bytes]:
+    for tests in ways:
+        words = [word for test in tests for word in _words(test)]
+        for left, (place, mask, value) in zip(range(len(words) - 1, -1, -1), words, strict=True):
+            yield _op(_LOAD, place)
+            yield _op(_AND, mask)
+            yield _op(_JUMP_EQUAL, value, unequal=3 * left + 1)
         yield _op(_RETURN, _ALLOW)
     yield _op(_RETURN, _ERRNO | errno.EPERM)
 
 
+def _words(test: _Test) -> Iterator[tuple[int, int, int]]:
+    """Split a test into those of the low and the high word, each with its place in what the filter is shown."""
+    argument, mask, value = test
+    place = _AT_ARGUMENTS + 8 * argument
+    yield place, mask & _WORD, value & _WORD  # both architectures are little-endian
+    yield place + 4, mask >> 32, value >> 32
+
+
 def _op(code: int, operand: int, *, equal: int = 0, unequal: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, equal, unequal, operand & _MASK)
+    return struct.pack("=HBBI", code, equal, unequal, operand & _WORD)
