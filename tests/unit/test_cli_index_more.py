@@ -165,3 +165,23 @@ def test_an_index_and_a_store_that_are_named_relatively_are_written_down_whole(
     assert (tmp_path / "tree/alarm.jpg").read_bytes() == b"alarm"
     with Index(tmp_path / "index.db", write=False) as index:
         assert index.one("SELECT restored IS NOT NULL FROM action WHERE kind = 'quarantine'") == (1,)
+
+
+def test_hard_links_that_stay_are_said_by_the_action_the_list_and_the_index(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tests.unit.scripted import Script, serving
+
+    (tmp_path / "tree").mkdir()
+    alarm = tmp_path / "tree/alarm.jpg"
+    alarm.write_bytes(b"alarm")
+    (tmp_path / "outside.jpg").hardlink_to(alarm)
+    index, store = ["--index", str(tmp_path / "index.db")], ["--quarantine", str(tmp_path / "store")]
+    with serving(tmp_path, Script()) as address:
+        flags = ["--connect", address, "--action", "quarantine", "--apply", *index, *store]
+        assert run(["sweep", str(alarm.parent), *flags]) == 1
+    assert "; other hard links to it that still exist: 1\n" in capfd.readouterr().out
+    assert run(["restore", "--list", "--format", "ndjson", *store]) == 0
+    assert json.loads(capfd.readouterr().out)["links"] == 2
+    assert run(["index", "show", str(alarm), *index]) == 0
+    assert capfd.readouterr().out.rstrip().endswith("  2 hard links")

@@ -45,7 +45,7 @@ def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
 
 
 def _part(name: str, value: Any) -> str:
-    return f"{value} hard links" if name == "links" else str(value)
+    return f"{value} hard link{'s' if value > 1 else ''}" if name == "links" else str(value)
 
 
 _SAID = ("path", "path_bytes", "verdict", "alarm", "label", "score")

@@ -328,7 +328,7 @@ _DONE = {"log": "found", "copy": "copied", "hook": "told of", "move": "moved", "
 def _remaining(links: int | None) -> str:
     """Say that a content can still be read under other names."""
     others = (links or 1) - 1
-    return f"; {others} other hard link{'s' if others > 1 else ''} to it still exist" if others else ""
+    return f"; other hard links to it that still exist: {others}" if others else ""
 
 
 def _releases(plan: Plan) -> Releases | None:
