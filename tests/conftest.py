@@ -19,6 +19,9 @@ from tests import skips
 DISPLAY = frozenset({"FORCE_COLOR", "CLICOLOR_FORCE", "NO_COLOR", "COLUMNS", "LINES"})
 """Variables by which a person says how programs shall show things."""
 
+MANAGER = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "JOURNAL_STREAM"})
+"""Variables of a service manager or a container: they speak to the process that runs the tests, not to its daemons."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -28,7 +31,7 @@ def _nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     os.umask(0o022)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell, and by children
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("NSFWD_", "PYTHON")) or name in DISPLAY]:
+        for name in [name for name in os.environ if name.startswith(("NSFWD_", "PYTHON")) or name in DISPLAY | MANAGER]:
             patch.delenv(name)
         patch.setenv("NSFWD_CONFIG", str(settings))  # in place of the file of a daemon that is installed here
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
