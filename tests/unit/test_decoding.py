@@ -110,6 +110,69 @@ def test_a_further_view_is_asked_for_as_the_one_before_it_said() -> None:
     run(test)
 
 
+async def first_view(bench: Bench, seconds: float) -> tuple[Ticket, messages.Decoded, FakeChild]:
+    """An animation whose first view took this long, with the decoder that has it open."""
+    ticket, waiting = bench.submit("/moving.gif")
+    await settle()
+    child = next(child for child in FakeChild.born if child.jobs())
+    first = messages.Decoded(
+        ticket.number, *ticket_slot(child), "", "", seconds, next=2, stamp=(1, 2, 3, (4, 0), (5, 0))
+    )
+    child.say(messages.DecodedGroup([first]))
+    decoded = await waiting
+    assert ticket.lease is not None
+    bench.slots.release(ticket.lease)
+    ticket.lease = None
+    return ticket, decoded, child
+
+
+def test_a_further_view_goes_to_the_decoder_that_has_the_image_open() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        ticket, decoded, child = await first_view(bench, 0.5)
+        other = next(other for other in FakeChild.born if other is not child)
+        bench.submit("/b")
+        await settle()
+        if not child.jobs()[1:]:  # make the one that has it the busier of the two
+            bench.submit("/c")
+            await settle()
+        waiting = asyncio.ensure_future(bench.stage.decode_next(Image(b"/moving.gif"), ticket, decoded))
+        await settle()
+        assert child.jobs()[-1].view == 2
+        child.say(done(child.jobs()[-1]))
+        await waiting
+        assert all(job.view == 0 for job in other.jobs())
+
+    run(test)
+
+
+def test_all_views_of_an_image_have_one_time_limit() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        ticket, decoded, child = await first_view(bench, 9.0)
+        waiting = asyncio.ensure_future(bench.stage.decode_next(Image(b"/moving.gif"), ticket, decoded))
+        await settle()
+        number = FakeChild.born.index(child)
+        bench.arena.notes[number] = (ticket.number, time.monotonic() - 2)
+        await loop.advance(0.3)
+        assert child.killed
+        with pytest.raises(CodedError, match="decode_timeout"):
+            await waiting
+
+    run(test)
+
+
+def test_a_view_for_which_no_time_is_left_is_not_begun() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop)
+        ticket, decoded, child = await first_view(bench, 10.5)
+        with pytest.raises(CodedError, match="decode_timeout"):
+            await bench.stage.decode_next(Image(b"/moving.gif"), ticket, decoded)
+        assert len(child.jobs()) == 1
+
+    run(test)
+
+
 def ticket_slot(child: FakeChild) -> tuple[int, int]:
     return child.jobs()[-1].slot, child.jobs()[-1].generation
 

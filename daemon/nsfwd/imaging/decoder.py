@@ -10,18 +10,21 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import select
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import msgspec
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import opening, preprocess, resizing, sandbox
+from nsfwd.imaging import kept, opening, preprocess, resizing, sandbox
+from nsfwd.imaging.kept import Kept, KeptImages
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.childmain import run_child
@@ -61,6 +64,7 @@ class Decoder:
         self._limits = setup.limits
         self._roots = opening.Roots(setup.roots)
         self._tell = tell
+        self._kept = KeptImages()
         self.avoid(setup.poison)
 
     def avoid(self, digests: Iterable[tuple[int, str]]) -> None:
@@ -108,7 +112,7 @@ class Decoder:
         facts = _Facts(preprocess.Seen())
         code = message = ""
         try:
-            self._fill(job, descriptor, facts)
+            self._fill_at_any_rate(job, descriptor, facts)
         except opening.IsDirectory:
             code = "is_directory"
         except CodedError as error:
@@ -136,7 +140,29 @@ class Decoder:
 
     def _fill(self, job: messages.Job, descriptor: int | None, facts: _Facts) -> None:
         """Open, check, decode, and write the pixels into the job's slot."""
-        with self._opened(job, descriptor) as file:
+        held = self._kept.take(job.number, job.stamp) if job.view else None
+        if held is None:
+            held = self._found(job, descriptor, facts)
+        elif descriptor is not None:
+            os.close(descriptor)
+        if held is None:
+            return
+        facts.seen, facts.stamp = held.seen, held.stamp
+        try:
+            pixels = facts.pixels = held.image.decode(job.view)
+            self._arena.slot(job.slot)[: len(pixels.data)] = pixels.data
+        except BaseException:
+            held.file.close()
+            raise
+        if pixels.next and held.image.goes_on:
+            self._kept.keep(job.number, replace(held, since=time.monotonic()))
+        else:
+            held.file.close()
+
+    def _found(self, job: messages.Job, descriptor: int | None, facts: _Facts) -> Kept | None:
+        """Open and check the job's image; None where less was asked for."""
+        with ExitStack() as opened:
+            file = opened.enter_context(self._opened(job, descriptor))
             found = os.fstat(file.fileno())
             if found.st_size > self._limits.max_bytes:
                 raise CodedError("too_large", f"{found.st_size} bytes; the limit is {self._limits.max_bytes}")
@@ -144,13 +170,40 @@ class Decoder:
             if job.stamp is not None and job.stamp != facts.stamp:
                 raise CodedError("unreadable", "the file changed while it was read")
             if job.probe == messages.STAT:
-                return
+                return None
             source = self._examined(job, file, facts)
             if job.probe:
-                return
-            wanted = preprocess.Wanted(job.view, job.frames)
-            pixels = facts.pixels = preprocess.decode(source, self._recipe, self._limits, facts.seen, wanted)
-        self._arena.slot(job.slot)[: len(pixels.data)] = pixels.data
+                return None
+            image = preprocess.OpenImage(source, self._recipe, self._limits, facts.seen, frames=job.frames)
+            opened.pop_all()
+            return Kept(image, file, 0 if source is file else found.st_size, facts.stamp, facts.seen, time.monotonic())
+
+    def _fill_at_any_rate(self, job: messages.Job, descriptor: int | None, facts: _Facts) -> None:
+        """Fill the slot; where memory does not suffice, once more without what is kept of other images."""
+        if not len(self._kept):
+            self._fill(job, descriptor, facts)
+            return
+        spare = os.dup(descriptor) if descriptor is not None else None
+        try:
+            self._fill(job, descriptor, facts)
+        except (MemoryError, CodedError) as error:
+            if isinstance(error, CodedError) and error.code != "decoder_memory":
+                raise
+            self._kept.clear()
+            again, spare = spare, None
+            self._fill(job, again, facts)
+        finally:
+            if spare is not None:
+                os.close(spare)
+
+    def rest(self) -> None:
+        """Nothing was asked for a while: let go of the images that are kept for further views."""
+        self._kept.clear()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether any image is kept for a further view."""
+        return len(self._kept) > 0
 
     def _examined(self, job: messages.Job, file: BinaryIO, facts: _Facts) -> BinaryIO:
         """Give what is to be decoded; read as a whole first where its digest must be known, or its position is shared.
@@ -251,7 +304,11 @@ def serve(link: Link, arena_fd: int) -> None:
     )
     link.send(messages.encode(messages.Hello(applied, missing)))
     requests = msgspec.msgpack.Decoder(messages.Decode | messages.Poison)
+    waiting = select.poll()
+    waiting.register(link.fileno(), select.POLLIN)
     while True:
+        if decoder.keeps and not waiting.poll(kept.SECONDS * 1000):
+            decoder.rest()
         packet, descriptors = link.receive()
         request = requests.decode(packet)
         if isinstance(request, messages.Poison):

@@ -10,6 +10,8 @@ import errno
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -24,6 +26,9 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a part of a picture must never get a whole picture's verdict
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # decoders are one a core already
 warnings.filterwarnings("ignore", module=r"PIL\.")  # a broken file is told by its code
+
+_SEQUENTIAL = frozenset(("gif", "png", "webp", "avif"))
+"""Formats whose later frames build on earlier ones. A picture of any other stands for itself and is opened anew."""
 
 _BACKGROUNDS = {"white": modes.WHITE, "black": modes.BLACK}
 
@@ -97,17 +102,89 @@ def decode(
             ``corrupt`` (also truncated) are the file's and no retry helps; ``unreadable`` is the disk's and one may;
             ``decoder_memory`` says that this process may not have the memory it takes.
     """
-    seen = seen if seen is not None else Seen()
-    head = _look(source, limits)
-    form = formats.recognise(head)
-    if form is None:
-        raise CodedError("not_an_image")
-    seen.format = form.name
-    announced = formats.announced_size(form, head)
-    if announced is not None:
-        _check_pixels(announced, limits, seen)
+    return OpenImage(source, recipe, limits, seen, frames=wanted.frames).decode(wanted.view)
+
+
+class OpenImage:
+    """An encoded image whose views are decoded one after the other: each costs what lies between it and the last.
+
+    Args:
+        frames: how many frames to look at most; 0 for as many as the recipe says. All else as ``decode``.
+
+    Attributes:
+        goes_on: its frames build on each other, so that it is worth keeping for a later view.
+        pixels: of the canvas or the first frame.
+
+    Raises:
+        CodedError: as ``decode``.
+    """
+
+    def __init__(
+        self, source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen | None = None, *, frames: int = 0
+    ) -> None:
+        self._source = source
+        self._recipe = recipe
+        self._limits = limits
+        self._seen = seen if seen is not None else Seen()
+        head = _look(source, limits)
+        form = formats.recognise(head)
+        if form is None:
+            raise CodedError("not_an_image")
+        self._form = form
+        self._seen.format = form.name
+        self.goes_on = form.name in _SEQUENTIAL
+        announced = formats.announced_size(form, head)
+        if announced is not None:
+            _check_pixels(announced, limits, self._seen)
+        with _translating(form, source):
+            self._open(frames)
+
+    def _open(self, most: int) -> None:
+        self._image: Image.Image = self._form.plugin(self._source)
+        _check_pixels(self._image.size, self._limits, self._seen)
+        self.pixels = self._image.width * self._image.height
+        self._usable = frames.usable(
+            self._form.name, self._image, self._source, self._limits, lambda size: _check_pixels(size, self._limits)
+        )
+        self._chosen = self._usable.chosen(most or self._recipe.frames.sample)
+
+    def decode(self, view: int) -> Pixels:
+        """Decode one view: 0 for the first, then what ``Pixels.next`` said.
+
+        Raises:
+            CodedError: as the function ``decode``.
+        """
+        with _translating(self._form, self._source):
+            return self._decode(view)
+
+    def _decode(self, view: int) -> Pixels:
+        recipe, image = self._recipe, self._image
+        place, black = frames.place_of(view)
+        if place >= len(self._chosen):
+            raise CodedError("unreadable", "the file changed while it was read")
+        frame = self._chosen[place]
+        if image.tell() != frame:
+            image.seek(frame)
+        background = "black" if black else ("white" if recipe.background == "both" else recipe.background)
+        data, transparent = _pixels(image, self._form, self._source, recipe, background)
+        twice = transparent and recipe.background == "both"
+        return Pixels(
+            data,
+            self._seen.width,
+            self._seen.height,
+            self._form.name,
+            frame,
+            len(self._usable.numbers),
+            len(self._chosen),
+            background if transparent else "",
+            frames.next_view(view, len(self._chosen), transparent=twice),
+        )
+
+
+@contextmanager
+def _translating(form: formats.Format, source: BinaryIO) -> Iterator[None]:
     try:
-        return _decode(form, source, recipe, limits, seen, wanted)
+        yield
     except CodedError:
         raise
     except MemoryError:
@@ -130,35 +207,6 @@ def _look(source: BinaryIO, limits: ImageLimits) -> bytes:
     if not head:
         raise CodedError("empty")
     return head
-
-
-def _decode(
-    form: formats.Format, source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen, wanted: Wanted
-) -> Pixels:
-    image: Image.Image = form.plugin(source)
-    _check_pixels(image.size, limits, seen)
-    usable = frames.usable(form.name, image, source, limits, lambda size: _check_pixels(size, limits))
-    chosen = usable.chosen(wanted.frames or recipe.frames.sample)
-    place, black = frames.place_of(wanted.view)
-    if place >= len(chosen):
-        raise CodedError("unreadable", "the file changed while it was read")
-    frame = chosen[place]
-    if image.tell() != frame:
-        image.seek(frame)
-    background = "black" if black else ("white" if recipe.background == "both" else recipe.background)
-    data, transparent = _pixels(image, form, source, recipe, background)
-    following = frames.next_view(wanted.view, len(chosen), transparent=transparent and recipe.background == "both")
-    return Pixels(
-        data,
-        seen.width,
-        seen.height,
-        form.name,
-        frame,
-        len(usable.numbers),
-        len(chosen),
-        background if transparent else "",
-        following,
-    )
 
 
 def _pixels(

@@ -70,7 +70,7 @@ class Plan:
         slots: who holds which of its slots.
         setup: what every decoder is told first (the crew fills in its ``worker``).
         workers: how many there are.
-        timeout: seconds one image may take; then its decoder is killed.
+        timeout: seconds one image may take, all its views together; then its decoder is killed.
         poison: files that are known to crash decoders.
     """
 
@@ -254,6 +254,10 @@ class Crew:
         else:
             self._loop.call_later(min(FIRST_DELAY * 2 ** (worker.futile - 2), LONGEST_DELAY), self._spawn, worker)
 
+    def exhausted(self, job: DecodeJob) -> bool:
+        """Tell whether the views before it have used up the time that the image may take."""
+        return job.spent >= self._plan.timeout
+
     def too_late(self) -> CodedError:
         """What an image gets that takes longer than it may."""
         return CodedError("decode_timeout", f"decoding took longer than {self._plan.timeout:g} seconds")
@@ -279,7 +283,7 @@ class Crew:
         number, began = self._plan.arena.note(worker.number) or (None, now)
         silent = now - worker.heard > self._plan.timeout + WATCH_INTERVAL
         job = worker.jobs.get(number) if number is not None else None
-        if job is not None and (silent or now - began > self._plan.timeout):
+        if job is not None and (silent or now - began > self._plan.timeout - job.spent):
             worker.overdue = number
             job.ticket.fail(self.too_late())  # its end may be long in coming
             worker.kill(self._loop.time())

@@ -68,6 +68,7 @@ class DecodeStage:
         self.queue: LaneQueue[DecodeJob] = LaneQueue()
         self._own: list[DecodeJob] = []
         self._suspects: list[DecodeJob] = []
+        self._homes: dict[int, Worker] = {}
         self._mean_seconds = GROUP_SECONDS
         self._scheduled = False
         self._stopping = False
@@ -102,11 +103,18 @@ class DecodeStage:
         """
         return self._run(DecodeJob(image, ticket, probe=probe))
 
-    def decode_next(
-        self, image: Image, ticket: Ticket, after: messages.Decoded
-    ) -> Coroutine[Any, Any, messages.Decoded]:
-        """Turn a further view into pixels, as ``decode``; the slot of the one before it is free again."""
-        return self._run(DecodeJob(image, ticket, after))
+    async def decode_next(self, image: Image, ticket: Ticket, after: messages.Decoded) -> messages.Decoded:
+        """Turn a further view into pixels, as ``decode``; the slot of the one before it is free again.
+
+        Raises:
+            CodedError: as ``decode``; ``decode_timeout`` also when the views before it took all the time there is.
+        """
+        job = DecodeJob(image, ticket, after)
+        job.home = self._homes.pop(ticket.number, None)
+        if self.crew.exhausted(job):
+            raise self.crew.too_late()
+        decoded: messages.Decoded = await self._run(job)
+        return decoded
 
     async def _run(self, job: DecodeJob) -> Any:
         claim = job.ticket.claim
@@ -125,6 +133,7 @@ class DecodeStage:
 
     def leave(self, ticket: Ticket) -> None:
         """The ticket has its outcome: of those who waited for its decode in vain one leads the others now."""
+        self._homes.pop(ticket.number, None)
         if self.coalescing is None:
             return
         job = self.coalescing.leave(ticket)
@@ -170,6 +179,7 @@ class DecodeStage:
             job = self.queue.pop()
             assert job is not None
             job.lease = lease
+            worker = self._home(job, reserved) or worker
             self._take_along(job)
             worker.jobs[job.ticket.number] = job
             parcels.setdefault(worker.number, []).append(job)
@@ -237,6 +247,14 @@ class DecodeStage:
                 best = worker
         return best
 
+    def _home(self, job: DecodeJob, reserved: Worker | None) -> Worker | None:
+        """Return the decoder that has a job's image open, if it can be given the job."""
+        worker = job.home
+        if worker is None or not worker.working or worker.alone or worker is reserved:
+            return None
+        present = worker is self.crew.workers[worker.number]
+        return worker if present and len(worker.jobs) < MOST_PENDING else None
+
     def _send(self, worker: Worker, jobs: list[DecodeJob]) -> None:
         assert worker.child is not None
         now = time.monotonic()
@@ -302,6 +320,8 @@ class DecodeStage:
             self._slots.release(lease)
         else:
             ticket.lease = lease
+            if decoded.next:
+                self._homes[ticket.number] = worker
         if decoded.code in CODES:
             ticket.fail(CodedError(decoded.code, decoded.message))
             if decoded.code == "internal":

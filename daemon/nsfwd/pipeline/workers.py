@@ -36,6 +36,7 @@ class DecodeJob:
 
     Attributes:
         after: what the view before it came to; None for the first.
+        home: the decoder that has the image open, where a view came before.
         probe: what is asked instead of pixels (``messages.Job.probe``).
         since: ``time.monotonic()`` since when it waits.
         deaths: decoders that ended while they were on it, or held it alone.
@@ -44,19 +45,25 @@ class DecodeJob:
         digest: size and SHA-256 of the file, as the decoder that got it alone told before it began.
     """
 
-    __slots__ = ("after", "crashes", "deaths", "digest", "image", "lease", "losses", "probe", "since", "ticket")
+    __slots__ = ("after", "crashes", "deaths", "digest", "home", "image", "lease", "losses", "probe", "since", "ticket")
 
     def __init__(self, image: Image, ticket: Ticket, after: Decoded | None = None, *, probe: int = 0) -> None:
         self.image = image
         self.probe = probe
         self.ticket = ticket
         self.after = after
+        self.home: Worker | None = None
         self.since = ticket.admitted if after is None else time.monotonic()
         self.lease: Lease | None = None
         self.deaths = 0
         self.losses = 0
         self.crashes = 0
         self.digest: tuple[int, str] | None = None
+
+    @property
+    def spent(self) -> float:
+        """Seconds for which decoders have worked on the image already: all its views together have one time limit."""
+        return self.ticket.time.decode if self.after is not None else 0.0
 
 
 class Worker:
