@@ -134,7 +134,7 @@ class Conversation:
             self.session.operation(event.turn, OPERATIONS[event.operation.op])
 
     def _scan(self, event: ScanRequest, scan: Scan) -> None:
-        turn, path = event.turn, scan.images[0].path
+        turn, path = event.turn, next(iter(scan.images)).path
         entries = [image.path for image in scan.images]
         if path is None:
             self.session.entry(turn, outcome(None, "safe" if self.body else "empty", identity=scan.identity))

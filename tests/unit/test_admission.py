@@ -121,3 +121,55 @@ def test_retry_after_follows_the_measured_rate() -> None:
         assert admission.retry_after() == pytest.approx(5.0, rel=0.1)
 
     run(test)
+
+
+def test_a_crowd_of_one_peer_leaves_places_for_another() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(800, loop)
+        hog, other = claim(), Claim(("other",), Lane.NORMAL)
+        with pytest.raises(CodedError, match="busy"):
+            while True:
+                admission.admit(hog)
+        assert len(admission.tickets) == 700
+        ticket = admission.admit(other)
+        admission.leave(ticket)
+        assert admission.budget.stats()["used"] == admission.budget.stats()["largest"] == 700
+        for held in tuple(admission.tickets):
+            admission.leave(held)
+        assert admission.budget.used == 0
+
+    run(test)
+
+
+def test_retry_after_is_of_the_last_second_of_work_whatever_was_before() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(1000, loop)
+        mine = claim()
+        for _ in range(5):  # a quiet time: one image in 20 s, each of which takes 10 ms
+            ticket = admission.admit(mine)
+            await loop.advance(0.01)
+            admission.leave(ticket)
+            await loop.advance(20.0)
+        flood = [admission.admit(mine) for _ in range(400)]
+        assert admission.retry_after() == pytest.approx(4.0, rel=0.1)
+        for _ in range(100):  # 200 a second, as it turns out
+            await loop.advance(0.005)
+            admission.leave(flood.pop())
+        assert admission.retry_after() == pytest.approx(1.5, rel=0.1)
+
+    run(test)
+
+
+def test_those_refused_at_once_are_to_come_back_one_after_the_other() -> None:
+    async def test(loop: ManualLoop) -> None:
+        admission = Admission(1, loop)
+        admission.admit(claim())
+        told = set()
+        for _ in range(50):
+            with pytest.raises(CodedError) as refusal:
+                admission.admit(claim())
+            told.add(refusal.value.retry_after)
+        assert len(told) > 10
+        assert all(seconds is not None and 0.7 < seconds < 1.3 for seconds in told)
+
+    run(test)

@@ -9,6 +9,7 @@ from typing import Any
 
 import uvloop
 
+from nsfwd.budgets import Budgets
 from nsfwd.metrics import Metrics
 from nsfwd.protocol.messages import Style
 from nsfwd.server.parcels import PATIENCE, Parcels, Room
@@ -45,6 +46,10 @@ def together(
         runner.run(main())
 
 
+def budgets(memory: int) -> Budgets:
+    return Budgets(64, max_connections=1, body_memory=memory)
+
+
 def body(number: int, size: int) -> bytes:
     return b'{"id": %d, "bytes": %d}\n' % (number, size) + bytes(size)
 
@@ -71,7 +76,7 @@ def test_bodies_of_all_connections_share_the_memory_and_wait_for_it() -> None:
 
 def test_one_that_is_alone_gets_what_it_needs() -> None:
     async def conversation(talks: list[Talk]) -> None:
-        talks[0].service.settings = type(talks[0].service.settings)(body_memory=10, max_bytes=1000)
+        talks[0].service.budgets.bodies.limit = 10
         await talks[0].send(body(1, 900))
         await turns(lambda: len(talks[0].pipeline.waiting) == 1)
 
@@ -153,30 +158,36 @@ def test_a_stream_of_unknown_length_counts_as_it_comes() -> None:
 
 def test_the_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
     metrics = Metrics()
-    room = Room(metrics, lambda: 100)
+    room = Room(metrics, budgets(100))
     woken: list[str] = []
 
     def wake(name: str) -> Callable[[], None]:
         return lambda: woken.append(name)
 
-    large, small = wake("large"), wake("small")
-    assert room.take(60, 0, wake("holder"))
-    assert not room.take(90, 0, large)
-    assert not room.take(10, 0, small), "there would be room, but another asked before"
-    room.give(60)
+    large, small, other = wake("large"), wake("small"), wake("other")
+    assert room.take("a", 60, 1, 0, wake("holder"))
+    assert not room.take("a", 80, 1, 0, large)
+    assert not room.take("a", 10, 1, 0, small), "there would be room, but another of this peer asked before"
+    assert room.take("b", 10, 1, 0, other), "another peer has a share of its own"
+    room.give("b", 10, 1)
     assert woken == ["large"]
-    assert room.take(90, 0, large)
-    assert woken == ["large", "small"]
-    assert room.take(10, 0, small)
-    assert metrics.body_bytes == 100
+    room.give("a", 60, 1)
+    assert woken == ["large"] * 2
+    assert room.take("a", 80, 1, 0, large)
+    assert woken == ["large", "large", "small"]
+    assert room.take("a", 10, 1, 0, small)
+    assert metrics.body_bytes == room.bodies.used == 90
+    assert room.files.used == 2
 
 
 def test_what_nobody_takes_is_given_back() -> None:
     metrics = Metrics()
-    parcels = Parcels(Room(metrics, lambda: 100), lambda: None)
+    room = Room(metrics, budgets(100))
+    parcels = Parcels(room, "a", lambda: None)
     parcels.start(50, 0.0)
     assert parcels.ready()
     assert metrics.body_bytes == 50
+    assert room.files.used == 1
     parcels.close()
     parcels.close()
-    assert metrics.body_bytes == 0
+    assert metrics.body_bytes == room.bodies.used == room.files.used == 0

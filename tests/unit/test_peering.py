@@ -24,7 +24,7 @@ from nsfwd.protocol.messages import Lane, Style
 from nsfwd.server.acceptor import Acceptor
 from nsfwd.server.addresses import parse
 from nsfwd.server.listeners import close_all, open_listeners
-from nsfwd.server.peering import LONGEST_WAIT, Bucket, Peering
+from nsfwd.server.peering import LATEST, LONGEST_WAIT, Bucket, Peering
 from nsfwd.server.peers import Peer, identify
 from nsfwd.server.service import Service
 from tests.unit.test_connection import FakePipeline, Talk, hold_conversation, turns
@@ -177,17 +177,27 @@ def test_a_bucket_allows_a_second_at_once_and_then_its_rate() -> None:
     assert bucket.take(100.0) > 0, "what was not used is not saved up"
 
 
-def test_each_refused_is_told_a_time_of_its_own() -> None:
+def test_refusals_take_nothing_however_many_there_are() -> None:
     bucket = Bucket(10.0, 0.0)
     while not bucket.take(0.0):
         pass
-    first, second, third = (bucket.take(0.0) for _ in range(3))
-    assert second - first == pytest.approx(0.1)
-    assert third - second == pytest.approx(0.1)
-    assert bucket.take(third) == 0.0
+    assert {bucket.take(0.0) for _ in range(10_000)} == {0.1}
+    assert bucket.take(0.11) == 0.0
     slow = Bucket(0.001, 0.0)
     assert slow.take(0.0) == 0.0
-    assert max(slow.take(0.0) for _ in range(9)) <= LONGEST_WAIT
+    assert slow.take(0.0) == LONGEST_WAIT
+
+
+def test_each_refused_is_told_a_time_of_its_own() -> None:
+    member = Peering(others(rate=10), lambda: 0.0).join(user(1))
+    told = set()
+    for _ in range(110):
+        try:
+            member.spend()
+        except CodedError as error:
+            told.add(error.retry_after)
+    assert len(told) > 50
+    assert all(wait is not None and 0.1 <= wait <= 0.1 * LATEST for wait in told)
 
 
 # -- reload ----------------------------------------------------------------------------------------------------------

@@ -48,7 +48,10 @@ def test_every_key_of_a_scan() -> None:
 
 
 def test_several_paths_are_a_series() -> None:
-    assert parse(paths=["/a", "/b"]).ask == Scan(None, Dialect.NDJSON, (Image(b"/a"), Image(b"/b")), many=True)
+    asked = parse(paths=["/a", "/b", "/c"]).ask
+    assert isinstance(asked, Scan) and asked.many
+    assert [*asked.images] == [Image(b"/a"), Image(b"/b"), Image(b"/c")]
+    assert len(asked.images) == 3
 
 
 def test_a_path_of_bytes() -> None:

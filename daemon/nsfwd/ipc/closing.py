@@ -15,11 +15,14 @@ class _Closer:
     def __init__(self) -> None:
         self._queue: SimpleQueue[int] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self.given = 0  # counted by the loop alone, as done is by the thread: no lock
+        self.done = 0
 
     def close(self, descriptor: int) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="closing", daemon=True)
             self._thread.start()
+        self.given += 1
         self._queue.put(descriptor)
 
     def _work(self) -> None:
@@ -28,6 +31,7 @@ class _Closer:
                 os.close(self._queue.get())
             except OSError:
                 pass  # what the file system has to say about it is for whoever wrote to it
+            self.done += 1
 
 
 _closer = _Closer()
@@ -36,3 +40,8 @@ _closer = _Closer()
 def close_foreign(descriptor: int) -> None:
     """Close a descriptor that a client opened; returns at once. It must not be used any more."""
     _closer.close(descriptor)
+
+
+def closing() -> int:
+    """Return how many descriptors are still to be closed."""
+    return _closer.given - _closer.done

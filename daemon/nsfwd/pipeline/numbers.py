@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from nsfwd.budgets import row
+
 if TYPE_CHECKING:
     from nsfwd.pipeline.accounts import CostCurve
     from nsfwd.pipeline.decoding import DecodeStage
@@ -28,6 +30,11 @@ def stats(pipeline: Pipeline) -> dict[str, Any]:
         "reloads": pipeline.reloads,
         "queues": {"decode": generation.decoding.queue.depths(), "score": generation.scoring.queue.depths()},
         "slots": {"total": generation.slots.count, "free": generation.slots.free},
+        "budgets": {
+            "queue": admission.budget.stats(),
+            "slots": row(generation.slots.count, generation.slots.count - generation.slots.free),
+            "listings": pipeline.listings.stats(),
+        },
         "cache": generation.known(),
         "overrides": {**generation.overriding.stats(), "applied": pipeline.accounts.overridden},
         "decoders": _decoders(generation.decoding) | {"poisoned": len(pipeline.poison.entries())},

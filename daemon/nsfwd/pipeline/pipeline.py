@@ -9,9 +9,11 @@ import asyncio
 import logging
 import os
 import time
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nsfwd.budgets import LISTINGS, Budget
 from nsfwd.errors import CodedError, NsfwdError, Status
 from nsfwd.ipc import messages
 from nsfwd.ipc.closing import close_foreign
@@ -69,6 +71,7 @@ class Pipeline:
         self._overriding = Overriding.load(settings.overrides)
         self.generation = self.build(settings, bundles)
         self.lister = _lister(settings)
+        self.listings = Budget("listings", LISTINGS)
         self._handover = Handover(self)
         self._canary = Canary(loop, lambda: self.generation)
         self.started = time.monotonic()
@@ -134,13 +137,23 @@ class Pipeline:
         until = None if deadline is None else self._loop.time() + deadline
         return Claim(asker, lane, deadline=until, allowance=allowance, identity=identity, frames=frames, roots=roots)
 
-    def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
+    async def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.
 
         Raises:
-            CodedError: while iterating: the directory cannot be listed to its end.
+            CodedError: while iterating: the directory cannot be listed to its end, or (``busy``) too many are already.
         """
-        return self.lister.files(path, claim, recursive=recursive)
+        peer = claim.asker[0]
+        if not self.listings.fits(peer, 1):
+            self.listings.refused += 1
+            raise CodedError("busy", "too many directories are being listed", retry_after=1.0)
+        self.listings.add(peer, 1)
+        try:
+            async with aclosing(self.lister.files(path, claim, recursive=recursive)) as files:
+                async for file in files:
+                    yield file
+        finally:
+            self.listings.add(peer, -1)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -210,7 +223,7 @@ class Pipeline:
         former = self.generation, self.lister
         self.generation, self.lister = successor, _lister(successor.settings)
         self._settings = successor.settings
-        self.admission.queue = successor.settings.queue
+        self.admission.budget.limit = successor.settings.queue
         self.lister.start()
         self.ready.set()
         return former

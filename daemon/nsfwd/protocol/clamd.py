@@ -120,6 +120,17 @@ class ClamdSession:
             assert turn is not None
             self._events.append(self._reject(turn, CodedError("draining")))
 
+    def overflow(self) -> None:
+        """Drop the unfinished command, for which there is no memory, and read no further one."""
+        self._buffer.clear()
+        self._ending = True
+        self._events.append(self._reject(self._turn(b"", b"\n", first_alone=False), CodedError("busy")))
+
+    @property
+    def unread(self) -> int:
+        """Bytes received and not understood yet."""
+        return len(self._buffer)
+
     @property
     def untouched(self) -> bool:
         """Whether nothing was received yet: what begins with a brace then is no clamd client."""

@@ -75,8 +75,14 @@ def loads(data: bytes) -> Any:
     try:
         return _loads(data)
     except (ValueError, RecursionError):
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            raise CodedError("bad_utf8") from error
-        raise CodedError("bad_json") from None
+        code = "bad_json" if _is_text(data) else "bad_utf8"
+    # Not in the handler: the parser's error has the whole text, and would be kept as the context of this one.
+    raise CodedError(code)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -21,10 +21,14 @@ SHOWN_OF_TOO_LONG = 60
 
 @dataclass(slots=True)
 class Line:
-    """One line without its end; of a line ``too_long`` only the first bytes."""
+    """One line without its end; of a line ``too_long`` only the first bytes, as of one for which there was ``no_room``.
+
+    The latter is ``too_long`` as well: for the memory that was left to its sender.
+    """
 
     data: bytes
     too_long: bool = False
+    no_room: bool = False
 
 
 class LineReader:
@@ -40,6 +44,7 @@ class LineReader:
         self._line = bytearray()
         self._limit = TEXT_LINE
         self._dropped = b""
+        self._no_room = False
         self._filtering = telnet
         self.telnet = Telnet()
 
@@ -47,6 +52,11 @@ class LineReader:
     def partial(self) -> bool:
         """True while a line has begun and not ended."""
         return bool(self._line or self._dropped)
+
+    @property
+    def held(self) -> int:
+        """Bytes received and not pulled yet."""
+        return len(self._raw) - self._start + len(self._line)
 
     @property
     def opening(self) -> bytes:
@@ -65,7 +75,13 @@ class LineReader:
         self._raw.clear()
         self._start = 0
         self._line.clear()
-        self._dropped = b""
+        self._dropped, self._no_room = b"", False
+
+    def overflow(self) -> None:
+        """Drop what came of the unfinished line, and what still comes of it: there is no room for it."""
+        if self._line:
+            self._dropped, self._no_room = bytes(self._line[:SHOWN_OF_TOO_LONG]), True
+            self._line.clear()
 
     def take(self, count: int) -> bytes:
         """Return up to ``count`` raw bytes; empty when none are here."""
@@ -120,7 +136,7 @@ class LineReader:
             self._keep(bytearray(_IAC))
         elif effect is Effect.INTERRUPT:
             self._line.clear()
-            self._dropped = b""
+            self._dropped, self._no_room = b"", False
 
     def _keep(self, piece: bytearray) -> None:
         if self._dropped or not piece:
@@ -135,11 +151,11 @@ class LineReader:
             line += piece
 
     def _finish(self, *, complete: bool) -> Line:
-        line, dropped = bytes(self._line), self._dropped
+        line, dropped, no_room = bytes(self._line), self._dropped, self._no_room
         self._line.clear()
-        self._dropped = b""
+        self._dropped, self._no_room = b"", False
         if dropped:
-            return Line(dropped, too_long=True)
+            return Line(dropped, too_long=True, no_room=no_room)
         if complete and line.endswith(_CR):
             line = line[:-1]
         if len(line) > self._limit:

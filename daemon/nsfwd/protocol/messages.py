@@ -6,6 +6,7 @@ only, because clients import it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -53,6 +54,34 @@ class Image:
     foreign: bool = False
 
 
+class Paths:
+    """The images of a long list of paths, made one by one: as objects they would take twenty times as much memory.
+
+    Args:
+        paths: of the server; none holds a NUL.
+
+    Attributes:
+        size: bytes that the list takes.
+    """
+
+    __slots__ = ("_count", "_joined", "size")
+
+    def __init__(self, paths: Sequence[bytes]) -> None:
+        self._count = len(paths)
+        self._joined = b"\0".join(paths)
+        self.size = len(self._joined)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Image]:
+        start = 0
+        for _ in range(self._count):
+            stop = self._joined.find(b"\0", start)
+            yield Image(self._joined[start : stop if stop >= 0 else self.size])
+            start = stop + 1
+
+
 @dataclass(slots=True)
 class Scan:
     """One request to score.
@@ -60,7 +89,7 @@ class Scan:
     Attributes:
         id: the client's own word for it, returned verbatim; None when it gave none.
         dialect: how the reply is spelled.
-        images: the paths or bytes to score, in the client's order.
+        images: the paths or bytes to score, in the client's order; one, unless the request has ``paths``.
         many: True when the reply is a series ended by ``done`` whatever ``images`` holds (``paths``, ``recursive``).
         recursive: walk below directories.
         lane: the lane asked for; None is the connection's own.
@@ -71,7 +100,7 @@ class Scan:
 
     id: RequestId
     dialect: Dialect
-    images: tuple[Image, ...]
+    images: tuple[Image] | Paths
     many: bool = False
     recursive: bool = False
     lane: Lane | None = None

@@ -13,10 +13,9 @@ Text is ordered and JSON is not: while a text request is being answered JSON rep
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 
 from nsfwd.errors import CodedError
-from nsfwd.protocol import replies, text, wire
+from nsfwd.protocol import text, wire
 from nsfwd.protocol.bodies import Body
 from nsfwd.protocol.events import (
     BodyData,
@@ -30,13 +29,12 @@ from nsfwd.protocol.events import (
     Turn,
 )
 from nsfwd.protocol.http_guard import ANSWER, is_foreign
-from nsfwd.protocol.jsonio import dumps, dumps_indented
 from nsfwd.protocol.lines import Line, LineReader
-from nsfwd.protocol.messages import Dialect, Image, Operation, Outcome, RequestId, Scan, Style
-from nsfwd.protocol.outbox import Outbox
+from nsfwd.protocol.messages import Dialect, Image, Operation, Scan, Style
+from nsfwd.protocol.responder import Responder
 
 
-class Session:
+class Session(Responder):
     """What was said and what is owed on one connection.
 
     Args:
@@ -54,23 +52,17 @@ class Session:
         colour: bool = False,
         operations: frozenset[str] = wire.OPEN_OPERATIONS,
     ) -> None:
-        self._style = style
+        super().__init__(style, colour=colour)
         self._max_bytes = max_bytes
         self._operations = operations
-        self._taste = text.Taste(colour=colour)
-        # input
         self._reader = LineReader(telnet=style is not Style.PLAIN)
         self._events: deque[Event] = deque()
+        self._inline = 0  # bytes of the image that came inside a line, among the events
         self._body: Body | None = None
         self._eof = False
         self._silent = False
         self._first = True
         self._ending = False  # no further request is read
-        # output
-        self._outbox = Outbox()
-        self._number = 0
-        self._in_flight = 0
-        self._greeting_held = style is Style.SESSION
         self._prompting = style is Style.SESSION
 
     # What the peer does
@@ -90,6 +82,10 @@ class Session:
             self._greet()
         self._silent = self._style is Style.ONESHOT and self._reader.partial
 
+    def overflow(self) -> None:
+        """Drop the unfinished line, for which there is no memory; at its end it is answered ``busy``."""
+        self._reader.overflow()
+
     def close(self) -> None:
         """Read no further request; the session is finished once those in flight are answered."""
         self._ending = True
@@ -106,14 +102,14 @@ class Session:
         return self._greeting_held or (self._style is Style.ONESHOT and self._reader.partial)
 
     @property
-    def in_flight(self) -> int:
-        """Turns that are not ended yet."""
-        return self._in_flight
-
-    @property
     def finished(self) -> bool:
         """True when nothing will be sent beyond what ``data_to_send`` returns now."""
         return self._ending and self._body is None and not self._events and not self._in_flight
+
+    @property
+    def unread(self) -> int:
+        """Bytes received and not understood yet, or not taken."""
+        return self._reader.held + self._inline
 
     # What the connection pulls
 
@@ -134,7 +130,10 @@ class Session:
                 event = self._take_line(line)
             if event is not None:
                 return event
-        return self._events.popleft()
+        event = self._events.popleft()
+        if self._inline and type(event) is BodyData:
+            self._inline = 0
+        return event
 
     def _read_line(self) -> Line | None:
         line = self._reader.next_line(ended=self._eof or self._silent)
@@ -169,7 +168,7 @@ class Session:
 
     def _take_json(self, line: Line) -> Event | None:
         if line.too_long:
-            return self._reject(self._turn(None, Dialect.NDJSON), CodedError("line_too_long"))
+            return self._reject(self._turn(None, Dialect.NDJSON), _too_long(line))
         parsed = wire.parse(line.data)
         turn = self._turn(parsed.id, Dialect.NDJSON, parsed.path, parsed.op)
         turn.passed = parsed.passed
@@ -192,6 +191,7 @@ class Session:
         if parsed.data is None:
             return request
         if parsed.data:
+            self._inline = len(parsed.data)
             self._events.append(BodyData(turn, parsed.data))
         self._events.extend((BodyEnd(turn), request))
         return BodyStart(turn, len(parsed.data))
@@ -223,7 +223,6 @@ class Session:
 
     def _take_path(self, line: Line, code: str = "") -> Event:
         """Ask for a scan of the path that a line names, or refuse it with ``code``."""
-        code = code or ("line_too_long" if line.too_long else "")
         dialect = Dialect.NDJSON if self._style is Style.PLAIN else Dialect.TEXT
         path = line.data + b"..." if line.too_long else line.data
         turn = self._turn(None, dialect, path)
@@ -234,6 +233,8 @@ class Session:
         try:
             if code:
                 raise CodedError(code)
+            if line.too_long:
+                raise _too_long(line)
             return ScanRequest(turn, Scan(None, dialect, (Image(wire.check_path(path)),)))
         except CodedError as error:
             return self._reject(turn, error)
@@ -269,130 +270,9 @@ class Session:
             return self._reject(turn, error)
         return OperationRequest(turn, operation)
 
-    # What the connection answers
 
-    def entry(self, turn: Turn, outcome: Outcome) -> None:
-        """Give the outcome of one image: the whole reply of a single turn, one line of a series.
-
-        Raises:
-            ValueError: the turn has ended; a defect of the caller.
-        """
-        self._check(turn)
-        if turn.tally is not None:
-            turn.tally.add(outcome)
-        if turn.block is not None:
-            self._outbox.write(turn, turn.block.entry(outcome))
-            if not turn.many:
-                self._outbox.write(turn, turn.block.close(outcome.time.total))
-        else:
-            self._outbox.write(turn, replies.spell_outcome(turn.id, outcome))
-        if not turn.many:
-            self._end(turn)
-
-    def become_many(self, turn: Turn) -> None:
-        """Make a series of a turn whose path is a directory, before its first entry.
-
-        Raises:
-            ValueError: the turn has ended; a defect of the caller.
-        """
-        self._check(turn)
-        turn.begin_series()
-
-    def done(self, turn: Turn, seconds: float, *, error: CodedError | None = None) -> None:
-        """End a series; ``seconds`` since it was admitted, ``error`` when it was cut short.
-
-        Raises:
-            ValueError: the turn has ended or is no series; a defect of the caller.
-        """
-        self._check(turn)
-        if turn.tally is None:
-            raise ValueError(f"turn {turn.number} is no series")
-        if turn.block is not None:
-            self._outbox.write(turn, turn.block.close(seconds, error.code if error else ""))
-        else:
-            self._outbox.write(turn, replies.spell_done(turn.id, turn.path, turn.tally, seconds, error))
-        self._end(turn)
-
-    def fail(self, turn: Turn, error: CodedError, seconds: float) -> None:
-        """Refuse a request as a whole; of a series, cut it short.
-
-        Raises:
-            ValueError: the turn has ended; a defect of the caller.
-        """
-        if turn.many:
-            self.done(turn, seconds, error=error)
-            return
-        self._check(turn)
-        if turn.block is not None:
-            self._outbox.write(turn, turn.block.close(seconds, error.code))
-        elif turn.op is not None:
-            self._write_operation(turn, replies.operation_error(turn.id, turn.op, error))
-        else:
-            self._outbox.write(turn, replies.spell_error(turn.id, turn.path, error, seconds))
-        self._end(turn)
-
-    def operation(self, turn: Turn, payload: Mapping[str, object]) -> None:
-        """Give the result of an operation, without ``id``, ``op`` and ``status``.
-
-        Raises:
-            ValueError: the turn has ended or is no operation; a defect of the caller.
-        """
-        self._check(turn)
-        if turn.op is None:
-            raise ValueError(f"turn {turn.number} is no operation")
-        self._write_operation(turn, replies.operation_reply(turn.id, turn.op, payload))
-        self._end(turn)
-
-    # What goes out
-
-    def data_to_send(self) -> bytes:
-        """Return what is to be written to the peer now, once."""
-        return self._outbox.take()
-
-    @property
-    def held(self) -> int:
-        """Bytes spelled and held back until earlier text requests are answered."""
-        return self._outbox.held
-
-    def flows(self, turn: Turn) -> bool:
-        """Tell whether an entry of this turn would go out at once. Where not, listing on would only fill memory."""
-        return self._outbox.flows(turn)
-
-    def _turn(self, request: RequestId, dialect: Dialect, path: bytes | None = None, op: str | None = None) -> Turn:
-        self._number += 1
-        self._in_flight += 1
-        turn = Turn(self._number, request, dialect, path, op)
-        if dialect is Dialect.TEXT:
-            self._outbox.open(turn)
-        return turn
-
-    def _check(self, turn: Turn) -> None:
-        if turn.ended:
-            raise ValueError(f"turn {turn.number} has ended")
-
-    def _end(self, turn: Turn) -> None:
-        turn.ended = True
-        self._in_flight -= 1
-        if turn.dialect is Dialect.TEXT:
-            prompt = text.prompt(colour=self._taste.colour) if self._style is Style.SESSION else b""
-            self._outbox.close(turn, prompt)
-
-    def _reject(self, turn: Turn, error: CodedError) -> Rejected:
-        self.fail(turn, error, 0.0)
-        return Rejected(turn, error)
-
-    def _greet(self) -> None:
-        self._greeting_held = False
-        self._outbox.greet(text.greeting(colour=self._taste.colour))
-
-    def _say(self, words: bytes) -> None:
-        """Answer a text line at once, in its place."""
-        turn = self._turn(None, Dialect.TEXT)
-        self._outbox.write(turn, words)
-        self._end(turn)
-
-    def _write_operation(self, turn: Turn, reply: Mapping[str, object]) -> None:
-        if turn.dialect is Dialect.TEXT and self._style is Style.SESSION:
-            self._outbox.write(turn, dumps_indented(reply) + b"\n\n")
-        else:
-            self._outbox.write(turn, dumps(reply) + b"\n")
+def _too_long(line: Line) -> CodedError:
+    """Say why a line was dropped."""
+    if line.no_room:
+        return CodedError("busy", "no memory for a line of this length", retry_after=1.0)
+    return CodedError("line_too_long")

@@ -17,7 +17,7 @@ from nsfwd.errors import CodedError
 from nsfwd.escaping import escape_wire
 from nsfwd.protocol.jsonio import loads
 from nsfwd.protocol.limits import ID_BYTES, MAX_DEADLINE, MAX_FRAMES_ASKED, MAX_INTEGER_ID, PATH_BYTES
-from nsfwd.protocol.messages import Dialect, Image, Lane, Operation, RequestId, Scan
+from nsfwd.protocol.messages import Dialect, Image, Lane, Operation, Paths, RequestId, Scan
 
 OPERATIONS: dict[str, str] = {
     "ping": "the daemon is there",
@@ -221,7 +221,7 @@ def parse(line: bytes) -> Parsed:
             raise CodedError("bad_json")
         parsed.ask = _read_plain(message, parsed) if message.keys() == _PLAIN else _read(message, parsed)
     except CodedError as error:
-        parsed.error = error
+        parsed.error = error.with_traceback(None)  # whose frames have the line, and this object
         if type(message) is dict:
             _note_names(message, parsed)
     return parsed
@@ -288,11 +288,11 @@ def _scan(values: dict[str, Any], parsed: Parsed) -> Scan:
             raise _bad("recursive needs a path")
         parsed.data = values.get("data")
         parsed.path = values.get("name")
-        images: tuple[Image, ...] = (Image(parsed.path),)
+        images: tuple[Image] | Paths = (Image(parsed.path),)
     elif "name" in values:
         raise _bad("name is for what has no path")
     elif many:
-        images = tuple(Image(path) for path in values["paths"])
+        images = Paths(values["paths"])
     else:
         parsed.path = values[source]
         images = (Image(parsed.path),)

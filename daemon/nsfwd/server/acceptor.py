@@ -9,7 +9,10 @@ import resource
 import socket
 from collections.abc import Sequence
 from functools import partial
+from math import inf
+from operator import itemgetter
 
+from nsfwd.budgets import own_descriptors
 from nsfwd.errors import CODES, ListenError
 from nsfwd.logs import fields
 from nsfwd.protocol.jsonio import dumps
@@ -25,8 +28,8 @@ BURST = 64
 RETRY = 1.0
 """Seconds to leave a listener alone when this process has no descriptor or memory for another connection."""
 
-SPARE_DESCRIPTORS = 256
-"""Descriptors kept back for listeners, children and bodies."""
+IDLE = 1.0
+"""Seconds without anything under way after which a connection may be closed to make room for another peer."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -48,7 +51,6 @@ class Acceptor:
     def __init__(self, listeners: Sequence[Listener], service: Service) -> None:
         self._listeners = list(listeners)
         self._service = service
-        self._room = room_for_connections()
         self.connections: set[Connection] = set()
         self.empty = asyncio.Event()
         self.empty.set()
@@ -85,13 +87,13 @@ class Acceptor:
             self._welcome(sock, listener)
 
     def _welcome(self, sock: socket.socket, listener: Listener) -> None:
-        if len(self.connections) >= min(self._service.settings.max_connections, self._room):
-            self._refuse(sock)
-            return
         try:
             peer = identify(sock)
         except OSError:
             sock.close()
+            return
+        if not self._has_room(peer):
+            self._refuse(sock)
             return
         allowance = self._service.peering.find(peer)
         if allowance.full_for(peer):
@@ -103,6 +105,26 @@ class Acceptor:
         about = _about(peer, allowance, listener)
         _log.info("%s connected to %s, peers %s", peer.name, listener.spec.address, allowance.name, extra=about)
         connection.start()
+
+    def _has_room(self, peer: Peer) -> bool:
+        """Tell whether there is a place for this peer, or make one at the cost of the peer that has most."""
+        budget = self._service.budgets.connections
+        if budget.used < budget.limit + (budget.reserve if peer.admin else 0):
+            return True
+        largest = budget.largest()
+        if not peer.admin and budget.held(peer.guard) + 1 >= budget.held(largest):
+            return False
+        idle = [
+            (since, connection)
+            for connection in self.connections
+            if connection.peer.guard == largest and (since := connection.idle_since()) is not None
+        ]
+        since, longest = min(idle, key=itemgetter(0), default=(inf, None))
+        if longest is None or self._service.loop.time() - since < IDLE:
+            return False
+        self._service.metrics.connections_idle_total += 1
+        longest.close("idle, and another peer needed its place")
+        return True
 
     def _closed(self, listener: Listener, connection: Connection) -> None:
         peer, member = connection.peer, connection.member
@@ -137,8 +159,8 @@ class Acceptor:
         _say_last(sock, _line("busy", why, retry_after=1.0) if most else _line("not_permitted", why))
 
     def _refuse(self, sock: socket.socket) -> None:
-        metrics = self._service.metrics
-        metrics.connections_refused_total += 1
+        self._service.metrics.connections_refused_total += 1
+        self._service.budgets.connections.refused += 1
         if self._service.complain_once("max_connections"):
             _log.warning("%d connections are open, the most allowed; further ones are refused", len(self.connections))
         _say_last(sock, BUSY_LINE)
@@ -179,19 +201,21 @@ def _about(peer: Peer, allowance: Allowance, listener: Listener, **more: object)
     )
 
 
-def room_for_connections() -> int:
-    """How many connections this process may have by its limit of open files, which is raised as far as it may be.
+def check_descriptors(decoders: int) -> None:
+    """See that this process may open enough files, and raise its limit as far as it may be.
+
+    Args:
+        decoders: how many there are going to be.
 
     Raises:
         ListenError: there are too few descriptors for the daemon itself.
     """
-    allowed = raise_descriptor_limit()
-    if allowed <= SPARE_DESCRIPTORS:
+    allowed, own = raise_descriptor_limit(), own_descriptors(decoders)
+    if allowed <= own:
         raise ListenError(
-            f"this process may open {allowed} files at once, and may need {SPARE_DESCRIPTORS} besides its connections; "
+            f"this process may open {allowed} files at once, and may need {own} besides its connections; "
             "raise the limit (LimitNOFILE= of the unit, ulimit -n)"
         )
-    return allowed - SPARE_DESCRIPTORS
 
 
 def raise_descriptor_limit() -> int:

@@ -18,15 +18,24 @@ class Body:
 
     Args:
         size: bytes announced; what comes beyond counts as well.
+
+    Attributes:
+        written: bytes that have come.
+        opened: whether it has, or had, its descriptor.
     """
 
-    __slots__ = ("_descriptor", "_reason", "_written", "size")
+    __slots__ = ("_descriptor", "_reason", "opened", "size", "written")
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._written = 0
+        self.written = 0
+        self.opened = False
         self._descriptor: int | None = None
         self._reason = ""
+
+    def open(self) -> None:
+        """Take a descriptor, before the first byte is written."""
+        self.opened = True
         try:
             self._descriptor = os.memfd_create("nsfwd-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
@@ -39,8 +48,8 @@ class Body:
 
     def write(self, data: bytes) -> None:
         """Append the next bytes."""
-        self._written += len(data)
-        self.size = max(self.size, self._written)
+        self.written += len(data)
+        self.size = max(self.size, self.written)
         if self._descriptor is None:
             return
         try:

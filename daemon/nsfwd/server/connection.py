@@ -11,26 +11,17 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nsfwd.errors import CodedError
-from nsfwd.protocol.events import (
-    BodyData,
-    BodyEnd,
-    BodyStart,
-    OperationRequest,
-    Quit,
-    Rejected,
-    ScanRequest,
-    Turn,
-)
+from nsfwd.budgets import FREE_REPLY
+from nsfwd.protocol.events import ScanRequest, Turn
 from nsfwd.protocol.limits import SILENCE, WINDOW
 from nsfwd.protocol.messages import Lane
 from nsfwd.server import conversations
 from nsfwd.server.addresses import ListenSpec
-from nsfwd.server.inquiries import answer
+from nsfwd.server.handling import handle
+from nsfwd.server.holdings import Holdings
 from nsfwd.server.parcels import Parcels
-from nsfwd.server.peering import NOT_WELCOME
 from nsfwd.server.peers import Peer, lower_lane
 from nsfwd.server.requests import Request
 from nsfwd.server.series import HELD_MARK, SERIES_MARK, Series
@@ -62,34 +53,40 @@ class Connection:
         on_closed: called once, when the socket is closed.
 
     Attributes:
+        active: loop time at which something was last received or sent.
         asker: whose turn it is, among all who ask.
         born: loop time.
+        holdings: its part in the memory that all connections share.
+        parcels: what came along with its requests.
+        parked: the request that waits until its member has room.
+        requests: under way.
         member: its part in what its row of the table of peers allows.
         why: how it ended, for the log.
         bytes_in, bytes_out: received and sent so far.
     """
 
     __slots__ = (
-        "_active",
         "_draining",
         "_ended",
         "_lingering",
         "_max_bytes",
         "_on_closed",
-        "_parcels",
-        "_parked",
-        "_requests",
         "_scheduled",
         "_silence",
         "_spec",
         "_stream",
         "_write_buffer",
+        "active",
         "asker",
         "born",
         "bytes_in",
         "bytes_out",
+        "holdings",
         "member",
+        "parcels",
+        "parked",
         "peer",
+        "requests",
         "series",
         "service",
         "session",
@@ -114,11 +111,13 @@ class Connection:
         self._max_bytes = service.settings.max_bytes
         self.session = conversations.begin(spec, peer, self._max_bytes)
         self._write_buffer = service.settings.write_buffer
-        self._requests: dict[Turn, Request] = {}
+        self.requests: dict[Turn, Request] = {}
         self.series: set[Series] = set()
         self.member = service.peering.join(peer)
-        self._parcels = Parcels(service.bodies, self.changed)
-        self._parked: ScanRequest | None = None
+        self.holdings = Holdings(service.budgets, peer.guard)
+        service.budgets.connections.add(peer.guard, 1)
+        self.parcels = Parcels(service.bodies, peer.guard, self.changed)
+        self.parked: ScanRequest | None = None
         self.bytes_in = self.bytes_out = 0
         self.why = "done"
         self._ended = False
@@ -126,7 +125,7 @@ class Connection:
         self._scheduled = False
         self._lingering: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
-        self.born = self._active = service.loop.time()
+        self.born = self.active = service.loop.time()
         service.metrics.connections += 1
         service.metrics.connections_total += 1
 
@@ -136,9 +135,21 @@ class Connection:
 
     # -- what the stream tells ---------------------------------------------------------------------------------------
 
+    def portion(self) -> int:
+        """How many bytes to receive at a time."""
+        return self.holdings.portion
+
+    def wanted(self) -> int:
+        """How many descriptors there is room for."""
+        return self.parcels.wanted() if self._lingering is None else 0
+
     def passed(self, descriptors: Sequence[int]) -> None:
         """Descriptors came: keep them, in order, for the requests that take them."""
-        self._parcels.keep(descriptors, wanted=self._lingering is None)
+        self.parcels.keep(descriptors, self.service.loop.time())
+
+    def deprived(self) -> None:
+        """Descriptors came for which there is no room."""
+        self.parcels.deprive()
 
     def received(self, data: bytes) -> None:
         """Bytes came: understand as many requests as there is room for."""
@@ -146,7 +157,7 @@ class Connection:
         self.service.metrics.bytes_in_total += len(data)
         if self._lingering is not None:
             return
-        self._active = self.service.loop.time()
+        self.active = self.service.loop.time()
         self.session = conversations.suited(self.session, data, self.peer, self._max_bytes)
         self.session.receive_data(data)
         self._step()
@@ -169,7 +180,7 @@ class Connection:
 
     def lost(self) -> None:
         """The peer is gone: nobody waits for what is under way."""
-        if self._requests:
+        if self.requests:
             self.service.metrics.connections_lost_total += 1
             self.why = "its peer did not wait for its replies"
         self.close()
@@ -179,7 +190,12 @@ class Connection:
     @property
     def under_way(self) -> Collection[Request]:
         """Its scans that are not answered in full."""
-        return self._requests.values()
+        return self.requests.values()
+
+    def idle_since(self) -> float | None:
+        """Loop time since when nothing happens on it; None where something is under way or owed."""
+        busy = self.requests or self._stream.pending or self._lingering is not None
+        return None if busy else self.active
 
     @property
     def lane(self) -> Lane:
@@ -198,14 +214,14 @@ class Connection:
             now: loop time.
         """
         settings = self.service.settings
-        self._parcels.check(now)
+        self.parcels.check(now, starved=self._stream.reading)
         if self._stream.pending:
             if now - self._stream.progress >= settings.write_stall:
                 self.service.metrics.connections_stalled_total += 1
                 self.close(f"it read none of its replies for {settings.write_stall:g} seconds")
-        elif not self._requests and now - self._active >= QUIET and self._stream.lost_unheard(self._active):
+        elif not self.requests and now - self.active >= QUIET and self._stream.lost_unheard(self.active):
             self.lost()
-        elif settings.idle_timeout and not self._requests and now - self._active >= settings.idle_timeout:
+        elif settings.idle_timeout and not self.requests and now - self.active >= settings.idle_timeout:
             if self._lingering is None:
                 self.service.metrics.connections_idle_total += 1
                 self.why = "idle"
@@ -227,8 +243,11 @@ class Connection:
         for timer in (self._silence, self._lingering):
             if timer is not None:
                 timer.cancel()
-        self._parcels.close()
-        for request in tuple(self._requests.values()):
+        self.parcels.close()
+        self.session.close()  # it lives until the last of its requests, and forgets what nobody will read
+        self.holdings.close()
+        self.service.budgets.connections.add(self.peer.guard, -1)
+        for request in tuple(self.requests.values()):
             request.claim.cancel("cancelled", "its client went away")
         self.wake_series()
         self.service.metrics.connections -= 1
@@ -257,7 +276,10 @@ class Connection:
         if self._stream.closed:
             return
         self._flush()
-        if self._stream.closed or self._lingering is not None:
+        if self._stream.closed:
+            return
+        self._weigh(starved)
+        if self._lingering is not None:
             return
         self._stream.read(starved and not self._ended)
         if starved and self.session.silence_wanted and self._silence is None:
@@ -265,37 +287,52 @@ class Connection:
 
     def _pull(self) -> bool:
         """Take requests while there is room; tell whether the session then wants more bytes."""
-        for _ in range(BURST):
+        for _ in range(BURST if self.holdings.may_owe(FREE_REPLY + 1) else 1):
             if not self._has_room():
                 return False
-            event = self._parked or self.session.next_event()
+            event = self.parked or self.session.next_event()
             if event is None:
                 return True
-            self._parked = None
-            _HANDLERS[type(event)](self, event)
+            self.parked = None
+            handle(self, event)
         self.changed()
         return False
 
     def _has_room(self) -> bool:
         return (
-            len(self._requests) < WINDOW
-            and self._parcels.in_flight < self._max_bytes
-            and self._stream.pending < self._write_buffer
-            and self.session.held < self._write_buffer
+            len(self.requests) < self.service.queue.window(WINDOW)
+            and self.parcels.in_flight < self._max_bytes
+            and self._unread < self._write_buffer
+            and self.holdings.may_owe(self._unread)
+            and self.holdings.may_ask
             and not self._stream.closed
-            and (self._parked is None or self.member.has_room(self.changed))
-            and self._parcels.ready()
+            and (self.parked is None or self.member.has_room(self.changed))
+            and self.parcels.ready()
         )
 
     def _flush(self) -> None:
         data = self.session.data_to_send()
         if data:
-            self._active = self.service.loop.time()
+            self.active = self.service.loop.time()
             self.bytes_out += len(data)
             self.service.metrics.bytes_out_total += len(data)
             self._stream.write(data)
         if self.session.finished and not self._stream.pending:
             self._end()
+
+    @property
+    def _unread(self) -> int:
+        """Bytes of replies that the peer has not taken, or that wait for those before them."""
+        return self._stream.pending + self.session.held
+
+    def _weigh(self, starved: bool) -> None:
+        """Count what is held; an unfinished line for which there is no room is dropped, and answered at its end."""
+        self.holdings.owe(self._unread)
+        if not self.holdings.hear(self.session.unread) and starved:
+            self.holdings.refuse_line()
+            self.session.overflow()
+            self.holdings.hear(self.session.unread)
+            self.changed()
 
     def _end(self) -> None:
         """All is said: send FIN, and close when the peer has, or soon."""
@@ -313,54 +350,12 @@ class Connection:
         if self._stream.closed or self._lingering is not None or not self.session.silence_wanted:
             return
         loop = self.service.loop
-        left = self._active + SILENCE - loop.time()
+        left = self.active + SILENCE - loop.time()
         if left > 0.001:
             self._silence = loop.call_later(left, self._silent)
             return
         self.session.receive_silence()
         self._step()
-
-    # -- what the session tells --------------------------------------------------------------------------------------
-
-    def _on_scan(self, event: ScanRequest) -> None:
-        turn, scan, member = event.turn, event.scan, self.member
-        if not scan.many and not member.has_room(self.changed):
-            self._parked = event
-            return
-        self.service.metrics.requests_total += 1
-        try:
-            member.ask()
-            if not scan.many:
-                member.spend()
-            scan, size = self._parcels.take(turn, scan)
-        except CodedError as error:
-            self._parcels.drop(turn)
-            self.session.fail(turn, error, 0.0)
-            return
-        self._requests[turn] = Request(self, turn, scan, size=size)
-
-    def _on_operation(self, event: OperationRequest) -> None:
-        if self.member.barred:
-            self.session.fail(event.turn, CodedError("not_permitted", NOT_WELCOME), 0.0)
-        else:
-            answer(self, event)
-
-    def _on_body_start(self, event: BodyStart) -> None:
-        self.service.metrics.bodies_total += 1
-        self._parcels.start(event.size, self.service.loop.time())
-
-    def _on_body_data(self, event: BodyData) -> None:
-        self._parcels.write(event.data, self._active)
-
-    def _on_rejected(self, event: Rejected) -> None:
-        self.service.metrics.rejected_total += 1
-        self._parcels.drop(event.turn)
-        if event.error.code == "http":
-            self.service.metrics.http_total += 1
-            if self.service.complain_once(self.peer.guard):
-                _log.warning("%s speaks HTTP to a line protocol; closed (said once for each peer)", self.peer.name)
-        else:
-            _log.debug("%s: refused a line: %s", self.peer.name, event.error)
 
     # -- what a request tells ----------------------------------------------------------------------------------------
 
@@ -374,14 +369,15 @@ class Connection:
         """Whether a series should start no further image. Never on a closed connection: there it ends by its claim."""
         if self._stream.closed:
             return False
-        if self._stream.pending >= SERIES_MARK:
+        if self._stream.pending >= SERIES_MARK or not self.holdings.may_owe(self._unread):
             return True
         return self.session.held >= HELD_MARK and not self.session.flows(turn)
 
     def finished(self, request: Request) -> None:
         """The request is answered in full: there is room for another."""
-        del self._requests[request.turn]
-        self._parcels.answered(request.size)
+        del self.requests[request.turn]
+        self.parcels.answered(request.parcel)
+        self.holdings.end_series(request.size)
         self.wake_series()
         self.changed()
 
@@ -389,14 +385,3 @@ class Connection:
         """What the series under way may wait for has changed."""
         for series in self.series:
             series.wake()
-
-
-_HANDLERS: dict[type[Any], Callable[[Connection, Any], None]] = {
-    ScanRequest: Connection._on_scan,
-    OperationRequest: Connection._on_operation,
-    BodyStart: Connection._on_body_start,
-    BodyData: Connection._on_body_data,
-    BodyEnd: lambda _connection, _event: None,  # the scan that follows takes the body
-    Rejected: Connection._on_rejected,
-    Quit: lambda _connection, _event: None,  # the session finishes by itself
-}

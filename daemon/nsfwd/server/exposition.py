@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from nsfwd.errors import CODES, Fault
 from nsfwd.metrics import METRICS
 from nsfwd.server.listeners import Listener
-from nsfwd.server.operations import VERSION
+from nsfwd.server.operations import VERSION, numbers
 from nsfwd.server.service import Service
 
 PREFIX = "nsfwd_"
@@ -116,6 +116,10 @@ def _peers(key: str) -> Callable[[Stats], Samples]:
     return lambda stats: [((name,), float(row[key])) for name, row in stats["peers"].items()]
 
 
+def _budgets(key: str) -> Callable[[Stats], Samples]:
+    return lambda stats: [((name,), float(row[key])) for name, row in stats["budgets"].items()]
+
+
 def _models(stats: Stats) -> Samples:
     return [((name, *identity), 1.0) for name, identity in stats["models"].items()]
 
@@ -159,6 +163,11 @@ ROWS: tuple[Row, ...] = (
     Row("peer_requests_total", "counter", ("peers",), "requests understood, by row of peers", _peers("requests")),
     Row("peer_limited_total", "counter", ("peers",), "requests refused because of the rate", _peers("limited")),
     Row("peer_denied_total", "counter", ("peers",), "connections closed at once", _peers("denied")),
+    Row("budget_limit", "gauge", ("resource",), "what peers may share, by resource", _budgets("limit")),
+    Row("budget_used", "gauge", ("resource",), "what peers hold of it", _budgets("used")),
+    Row("budget_reserve", "gauge", ("resource",), "what is kept beyond it for admins", _budgets("reserve")),
+    Row("budget_largest", "gauge", ("resource",), "what the peer that holds most of it holds", _budgets("largest")),
+    Row("budget_refused_total", "counter", ("resource",), "refusals because it was used up", _budgets("refused")),
     *(Row(metric.name, metric.kind, (), metric.help, _one("server", metric.name)) for metric in METRICS),
 )
 """Every metric, without its prefix. ``docs/operations.md`` lists the same; a test compares them."""
@@ -174,11 +183,9 @@ class Collector:
         """Yield every family of the table."""
         service = self._service
         stats = {
-            **service.pipeline.stats(),
+            **numbers(service),
             "ready": service.pipeline.readiness()["ready"],
             "models": {bundle.name: (bundle.model_identity, bundle.policy_identity) for bundle in service.bundles},
-            "server": service.metrics.snapshot(),
-            "peers": service.peering.stats(),
         }
         for row in ROWS:
             kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import NsfwdError
 from nsfwd.pipeline.pipeline import LONGEST_LOAD, Pipeline
+from nsfwd.protocol.limits import WINDOW
 from nsfwd.server.acceptor import Acceptor
+from nsfwd.server.allocator import Trimmer
 from nsfwd.server.exposition import MetricsServer
 from nsfwd.server.listeners import Listener
 from nsfwd.server.notify import Notifier
@@ -35,6 +37,9 @@ REPORT = 5.0
 
 PATIENCE = 3 * REPORT
 """Seconds more that the service manager is asked for while the engine loads, and beyond the drain timeout."""
+
+CALM = 1 << 20
+"""Bytes that peers hold at most when the heap is given back: with more it would only grow again."""
 
 FLUSH_TIMEOUT = 2.0
 """Seconds that peers have, at a stop, to take the replies that are already spelled."""
@@ -71,7 +76,7 @@ class Daemon:
         self._listeners = listeners
         self._notifier = notifier
         self._pipeline = Pipeline(settings, bundles)
-        self._service = Service(self._loop, settings, self._pipeline, bundles)
+        self._service = Service(self._loop, settings, self._pipeline, bundles, self._pipeline.admission.budget)
         self._reloader = Reloader(reread, self._service, self._pipeline, notifier, self._status)
         self._service.reload = self._reloader.reload
         self._acceptor = Acceptor([listener for listener in listeners if not listener.spec.metrics], self._service)
@@ -81,6 +86,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
+        self._trimmer = Trimmer(self._loop)
 
     async def run(self) -> int:
         """Serve until a signal or a failure; return the exit code."""
@@ -159,6 +165,7 @@ class Daemon:
         now = self._loop.time()
         for connection in tuple(self._acceptor.connections):
             connection.check(now)
+        self._trimmer.look(calm=self._service.budgets.memory < CALM and len(self._pipeline.admission.tickets) < WINDOW)
         settings = self._service.settings
         limits = [limit for limit in (settings.write_stall, settings.idle_timeout) if limit]
         self._ticker = self._loop.call_later(min(TICK, *(limit / 4 for limit in limits)), self._tick)

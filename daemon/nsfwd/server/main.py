@@ -20,7 +20,7 @@ from nsfwd.bundles.policy import Change
 from nsfwd.bundles.store import Bundle, find, open_bundle, usual_places
 from nsfwd.config import DEFAULT_LISTEN, parse_model
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
-from nsfwd.server.acceptor import room_for_connections
+from nsfwd.server.acceptor import check_descriptors
 from nsfwd.server.allocator import give_back_large_buffers
 from nsfwd.server.lifecycle import serve
 from nsfwd.server.listeners import inherited_listeners, open_listeners
@@ -48,7 +48,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
         _log.warning("%s", warning)
     notifier, watchdog = Notifier(os.environ), watchdog_seconds(os.environ)
     try:
-        room_for_connections()
+        check_descriptors(settings.decoders or len(os.sched_getaffinity(0)))
         inherited = inherited_listeners(os.environ)
         bundles = open_bundles(settings)
         roots = settings.is_given("roots")

@@ -81,8 +81,19 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def numbers(service: Service) -> dict[str, Any]:
+    """Return every number of the daemon, those of the pipeline and those of the sockets."""
+    stats = service.pipeline.stats()
+    return {
+        **stats,
+        "budgets": {**service.budgets.stats(), **stats.get("budgets", {})},
+        "server": service.metrics.snapshot(),
+        "peers": service.peering.stats(),
+    }
+
+
 def _stats(service: Service, _peer: Peer) -> dict[str, Any]:
-    return {**service.pipeline.stats(), "server": service.metrics.snapshot(), "peers": service.peering.stats()}
+    return numbers(service)
 
 
 def _poison(service: Service, _peer: Peer) -> dict[str, Any]:

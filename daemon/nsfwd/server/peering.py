@@ -7,6 +7,7 @@ table. Knows no socket and no request.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -23,19 +24,22 @@ NOT_WELCOME = "the operator does not let this peer ask"
 LONGEST_WAIT = 60.0
 """Most seconds that a refused peer is told to wait."""
 
+LATEST = 2.0
+"""How many times the shortest wait a refused peer is told at most: those who come back are not to come all at once."""
+
 
 class Bucket:
     """Allows ``rate`` events a second, and as many at once as a second brings, but at least one.
 
-    Whoever is turned down is told a time of his own, so that those who come back do not come all at once.
+    A refusal takes nothing, however many there are.
     """
 
-    __slots__ = ("_next", "_since", "_tokens", "rate")
+    __slots__ = ("_since", "_tokens", "rate")
 
     def __init__(self, rate: float, now: float) -> None:
         self.rate = rate
         self._tokens = max(1.0, rate)
-        self._since = self._next = now
+        self._since = now
 
     def take(self, now: float) -> float:
         """Take one; return 0, or in how many seconds to try again."""
@@ -44,8 +48,7 @@ class Bucket:
         if self._tokens >= 1.0:
             self._tokens -= 1.0
             return 0.0
-        self._next = min(max(self._next, now) + 1.0 / self.rate, now + LONGEST_WAIT)
-        return max(self._next - now, 0.001)
+        return min(max((1.0 - self._tokens) / self.rate, 0.001), LONGEST_WAIT)
 
 
 @dataclass(slots=True)
@@ -178,7 +181,8 @@ class Member:
             self.limited += 1
             self.allowance.counts.limited += 1
             rate = self.allowance.row.rate
-            raise CodedError("busy", f"more than {rate:g} images a second", retry_after=round(seconds, 3))
+            wait = min(seconds * random.uniform(1.0, LATEST), LONGEST_WAIT)
+            raise CodedError("busy", f"more than {rate:g} images a second", retry_after=round(wait, 3))
 
     def wanting(self) -> float:
         """As ``spend``, but return 0 or the seconds until it may be tried again."""

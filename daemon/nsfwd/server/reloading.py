@@ -92,8 +92,7 @@ class Reloader:
                 self.since = None
                 if announced and not self._service.draining:
                     self._notifier.ready(self._status())
-            self._service.settings, self._service.bundles = settings, bundles
-            self._service.peering.take_up(settings.peers)
+            self._service.settle(settings, bundles)
             logs.adjust(settings.log_level, settings.log_paths)
             seconds = self._service.loop.time() - started
             what = ", ".join(f"{bundle.model_identity}, policy {bundle.policy_identity}" for bundle in bundles)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nsfwd.protocol.events import Turn
     from nsfwd.protocol.messages import Lane, Outcome, Scan
     from nsfwd.server.conversations import Conversation
+    from nsfwd.server.holdings import Holdings
+    from nsfwd.server.parcels import Parcel
     from nsfwd.server.peering import Member
     from nsfwd.server.service import Claim, Service
 
@@ -27,11 +29,13 @@ class Host(Protocol):
 
     Attributes:
         asker: whose turn it is, among all who ask.
+        holdings: its part in the memory that all connections share.
         member: its part in what its row of the table of peers allows.
         series: those under way, to be woken when something changes that they may wait for.
     """
 
     asker: tuple[Hashable, ...]
+    holdings: Holdings
     member: Member
     service: Service
     session: Conversation
@@ -55,21 +59,23 @@ class Request:
     """A scan that has not been answered in full.
 
     Args:
-        size: bytes of the body it came with.
+        parcel: what came along with it.
+        size: bytes that it counts for as a request for many images; 0 while it is for one.
 
     Attributes:
         claim: on whose behalf its images are scored.
         task: which answers it; kept here, because the loop holds tasks only weakly.
     """
 
-    __slots__ = ("_host", "_scan", "_started", "claim", "size", "task", "turn")
+    __slots__ = ("_host", "_scan", "_started", "claim", "parcel", "size", "task", "turn")
 
-    def __init__(self, host: Host, turn: Turn, scan: Scan, *, size: int) -> None:
+    def __init__(self, host: Host, turn: Turn, scan: Scan, *, parcel: Parcel, size: int) -> None:
         service, member = host.service, host.member
         self._host = host
         self._scan = scan
         self._started = service.loop.time()
         self.turn = turn
+        self.parcel = parcel
         self.size = size
         self.claim: Claim = service.pipeline.claim(
             asker=host.asker,
@@ -81,6 +87,7 @@ class Request:
         )
         if not scan.many:
             member.begin()
+            service.queue.coming += 1
         self.task: asyncio.Task[None] = service.loop.create_task(self._serve())
 
     async def _serve(self) -> None:
@@ -88,7 +95,8 @@ class Request:
         try:
             directory = None
             if not self._scan.many:
-                image = self._scan.images[0]
+                image = next(iter(self._scan.images))
+                self._host.service.queue.coming -= 1
                 try:
                     outcome = await self._host.service.pipeline.scan(image, self.claim)
                 finally:
@@ -118,6 +126,7 @@ class Request:
         error = None
         self._host.series.add(series)
         try:
+            self.size = self.size or self._host.holdings.begin_series(0)
             await series.run(directory=directory)
         except CodedError as cut:
             error = cut

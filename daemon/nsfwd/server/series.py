@@ -111,6 +111,7 @@ class Series:
         if self._service.draining:
             raise CodedError("draining", retry_after=1.0)
         self._member.begin()
+        self._service.queue.coming += 1
         task = self._service.loop.create_task(self._score(image, listed))
         self._tasks.add(task)
 
@@ -120,7 +121,7 @@ class Series:
     def _may_start(self) -> bool:
         if self._over():
             return True
-        if len(self._tasks) < WINDOW and not self._clogged():
+        if len(self._tasks) < self._service.queue.window(WINDOW) and not self._clogged():
             return self._member.has_room(self.wake)
         self._member.pass_on()
         return False
@@ -136,6 +137,7 @@ class Series:
             timer.cancel()
 
     async def _score(self, image: Image, listed: bool) -> None:
+        self._service.queue.coming -= 1
         try:
             outcome = await self._service.pipeline.scan(image, self._claim)
             if outcome.code != IS_DIRECTORY:

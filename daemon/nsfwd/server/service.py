@@ -6,10 +6,13 @@ Knows no socket and no protocol; a test puts a pipeline of its own in here.
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nsfwd.budgets import Budget, Budgets, own_descriptors
 from nsfwd.errors import CodedError
 from nsfwd.metrics import Metrics
 from nsfwd.protocol.messages import Image, Lane, Outcome
@@ -72,6 +75,8 @@ class Service:
     """The common ground of all connections.
 
     Attributes:
+        queue: the places for images in flight, which the pipeline gives; its own where nobody does.
+        budgets: what else the peers share.
         peering: what each peer may do.
         bodies: the memory for images that clients send.
         draining: the daemon stops: what has not begun is refused.
@@ -83,17 +88,30 @@ class Service:
     settings: Settings
     pipeline: Scanner
     bundles: Sequence[Bundle] = ()
+    queue: Budget = field(default_factory=lambda: Budget("queue", 1 << 20))
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
     reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
     tasks: set[asyncio.Future[Any]] = field(default_factory=set)
+    budgets: Budgets = field(init=False)
     peering: Peering = field(init=False)
     bodies: Room = field(init=False)
     _complained: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.peering = Peering(self.settings.peers, self.loop.time)
-        self.bodies = Room(self.metrics, lambda: self.settings.body_memory)
+        self.budgets = Budgets(
+            room_for_peers(self.settings),
+            max_connections=self.settings.max_connections,
+            body_memory=self.settings.body_memory,
+        )
+        self.bodies = Room(self.metrics, self.budgets)
+
+    def settle(self, settings: Settings, bundles: Sequence[Bundle]) -> None:
+        """Take over changed settings and bundles; who is connected notices at the next request."""
+        self.settings, self.bundles = settings, bundles
+        self.budgets.settle(max_connections=settings.max_connections, body_memory=settings.body_memory)
+        self.peering.take_up(settings.peers)
 
     def begin_reload(self) -> asyncio.Future[dict[str, Any]]:
         """Start a reload; its result is what the reply tells, or a CodedError.
@@ -120,3 +138,10 @@ class Service:
             return False
         self._complained.add(peer)
         return True
+
+
+def room_for_peers(settings: Settings) -> int:
+    """Return how many descriptors connections and images may take, beside the daemon's own; 0 if there are too few."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = allowed if allowed != resource.RLIM_INFINITY else 1 << 20
+    return max(0, allowed - own_descriptors(settings.decoders or len(os.sched_getaffinity(0))))

@@ -13,20 +13,28 @@ import socket
 from collections.abc import Sequence
 from typing import Protocol
 
-from nsfwd.protocol.limits import DESCRIPTORS, KIB
+from nsfwd.protocol.limits import KIB
 
 READ_SIZE = 64 * KIB
 """Bytes taken at a time: some hundred requests, and not so many that one peer keeps the others waiting."""
 
 _DESCRIPTOR_SIZE = array.array("i").itemsize
-_ANCILLARY = socket.CMSG_SPACE(DESCRIPTORS * _DESCRIPTOR_SIZE)
 
 
 class Owner(Protocol):
     """Whoever is told what happens to a stream."""
 
+    def portion(self) -> int:
+        """How many bytes to receive at most."""
+
+    def wanted(self) -> int:
+        """How many descriptors to receive at most; the kernel closes those beyond."""
+
     def passed(self, descriptors: Sequence[int]) -> None:
         """Descriptors came, with the bytes that are told next; whoever is told closes them."""
+
+    def deprived(self) -> None:
+        """There were more descriptors than were wanted, or than this process may have open."""
 
     def received(self, data: bytes) -> None:
         """Bytes came."""
@@ -157,13 +165,18 @@ class Stream:
             self._owner.ended()
 
     def _receive_tcp(self) -> bytes:
-        return self._sock.recv(READ_SIZE)
+        return self._sock.recv(self._owner.portion())
 
     def _receive_unix(self) -> bytes:
-        data, ancillary, _, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        owner = self._owner
+        wanted = owner.wanted()
+        room = socket.CMSG_LEN(wanted * _DESCRIPTOR_SIZE) if wanted else 0
+        data, ancillary, flags, _ = self._sock.recvmsg(owner.portion(), room, socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                self._owner.passed(array.array("i", content[: len(content) // _DESCRIPTOR_SIZE * _DESCRIPTOR_SIZE]))
+                owner.passed(array.array("i", content[: len(content) // _DESCRIPTOR_SIZE * _DESCRIPTOR_SIZE]))
+        if flags & socket.MSG_CTRUNC:
+            owner.deprived()
         return data
 
     def _writable(self) -> None:

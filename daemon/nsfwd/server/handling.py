@@ -1,0 +1,115 @@
+"""What a session says about its peer, acted on: one function for each kind of event. Knows no socket."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nsfwd.budgets import FREE_LINE
+from nsfwd.errors import CodedError
+from nsfwd.protocol.events import (
+    BodyData,
+    BodyEnd,
+    BodyStart,
+    Event,
+    OperationRequest,
+    Quit,
+    Rejected,
+    ScanRequest,
+    Turn,
+)
+from nsfwd.protocol.messages import Paths
+from nsfwd.server.inquiries import Asked, answer
+from nsfwd.server.peering import NOT_WELCOME
+from nsfwd.server.requests import Request
+
+if TYPE_CHECKING:
+    from nsfwd.server.parcels import Parcels
+
+_log = logging.getLogger("nsfwd.server")
+
+
+class Heard(Asked, Protocol):
+    """The connection whose peer said something.
+
+    Attributes:
+        active: loop time at which the peer was last heard.
+        parcels: what came along with requests.
+        parked: the request that waits until its member has room.
+        requests: under way.
+    """
+
+    active: float
+    parcels: Parcels
+    parked: ScanRequest | None
+    requests: dict[Turn, Request]
+
+
+def handle(heard: Heard, event: Event) -> None:
+    """Act on one event."""
+    _HANDLERS[type(event)](heard, event)
+
+
+def _on_scan(heard: Heard, event: ScanRequest) -> None:
+    turn, scan, member = event.turn, event.scan, heard.member
+    if not scan.many and not member.has_room(heard.changed):
+        heard.parked = event
+        return
+    heard.service.metrics.requests_total += 1
+    size = 0
+    try:
+        member.ask()
+        if not scan.many:
+            member.spend()
+        else:
+            size = heard.holdings.begin_series(scan.images.size if isinstance(scan.images, Paths) else 0)
+        scan, parcel = heard.parcels.take(turn, scan, heard.active)
+    except CodedError as error:
+        heard.parcels.drop(turn)
+        heard.session.fail(turn, error, 0.0)
+        return
+    heard.requests[turn] = Request(heard, turn, scan, parcel=parcel, size=size)
+
+
+def _on_operation(heard: Heard, event: OperationRequest) -> None:
+    if heard.member.barred:
+        heard.session.fail(event.turn, CodedError("not_permitted", NOT_WELCOME), 0.0)
+    else:
+        answer(heard, event)
+
+
+def _on_body_start(heard: Heard, event: BodyStart) -> None:
+    heard.service.metrics.bodies_total += 1
+    heard.parcels.start(event.size, heard.active)
+    inside = heard.session.unread  # the image itself, where it came in a line
+    if inside > FREE_LINE and not heard.holdings.has_room_to_hear(inside):
+        heard.holdings.refuse_line()
+        heard.parcels.refuse()
+
+
+def _on_body_data(heard: Heard, event: BodyData) -> None:
+    heard.parcels.write(event.data, heard.active)
+
+
+def _on_rejected(heard: Heard, event: Rejected) -> None:
+    service, peer = heard.service, heard.peer
+    service.metrics.rejected_total += 1
+    heard.parcels.drop(event.turn)
+    if event.error.code == "http":
+        service.metrics.http_total += 1
+        if service.complain_once(peer.guard):
+            _log.warning("%s speaks HTTP to a line protocol; closed (said once for each peer)", peer.name)
+    else:
+        _log.debug("%s: refused a line: %s", peer.name, event.error)
+
+
+_HANDLERS: dict[type[Any], Callable[[Heard, Any], None]] = {
+    ScanRequest: _on_scan,
+    OperationRequest: _on_operation,
+    BodyStart: _on_body_start,
+    BodyData: _on_body_data,
+    BodyEnd: lambda _heard, _event: None,  # the scan that follows takes the body
+    Rejected: _on_rejected,
+    Quit: lambda _heard, _event: None,  # the session finishes by itself
+}
