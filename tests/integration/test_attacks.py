@@ -19,8 +19,8 @@ MIB = 1 << 20
 MOST = 150 * MIB
 """By how much the server may grow under an attack. Before there were budgets it was 1,300 MiB for lists of paths."""
 
-LEFT = 24 * MIB
-"""How much of that may stay after ``CALM`` seconds: what lies between small things that live on."""
+LEFT = 40 * MIB
+"""How much of that may stay after ``CALM`` seconds: what lies between small things that live on, such as counters."""
 
 CALM = 10.0
 """Seconds within which memory comes back."""
