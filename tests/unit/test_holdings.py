@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 import uvloop
 
-from nsfwd.budgets import ADMINS, FREE_LINE, SERIES
+from nsfwd.budgets import ADMINS, FREE_LINE, SERIES, Budgets
 from nsfwd.config import Settings
+from nsfwd.metrics import Metrics
+from nsfwd.protocol.limits import DESCRIPTORS
 from nsfwd.protocol.messages import Image, Outcome, Style
 from nsfwd.server.acceptor import Acceptor
 from nsfwd.server.addresses import parse
 from nsfwd.server.holdings import LONG_REQUESTS
 from nsfwd.server.listeners import close_all, open_listeners
-from nsfwd.server.parcels import PATIENCE
+from nsfwd.server.parcels import PATIENCE, Parcels, Room
 from nsfwd.server.service import Service
 from tests.unit.test_connection import FakeClaim, FakePipeline, Talk, pass_files, turns
 
@@ -200,6 +202,17 @@ def test_descriptors_that_no_request_takes_are_closed_after_a_while() -> None:
         assert (await talk.reply())["op"] == "ping"
 
     crowd(1, conversation)
+
+
+def test_descriptors_that_are_still_being_closed_count_and_hold_up_nobody_while_there_are_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room = Room(Metrics(), Budgets(4000, max_connections=1, body_memory=1))
+    parcels = Parcels(room, "a", lambda: None)
+    monkeypatch.setattr("nsfwd.server.parcels.closing", lambda: 500)
+    assert parcels.wanted() == DESCRIPTORS
+    monkeypatch.setattr("nsfwd.server.parcels.closing", lambda: 5000)
+    assert parcels.wanted() == 0
 
 
 def test_descriptors_whose_requests_wait_for_the_window_stay() -> None:

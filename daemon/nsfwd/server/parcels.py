@@ -152,8 +152,8 @@ class Parcels:
         """How many descriptors may come now. Once some were lost no later one can be matched with its request."""
         if self._lost is not None:
             return 0
-        most = DESCRIPTORS - len(self._descriptors)
-        return max(0, min(most, self._room.files.room(self._peer, most) - closing()))
+        most, late = DESCRIPTORS - len(self._descriptors), closing()  # a descriptor is free once it is really closed
+        return max(0, self._room.files.room(self._peer, most + late) - late)
 
     def keep(self, descriptors: Sequence[int], now: float) -> None:
         """Keep descriptors, in order, for the requests that take them."""
