@@ -1,15 +1,17 @@
 """A soak: mixed requests, killed children and reloads, and at the end nothing lost, nothing doubled, nothing leaked.
 
     python tests/soak.py --minutes 60       (10 is the short mode)
+    python tests/soak.py --bundle models/nsfw-mobilenet-v2-140 --in-flight 200 --disturb engine,decoders --pause 3
 
 Runs a daemon of its own, with the echo engine or OpenVINO, and a small result cache. Good pictures, damaged ones,
 missing ones and directories are asked for by several clients at once, by path and as bytes that are new each time;
 meanwhile decoders and the engine are killed at random and the settings are reloaded. Now and then nothing is disturbed
 for a while, so that children live long enough to show whether they grow.
 
-Prints a report as JSON and exits 1 when a reply was lost or doubled, when descriptors, slots, tickets or processes are
-left, or when memory grew by more than ``--growth``: for each kind of process the last third of the time against the
-middle third, and the same within the lives of those that lived for a minute or longer.
+Prints a report as JSON and exits 1 when a reply was lost or doubled, when no image was scored for longer than 5 seconds
+(``gaps``: the longest pause, and how long after kills the next image was scored), when descriptors, slots, tickets or
+processes are left, or when memory grew by more than ``--growth``: for each kind of process the last third of the time
+against the middle third, and the same within the lives of those that lived for a minute or longer.
 """
 
 from __future__ import annotations
@@ -27,21 +29,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests import pictures
-from tests.integration.harness import Daemon, ndjson, raw_connect, replies, spell
+from tests.integration.harness import Daemon, Json, ndjson, raw_connect
+from tests.soak_client import PATIENCE, Client, gaps
 
 CLIENTS = 4
-ROUND = 64
-"""Requests that a client sends before it reads."""
-
-PATIENCE = 600.0
-"""Seconds after which a reply counts as lost."""
-
 SAMPLE = 2.0
 """Seconds between two looks at the processes."""
 YOUNG = 10.0
@@ -53,58 +50,13 @@ CYCLES, CALM = 6, 0.4
 SETTLE = 20.0
 """Seconds that processes which a reload replaced have to end."""
 
+LONGEST_GAP = 5.0
+"""Seconds between two scored images, whatever was killed meanwhile, beyond which the soak has failed."""
+RECOVERY = {"engine": 3.0, "decoders": 0.5}
+"""Seconds after a kill within which an image must be scored again; reported, and a fault with ``--strict``."""
+DISTURBANCES = ("decoders", "decoders", "engine", "reload", "refused reload")
+
 SETTINGS = 'cache = "on"\ncache_entries = 500\n'
-
-Json = dict[str, Any]
-
-
-class Client(threading.Thread):
-    """Sends rounds of requests and accounts for every reply."""
-
-    def __init__(self, daemon: Daemon, paths: Sequence[str], stop: threading.Event, *, rest: float, seed: int) -> None:
-        super().__init__()
-        self._daemon, self._paths, self._stop_asked = daemon, paths, stop
-        self._rest = rest
-        self._random = random.Random(seed)
-        self._pictures = [path.read_bytes() for path in map(Path, paths) if path.is_file()]
-        self.sent = self.lost = self.doubled = 0
-        self.outcomes: Counter[str] = Counter()
-
-    def run(self) -> None:
-        while not self._stop_asked.is_set():
-            with raw_connect(self._daemon.unix, timeout=PATIENCE) as connection:
-                for _ in range(50):
-                    self._round(connection)
-                    if self._stop_asked.wait(self._rest):
-                        break
-
-    def _request(self, number: int, path: str) -> bytes:
-        """By path; or, every second time, as bytes that nobody has seen before."""
-        if path.endswith("/") or self._random.random() < 0.5:
-            return spell({"id": number, "path": path})
-        data = self._random.choice(self._pictures) + self._random.randbytes(8)
-        return spell({"id": number, "bytes": len(data)}) + data
-
-    def _round(self, connection: Any) -> None:
-        wanted = {number: self._random.choice(self._paths) for number in range(ROUND)}
-        connection.sendall(b"".join(self._request(number, path) for number, path in wanted.items()))
-        self.sent += len(wanted)
-        rest, open_, ended = b"", set(wanted), set()
-        while open_:
-            part = connection.recv(1 << 16)
-            if not part:
-                self.lost += len(open_)
-                return
-            whole, _, rest = (rest + part).rpartition(b"\n")
-            for reply in replies(whole):
-                number = reply["id"]
-                directory = wanted[number].endswith("/")
-                if number in ended:
-                    self.doubled += 1
-                elif reply.get("done") or not directory:
-                    ended.add(number)
-                    open_.discard(number)
-                self.outcomes[reply["error"]["code"] if "error" in reply else reply["status"]] += 1
 
 
 class Watch(threading.Thread):
@@ -219,15 +171,24 @@ def write_pictures(directory: Path) -> list[str]:
     return [*files, str(directory / "missing"), f"{directory / 'some'}/"]
 
 
-def disturb(daemon: Daemon, settings: Path, chance: random.Random, done: Counter[str]) -> None:
+@dataclass
+class Disturbances:
+    """What was done to the daemon, and when which kind of process was killed."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    kills: list[tuple[str, float]] = field(default_factory=list)
+
+
+def disturb(daemon: Daemon, settings: Path, chance: random.Random, so_far: Disturbances, kinds: Sequence[str]) -> None:
     """One disturbance: the death of a child, or a reload, sometimes one that is refused."""
-    what = chance.choice(("decoders", "decoders", "engine", "reload", "refused reload"))
+    what, done = chance.choice(kinds), so_far.done
     done[what] += 1
     if what in ("decoders", "engine"):
         alive = processes(daemon)[what]
         if alive:
             with suppress(ProcessLookupError):
                 os.kill(chance.choice(alive), signal.SIGKILL)
+                so_far.kills.append((what, time.monotonic()))
         return
     change = f'max_frames = {chance.randint(500, 900)}\nreload_mode = "{chance.choice(("beside", "drain"))}"\n'
     settings.write_text(SETTINGS + ("nonsense = 1\n" if what == "refused reload" else change), "utf-8")
@@ -237,15 +198,16 @@ def disturb(daemon: Daemon, settings: Path, chance: random.Random, done: Counter
         done[f"unexpected: {reply}"] += 1
 
 
-def disturb_in_cycles(daemon: Daemon, settings: Path, options: argparse.Namespace) -> Counter[str]:
+def disturb_in_cycles(daemon: Daemon, settings: Path, options: argparse.Namespace) -> Disturbances:
     """Disturb the daemon for the time of the soak, but for the calm at the end of each cycle."""
-    chance, done = random.Random(options.seed), Counter[str]()
+    chance, so_far = random.Random(options.seed), Disturbances()
+    kinds = [what for what in DISTURBANCES if what in options.disturb]
     begun, length = time.monotonic(), 60 * options.minutes
     while (past := time.monotonic() - begun) < length:
         time.sleep(options.pause)
         if past / length * CYCLES % 1 < 1 - CALM:
-            disturb(daemon, settings, chance, done)
-    return done
+            disturb(daemon, settings, chance, so_far, kinds)
+    return so_far
 
 
 def leftovers(daemon: Daemon, quiet: Counter[str]) -> Json:
@@ -280,7 +242,15 @@ def soak(options: argparse.Namespace) -> Json:
             quiet, stop, watched = held(daemon), threading.Event(), threading.Event()
             watch = Watch(daemon, watched)
             clients = [
-                Client(daemon, paths, stop, rest=options.rest, seed=options.seed + number) for number in range(CLIENTS)
+                Client(
+                    daemon,
+                    paths,
+                    stop,
+                    window=options.in_flight // CLIENTS,
+                    rest=options.rest,
+                    seed=options.seed + number,
+                )
+                for number in range(CLIENTS)
             ]
             for thread in (watch, *clients):
                 thread.start()
@@ -301,7 +271,8 @@ def soak(options: argparse.Namespace) -> Json:
                 "lost": sum(client.lost for client in clients),
                 "doubled": sum(client.doubled for client in clients),
                 "outcomes": dict(sum((client.outcomes for client in clients), Counter())),
-                "disturbances": dict(disturbances),
+                "disturbances": dict(disturbances.done),
+                "gaps": gaps(sorted(at for client in clients for at in client.scored), disturbances.kills),
                 "restarts": {kind: stats[kind]["restarts"] for kind in ("decoders", "engine", "lister")},
                 "memory": watch.report(),
                 "left": left,
@@ -311,10 +282,18 @@ def soak(options: argparse.Namespace) -> Json:
 def faults(report: Json, most: float) -> list[str]:
     """What of the report must not be."""
     found = [name for name in ("lost", "doubled") if report[name]]
+    if report["gaps"]["longest"] > LONGEST_GAP:
+        found.append(f"no image was scored for {report['gaps']['longest']} s")
     found += [f"left {name}" for name, count in report["left"].items() if count > 0]
     found += [name for name in report["disturbances"] if name.startswith("unexpected")]
     found += [f"memory of {role}" for role, judged in report["memory"].items() if judged["growth"] > most]
     return found + [f"life of {role}" for role, judged in report["memory"].items() if judged["growth_in_life"] > most]
+
+
+def late(report: Json) -> list[str]:
+    """Which kinds of kills the daemon took too long to recover from."""
+    after = {kind: report["gaps"].get(f"after {kind}", {"most": 0.0})["most"] for kind in RECOVERY}
+    return [f"late after {kind}: {seconds} s" for kind, seconds in after.items() if seconds > RECOVERY[kind]]
 
 
 def main() -> int:
@@ -322,12 +301,20 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--bundle", type=Path, help="directory of a bundle that OpenVINO scores with, in place of echo")
     parser.add_argument("--pause", type=float, default=5.0, help="seconds between disturbances")
-    parser.add_argument("--rest", type=float, default=0.0, help="seconds that a client rests after 64 requests")
+    parser.add_argument("--rest", type=float, default=0.0, help="seconds that a client rests after some replies")
+    parser.add_argument("--in-flight", type=int, default=CLIENTS * 64, help="requests in flight, of all clients")
+    parser.add_argument(
+        "--disturb",
+        type=lambda words: words.split(","),
+        default=DISTURBANCES,
+        help=f"what to do meanwhile, some of: {','.join(dict.fromkeys(DISTURBANCES))}",
+    )
+    parser.add_argument("--strict", action="store_true", help="fail as well where a kill was recovered from too late")
     parser.add_argument("--growth", type=float, default=0.03, help="share by which memory may grow")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
     options = parser.parse_args()
     report = soak(options)
-    report["faults"] = faults(report, options.growth)
+    report["faults"] = faults(report, options.growth) + (late(report) if options.strict else [])
     print(json.dumps(report, indent=2))
     return 1 if report["faults"] else 0
 
