@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -18,6 +18,7 @@ from nsfwd.workshop.switching import go_back
 from tests import pictures
 from tests.echo_bundle import echo_bundle
 from tests.integration.harness import Daemon, Json, ask, ndjson, raw_connect, replies, spell, wait_until
+from tests.integration.pressure import FEW_SLOTS, REAL, Load, hold_engine, served
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,11 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Site:
     """A daemon whose settings stand in a file."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **options: Any) -> None:
         self.file = directory / "nsfwd.toml"
         self.write(max_pixels=1_000_000)
-        self.daemon = Daemon(directory, flags=["--config", str(self.file)])
+        flags = ["--config", str(self.file), *options.pop("flags", ())]
+        self.daemon = Daemon(directory, flags=flags, **options)
 
     def write(self, **settings: object) -> None:
         self.file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()), "utf-8")
@@ -84,6 +86,28 @@ def test_a_reload_under_load_loses_nothing(site: Site, photo: Path) -> None:
     assert engines(site) != before
     # The processes of before end with their last image: server, lister, one decoder and the engine remain.
     wait_until(lambda: len(site.daemon.processes()) == 4)
+
+
+@pytest.mark.parametrize("name", ["echo", REAL])
+def test_processes_that_were_replaced_answer_all_they_admitted_though_their_engine_is_killed(
+    tmp_path: Path, photo: Path, name: str
+) -> None:
+    """Images of before hold every slot there and wait for the engine that is killed."""
+    other = Site(tmp_path, flags=FEW_SLOTS, **served(name))
+    other.write(reload_mode='"beside"')
+    with other.daemon, Load(other.daemon, [str(photo)], 1) as load, Load(other.daemon, [str(photo)], 2) as more:
+        engine, newcomers = hold_engine(other.daemon, str(photo))
+        done = other.reload()
+        assert done.returncode == 0, done.stderr
+        load.ending.set()
+        more.ending.set()
+        os.kill(engine, signal.SIGKILL)
+        assert {reply["status"] for reply in newcomers.answers()} == {"ok"}
+        for client in (load, more):
+            client.end()
+            assert sorted(reply["id"] for reply in client.answers) == list(range(len(client.asked)))
+            assert {reply["status"] for reply in client.answers} == {"ok"}
+        wait_until(lambda: len(other.daemon.processes()) == 5)  # what was replaced has ended
 
 
 @pytest.mark.parametrize(
@@ -160,7 +184,7 @@ def living_engines(site: Site) -> int:
     return sum("nsfwd.engines.body" in command for command in site.daemon.processes().values())
 
 
-class Load(threading.Thread):
+class Patient(threading.Thread):
     """Asks for one picture after another until told to end, and looks how many engines live at once."""
 
     def __init__(self, site: Site, photo: Path) -> None:
@@ -188,7 +212,7 @@ class Load(threading.Thread):
 def test_where_memory_holds_one_engine_requests_wait_and_none_fails(site: Site, photo: Path) -> None:
     site.write(reload_mode='"drain"', max_pixels=4_000_000)
     before = engines(site)
-    with Load(site, photo) as load:
+    with Patient(site, photo) as load:
         done = site.reload()
         wait_until(lambda: limit(site) == 4_000_000)
     assert done.returncode == 0, done.stderr
@@ -220,7 +244,7 @@ def test_a_refused_bundle_brings_the_old_settings_back_also_there(site: Site, ph
     served, allowed = ask(site.daemon.unix, {"op": "version"})["models"], limit(site)
     replace_by_a_broken_version(models)
     site.write(reload_mode='"drain"', max_pixels=5_000_000)
-    with Load(site, photo) as load:
+    with Patient(site, photo) as load:
         done = site.reload()
     with installing(models):
         go_back(models / "echo")
