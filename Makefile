@@ -22,12 +22,17 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PIP    := $(BIN)/python -P -m pip --disable-pip-version-check
 # On a terminal pip shows what it downloads, and how far it is.
 QUIET   = $$(test -t 2 || echo --quiet)
 # An npm that had to come from PyPI lives in the virtual environment.
 NPM     = $(shell npm --version >/dev/null 2>&1 || echo ,node)
 export PATH := $(abspath $(BIN)):$(PATH)
+# What npm, node, Keras and matplotlib would keep in the home directory stays in this one.
+export npm_config_cache ?= $(abspath .run/npm)
+export NODE_DISABLE_COMPILE_CACHE := 1
+export KERAS_HOME ?= $(abspath .run/keras)
+export MPLCONFIGDIR ?= $(abspath .run/matplotlib)
 
 .DELETE_ON_ERROR:
 .PHONY: setup run test fuzz check bench clean lock help install uninstall test-systemd test-apps test-fresh
@@ -55,7 +60,7 @@ $(STAMP): setup.cfg pyproject.toml requirements.lock daemon/nsfwd/cli/preflight.
 		'apt-get install -y python3-venv    # as root, or what your distribution has' >&2; exit 1; }
 	@$(PYTHON) daemon/nsfwd/cli/preflight.py --venv $(VENV)
 	@echo "installing into $(VENV): 0.9 GB of packages to download, some minutes"
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -P -m pip --version >/dev/null 2>&1 || $(PYTHON) -P -m venv --clear $(VENV)
 	@$(PIP) install $(QUIET) -c requirements.lock setuptools
 	@$(PIP) install $(QUIET) -c requirements.lock --no-build-isolation -e '.[dev$(NPM)]'
 	@test -e .venv || ln -sfn $(abspath $(VENV)) .venv

@@ -4,15 +4,20 @@ A daemon that is told to stop while it is still being imported must end as it wo
 anything that takes time its signals are held back, until there is a loop that acts on them.
 """
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # of ``python -m nsfwd``: a module in the working directory is never to be imported
+
 import gc
 import os
 import signal
-import sys
 
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ``server.lifecycle`` handles. It lets them through once it does; what came before is then acted on."""
 
 INTERRUPTED = 130
+UNAVAILABLE = 69
 """As of ``cli.exits``, which may not be there yet."""
 
 YOUNG = 50_000
@@ -29,9 +34,17 @@ def main() -> None:
         gc.set_threshold(YOUNG)
     try:
         from nsfwd.cli import main as cli
+
+        cli.main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    cli.main()
+    except ModuleNotFoundError as error:
+        print(
+            f"nsfwd: the Python package {error.name} is not installed: install nsfwd with its dependencies, without "
+            "--no-deps (without them only nsfwd.client works)",
+            file=sys.stderr,
+        )
+        sys.exit(UNAVAILABLE)
 
 
 def _use_utf8() -> None:

@@ -112,7 +112,7 @@ class Daemon:
         addresses = (f"tcp:127.0.0.1:{self.port}", f"unix:{self.unix}", *listen)
         self._command = [
             *prefix,
-            *(sys.executable, "-m", "nsfwd", "serve"),
+            *(sys.executable, "-P", "-m", "nsfwd", "serve"),
             *(part for address in addresses for part in ("--listen", address)),
             *("--models-dir", str(models_dir), "--model", f"{model}=nsfw", "--engine", engine),
             *("--cache-dir", str(directory / "cache"), "--overrides", str(self.overrides)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import os
 import subprocess
 import sys
 import tarfile
@@ -90,3 +91,31 @@ def test_a_caller_needs_nothing_but_the_wheel(wheel: tuple[Path, str], tmp_path:
     where, loaded = done.stdout.splitlines()
     assert where.startswith(str(packages))
     assert not {"numpy", "PIL", "click", "msgspec", "uvloop"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["scan", "/x"], ["serve"]])
+def test_the_command_says_in_one_line_what_it_lacks(
+    wheel: tuple[Path, str], tmp_path: Path, arguments: list[str]
+) -> None:
+    venv.create(tmp_path / "empty", with_pip=False, symlinks=True)
+    (packages,) = (tmp_path / "empty" / "lib").glob("python3.*/site-packages")
+    with zipfile.ZipFile(wheel[0]) as content:
+        content.extractall(packages)
+    command = [str(tmp_path / "empty" / "bin" / "python"), "-P", "-m", "nsfwd", *arguments]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 69
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("nsfwd: the Python package click is not installed: ")
+
+
+def test_a_package_that_only_a_verb_needs_is_named_as_well() -> None:
+    code = (
+        "import sys; sys.modules['msgspec'] = None; sys.argv = ['nsfwd', 'config', 'show']; "
+        "from nsfwd.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 69
+    (line,) = done.stderr.splitlines()
+    assert "msgspec is not installed" in line

@@ -79,6 +79,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain("interrupted", exits.INTERRUPTED)
     except OSError as error:
         return _complain(_trouble(error), exits.IO)
+    except ModuleNotFoundError:
+        raise  # nsfwd.__main__ says what to install
     except Exception:
         import traceback
 

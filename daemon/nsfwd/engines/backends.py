@@ -107,7 +107,7 @@ class TensorFlow:
             return tensorflow.cast(scores, tensorflow.float32)
 
         signature = [tensorflow.TensorSpec(shape, tensorflow.uint8)]
-        run = tensorflow.function(forward, input_signature=signature).get_concrete_function()
+        run = tensorflow.function(forward, input_signature=signature, autograph=False).get_concrete_function()
 
         def compiled(pixels: Pixels) -> Probabilities:
             scores: Probabilities = run(tensorflow.constant(pixels)).numpy()

@@ -1,4 +1,4 @@
-"""Makes a bundle's OpenVINO form from its Keras model: ``python -m nsfwd.engines.export BUNDLE_DIR [--into DIR]``.
+"""Makes a bundle's OpenVINO form from its Keras model: ``python -P -m nsfwd.engines.export BUNDLE_DIR [--into DIR]``.
 
 A program of its own, because it loads TensorFlow. It writes the network as it is, in full precision and for any batch
 size; preprocessing and precision are applied when it is loaded, so that a changed recipe needs no new export.
@@ -101,7 +101,9 @@ def _convert_loaded(bundle: Bundle, draft: Path) -> None:
         signature = [tensorflow.TensorSpec((None, recipe.height, recipe.width, 3), tensorflow.float32)]
         holder = tensorflow.Module()
         holder.tensors = [variable.value for variable in model.variables]  # what it holds is saved with it
-        function = tensorflow.function(lambda pixels: model(pixels, training=False), input_signature=signature)
+        function = tensorflow.function(
+            lambda pixels: model(pixels, training=False), input_signature=signature, autograph=False
+        )
         tensorflow.saved_model.save(holder, saved, signatures=function)
         openvino.save_model(openvino.convert_model(saved), draft / ir.NETWORK, compress_to_fp16=False)
     except Exception as error:
@@ -132,7 +134,9 @@ def _replace(draft: Path, place: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program. One line on stderr when it fails, and ``ir.BAD_BUNDLE`` or 1 as its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m nsfwd.engines.export", description="Export a bundle for OpenVINO.")
+    parser = argparse.ArgumentParser(
+        prog="python -P -m nsfwd.engines.export", description="Export a bundle for OpenVINO."
+    )
     parser.add_argument("bundle", type=Path, help="directory of the bundle")
     parser.add_argument("--into", type=Path, help="directory to make (default: openvino/ inside the bundle)")
     chosen = parser.parse_args(arguments)

@@ -7,8 +7,8 @@ one of 8 bits (``BUNDLE/openvino-int8/``) is never made here: it takes pictures 
 
 from __future__ import annotations
 
+import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -19,10 +19,14 @@ from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER
 from nsfwd.bundles.store import Bundle, hash_file
 from nsfwd.engines import machine
 from nsfwd.errors import BundleError, EngineError
+from nsfwd.ipc.interpreter import command, run_python
 
 NETWORK = "model.xml"
 WEIGHTS = "model.bin"
 RECORD = "source.json"
+
+EXPORT = "nsfwd.engines.export"
+"""The program that makes one."""
 
 BAD_BUNDLE = 3
 """Exit code of the export where the bundle itself is wrong, so that no other engine could serve it either."""
@@ -85,7 +89,7 @@ def obtain(bundle: Bundle, cache: Path | None, say: Callable[[str], None] = unhe
     if cache is None:
         raise EngineError(
             f"{bundle.directory} has no exported network and there is no cache directory to make one in; "
-            f"run: {sys.executable} -m nsfwd.engines.export {bundle.directory}"
+            f"run: {_hint(bundle)}"
         )
     place = cached(bundle, cache)
     if (place / RECORD).is_file():
@@ -100,6 +104,11 @@ def obtain(bundle: Bundle, cache: Path | None, say: Callable[[str], None] = unhe
     return place
 
 
+def _hint(bundle: Bundle) -> str:
+    """The command that a person enters to make the network."""
+    return shlex.join(command(EXPORT, bundle.directory))
+
+
 def check(bundle: Bundle, place: Path) -> None:
     """Refuse a network that was not made from this bundle's weights, or was altered since.
 
@@ -109,7 +118,7 @@ def check(bundle: Bundle, place: Path) -> None:
     if bundle.precision == "int8":
         mend = f"run: nsfwd models quantize {bundle.manifest.name} --calibrate DIR"
     else:
-        mend = f"remove {place} and run: {sys.executable} -m nsfwd.engines.export {bundle.directory}"
+        mend = f"remove {place} and run: {_hint(bundle)}"
     try:
         record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
     except (OSError, msgspec.MsgspecError):
@@ -131,11 +140,8 @@ def export_elsewhere(bundle: Bundle, place: Path) -> None:
         BundleError: the bundle itself is wrong; the message is that process's last line.
         EngineError: another engine may do; the message is that line too.
     """
-    command = [sys.executable, "-m", "nsfwd.engines.export", str(bundle.directory), "--into", str(place)]
     try:
-        ended = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=MOST_SECONDS, check=False
-        )
+        ended = run_python(EXPORT, bundle.directory, "--into", place, timeout=MOST_SECONDS)
     except subprocess.TimeoutExpired:
         raise EngineError(f"exporting {bundle.directory} for OpenVINO took over {MOST_SECONDS:.0f} s") from None
     if ended.returncode != 0:

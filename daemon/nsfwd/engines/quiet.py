@@ -23,7 +23,10 @@ ENVIRONMENT = {
     "GRPC_VERBOSITY": "ERROR",
     "GLOG_minloglevel": "3",
     "ABSL_MIN_LOG_LEVEL": "3",
+    "KERAS_HOME": f"{os.devnull}/keras",
 }
+"""Variables of frameworks. Keras would make ``~/.keras`` or ``/tmp/.keras`` and read a ``keras.json`` there, which may
+be anybody's and changes how Keras computes. Below a device nothing can be read or made."""
 
 
 def silence() -> None:
@@ -33,6 +36,7 @@ def silence() -> None:
     """
     os.environ.update(ENVIRONMENT)
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    sys.dont_write_bytecode = True  # TensorFlow imports programs that it makes, and would leave theirs in /tmp
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: its import fails
     for name in ("tensorflow", "absl", "jax", "keras"):
         logging.getLogger(name).setLevel(logging.ERROR)

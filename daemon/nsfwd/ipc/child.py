@@ -13,7 +13,6 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from nsfwd.errors import NsfwdError
 from nsfwd.ipc.childmain import LEFT_TO_THE_SERVER
 from nsfwd.ipc.closing import close_foreign
+from nsfwd.ipc.interpreter import start_python
 from nsfwd.ipc.link import MAX_DESCRIPTORS, MAX_PACKET, Link
 
 LEAN = {"MALLOC_ARENA_MAX": "1"}
@@ -172,18 +172,17 @@ class Child:
             process.stderr.close()
 
     def _spawn(self, link_fd: int) -> subprocess.Popen[bytes]:
-        """Start Python; -P so that no module is ever taken from the working directory."""
         inherited = (link_fd, *self._fds)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_SERVER)  # inherited: see run_child
         try:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", self._module, *map(str, inherited)],
-                stdin=subprocess.DEVNULL,
+            return start_python(
+                self._module,
+                *map(str, inherited),
+                inherited=inherited,
+                further=self._environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 bufsize=0,
-                pass_fds=inherited,
-                env={**os.environ, **self._environment},
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

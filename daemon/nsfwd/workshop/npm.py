@@ -39,16 +39,25 @@ _WORDS = 300
 def npm_package(package: str, version: str) -> Iterator[Path]:
     """Download one package file into a temporary directory, which is gone when the block ends.
 
-    npm runs no script of a package that it only packs, and is told so as well.
+    npm runs no script of a package that it only packs, and is told so as well. It takes settings from the nearest
+    directory above that has a ``package.json``, which may be anybody's: so the directory has one. Cache and logs of npm
+    and of node lie in the directory, too.
 
     Raises:
         BundleError: there is no npm, or it failed; its first words are in the message. A retry may help.
     """
     npm = _find_npm()
     with TemporaryDirectory(prefix="nsfwd-pull-") as directory:
+        Path(directory, "package.json").write_text('{"private": true}\n', "utf-8")
         command = [npm, "pack", "--loglevel=error", "--logs-max=0", "--ignore-scripts", f"{package}@{version}"]
         path = os.pathsep.join([str(Path(npm).parent), os.environ.get("PATH", "")])  # npm starts the node beside it
-        environment = {**os.environ, "PATH": path, "npm_config_update_notifier": "false"}
+        environment = {
+            "npm_config_cache": f"{directory}/cache",
+            "NODE_DISABLE_COMPILE_CACHE": "1",
+            **os.environ,
+            "PATH": path,
+            "npm_config_update_notifier": "false",
+        }
         try:
             done = subprocess.run(
                 command,

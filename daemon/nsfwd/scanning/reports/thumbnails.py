@@ -11,7 +11,6 @@ import io
 import os
 import select
 import subprocess
-import sys
 import time
 from contextlib import closing
 from typing import Self
@@ -22,6 +21,7 @@ from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
 from nsfwd.ipc import messages
 from nsfwd.ipc.arena import Arena
+from nsfwd.ipc.interpreter import start_python
 from nsfwd.ipc.link import Link
 from nsfwd.scanning.trees.found import Identity
 from nsfwd.scanning.trees.reading import opened
@@ -152,12 +152,12 @@ def _compare(descriptor: int, judged: Identity) -> None:
 
 def _decoder(*inherited: int) -> subprocess.Popen[bytes]:
     """Start a decoder process with these descriptors."""
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "nsfwd.imaging.decoder", *map(str, inherited)],
-        stdin=subprocess.DEVNULL,
+    return start_python(
+        "nsfwd.imaging.decoder",
+        *map(str, inherited),
+        inherited=inherited,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        pass_fds=inherited,
     )
 
 
