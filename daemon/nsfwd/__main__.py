@@ -39,11 +39,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
-        print(
-            f"nsfwd: the Python package {error.name} is not installed: install nsfwd with its dependencies, without "
-            "--no-deps (without them only nsfwd.client works)",
-            file=sys.stderr,
-        )
+        from nsfwd.extras import install_command
+
+        hint = f"run: {install_command()} (without its dependencies only nsfwd.client works)"
+        print(f"nsfwd: the Python package {error.name} is not installed; {hint}", file=sys.stderr)
         sys.exit(UNAVAILABLE)
 
 

@@ -107,7 +107,7 @@ def test_the_command_says_in_one_line_what_it_lacks(
     assert done.returncode == 69
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("nsfwd: the Python package click is not installed: ")
+    assert line.startswith("nsfwd: the Python package click is not installed; run: ")
 
 
 def test_a_package_that_only_a_verb_needs_is_named_as_well() -> None:

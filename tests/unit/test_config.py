@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.toml", {})
     bad = tmp_path / "latin1.toml"
     bad.write_bytes(b"# \xe9\n")
-    with pytest.raises(SettingsError, match="not valid TOML"):
+    with pytest.raises(SettingsError, match="not UTF-8"):
         load_settings(bad, {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from nsfwd.engines import ir, openvino
 from nsfwd.engines.contract import require_probabilities
 from nsfwd.engines.export import obstacle
-from nsfwd.engines.loading import LONGEST, cause, check_shapes
+from nsfwd.engines.loading import LONGEST, cause, check_archive, check_shapes
 from nsfwd.errors import BundleError, EngineError
 from tests.unit.shelf import LABELS, make_bundle, manifest
 
@@ -122,3 +123,32 @@ def test_another_engine_is_advised_only_where_one_may_do(
 )
 def test_openvino_has_many_words_for_too_little_memory(words: str, told: str) -> None:
     assert openvino._cause(RuntimeError(words), "set engine = keras").startswith(told)
+
+
+def _zip(path: Path, method: int, *entries: tuple[str, int]) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, size in entries:
+            with archive.open(name, "w", force_zip64=True) as entry:
+                for at in range(0, size, 1 << 20):
+                    entry.write(bytes(min(1 << 20, size - at)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [("model.weights.h5", 200 << 20)],
+        [("config.json", 40 << 20), ("model.weights.h5", 10)],
+        [(f"assets/{number}", 1) for number in range(1001)],
+    ],
+    ids=["weights", "configuration", "files"],
+)
+def test_a_file_that_would_grow_is_not_unpacked(tmp_path: Path, entries: list[tuple[str, int]]) -> None:
+    path = _zip(tmp_path / "model.keras", zipfile.ZIP_DEFLATED, *entries)
+    with pytest.raises(BundleError, match=r"model.keras: [0-9]+ bytes that would be unpacked to [0-9]+ bytes"):
+        check_archive(path)
+
+
+def test_a_file_as_keras_writes_it_is_taken(tmp_path: Path) -> None:
+    entries = [("metadata.json", 100), ("config.json", 200_000), ("model.weights.h5", 90 << 20)]
+    check_archive(_zip(tmp_path / "model.keras", zipfile.ZIP_STORED, *entries))

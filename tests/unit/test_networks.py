@@ -23,8 +23,11 @@ QUANTIZED = Quantized(by="nncf 3", images=30, tolerance=0.1, drift=0.3, mean_cha
 
 def add(bundle: Bundle, folder: str, content: bytes = b"network", quantized: Quantized | None = None) -> Bundle:
     (bundle.directory / folder).mkdir(exist_ok=True)
-    for name in (ir.NETWORK, ir.WEIGHTS, ir.RECORD):
+    files = dict.fromkeys((ir.NETWORK, ir.WEIGHTS), hashlib.sha256(content).hexdigest())
+    for name in files:
         (bundle.directory / folder / name).write_bytes(content)
+    record = ir.Record(source=bundle.manifest.weights_digest, version="1", files=files)
+    (bundle.directory / folder / ir.RECORD).write_bytes(msgspec.json.encode(record))
     enter(bundle.directory, msgspec.structs.replace(bundle.manifest, quantized=quantized), folder)
     return open_bundle(bundle.directory)
 

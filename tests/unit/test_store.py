@@ -7,10 +7,11 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from nsfwd.bundles.store import find, installed, open_bundle, verify_weights
+from nsfwd.bundles.store import Bundle, find, installed, open_bundle, verify_weights
 from nsfwd.errors import BundleError
 from nsfwd.workshop.pack import import_packed, pack
 from nsfwd.workshop.staging import installing, staged
@@ -166,6 +167,77 @@ def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(BundleError, match="no packed bundle"):
         import_packed(tmp_path / "bad", tmp_path / "there")
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.type = size, kind
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def hostile(path: Path, good: Path, *headers: bytes, length: int = 0) -> Path:
+    """A packed bundle with a sound manifest and these headers after it; ``length`` bytes, most of them a hole."""
+    with tarfile.open(good, "r:") as tar:
+        first = tar.next()
+        assert first is not None
+        begin = good.read_bytes()[: tarfile.BLOCKSIZE + -(-first.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE]
+    path.write_bytes(begin + b"".join(headers))
+    if length:
+        os.truncate(path, length)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE,
+        tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"Z",
+    ],
+)  # fmt: skip
+def test_only_plain_files_are_unpacked(tmp_path: Path, kind: bytes) -> None:
+    pack(make_bundle(tmp_path / "here"), tmp_path / "good")
+    bad = hostile(tmp_path / "bad", tmp_path / "good", header("tiny/model.keras", 200 << 30, kind))
+    with pytest.raises(BundleError, match=r"bad: no packed bundle .*no plain file"):
+        import_packed(bad, tmp_path / "there")
+    assert not list((tmp_path / "there").glob("*"))
+
+
+@pytest.mark.parametrize("size", [200 << 30, 1 << 60])
+def test_a_size_that_is_claimed_is_not_written(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(make_bundle(tmp_path / "here"), tmp_path / "good")
+    bad = hostile(tmp_path / "bad", tmp_path / "good", header("tiny/model.keras", size), length=200 << 30)
+    monkeypatch.setattr("nsfwd.workshop.pack._copy", lambda *_: pytest.fail("it was written"))
+    with pytest.raises(BundleError, match=r"bad: its files have more than 8 GiB"):
+        import_packed(bad, tmp_path / "there")
+    bad = hostile(tmp_path / "bad", tmp_path / "good", header("tiny/bundle.toml", size))
+    bad.write_bytes(bad.read_bytes()[-tarfile.BLOCKSIZE :])
+    with pytest.raises(BundleError, match="the first member must be a bundle's"):
+        import_packed(bad, tmp_path / "there")
+
+
+def test_a_bundle_for_which_there_is_no_room_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(make_bundle(tmp_path / "here"), tmp_path / "good")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(BundleError, match=r"there: too little free space for a file of 10 bytes"):
+        import_packed(tmp_path / "good", tmp_path / "there")
+    assert not list((tmp_path / "there").glob("*"))
+
+
+def test_a_bundle_gets_its_name_only_when_it_is_finished(tmp_path: Path) -> None:
+    pack(make_bundle(tmp_path / "here"), tmp_path / "packed")
+
+    def refuse(bundle: Bundle) -> None:
+        assert bundle.directory != tmp_path / "there" / "tiny"
+        raise BundleError(f"{bundle.weights} is no Keras file")
+
+    with pytest.raises(BundleError, match=r"packed/model\.keras is no Keras file"):
+        import_packed(tmp_path / "packed", tmp_path / "there", finish=refuse)
+    assert not list((tmp_path / "there").glob("*"))
+    make_bundle(tmp_path / "there")
+    with pytest.raises(BundleError):
+        import_packed(tmp_path / "packed", tmp_path / "there", finish=refuse)
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["tiny"]
 
 
 def test_killed_installation_is_cleared_away_by_the_next(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from typing import Any, Literal
 
 import msgspec
 
 from nsfwd.bundles.policy import IDENTITY_DIGITS, Policy, check_policy
 from nsfwd.bundles.spelling import spell_toml
+from nsfwd.documents import DocumentError, parse_toml
 from nsfwd.errors import BundleError
 
 WEIGHTS = "model.keras"
@@ -263,9 +263,9 @@ def parse_manifest(text: str, where: str) -> Manifest:
         BundleError: one line with the key that is unknown, missing or wrong; the operator's fault.
     """
     try:
-        manifest = msgspec.convert(tomllib.loads(text), Manifest)
+        manifest = msgspec.convert(parse_toml(text), Manifest)
         _check(manifest)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, BundleError) as error:
+    except (DocumentError, msgspec.ValidationError, BundleError) as error:
         raise BundleError(f"{where}: {error}") from None
     return manifest
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nsfwd.bundles.manifest import GOLDENS, MANIFEST, WEIGHTS, Golden, Manifest, identity, parse_manifest
 from nsfwd.bundles.policy import Change, Policy, check_policy
+from nsfwd.documents import DocumentError, read_document
 from nsfwd.errors import BundleError
 
 SYSTEM = Path("/var/lib/nsfwd/models")
@@ -163,10 +164,9 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise BundleError(f"{path}: {reason}") from None
+        text = read_document(path)
+    except (OSError, DocumentError) as error:
+        raise BundleError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
     return parse_manifest(text, str(path))
 
 

@@ -28,7 +28,7 @@ from nsfwd.bundles.store import (
 from nsfwd.cli.compare import compare
 from nsfwd.cli.groups import Group
 from nsfwd.config import find_file, load_settings
-from nsfwd.errors import BundleError
+from nsfwd.errors import BundleError, EngineError
 
 _MB = 1e6
 
@@ -184,7 +184,13 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
     from nsfwd.workshop.networks import add_network
     from nsfwd.workshop.pack import import_packed
 
-    bundle = add_network(import_packed(file, models_dir, sha256=sha256), _say)
+    def finish(bundle: Bundle) -> None:
+        try:
+            add_network(bundle, _say)
+        except EngineError as error:  # another engine may serve it
+            _say(f"{bundle.manifest.name}: no network for OpenVINO: {error}")
+
+    bundle = import_packed(file, models_dir, sha256=sha256, finish=finish)
     _say(f"{bundle.model_identity} is in {bundle.directory}")
 
 

@@ -302,6 +302,8 @@ class ClientCore:
             message = jsonio.loads(line)
         except CodedError as error:
             raise ConnectionLost("the peer sent a line that is no JSON; it is no nsfwd") from error
+        if not isinstance(message, dict):
+            raise ConnectionLost("the peer sent a line that is no JSON object; it is no nsfwd")
         file = message.get("file")
         if isinstance(file, dict) and any(isinstance(value, float) for value in file.values()):
             message = jsonio.reread(line)  # the time of a file in more than 64 bits

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from nsfwd.config.peers import check_roots
 from nsfwd.config.renames import RENAMED
 from nsfwd.config.table import PREFIX, TABLE, Setting, Settings
 from nsfwd.config.values import converted
+from nsfwd.documents import DocumentError, parse_toml, read_document
 from nsfwd.errors import SettingsError
 
 SYSTEM_FILE = Path("/etc/nsfwd/nsfwd.toml")
@@ -95,13 +95,11 @@ def _from_file(file: Path | None) -> _Source:
     if file is None:
         return {}
     try:
-        table = tomllib.loads(file.read_text("utf-8"))
+        table = parse_toml(read_document(file))
     except OSError as error:
         raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: not valid TOML: {error}") from error
-    except RecursionError:
-        raise SettingsError(f"{file}: not valid TOML: nested too deeply") from None
+    except DocumentError as error:
+        raise SettingsError(f"{file}: {error}") from error
     known = _known()
     for name in table:
         if name not in known:

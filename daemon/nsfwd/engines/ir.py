@@ -17,6 +17,7 @@ import msgspec
 
 from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER
 from nsfwd.bundles.store import Bundle, hash_file
+from nsfwd.documents import DocumentError, decode_json, read_document
 from nsfwd.engines import machine
 from nsfwd.errors import BundleError, EngineError
 from nsfwd.ipc.interpreter import command, run_python
@@ -120,8 +121,8 @@ def check(bundle: Bundle, place: Path) -> None:
     else:
         mend = f"remove {place} and run: {_hint(bundle)}"
     try:
-        record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
-    except (OSError, msgspec.MsgspecError):
+        record = decode_json(read_document(place / RECORD), Record)
+    except (OSError, DocumentError):
         raise BundleError(f"{place / RECORD} cannot be read; {mend}") from None
     if record.source != bundle.manifest.weights_digest:
         raise BundleError(f"{place} was made from other weights than the bundle's; {mend}")
@@ -144,6 +145,8 @@ def export_elsewhere(bundle: Bundle, place: Path) -> None:
         ended = run_python(EXPORT, bundle.directory, "--into", place, timeout=MOST_SECONDS)
     except subprocess.TimeoutExpired:
         raise EngineError(f"exporting {bundle.directory} for OpenVINO took over {MOST_SECONDS:.0f} s") from None
+    if ended.returncode < 0:
+        raise BundleError(f"{bundle.directory}: the export for OpenVINO was killed by signal {-ended.returncode}")
     if ended.returncode != 0:
         lines = ended.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {ended.returncode}"]
         if ended.returncode == BAD_BUNDLE:

@@ -15,6 +15,15 @@ from nsfwd.bundles.manifest import Manifest
 from nsfwd.engines.failures import is_out_of_memory
 from nsfwd.errors import BundleError, EngineError
 
+MOST_ENTRIES = 1000
+"""Files in a Keras file: three, and one for each asset of a layer."""
+
+MOST_TEXT = 32 * 1024 * 1024
+"""Bytes of its configuration: fifty times that of a network with a thousand layers."""
+
+MOST_GROWTH = 4
+"""How much larger it may be unpacked: Keras does not compress weights, and they hardly can be."""
+
 LONGEST = 200
 """Characters of Keras's own words: the line is for people."""
 
@@ -39,8 +48,7 @@ def load(path: Path, manifest: Manifest) -> Any:
     """
     import keras
 
-    if not zipfile.is_zipfile(path):
-        raise BundleError(f"{path} is no Keras file, or its end is missing; pull or import the bundle again")
+    check_archive(path)
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:
@@ -49,6 +57,26 @@ def load(path: Path, manifest: Manifest) -> Any:
         raise BundleError(f"{path}: Keras cannot load it: {cause(str(error) or type(error).__name__)}") from error
     check_shapes(model, path, manifest)
     return model
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a Keras file that would become much larger when it is unpacked, before anything of it is.
+
+    Raises:
+        BundleError: so it is, or it is no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        raise BundleError(f"{path} is no Keras file, or its end is missing; pull or import the bundle again") from None
+    unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
+    texts = sum(entry.file_size for entry in entries if entry.filename.endswith(".json"))
+    if len(entries) > MOST_ENTRIES or texts > MOST_TEXT or unpacked > MOST_GROWTH * packed + MOST_TEXT:
+        raise BundleError(
+            f"{path}: {packed} bytes that would be unpacked to {unpacked} bytes in {len(entries)} files; "
+            "this is not a Keras file as nsfwd or Keras writes it"
+        )
 
 
 def cause(words: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from nsfwd.bundles.store import Bundle
+from nsfwd.documents import DocumentError, decode_json, read_document
 from nsfwd.engines import machine
 from nsfwd.errors import EngineError
 
@@ -71,10 +72,10 @@ def settle(bundle: Bundle, cache: Path | None, threads: int) -> Tuning:
         return by_rule(threads or machine.cores())
     file = place(bundle, cache)
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Tuning)
+        return decode_json(read_document(file), Tuning)
     except FileNotFoundError:
         return by_rule(machine.cores())
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, DocumentError) as error:
         raise EngineError(f"{file} cannot be read ({error}); remove it, or measure again") from None
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from nsfwd.documents import DocumentError, decode_json, read_document
+
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGSYS})
 """Signals by which a file is found guilty. Not SIGKILL: that is a person, the kernel out of memory, or our time-out."""
 
@@ -105,10 +107,10 @@ class PoisonList:
 
     def _read(self) -> list[Entry]:
         try:
-            return msgspec.json.decode(self._file.read_bytes(), type=list[Entry])
+            return decode_json(read_document(self._file), list[Entry])
         except (FileNotFoundError, NotADirectoryError):
             return []
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, DocumentError) as error:
             _log.warning("%s: the poison list cannot be read, a new one is begun: %s", self._file, error)
             return []
 

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from nsfwd.bundles.manifest import MANIFEST, WEIGHTS, Manifest, parse_manifest
 from nsfwd.bundles.store import Bundle, hash_file, open_bundle, verify_file
+from nsfwd.documents import DocumentError, decode_text
+from nsfwd.engines.ir import RECORD, beside, check
 from nsfwd.errors import BundleError
 from nsfwd.workshop.staging import flush, installing, staged
+from nsfwd.workshop.tarfiles import Member, read_members
 
 _MANIFEST_BYTES = 1024 * 1024
 """Largest manifest read from a packed bundle; real ones have a few kilobytes."""
 
-_CHUNK = 1024 * 1024
+MOST_BYTES = 8 * 1024**3
+"""Largest bundle that is imported: twice the weights of the largest image classifiers, with the same for OpenVINO."""
+
+_SPARE_BYTES = 64 * 1024 * 1024
+"""Free space that an import leaves on the disk."""
 
 
 def pack(bundle: Bundle, file: Path) -> str:
@@ -64,25 +72,31 @@ def _add(tar: tarfile.TarFile, source: Path, name: str) -> None:
         tar.addfile(entry, opened)
 
 
-def import_packed(file: Path, models_dir: Path, *, sha256: str | None = None) -> Bundle:
-    """Install a packed bundle under the name its manifest gives.
+def import_packed(
+    file: Path, models_dir: Path, *, sha256: str | None = None, finish: Callable[[Bundle], object] | None = None
+) -> Bundle:
+    """Install a packed bundle under the name its manifest gives, in one step after all checks, or not at all.
 
     Args:
         file: written by ``pack``.
         models_dir: made when it does not exist.
         sha256: the digest that ``pack`` printed, when it is known from a better source than the file.
+        finish: checks or completes the unpacked bundle before it gets its name.
 
     Raises:
-        BundleError: another digest, an unsafe or unknown member, a missing or altered file. Nothing is changed.
+        BundleError: another digest, an unsafe or unknown member, a missing or altered file, or what ``finish`` says.
+            Nothing is changed.
     """
     if sha256 is not None and hash_file(file) != sha256.lower():
         raise BundleError(f"{file}: its sha256 is not {sha256}; nothing was read")
     try:
-        with tarfile.open(file, "r:") as tar:
-            manifest, text = _read_manifest(tar, file)
+        with file.open("rb") as packed:
+            members = read_members(packed)
+            manifest, text = _read_manifest(members, file)
             with installing(models_dir), staged(models_dir, manifest.name) as directory:
                 (directory / MANIFEST).write_bytes(text)
-                _unpack(tar, manifest, directory, file)
+                _unpack(members, manifest, directory, file)
+                _check(directory, file, finish)
                 flush(directory)
     except (tarfile.TarError, EOFError) as error:
         raise BundleError(f"{file}: no packed bundle ({error})") from None
@@ -91,43 +105,64 @@ def import_packed(file: Path, models_dir: Path, *, sha256: str | None = None) ->
     return open_bundle(models_dir / manifest.name)
 
 
-def _read_manifest(tar: tarfile.TarFile, file: Path) -> tuple[Manifest, bytes]:
-    """The first member, which must be ``NAME/bundle.toml`` and name itself so."""
-    first = tar.next()
-    if first is None or not first.isfile() or first.size > _MANIFEST_BYTES:
-        raise BundleError(f"{file}: the first member must be a bundle's {MANIFEST}")
-    opened = tar.extractfile(first)
-    text = opened.read() if opened else b""
+def _check(directory: Path, file: Path, finish: Callable[[Bundle], object] | None) -> None:
+    """Open the bundle in its unfinished directory, and let ``finish`` work on it."""
     try:
-        manifest = parse_manifest(text.decode("utf-8"), f"{file}: {MANIFEST}")
-    except UnicodeDecodeError:
-        raise BundleError(f"{file}: {MANIFEST} is not UTF-8") from None
+        bundle = open_bundle(directory)
+        if (beside(bundle) / RECORD).exists():
+            check(bundle, beside(bundle))
+        if finish is not None:
+            finish(bundle)
+    except BundleError as error:
+        raise BundleError(str(error).replace(str(directory), str(file))) from None  # nobody knows that directory
+
+
+def _read_manifest(members: Iterator[Member], file: Path) -> tuple[Manifest, bytes]:
+    """The first member, which must be ``NAME/bundle.toml`` and name itself so."""
+    first = next(members, None)
+    if first is None or first.size > _MANIFEST_BYTES:
+        raise BundleError(f"{file}: the first member must be a bundle's {MANIFEST}")
+    text = b"".join(first.chunks)
+    try:
+        manifest = parse_manifest(decode_text(text), f"{file}: {MANIFEST}")
+    except DocumentError as error:
+        raise BundleError(f"{file}: {MANIFEST} is {error}") from None
     if first.name != f"{manifest.name}/{MANIFEST}":
         raise BundleError(f"{file}: member {first.name!r} is not {manifest.name}/{MANIFEST}")
     return manifest, text
 
 
-def _unpack(tar: tarfile.TarFile, manifest: Manifest, directory: Path, file: Path) -> None:
+def _unpack(members: Iterator[Member], manifest: Manifest, directory: Path, file: Path) -> None:
     """Write the members that the manifest names, under the manifest's paths, which are known to be safe."""
     missing = {f"{manifest.name}/{path}": path for path in manifest.files}
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{file}: the manifest has no digest of {WEIGHTS}")
-    while (member := tar.next()) is not None:
+    total = 0
+    for member in members:
         path = missing.pop(member.name, None)
-        if path is None or not member.isfile():
-            raise BundleError(f"{file}: member {member.name!r} is not of the manifest, twice there, or no plain file")
+        if path is None:
+            raise BundleError(f"{file}: member {member.name!r} is not of the manifest, or twice there")
+        total += member.size
+        _check_room(total, member.size, directory, file)
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if _copy(tar.extractfile(member), target) != manifest.files[path]:
+        if _copy(member.chunks, target) != manifest.files[path]:
             raise BundleError(f"{file}: {path} was altered: its digest is not the manifest's")
     if missing:
         raise BundleError(f"{file}: {', '.join(sorted(missing.values()))} is missing")
 
 
-def _copy(source: IO[bytes] | None, target: Path) -> str:
+def _check_room(total: int, size: int, directory: Path, file: Path) -> None:
+    if total > MOST_BYTES:
+        raise BundleError(f"{file}: its files have more than {MOST_BYTES >> 30} GiB")
+    if size + _SPARE_BYTES > shutil.disk_usage(directory).free:
+        raise BundleError(f"{directory.parent}: too little free space for a file of {size} bytes")
+
+
+def _copy(chunks: Iterator[bytes], target: Path) -> str:
     digest = hashlib.sha256()
     with target.open("wb") as opened:
-        while source is not None and (chunk := source.read(_CHUNK)):
+        for chunk in chunks:
             digest.update(chunk)
             opened.write(chunk)
     return digest.hexdigest()

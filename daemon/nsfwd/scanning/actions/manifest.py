@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from nsfwd.documents import DocumentError, decode_json
 from nsfwd.errors import ActionFailure
 from nsfwd.escaping import escape
 
@@ -105,8 +106,8 @@ def load(content: bytes, where: str, *, kind: str) -> Entry:
         ActionFailure: it is none, of a newer version, or speaks of a place where the store puts nothing.
     """
     try:
-        entry = msgspec.json.decode(content, type=Entry)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        entry = decode_json(content, Entry)
+    except DocumentError as error:
         raise ActionFailure(f"{where}: no manifest: {error}") from error
     if entry.version > 1:
         raise ActionFailure(f"{where}: written by a newer nsfwd (version {entry.version}, this one knows 1)")

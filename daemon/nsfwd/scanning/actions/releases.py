@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from nsfwd.documents import DocumentError, decode_json
 from nsfwd.scanning.trees.files import hand_over, write_new
 from nsfwd.scanning.trees.safe_paths import below, safe_directory
 
@@ -64,9 +65,9 @@ class Releases:
     def of(self, digest: bytes) -> Release | None:
         """Return what is known of a content; None also where nothing of it can be read."""
         spelled = digest.hex()
-        with suppress(OSError, msgspec.DecodeError):  # a ValidationError is one
+        with suppress(OSError, DocumentError):
             content = (self._records / os.fsdecode(_PLACE) / spelled[:2] / os.fsdecode(_file_of(spelled))).read_bytes()
-            return msgspec.json.decode(content, type=Release)
+            return decode_json(content, Release)
         return None
 
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from nsfwd.documents import DocumentError, parse_toml, read_document
 from nsfwd.errors import SettingsError
 
 DIRECTORY = Path("/etc/nsfwd/sweep.d")
@@ -50,11 +50,11 @@ def read_job(path: Path, known: Collection[str]) -> dict[str, Any]:
         SettingsError: it cannot be read, is no TOML, or has a key that is unknown. The message names the file.
     """
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = parse_toml(read_document(path))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    except DocumentError as error:
+        raise SettingsError(f"{path}: {error}") from error
     for name in values:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
