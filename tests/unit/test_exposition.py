@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import re
 import socket
 from pathlib import Path
@@ -18,8 +19,9 @@ from nsfwd.errors import CODES, Status
 from nsfwd.metrics import Metrics
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.server.addresses import by_name, parse_address
-from nsfwd.server.exposition import PREFIX, ROWS, MetricsServer, Stats
+from nsfwd.server.exposition import PREFIX, ROWS, Stats
 from nsfwd.server.listeners import close_all, open_listeners
+from nsfwd.server.scraping import MOST_SCRAPES, MetricsServer, is_allowed
 from nsfwd.server.service import Service
 from tests.unit import manual
 from tests.unit.shelf import make_bundle
@@ -81,7 +83,7 @@ def answer(head: bytes) -> tuple[bytes, bytes]:
 
 
 def test_a_scrape_has_every_row_and_the_numbers_of_stats() -> None:
-    head, body = answer(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, body = answer(b"GET /metrics HTTP/1.1\r\nHost: localhost:9235\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4")
     families = list(text_string_to_metric_families(body.decode()))
     rows = [(PREFIX + row.name.removesuffix("_total"), row.kind) for row in ROWS]
@@ -148,6 +150,53 @@ def test_anything_else_is_turned_down(head: bytes, status: bytes) -> None:
 
 def test_a_head_request_gets_the_head() -> None:
     assert answer(b"HEAD /metrics?x=1 HTTP/1.1\r\n\r\n")[1] == b""
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("localhost", True), ("LOCALHOST:9235", True), ("127.0.0.1", True), ("127.0.0.1:9235", True),
+        ("[::1]:9235", True), ("[::1]", True), ("10.1.2.3:80", True), (os.uname().nodename, True),
+        ("monitor.example.org:9235", True),
+        ("evil.example.org", False), ("evil.example.org:9235", False), ("localhost.evil.example.org", False),
+        ("127.0.0.1.evil.example.org:80", False), ("", False), ("127.0.0.1@evil.example.org", False), ("x", False),
+        ("evil.example.org:127.0.0.1", False), ("monitor.example.org.evil", False),
+    ],
+)  # fmt: skip
+def test_a_name_that_may_be_anybodys_is_not_answered(host: str, allowed: bool) -> None:
+    assert is_allowed(host, ["monitor.example.org"]) is allowed
+    assert is_allowed(host, ["*"])
+    status = answer(b"GET /metrics HTTP/1.1\r\nAccept: */*\r\nhOsT:  " + host.encode() + b" \r\n\r\n")[0].split()[1]
+    assert status == (b"200" if allowed and "monitor" not in host else b"421")
+
+
+def test_two_names_are_none() -> None:
+    head = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example.org\r\n\r\n"
+    assert answer(head)[0].split()[1] == b"421"
+
+
+def test_idle_scrapers_keep_nobody_out(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        service = Service(asyncio.get_running_loop(), Settings(), FakePipeline())  # type: ignore[arg-type]
+        listeners = open_listeners([f"unix:{tmp_path}/a"], [], "", roots=False, metrics=[f"unix:{tmp_path}/m"])
+        server = MetricsServer([one for one in listeners if one.spec.metrics], service)
+        await server.start()
+        path = f"{tmp_path}/m"
+        try:
+            half_open = [await asyncio.open_unix_connection(path) for _ in range(2 * MOST_SCRAPES)]
+            half_open[-1][1].write(b"GET /metrics")
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: any.name\r\n\r\n")
+            assert (await asyncio.wait_for(reader.read(), 3)).startswith(b"HTTP/1.1 200 OK")
+            first = half_open[0][0]
+            assert await asyncio.wait_for(first.read(), 3) == b""  # the oldest was closed
+            for _, other in (*half_open, (reader, writer)):
+                other.close()
+        finally:
+            server.stop()
+            close_all(listeners)
+
+    asyncio.run(scenario())
 
 
 def test_the_documents_list_every_metric() -> None:

@@ -437,6 +437,29 @@ def test_connecting_leaving_and_being_refused_is_logged_and_counted(
     assert b"NSFWD_PEER_UID\n" in spelled and b"NSFWD_REQUESTS\n" in spelled
 
 
+def test_without_a_table_connections_are_no_events(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A health check connects every half a second; who may come is not what anybody wants to know there."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        listeners = open_listeners(["unix:" + str(tmp_path / "s")], [], "", roots=True)
+        acceptor = Acceptor(listeners, Service(loop, Settings(), FakePipeline()))
+        acceptor.start()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, str(tmp_path / "s"))
+            await loop.sock_sendall(sock, b'{"op":"ping"}\n')
+            assert await loop.sock_recv(sock, 1000)
+        await acceptor.empty.wait()
+        acceptor.stop()
+
+    caplog.set_level(logging.DEBUG, "nsfwd")
+    asyncio.run(main())
+    told = [(record.levelno, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in told] == [logging.DEBUG] * 2
+    assert not any("peers" in text for _, text in told)
+
+
 def test_a_flood_of_one_row_does_not_hide_what_another_does() -> None:
     coalescer = logs.Coalescer()
 

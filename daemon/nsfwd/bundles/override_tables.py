@@ -68,6 +68,8 @@ def border(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite's own words may hold bytes of a damaged file
+        raise OverridesFailure(f"{path}: the file is damaged") from error
     except sqlite3.Error as error:
         reason = "it is a directory" if path.is_dir() else str(error)  # of which SQLite says "disk I/O error"
         raise OverridesFailure(f"{path}: {reason}") from error

@@ -52,8 +52,8 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
 
     with Index(index, write=False) as opened:
         drawn = draw(opened, count, verdicts=verdicts, by_score=strata == "score", seed=seed)
-    text = io.StringIO(newline="")
-    write(drawn, text)
+        text = io.StringIO(newline="")
+        write(drawn, text)
     content = text.getvalue().encode()
     if output is None:
         sys.stdout.buffer.write(content)

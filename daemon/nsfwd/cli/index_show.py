@@ -32,12 +32,12 @@ def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
 
     with Index(index, write=False) as opened:
         known = [(path, file(opened, os.path.abspath(path))) for path in paths]  # noqa: PTH100
-    rows = [row for _, row in known if row is not None]
-    if spelling == "text":
-        for row in rows:
-            click.echo("\n".join(_lines(row)))
-    else:
-        write(rows, tuple(dict.fromkeys(key for row in rows for key in row)), spelling)
+        rows = [row for _, row in known if row is not None]
+        if spelling == "text":
+            for row in rows:
+                click.echo("\n".join(_lines(row)))
+        else:
+            write(rows, tuple(dict.fromkeys(key for row in rows for key in row)), spelling)
     missing = [path for path, row in known if row is None]
     for path in missing:
         click.echo(f"nsfwd: {escape(os.fsdecode(path))}: not in the index", err=True)

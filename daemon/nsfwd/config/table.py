@@ -59,6 +59,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             reload=False,
         ),
     ] = ()
+    metrics_hosts: Annotated[
+        tuple[str, ...],
+        _about(
+            "Host name by which metrics may be asked for, besides addresses, localhost and the machine's own name;"
+            " * for any. May be given several times.",
+            "a web page whose name leads to this machine could have a browser read the numbers",
+            flag="metrics-host",
+        ),
+    ] = ()
     roots: Annotated[
         tuple[str, ...],
         _about(

@@ -103,7 +103,9 @@ class Acceptor:
         self.connections.add(connection)
         self.empty.clear()
         about = _about(peer, allowance, listener)
-        _log.info("%s connected to %s, peers %s", peer.name, listener.spec.address, allowance.name, extra=about)
+        _log.log(
+            self._level, "%s connected to %s%s", peer.name, listener.spec.address, self._row(allowance), extra=about
+        )
         connection.start()
 
     def _has_room(self, peer: Peer) -> bool:
@@ -135,15 +137,24 @@ class Acceptor:
             "bytes_in": connection.bytes_in,
             "bytes_out": connection.bytes_out,
         }
-        _log.info(
-            "%s left %s, peers %s: %s; %s",
-            *(peer.name, listener.spec.address, member.allowance.name, connection.why),
+        _log.log(
+            self._level,
+            "%s left %s%s: %s; %s",
+            *(peer.name, listener.spec.address, self._row(member.allowance), connection.why),
             ", ".join(f"{name} {count}" for name, count in counts.items()),
             extra=_about(peer, member.allowance, listener, reason=connection.why, **counts),
         )
         self.connections.discard(connection)
         if not self.connections:
             self.empty.set()
+
+    @property
+    def _level(self) -> int:
+        """Who comes and leaves is of interest where a table says who may: else health checks would fill the log."""
+        return logging.INFO if self._service.settings.peers else logging.DEBUG
+
+    def _row(self, allowance: Allowance) -> str:
+        return f", peers {allowance.name}" if self._service.settings.peers else ""
 
     def _deny(self, sock: socket.socket, peer: Peer, allowance: Allowance, listener: Listener) -> None:
         """Close a connection that its row of the table of peers does not allow."""
@@ -152,8 +163,8 @@ class Acceptor:
         most = allowance.row.connections
         why = f"more than {most} connections of its peers" if most else NOT_WELCOME
         _log.warning(
-            "%s refused at %s, peers %s: %s",
-            *(peer.name, listener.spec.address, allowance.name, why),
+            "%s refused at %s%s: %s",
+            *(peer.name, listener.spec.address, self._row(allowance), why),
             extra=_about(peer, allowance, listener, reason=why),
         )
         _say_last(sock, _line("busy", why, retry_after=1.0) if most else _line("not_permitted", why))

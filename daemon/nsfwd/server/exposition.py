@@ -1,37 +1,23 @@
-"""The daemon's numbers for Prometheus: the table of metrics, and the small HTTP server they are scraped from.
+"""The daemon's numbers for Prometheus: the table of metrics, and the collector that fills it.
 
-Nothing is counted here: at a scrape a collector reads what ``stats`` tells and gives it Prometheus's names. The scrape
-is answered by the loop, without a thread. Knows HTTP just well enough for one GET a connection.
+Nothing is counted here: at a scrape the collector reads what ``stats`` reports and gives it Prometheus's names.
+``scraping`` serves them.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from nsfwd.errors import CODES, Fault
 from nsfwd.metrics import METRICS
-from nsfwd.server.listeners import Listener
 from nsfwd.server.operations import VERSION, numbers
 from nsfwd.server.service import Service
 
 PREFIX = "nsfwd_"
-
-REQUEST_BYTES = 8192
-"""Longest head of a scrape's request."""
-
-SCRAPE_TIMEOUT = 5.0
-"""Seconds that a scraper may take to ask, and again to read."""
-
-MOST_SCRAPES = 16
-"""Scrapes at once; further connections are closed."""
 
 Stats = dict[str, Any]
 Samples = Iterable[tuple[tuple[str, ...], float]]
@@ -193,63 +179,3 @@ class Collector:
             for labels, value in row.read(stats):
                 family.add_metric(labels, value)
             yield family
-
-
-class MetricsServer:
-    """Answers scrapes on its own listeners.
-
-    Args:
-        listeners: those for metrics; the caller closes them after ``stop``.
-        service: whose numbers.
-    """
-
-    def __init__(self, listeners: Sequence[Listener], service: Service) -> None:
-        self._listeners = listeners
-        self._servers: list[asyncio.Server] = []
-        self._registry = CollectorRegistry()
-        self._registry.register(Collector(service))
-        self._open = 0
-
-    async def start(self) -> None:
-        """Accept scrapes."""
-        for listener in self._listeners:
-            server = await asyncio.start_server(self._serve, sock=listener.sock, limit=REQUEST_BYTES)
-            self._servers.append(server)
-
-    def stop(self) -> None:
-        """Accept no more."""
-        for server in self._servers:
-            server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
-        try:
-            if self._open <= MOST_SCRAPES:
-                async with asyncio.timeout(SCRAPE_TIMEOUT):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self.answer(head))
-                async with asyncio.timeout(SCRAPE_TIMEOUT):
-                    await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a scraper that went away or does not speak HTTP; the next one may
-        finally:
-            self._open -= 1
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-
-    def answer(self, head: bytes) -> bytes:
-        """Spell the reply to the head of one request."""
-        method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0]
-        if method not in (b"GET", b"HEAD"):
-            return _spell("405 Method Not Allowed", b"only GET\n")
-        if path != b"/metrics":
-            return _spell("404 Not Found", b"see /metrics\n")
-        body = generate_latest(self._registry)
-        return _spell("200 OK", body, CONTENT_TYPE_PLAIN_0_0_4, bodiless=method == b"HEAD")
-
-
-def _spell(status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, bodiless: bool = False) -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    return head.encode() + (b"" if bodiless else body)

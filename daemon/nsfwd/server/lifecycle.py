@@ -17,11 +17,11 @@ from nsfwd.pipeline.pipeline import LONGEST_LOAD, Pipeline
 from nsfwd.protocol.limits import WINDOW
 from nsfwd.server.acceptor import Acceptor
 from nsfwd.server.allocator import Trimmer
-from nsfwd.server.exposition import MetricsServer
 from nsfwd.server.listeners import Listener
 from nsfwd.server.notify import Notifier
 from nsfwd.server.operations import VERSION
 from nsfwd.server.reloading import Reloader, Reread
+from nsfwd.server.scraping import MetricsServer
 from nsfwd.server.service import Service
 from nsfwd.server.watchdog import Watchdog
 
@@ -101,6 +101,7 @@ class Daemon:
     # -- start and serve ---------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
+        _log.info("loading %s", ", ".join(bundle.manifest.name for bundle in self._service.bundles))
         self._pipeline.start()
         self._acceptor.start()
         self._tick()
@@ -127,7 +128,7 @@ class Daemon:
         return 0
 
     def _announce(self, seconds: float) -> None:
-        """Say what serves what and where: only now, so that a daemon that cannot serve says nothing but why."""
+        """Say what serves what and where: only now, so that a daemon that cannot serve says little but why."""
         _log.info("nsfwd %s is ready after %.1f s: %s", VERSION, seconds, self._engine())
         if note := self._pipeline.stats()["engine"]["note"]:
             _log.warning("engine: %s", note)

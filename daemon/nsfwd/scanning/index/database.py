@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from nsfwd.errors import IndexFailure
+from nsfwd.scanning.index.damage import find_damage
 from nsfwd.scanning.index.schema import MIGRATIONS
 from nsfwd.scanning.trees.safe_paths import LONGEST_NAME, safe_parent
 
@@ -31,6 +34,16 @@ Row = tuple[Any, ...]
 
 _MISFITS = (OverflowError, UnicodeEncodeError, sqlite3.DataError, sqlite3.InterfaceError)
 """What sqlite3 raises about a value: a number beyond 64 bits, a lone surrogate, a text that is too long."""
+
+
+_SURPRISES = (
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, RecursionError),
+    struct.error,
+)
+"""What reading rows ends with where a column holds something else than it should."""
+
+_DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+"""What it raises about a file: SQLite's own words may hold bytes of a damaged one, which are no text."""
 
 
 class RowFailure(IndexFailure):
@@ -66,8 +79,21 @@ class Index:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, _SURPRISES):
+                self._require_sound(error)
+        finally:
+            self.close()
+
+    def _require_sound(self, error: Exception) -> None:
+        """Blame the index where it holds what no nsfwd has written; else the error is a defect, and stays one."""
+        with self._border():
+            damage = find_damage(self._db)
+        if damage:
+            raise IndexFailure(f"{self.path}: the index is damaged: {damage}") from error
 
     @property
     def text(self) -> str:
@@ -101,7 +127,7 @@ class Index:
         """Return the first row of a query."""
         try:  # asked several times for each file of a sweep: the border without its context manager
             row: Row | None = self._db.execute(sql, values).fetchone()
-        except (*_MISFITS, sqlite3.Error) as error:
+        except (*_MISFITS, *_DAMAGE) as error:
             raise self._translated(error) from error
         return row
 
@@ -109,7 +135,7 @@ class Index:
         """Return all rows of a query, where they are few: quicker than ``read``."""
         try:
             return self._db.execute(sql, values).fetchall()
-        except (*_MISFITS, sqlite3.Error) as error:
+        except (*_MISFITS, *_DAMAGE) as error:
             raise self._translated(error) from error
 
     def write(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> int:
@@ -183,7 +209,7 @@ class Index:
     def _border(self) -> Iterator[None]:
         try:
             yield
-        except (*_MISFITS, sqlite3.Error) as error:
+        except (*_MISFITS, *_DAMAGE) as error:
             raise self._translated(error) from error
         except OSError as error:
             if error.filename != str(self.path):
@@ -192,7 +218,8 @@ class Index:
 
     def _translated(self, error: Exception) -> IndexFailure:
         kind = RowFailure if isinstance(error, _MISFITS) else IndexFailure
-        return kind(f"{self.path}: {error}")
+        damaged = isinstance(error, UnicodeDecodeError)
+        return kind(f"{self.path}: {'the file is damaged' if damaged else error}")
 
 
 def _make_file(place: int, name: bytes, *, create: bool) -> None:

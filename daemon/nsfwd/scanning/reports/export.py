@@ -152,11 +152,13 @@ def write_ndjson(rows: Iterable[Record], out: BinaryIO) -> None:
 def write_csv(rows: Iterable[Record], out: BinaryIO) -> None:
     """A table with a heading; true and false are spelled as JSON spells them."""
     text = io.TextIOWrapper(out, "utf-8", newline="", write_through=False)
-    text.write(csvfile.row(COLUMNS))
-    for record in rows:
-        text.write(csvfile.row(_flat(_plain(record)).values()))
-    text.flush()
-    text.detach()
+    try:
+        text.write(csvfile.row(COLUMNS))
+        for record in rows:
+            text.write(csvfile.row(_flat(_plain(record)).values()))
+        text.flush()
+    finally:
+        text.detach()  # it would close the file that is the caller's
 
 
 def write_parquet(rows: Iterable[Record], out: BinaryIO) -> None:
