@@ -103,11 +103,11 @@ class Budget:
     def add(self, peer: Hashable, more: int) -> None:
         """Count what a peer holds more, or less; the caller has asked ``fits`` where it could refuse."""
         self.used += more
-        held = self._held.get(peer, 0) + more
-        if held:
-            self._held[peer] = held
+        shares = self._held
+        if held := shares.get(peer, 0) + more:
+            shares[peer] = held
         else:
-            self._held.pop(peer, None)
+            shares.pop(peer, None)
 
     def held(self, peer: Hashable) -> int:
         """Return how much a peer holds."""

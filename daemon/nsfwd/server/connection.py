@@ -20,7 +20,7 @@ from nsfwd.protocol.messages import Lane
 from nsfwd.server import conversations
 from nsfwd.server.addresses import ListenSpec
 from nsfwd.server.handling import handle
-from nsfwd.server.holdings import Holdings
+from nsfwd.server.holdings import LONG_REQUESTS, Holdings
 from nsfwd.server.parcels import Parcels
 from nsfwd.server.peers import Peer, lower_lane
 from nsfwd.server.requests import Request
@@ -299,12 +299,12 @@ class Connection:
         return False
 
     def _has_room(self) -> bool:
+        unread = self._unread
         return (
-            len(self.requests) < self.service.queue.window(WINDOW)
+            (unread <= FREE_REPLY or (unread < self._write_buffer and self.holdings.may_owe(unread)))
+            and len(self.requests) < self.service.queue.window(WINDOW)
             and self.parcels.in_flight < self._max_bytes
-            and self._unread < self._write_buffer
-            and self.holdings.may_owe(self._unread)
-            and self.holdings.may_ask
+            and self.holdings.requests < LONG_REQUESTS
             and not self._stream.closed
             and (self.parked is None or self.member.has_room(self.changed))
             and self.parcels.ready()

@@ -22,14 +22,17 @@ class Holdings:
     Args:
         budgets: of all.
         peer: whose share is used.
+
+    Attributes:
+        requests: bytes of requests for many images under way.
     """
 
-    __slots__ = ("_budgets", "_lines", "_peer", "_replies", "_requests")
+    __slots__ = ("_budgets", "_lines", "_peer", "_replies", "requests")
 
     def __init__(self, budgets: Budgets, peer: Hashable) -> None:
         self._budgets = budgets
         self._peer = peer
-        self._lines = self._replies = self._requests = 0
+        self._lines = self._replies = self.requests = 0
 
     @property
     def portion(self) -> int:
@@ -61,11 +64,6 @@ class Holdings:
         """Tell whether so many unread bytes leave room for further replies."""
         return replies <= FREE_REPLY or self._budgets.replies.fits(self._peer, 0)
 
-    @property
-    def may_ask(self) -> bool:
-        """Whether further requests may be understood while its long ones are under way."""
-        return self._requests < LONG_REQUESTS
-
     def begin_series(self, paths: int) -> int:
         """Count a request for many images; return its bytes, for ``end_series``.
 
@@ -81,14 +79,14 @@ class Holdings:
             budget.refused += 1
             raise CodedError("busy", "too many requests for many images are under way", retry_after=1.0)
         budget.add(self._peer, size)
-        self._requests += size
+        self.requests += size
         return size
 
     def end_series(self, size: int) -> None:
         """A request for many images is answered; it may have outlived its connection."""
         if size:
             self._budgets.requests.add(self._peer, -size)
-            self._requests -= size
+            self.requests -= size
 
     def refuse_line(self) -> None:
         """Count a line for which there was no room."""
