@@ -145,6 +145,32 @@ def avif(primaries: int, transfer: int, **options: object) -> bytes:
     return bytes(content)
 
 
+def cropped(picture: Image.Image, width: int, height: int, right: int = 0, down: int = 0) -> bytes:
+    """An AVIF with a clean aperture: so many pixels, their middle moved by so many half pixels."""
+    content = pictures.encoded(picture, "AVIF", quality=95, subsampling="4:4:4")
+    aperture = struct.pack(">I4sIIIIiIiI", 40, b"clap", width, 1, height, 1, right, 2, down, 2)
+    start = content.index(b"ipco") - 4
+    end = start + int.from_bytes(content[start : start + 4], "big")
+    number, at = 0, start + 8
+    while at < end:
+        at += int.from_bytes(content[at : at + 4], "big")
+        number += 1
+    table = content.index(b"ipma") - 4
+    stop = table + int.from_bytes(content[table : table + 4], "big")
+    count = table + 18  # version and flags, one entry: item 1
+    linked = content[end:count] + bytes((content[count] + 1,)) + content[count + 1 : stop] + bytes((0x80 | number + 1,))
+    grown = bytearray(content[:end] + aperture + linked + content[stop:])
+    for name, more in ((b"meta", 41), (b"iprp", 41), (b"ipco", 40)):
+        _add(grown, grown.index(name) - 4, more)
+    _add(grown, table + len(aperture), 1)
+    _add(grown, content.index(b"iloc") + 18, 41)  # where its only extent begins
+    return bytes(grown)
+
+
+def _add(content: bytearray, at: int, more: int) -> None:
+    struct.pack_into(">I", content, at, int.from_bytes(content[at : at + 4], "big") + more)
+
+
 CALIBRATED, EMBEDDED = 0, 0x4D424544
 
 

@@ -19,3 +19,11 @@ def test_a_browser_shows_what_the_table_says() -> None:
         seen = b"".join(coloured.sampled(pixels, width, 4))
         table = b"".join(coloured.drawn(name))
         assert max(abs(one - other) for one, other in zip(seen, table, strict=True)) <= OFF, name
+
+
+def test_a_browser_shows_the_part_in_the_corner_and_else_the_whole() -> None:
+    picture = coloured.patches()
+    corner, middle = coloured.cropped(picture, 32, 16, -32, -48), coloured.cropped(picture, 32, 16)
+    found = shown({"corner": (corner, "avif"), "middle": (middle, "avif")})
+    sizes = {name: seen and seen[:2] for name, seen in found.items()}
+    assert sizes == {"corner": (32, 16), "middle": (64, 64)}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageStat
 
-from nsfwd.bundles.manifest import Recipe
+from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import preprocess
 from nsfwd.ipc.messages import ImageLimits
@@ -117,6 +117,56 @@ def test_a_table_finer_than_its_simplified_form_is_applied_as_it_is() -> None:
     found = decoded(content).getpixel((9, 9))
     assert isinstance(found, tuple)
     assert all(abs(one - (255 - other)) < 12 for one, other in zip(found, odd, strict=True)), found
+
+
+# -- the part of an AVIF that is meant to be shown --------------------------------------------------------------------
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def framed(box: tuple[int, int, int, int]) -> Image.Image:
+    """Red, with a blue part."""
+    picture = Image.new("RGB", (64, 64), RED)
+    picture.paste(BLUE, box)
+    return picture
+
+
+def blue(pixels: preprocess.Pixels) -> float:
+    data = pixels.data
+    return sum(at > 128 for at in data[2::3]) / (len(data) // 3)
+
+
+FILM = Recipe(width=64, height=64, frames=FramePolicy(sample=4))
+
+
+def views(content: bytes) -> list[preprocess.Pixels]:
+    found = [preprocess.decode(io.BytesIO(content), FILM, LIMITS)]
+    while found[-1].next:
+        wanted = preprocess.Wanted(found[-1].next)
+        found.append(preprocess.decode(io.BytesIO(content), FILM, LIMITS, wanted=wanted))
+    return found
+
+
+def test_a_part_in_the_corner_is_all_that_is_seen() -> None:
+    (only,) = views(coloured.cropped(framed((0, 0, 32, 16)), 32, 16, -32, -48))
+    assert blue(only) > 0.98
+    assert (only.frames, only.frame) == (1, 0)
+
+
+def test_a_part_elsewhere_is_seen_beside_the_whole() -> None:
+    for shift, box in ((0, (24, 24, 40, 40)), (16, (32, 24, 48, 40))):
+        whole, part = views(coloured.cropped(framed(box), 16, 16, shift))
+        assert blue(whole) < 0.1
+        assert blue(part) > 0.98
+        assert (part.frames, part.frame) == (2, 1)
+
+
+@pytest.mark.parametrize("box", [(0, 16), (16, 0), (65, 16), (16, 64, 64), (15, 16), (1, 1, -63, -63)])
+def test_a_part_that_cannot_be_or_is_too_small_is_none(box: tuple[int, ...]) -> None:
+    limits = ImageLimits(max_bytes=1 << 24, max_pixels=1 << 22, min_side=4, max_frames=1, memory=1 << 30)
+    content = coloured.cropped(framed((0, 0, 32, 32)), *box)
+    found = preprocess.decode(io.BytesIO(content), FILM, limits)
+    assert (found.frames, round(blue(found), 1)) == (1, 0.2)
 
 
 # -- hostile values --------------------------------------------------------------------------------------------------

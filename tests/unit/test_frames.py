@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from pillow_heif import register_heif_opener
 
 from nsfwd.bundles.manifest import FramePolicy, Recipe
@@ -19,7 +19,7 @@ from nsfwd.errors import CodedError
 from nsfwd.imaging import frames
 from nsfwd.imaging.preprocess import Pixels, Wanted, decode
 from nsfwd.ipc.messages import ImageLimits
-from tests import pictures
+from tests import coloured, pictures
 
 SIZE = (48, 32)
 LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=1_000_000, min_side=8, max_frames=50, memory=1 << 30)
@@ -277,15 +277,67 @@ def test_a_page_of_too_many_pixels_is_found_before_any_is_decoded() -> None:
     assert refusal(content) == "too_many_pixels"
 
 
+APPLE, ADOBE = b' a="urn:com:apple:photo:2020:aux:hdrgainmap"', b' hdrgm:Version="1.0"'
+
+
+def called_a_gain_map(picture: Image.Image, mark: bytes = APPLE) -> bytes:
+    words = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta" + mark + b"/>"
+    content = pictures.encoded(picture, "JPEG", quality=90)
+    return content[:2] + b"\xff\xe1" + struct.pack(">H", len(words) + 2) + words + content[2:]
+
+
 def test_a_gain_map_is_no_picture() -> None:
-    mapped = pictures.solid((50, 50, 50), SIZE).convert("L")
-    content = mpo([pictures.encoded(pictures.solid(RED, SIZE), "JPEG"), pictures.encoded(mapped, "JPEG")])
-    assert len(views(content, recipe())) == 2
-    words = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta a="urn:com:apple:photo:2020:aux:hdrgainmap"/>'
-    segment = b"\xff\xe1" + struct.pack(">H", len(words) + 2) + words
-    second = content.rindex(b"\xff\xd8\xff")
-    marked = content[: second + 2] + segment + content[second + 2 :]
-    assert len(views(marked, recipe())) == 1
+    photo = pictures.photo(4, (480, 320))
+    grey = photo.convert("L")
+    steep = grey.point([min(255, value * value // 200) for value in range(256)])
+    maps = [
+        pictures.solid((50, 50, 50)).convert("L").resize((240, 160)),
+        steep.resize((240, 160)),
+        ImageOps.invert(grey),
+    ]
+    for one in maps:
+        first = pictures.encoded(photo.copy(), "JPEG", quality=90)
+        assert len(views(mpo([first, pictures.encoded(one.copy(), "JPEG")]), recipe())) == 2
+        assert len(views(mpo([first, called_a_gain_map(one)]), recipe())) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("mark", [APPLE, ADOBE])
+def test_a_picture_that_is_called_a_gain_map_is_looked_at(mode: str, mark: bytes) -> None:
+    photo, other = pictures.photo(4, (480, 320)), pictures.photo(9, (480, 320)).convert(mode)
+    first = called_a_gain_map(photo, ADOBE)
+    flat = pictures.encoded(pictures.solid((0, 0, 0), (480, 320)), "JPEG")
+    for shots in ([first, called_a_gain_map(other, mark)], [flat, called_a_gain_map(other, mark)]):
+        found = views(mpo(shots), recipe())
+        assert [one.frame for one in found] == [0, 1]
+    narrow = called_a_gain_map(photo.resize((240, 320)), mark)
+    assert len(views(mpo([first, narrow]), recipe())) == 2
+    other_first = pictures.encoded(photo.copy(), "JPEG", quality=90)
+    real = called_a_gain_map(photo.convert("L"), mark)
+    assert [one.frame for one in views(mpo([first, real, other_first]), recipe())] == [0, 2]
+
+
+def test_the_profile_of_one_picture_is_not_that_of_another() -> None:
+    shots = [pictures.solid((128, 128, 128), SIZE) for _ in range(2)]
+    fine = {"quality": 100, "subsampling": 0}
+    plain, steep = (
+        pictures.encoded(shot.copy(), "JPEG", icc_profile=profile, **fine)
+        for shot, profile in zip(shots, (None, coloured.STEEP), strict=True)
+    )
+    broken = steep[: steep.index(b"\xff\xc0")]
+    seen = {plain: 128, steep: 13}
+    for order in ([plain, steep], [steep, plain], [plain, steep, plain]):
+        found = views(mpo(order), recipe())
+        assert [one.data[0] for one in found] == pytest.approx([seen[shot] for shot in order], abs=1)
+    beside = mpo([plain, broken])
+    assert decode(io.BytesIO(beside), recipe(), LIMITS).data[0] == pytest.approx(128, abs=1)
+    pages = [shot.copy() for shot in shots]
+    pages[1].info["icc_profile"] = coloured.STEEP
+    out = io.BytesIO()
+    pages[0].save(out, "TIFF", save_all=True, append_images=[*pages[1:], pages[0]])
+    assert [one.data[0] for one in views(out.getvalue(), recipe())] == [128, 13, 128]
+    single = pictures.encoded(shots[0].copy(), "TIFF", icc_profile=coloured.STEEP)
+    assert [one.data[0] for one in views(single, recipe())] == [13]
 
 
 def test_the_primary_picture_of_a_heic_comes_first() -> None:

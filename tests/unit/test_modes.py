@@ -44,10 +44,23 @@ def grey(*values: int) -> list[Pixel]:
         ("I;16", [0, 255, 256, 0x4DC8, 65535], grey(0, 0, 1, 0x4D, 255)),
         ("I;16B", [0, 255, 256, 0x4DC8, 65535], grey(0, 0, 1, 0x4D, 255)),
         ("I", [0, 255, 256, 0x4DC8, 65535], grey(0, 0, 1, 0x4D, 255)),
+        ("I;16", [0, 1, 1], grey(0, 255, 255)),
+        ("I;16", [0, 100, 255], grey(0, 100, 255)),
+        ("I;16B", [0, 100, 255], grey(0, 100, 255)),
+        ("I;16", [0, 512, 1023], grey(0, 128, 255)),
+        ("I;16B", [0, 2048, 4095], grey(0, 128, 255)),
+        ("I;16", [0, 2048, 4096], grey(0, 8, 16)),
+        ("I", [0, 1], grey(0, 255)),
+        ("I", [0, 100, 255], grey(0, 100, 255)),
+        ("I", [0, 512, 1023], grey(0, 128, 255)),
+        ("I", [0, 2048, 4095], grey(0, 128, 255)),
         ("I", [-100, 0, 100], grey(0, 128, 255)),
         ("I", [0, 1 << 20], grey(0, 255)),
         ("F", [0.0, 0.5, 1.0], grey(0, 128, 255)),
         ("F", [0.0, 100.0, 255.0], grey(0, 100, 255)),
+        ("F", [0.0, 0.01, 0.02], grey(0, 128, 255)),
+        ("F", [0.0, 4.0, 8.0], grey(0, 128, 255)),
+        ("F", [0.0, 32768.0, 65535.0], grey(0, 128, 255)),
         ("F", [-1.0, 0.0, 1.0], grey(0, 128, 255)),
         ("F", [1000.0, 1000.0], grey(0, 0)),
         ("F", [math.nan, 0.0, 0.5, math.inf, 1.0], grey(0, 0, 128, 255, 255)),
@@ -64,13 +77,16 @@ def test_modes(mode: str, values: list[Any], expected: list[Pixel]) -> None:
     assert seen(row(mode, values)) == expected
 
 
-@pytest.mark.parametrize(("mode", "most", "utmost"), [("F", 1.0, 3e38), ("F", 255.0, math.inf), ("I", 65535, 1 << 30)])
+@pytest.mark.parametrize(
+    ("mode", "most", "utmost"),
+    [("F", 1.0, 3e38), ("F", 255.0, math.inf), ("I", 65535, 1 << 30), ("I;16", 4095, 65535), ("I", 255, 65535)],
+)
 def test_one_hot_pixel_does_not_make_the_others_black(mode: str, most: float, utmost: float) -> None:
     values = [most * at / 999 for at in range(1000)]
-    plain = seen(row(mode, [int(value) if mode == "I" else value for value in values]))
+    plain = seen(row(mode, [value if mode == "F" else int(value) for value in values]))
     assert plain[-1] == (255, 255, 255)
     values[500] = utmost
-    spoilt = seen(row(mode, [int(value) if mode == "I" else value for value in values]))
+    spoilt = seen(row(mode, [value if mode == "F" else int(value) for value in values]))
     assert spoilt[:500] == plain[:500]
     assert spoilt[501:] == plain[501:]
 
@@ -112,7 +128,7 @@ def test_palettes(transparency: int | bytes | None, expected: list[Pixel]) -> No
     [
         ("L", [5, 6], 6, grey(5, 255)),
         ("RGB", [(1, 2, 3), (4, 5, 6)], (4, 5, 6), [(1, 2, 3), (255, 255, 255)]),
-        ("I;16", [0x0500, 0x0600], 0x0600, grey(5, 255)),
+        ("I;16", [0x4500, 0x4600], 0x4600, grey(0x45, 255)),
     ],
 )
 def test_a_colour_that_counts_as_transparent(mode: str, values: list[Any], key: Any, expected: list[Pixel]) -> None:

@@ -16,7 +16,7 @@ from tests import pictures
 SIZE = (48, 32)
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=10**6, min_side=1, max_frames=10, memory=1 << 30)
 RECIPE = Recipe(width=SIZE[0], height=SIZE[1])
-BITS, PHOTOMETRIC, EXTRA = 258, 262, 338
+BITS, PHOTOMETRIC, COLOURS, EXTRA = 258, 262, 320, 338
 
 
 def decoded(content: bytes) -> bytes:
@@ -54,3 +54,40 @@ def test_a_fourth_value_is_alpha_only_where_a_tag_says_so() -> None:
     assert decoded(content) != picture.tobytes()
     unsaid = content.replace(struct.pack("<HHI", EXTRA, 3, 1), struct.pack("<HHI", EXTRA + 3, 3, 1))
     assert decoded(unsaid) == picture.tobytes()
+
+
+def with_table(image: Image.Image, scale: int) -> bytes:
+    """The image of a palette as a TIFF whose table of colours has each value times ``scale``."""
+    picture = image.copy()
+    content = bytearray(pictures.encoded(picture, "TIFF"))
+    at = content.index(struct.pack("<HH", COLOURS, 3))
+    count, start = struct.unpack_from("<II", content, at + 4)
+    parts = image.getpalette() or []
+    parts += [0] * (count - len(parts))
+    values = [parts[at * 3 + channel] * scale for channel in range(3) for at in range(count // 3)]
+    struct.pack_into(f"<{count}H", content, start, *values)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("scale", [1, 256, 257])
+def test_a_table_of_colours_may_hold_8_bits(scale: int) -> None:
+    image = pictures.photo(5, SIZE).quantize(64)
+    assert decoded(with_table(image, scale)) == image.convert("RGB").tobytes()
+
+
+def test_one_large_value_makes_a_table_of_16_bits() -> None:
+    image = Image.new("P", SIZE, 0)
+    image.putpalette([10, 20, 30, 255, 255, 255])
+    content = with_table(image, 1).replace(struct.pack("<H", 255), struct.pack("<H", 256))
+    assert set(decoded(content)) == {0}
+
+
+@pytest.mark.parametrize("most", [255, 1023, 4095])
+@pytest.mark.parametrize(("mode", "photometric"), [("I", 1), ("I;16", 1), ("I;16", 0)])
+def test_integers_that_use_a_part_of_their_range_are_seen(mode: str, photometric: int, most: int) -> None:
+    grey = pictures.photo(3, SIZE).convert("L")
+    grey.paste(255, (0, 0, 8, 8))
+    values = grey.convert("I").point(lambda value: value * (most / 255) + 0.5)
+    found = decoded(stored(values.convert(mode), PHOTOMETRIC, photometric))
+    shown = grey if photometric else grey.point([255 - value for value in range(256)])
+    assert max(abs(one - other) for one, other in zip(found, shown.convert("RGB").tobytes(), strict=True)) <= 1

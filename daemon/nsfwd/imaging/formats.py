@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import pi_heif.options
-import PIL.MpoImagePlugin  # noqa: F401  # not at the first MPO, when no file may be opened any more
 from pi_heif.as_plugin import HeifImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.MpoImagePlugin import MpoImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -97,14 +97,23 @@ class Format:
 
 
 def _open_jpeg(source: BinaryIO) -> ImageFile:
-    """A JPEG, or a MPO if its index can be read; a broken index does not cost the picture in front of it."""
+    """A JPEG, or a MPO if its index can be read; a broken index does not cost the picture in front of it.
+
+    Pillow's own way takes no notice of the further pictures where a note in the first speaks of a gain map.
+    """
+    image = JpegImageFile(source)
     try:
-        return jpeg_factory(source)
-    except (OSError, MemoryError, SyntaxError):
+        index = image._getmp()
+        return image if index is None or index[_PICTURES] < 2 else MpoImageFile.adopt(image, index)
+    except (OSError, MemoryError):
         raise
     except Exception:
         source.seek(0)
         return JpegImageFile(source)
+
+
+_PICTURES = 0xB001
+"""How many a MPO holds. Source: CIPA DC-007, section 5.2.3."""
 
 
 FORMATS = (

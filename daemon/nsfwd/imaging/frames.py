@@ -15,7 +15,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from nsfwd.errors import CodedError
-from nsfwd.imaging import frame_times
+from nsfwd.imaging import frame_times, gain_maps
 from nsfwd.ipc.messages import ImageLimits
 
 CheckPixels = Callable[[tuple[int, int]], None]
@@ -115,11 +115,12 @@ def usable(form: str, image: Image.Image, source: BinaryIO, limits: ImageLimits,
     """Name the frames that a person may be shown, and for how long.
 
     Pages of a TIFF and pictures of a MPO or HEIC have sizes of their own: those under ``min_side`` (thumbnails) are
-    left out, and so are a gain map and what no reader finds.
+    left out, and so are what no reader finds and a gain map that holds nothing of its own.
 
     Args:
         form: as ``formats.FORMATS`` names it.
-        image: opened, nothing decoded; it is at its first frame again, or at any frame that ``seek`` may leave.
+        image: opened, nothing decoded. Afterwards it is at any frame, and one of a MPO must be opened anew: a picture
+            that cannot be found spoils it.
         source: the file behind it.
         check: called with the size of each frame, or of the canvas that all are drawn on.
 
@@ -154,6 +155,23 @@ def _check_small(size: tuple[int, int], limits: ImageLimits) -> None:
         raise CodedError("too_small", message)
 
 
+def go_to(image: Image.Image, number: int) -> None:
+    """Seek a frame. A picture of its own has a profile and notes of its own, which Pillow keeps for the next."""
+    if image.tell() == number:
+        return
+    own = {key: image.info.pop(key) for key in _OWN if key in image.info} if image.format in _SEPARATE else {}
+    try:
+        image.seek(number)
+    except Exception:
+        image.info.update(own)
+        raise
+
+
+_SEPARATE = frozenset(("MPO", "TIFF"))
+_OWN = ("icc_profile", "xmp")
+"""Pillow's names of the formats whose frames share nothing, and of what each has for itself."""
+
+
 def _pages(image: Image.Image, limits: ImageLimits, check: CheckPixels) -> Sequence[int]:
     """Follow a TIFF's directories. Pillow ends a chain that leads back into itself."""
     found, first, at = [], image.size, 0
@@ -163,7 +181,7 @@ def _pages(image: Image.Image, limits: ImageLimits, check: CheckPixels) -> Seque
             found.append(at)
         at += 1
         try:
-            image.seek(at)
+            go_to(image, at)
         except EOFError:
             break
         if at >= limits.max_frames:
@@ -176,24 +194,40 @@ def _pages(image: Image.Image, limits: ImageLimits, check: CheckPixels) -> Seque
 def _pictures(image: Image.Image, limits: ImageLimits, check: CheckPixels) -> Sequence[int]:
     """Look at each picture of a MPO or HEIC, first at the one that every viewer shows, which must be fit for it."""
     _check_small(image.size, limits)
-    found = [image.tell()]
+    found, size = [image.tell()], image.size
+    maps: list[int] = []
     for at in range(getattr(image, "n_frames", 1)):
         if at == found[0]:
             continue
         try:
-            image.seek(at)
+            go_to(image, at)
         except Exception:  # its place in the file is wrong: no viewer finds it either
             continue
-        if min(image.size) >= limits.min_side and not _is_gain_map(image):
+        if min(image.size) >= limits.min_side:
             check(image.size)
-            found.append(at)
+            is_map = gain_maps.marked(image) and gain_maps.alike(size, image.size)
+            (maps if is_map else found).append(at)
+    return sorted([*found, *_real(image, found[0], maps)], key=lambda at: (at != found[0], at)) if maps else found
+
+
+def _real(image: Image.Image, first: int, maps: Sequence[int]) -> list[int]:
+    """Name those of what is called a gain map that are pictures of their own."""
+    guide: Image.Image | None = None
+    found = []
+    for at in maps:
+        try:
+            if guide is None:
+                go_to(image, first)
+                guide = gain_maps.small(image)
+            go_to(image, at)
+            if gain_maps.follows(guide, gain_maps.small(image)):
+                continue
+        except MemoryError:
+            raise
+        except Exception:  # it is broken, and said to be so when it is decoded
+            pass
+        found.append(at)
     return found
-
-
-def _is_gain_map(image: Image.Image) -> bool:
-    """How bright each pixel may shine on a better screen: a helper of the first picture, and no picture itself."""
-    xmp = image.info.get("xmp")
-    return isinstance(xmp, bytes) and any(word in xmp.lower() for word in (b"hdrgainmap", b"hdrgm:"))
 
 
 def _walk_gif(source: BinaryIO, most: int) -> tuple[list[int], tuple[int, int]]:

@@ -18,6 +18,15 @@ BLACK = (0, 0, 0)
 _DEEP = 65535
 """Largest value of 16 bits."""
 
+_INTEGERS = (1, 15, 255, 1023, 4095, _DEEP)
+"""Greatest values of 1, 4, 8, 10, 12 and 16 bits. What fits into 12 is at most 15 of 255 where it is taken as 16:
+viewers that scale by the type show black, others the picture, which must not be missed."""
+
+_FLOATS = (1.0, 255.0)
+"""Greatest values that floats are taken to have; where all are less than ``_DARK`` of it, they are spread."""
+
+_DARK = 1 / 17
+
 _SAMPLED = 128
 """Pixels each way from which the range of an image's values is told: sorting them takes some milliseconds."""
 
@@ -69,14 +78,29 @@ def _on(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Ima
     return below, True
 
 
-def _high_bytes(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8: the high byte, which is what an 8-bit file made from the same picture holds."""
+def _from_shorts(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8, with its transparent value."""
+    grey = _from_integers(image)
     key = image.info.get("transparency")
-    if isinstance(key, int):
-        grey = image.convert("I")
-        seen = grey.point([0 if value == key else 255 for value in range(_DEEP + 1)], "L")
-        return Image.merge("LA", (_take_high(image), seen))
-    return _take_high(image)
+    if not isinstance(key, int):
+        return grey
+    seen = image.convert("I").point([0 if value == key else 255 for value in range(_DEEP + 1)], "L")
+    return Image.merge("LA", (grey, seen))
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """Integers: of as many bits as their values need, else spread over their range.
+
+    Of 16 bits the high byte is taken, which is what an 8-bit file made from the same picture holds.
+    """
+    low, high = _range(image)
+    if low < 0 or high > _DEEP:
+        return _spread(image.convert("F"), low, high)
+    most = next(most for most in _INTEGERS if high <= most)
+    if most == _DEEP:
+        return _take_high(image.convert("I;16") if image.mode == "I" else image)
+    values = image if image.mode == "I" else image.convert("I")
+    return values.point([min(255, (value * 255 + most // 2) // most) for value in range(_DEEP + 1)], "L")
 
 
 def _take_high(image: Image.Image) -> Image.Image:
@@ -84,21 +108,13 @@ def _take_high(image: Image.Image) -> Image.Image:
     return Image.frombytes("L", image.size, image.tobytes()[high::2])
 
 
-def _from_integers(image: Image.Image) -> Image.Image:
-    """32-bit integers: 16-bit values where they fit (how many a file stores them), else spread over their range."""
-    low, high = _range(image)
-    if low >= 0 and high <= _DEEP:
-        return _take_high(image.convert("I;16"))
-    return _spread(image.convert("F"), low, high)
-
-
 def _from_floats(image: Image.Image) -> Image.Image:
     """Floats: 0 to 1 and 0 to 255 are taken for what they are, any other range is spread."""
     low, high = _range(image)
-    for most in (1.0, 255.0):
-        if low >= 0.0 and high <= most:
-            return _spread(image, 0.0, most)
-    return _spread(image, low, high)
+    most = next((most for most in _FLOATS if low >= 0.0 and high <= most), None)
+    if most is None:
+        return _spread(image, low, high)
+    return _spread(image, 0.0, high if 0.0 < high < most * _DARK else most)
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
@@ -107,7 +123,8 @@ def _range(image: Image.Image) -> tuple[float, float]:
     One pixel of 1e30, or of infinity, must not make all others black.
     """
     some = image.resize((min(image.width, _SAMPLED), min(image.height, _SAMPLED)), Image.Resampling.NEAREST)
-    stored = struct.unpack(f"={some.width * some.height}{_WORDS[image.mode]}", some.tobytes())
+    some = some if some.mode in _WORDS else some.convert("I")
+    stored = struct.unpack(f"={some.width * some.height}{_WORDS[some.mode]}", some.tobytes())
     values = sorted(filter(math.isfinite, stored)) or [0]
     utmost = len(values) // _UTMOST
     low, high = values[utmost], values[-1 - utmost]
@@ -122,10 +139,10 @@ def _spread(image: Image.Image, low: float, high: float) -> Image.Image:
 
 _FIRST = {
     "La": lambda image: image.convert("LA"),
-    "I;16": _high_bytes,
-    "I;16L": _high_bytes,
-    "I;16N": _high_bytes,
-    "I;16B": _high_bytes,
+    "I;16": _from_shorts,
+    "I;16L": _from_shorts,
+    "I;16N": _from_shorts,
+    "I;16B": _from_shorts,
     "I": _from_integers,
     "F": _from_floats,
     "LAB": colour.from_lab,

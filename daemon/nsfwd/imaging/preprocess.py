@@ -19,7 +19,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import declared, formats, frames, modes, orientation, resizing, tiff
+from nsfwd.imaging import boxes, declared, formats, frames, modes, orientation, resizing, tiff
 from nsfwd.ipc.messages import ImageLimits
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
@@ -146,7 +146,13 @@ class OpenImage:
         self._usable = frames.usable(
             self._form.name, self._image, self._source, self._limits, lambda size: _check_pixels(size, self._limits)
         )
+        self._parts = _parts(self._form, self._image, self._source, self._limits)
+        if len(self._parts) > 1:
+            self._usable = frames.Frames(range(len(self._parts)))
         self._chosen = self._usable.chosen(most or self._recipe.frames.sample)
+        if self._form.name == "jpeg" and getattr(self._image, "n_frames", 1) > 1:
+            self._source.seek(0)
+            self._image = self._form.plugin(self._source)
 
     def decode(self, view: int) -> Pixels:
         """Decode one view: 0 for the first, then what ``Pixels.next`` said.
@@ -163,10 +169,12 @@ class OpenImage:
         if place >= len(self._chosen):
             raise CodedError("unreadable", "the file changed while it was read")
         frame = self._chosen[place]
-        if image.tell() != frame:
-            image.seek(frame)
+        single = len(self._parts) == 1
+        frames.go_to(image, frame if single else 0)
         background = "black" if black else ("white" if recipe.background == "both" else recipe.background)
-        data, transparent = _pixels(image, self._form, self._source, recipe, background)
+        data, transparent = _pixels(
+            image, self._form, self._source, recipe, background, self._parts[0 if single else frame]
+        )
         twice = transparent and recipe.background == "both"
         return Pixels(
             data,
@@ -209,10 +217,25 @@ def _look(source: BinaryIO, limits: ImageLimits) -> bytes:
     return head
 
 
+def _parts(
+    form: formats.Format, image: Image.Image, source: BinaryIO, limits: ImageLimits
+) -> tuple[boxes.Part | None, ...]:
+    """Name the parts of a picture that viewers show; None is the whole.
+
+    All of them show a clean aperture that begins at the first pixel; of any other some show the whole picture.
+    """
+    if form.name != "avif" or getattr(image, "n_frames", 1) > 1:
+        return (None,)
+    part = boxes.clean_aperture(source, image.size)
+    if part is None or min(part[2] - part[0], part[3] - part[1]) < limits.min_side:
+        return (None,)
+    return (part,) if part[:2] == (0, 0) else (None, part)
+
+
 def _pixels(
-    image: Image.Image, form: formats.Format, source: BinaryIO, recipe: Recipe, background: str
+    image: Image.Image, form: formats.Format, source: BinaryIO, recipe: Recipe, background: str, part: boxes.Part | None
 ) -> tuple[bytes, bool]:
-    """Decode the frame that ``image`` is at, and tell whether any pixel of it is transparent."""
+    """Decode the frame that ``image`` is at, and tell whether any pixel of it, or of a part of it, is transparent."""
     conversion = declared.conversion(image, form.name, source)
     early = conversion is not None and conversion.early
     if form.name == "png":
@@ -223,6 +246,8 @@ def _pixels(
         _draft(image, recipe, wanted)
     image.load()
     image = _as_meant(image, form)
+    if part is not None:
+        image = image.crop(part)
     if conversion is not None and early:
         image = conversion.to_srgb(modes.to_eight_bits(image))
     image, transparent = modes.to_rgb(image, _BACKGROUNDS[background])
