@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from nsfwd.bundles.verdict import overruled
 from nsfwd.errors import CODES, CodedError, Status
 from nsfwd.protocol.clamd import ClamdSession
-from nsfwd.protocol.events import BodyData, BodyStart, Event, OperationRequest, ScanRequest
+from nsfwd.protocol.events import BodyData, BodyStart, Event, Handled, OperationRequest, ScanRequest
 from nsfwd.protocol.messages import Because, Identity, Judgement, Outcome, Override, Scan, Style, Timing
 from nsfwd.protocol.session import Session
 
@@ -108,7 +108,8 @@ class Conversation:
 
     def pull(self) -> None:
         while (event := self.session.next_event()) is not None:
-            self.events.append(event)
+            if not isinstance(event, Handled):
+                self.events.append(event)
             self.answer(event)
         self.sent += self.session.data_to_send()
 

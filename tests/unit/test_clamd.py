@@ -6,7 +6,7 @@ import pytest
 
 from nsfwd.errors import CODES, CodedError
 from nsfwd.protocol.clamd import ClamdSession
-from nsfwd.protocol.events import BodyData, BodyEnd, BodyStart, Rejected, ScanRequest
+from nsfwd.protocol.events import BodyData, BodyEnd, BodyStart, Handled, Rejected, ScanRequest
 from nsfwd.protocol.messages import Style
 from tests.unit.conversation import MAX_BYTES, Conversation, outcome
 
@@ -134,12 +134,12 @@ def test_a_stream_is_given_on_as_it_comes() -> None:
 def test_a_descriptor_belongs_to_the_byte_behind_its_command() -> None:
     session = ClamdSession(max_bytes=MAX_BYTES)
     session.receive_data(b"zIDSESSION\0zFILDES\0")
-    assert session.next_event() is None
+    assert [session.next_event() for _ in range(3)] == [Handled(), Handled(), None]
     session.receive_data(b"\0zPING\0")
     event = session.next_event()
     assert isinstance(event, ScanRequest)
     assert event.turn.passed
-    assert session.next_event() is None
+    assert [session.next_event() for _ in range(2)] == [Handled(), None]
     session.entry(event.turn, outcome(None, "sensitive"))
     assert session.data_to_send() == b"2: PONG\x001: fd: NSFW.sensitive FOUND\0"
 
@@ -156,3 +156,12 @@ def test_a_drain_answers_what_was_begun(begun: bytes) -> None:
     assert isinstance(event.error, CodedError)
     assert session.data_to_send().endswith(b": draining ERROR\0")
     assert session.finished
+
+
+def test_what_is_answered_at_once_is_answered_one_at_a_time() -> None:
+    """Else one read of commands that nobody has to be asked about would hold up all other connections."""
+    session = ClamdSession(max_bytes=MAX_BYTES)
+    session.receive_data(b"zIDSESSION\0" + b"zPING\0" * 100)
+    assert session.next_event() == Handled()
+    assert session.next_event() == Handled()
+    assert session.data_to_send() == b"1: PONG\0"

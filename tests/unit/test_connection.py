@@ -16,6 +16,7 @@ from nsfwd.config import Settings
 from nsfwd.errors import CodedError, Status
 from nsfwd.protocol.limits import DESCRIPTORS, WINDOW
 from nsfwd.protocol.messages import Image, Lane, Outcome, Style, Timing
+from nsfwd.protocol.session import Session
 from nsfwd.server.addresses import Address, Family, ListenSpec
 from nsfwd.server.connection import QUIET, Connection
 from nsfwd.server.peers import Peer
@@ -505,6 +506,31 @@ def test_operations() -> None:
     hold_conversation(conversation)
 
 
+def test_reloads_under_way_have_a_window() -> None:
+    async def conversation(talk: Talk) -> None:
+        done, asked = asyncio.Event(), 0
+
+        async def reload() -> dict[str, Any]:
+            nonlocal asked
+            asked += 1
+            await done.wait()
+            return {"mode": "none"}
+
+        talk.service.reload = reload
+        talk.connection.session = Session(
+            style=Style.PLAIN, max_bytes=1000, operations=Peer("root", "root", True).operations
+        )
+        await talk.send(*({"id": number, "op": "reload"} for number in range(200)))
+        await turns(lambda: asked == WINDOW)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert asked == WINDOW
+        done.set()
+        assert sorted([(await talk.reply())["id"] for _ in range(200)]) == list(range(200))
+
+    hold_conversation(conversation)
+
+
 def test_a_defect_is_an_answer_and_the_connection_lives_on() -> None:
     async def conversation(talk: Talk) -> None:
         talk.pipeline.broken = True
@@ -549,6 +575,17 @@ def test_a_session_greets_after_silence_and_answers_in_order() -> None:
 
     hold_conversation(conversation, Style.SESSION)
     hold_conversation(silent, Style.SESSION)
+
+
+def test_who_was_kept_waiting_is_not_taken_for_silent() -> None:
+    async def conversation(talk: Talk) -> None:
+        await turns(lambda: talk.connection._silence is not None)
+        talk.client.send(b'{"op":"ping"}\n')
+        talk.connection.active -= 1.0
+        talk.connection._silent()  # the loop was busy: its timer is due before what waits in the kernel is read
+        assert (await talk.reply())["op"] == "ping"
+
+    hold_conversation(conversation, style=Style.SESSION)
 
 
 def test_oneshot_answers_an_unfinished_line_after_silence_and_closes() -> None:

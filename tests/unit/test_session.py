@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfwd.errors import CodedError
-from nsfwd.protocol.events import BodyData, BodyEnd, BodyStart, OperationRequest, Quit, Rejected, ScanRequest
+from nsfwd.protocol.events import BodyData, BodyEnd, BodyStart, Handled, OperationRequest, Quit, Rejected, ScanRequest
 from nsfwd.protocol.limits import JSON_LINE, TEXT_LINE
 from nsfwd.protocol.messages import Dialect, Style
 from nsfwd.protocol.session import Session
@@ -33,7 +33,8 @@ def pull(session: Session, data: bytes = b"", *, end: bool = False) -> list[Any]
         session.receive_eof()
     events = []
     while (event := session.next_event()) is not None:
-        events.append(event)
+        if not isinstance(event, Handled):
+            events.append(event)
     return events
 
 
@@ -507,6 +508,16 @@ def test_nothing_is_parsed_ahead() -> None:
         assert isinstance(event, ScanRequest)
         assert talk.in_flight == expected
     assert talk.next_event() is None
+
+
+@pytest.mark.parametrize("line", [b"help", b"labels", b"", b" "])
+def test_what_is_answered_at_once_is_answered_one_at_a_time(line: bytes) -> None:
+    """Else one read of such lines would make megabytes of replies and hold up all other connections."""
+    talk = session()
+    talk.receive_data((line + b"\n") * 100)
+    talk.next_event()
+    left = talk.unread
+    assert left == 99 * (len(line) + 1)
 
 
 # Any bytes, any cuts

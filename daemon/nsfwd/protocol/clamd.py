@@ -20,6 +20,7 @@ from nsfwd.protocol.events import (
     BodyEnd,
     BodyStart,
     Event,
+    Handled,
     OperationRequest,
     Rejected,
     ScanRequest,
@@ -150,27 +151,20 @@ class ClamdSession:
 
     def next_event(self) -> Event | None:
         """Return the next thing to act on, or None when that needs more input."""
-        while not self._events:
-            if self._stream is not None:
-                event = self._read_stream(self._stream)
-                if event is None:
-                    return None
-            elif self._passing is not None:
-                event = self._read_passed(self._passing)
-                if event is None:
-                    return None
-            elif self._ending:
-                self._buffer.clear()
-                return None
-            else:
-                command = self._read_command()
-                if command is None:
-                    self._ending = self._eof
-                    return None
-                event = self._take(*command)
-            if event is not None:
-                return event
-        return self._events.popleft()
+        if self._events:
+            return self._events.popleft()
+        if self._stream is not None:
+            return self._read_stream(self._stream)
+        if self._passing is not None:
+            return self._read_passed(self._passing)
+        if self._ending:
+            self._buffer.clear()
+            return None
+        command = self._read_command()
+        if command is None:
+            self._ending = self._eof
+            return None
+        return self._take(*command) or Handled()
 
     def _read_command(self) -> tuple[bytes, bytes] | None:
         """Return a command and the end of its line: NUL after ``z``, else LF."""

@@ -101,4 +101,9 @@ class Quit:
     """The peer said ``quit``: no event follows, replies still owed are sent, then the session is finished."""
 
 
-Event = ScanRequest | OperationRequest | BodyStart | BodyData | BodyEnd | Rejected | Quit
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """A line was answered by the session, or asks for nothing: there is only to see whether there is room for more."""
+
+
+Event = ScanRequest | OperationRequest | BodyStart | BodyData | BodyEnd | Rejected | Quit | Handled

@@ -22,6 +22,7 @@ from nsfwd.protocol.events import (
     BodyEnd,
     BodyStart,
     Event,
+    Handled,
     OperationRequest,
     Quit,
     Rejected,
@@ -115,25 +116,18 @@ class Session(Responder):
 
     def next_event(self) -> Event | None:
         """Return the next thing to act on, or None when that needs more input. Nothing is read ahead of it."""
-        while not self._events:
-            if self._body is not None:
-                event = self._read_body(self._body)
-                if event is None:
-                    return None
-            elif self._ending:
-                self._reader.discard()
-                return None
-            else:
-                line = self._read_line()
-                if line is None:
-                    return None
-                event = self._take_line(line)
-            if event is not None:
-                return event
-        event = self._events.popleft()
-        if self._inline and type(event) is BodyData:
-            self._inline = 0
-        return event
+        if self._events:
+            event = self._events.popleft()
+            if self._inline and type(event) is BodyData:
+                self._inline = 0
+            return event
+        if self._body is not None:
+            return self._read_body(self._body)
+        if self._ending:
+            self._reader.discard()
+            return None
+        line = self._read_line()
+        return None if line is None else self._take_line(line) or Handled()
 
     def _read_line(self) -> Line | None:
         line = self._reader.next_line(ended=self._eof or self._silent)

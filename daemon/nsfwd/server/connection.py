@@ -59,6 +59,7 @@ class Connection:
         holdings: its part in the memory that all connections share.
         parcels: what came along with its requests.
         parked: the request that waits until its member has room.
+        reloads: asked for and not answered.
         requests: under way.
         member: its part in what its row of the table of peers allows.
         why: how it ended, for the log.
@@ -86,6 +87,7 @@ class Connection:
         "parcels",
         "parked",
         "peer",
+        "reloads",
         "requests",
         "series",
         "service",
@@ -118,7 +120,7 @@ class Connection:
         service.budgets.connections.add(peer.guard, 1)
         self.parcels = Parcels(service.bodies, peer.guard, self.changed)
         self.parked: ScanRequest | None = None
-        self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = self.reloads = 0
         self.why = "done"
         self._ended = False
         self._draining = False
@@ -302,7 +304,7 @@ class Connection:
         unread = self._unread
         return (
             (unread <= FREE_REPLY or (unread < self._write_buffer and self.holdings.may_owe(unread)))
-            and len(self.requests) < self.service.queue.window(WINDOW)
+            and len(self.requests) + self.reloads < self.service.queue.window(WINDOW)
             and self.parcels.in_flight < self._max_bytes
             and self.holdings.requests < LONG_REQUESTS
             and not self._stream.closed
@@ -353,6 +355,9 @@ class Connection:
         left = self.active + SILENCE - loop.time()
         if left > 0.001:
             self._silence = loop.call_later(left, self._silent)
+            return
+        if self._stream.readable():  # it was not silent, but the loop was busy: what came is read in the next turn
+            self._silence = loop.call_later(SILENCE, self._silent)
             return
         self.session.receive_silence()
         self._step()

@@ -13,6 +13,7 @@ from nsfwd.protocol.events import (
     BodyEnd,
     BodyStart,
     Event,
+    Handled,
     OperationRequest,
     Quit,
     Rejected,
@@ -112,4 +113,5 @@ _HANDLERS: dict[type[Any], Callable[[Heard, Any], None]] = {
     BodyEnd: lambda _heard, _event: None,  # the scan that follows takes the body
     Rejected: _on_rejected,
     Quit: lambda _heard, _event: None,  # the session finishes by itself
+    Handled: lambda _heard, _event: None,
 }

@@ -23,9 +23,14 @@ _log = logging.getLogger("nsfwd.server")
 
 
 class Asked(Host, Protocol):
-    """The connection that was asked."""
+    """The connection that was asked.
+
+    Attributes:
+        reloads: asked for and not answered; they count in its window.
+    """
 
     peer: Peer
+    reloads: int
 
     @property
     def under_way(self) -> Collection[Request]:
@@ -48,6 +53,7 @@ def answer(asked: Asked, event: OperationRequest) -> None:
             _cancel(asked, turn, operation.target)
         elif operation.op == "reload":
             service.begin_reload().add_done_callback(partial(_reloaded, asked, turn))
+            asked.reloads += 1
         else:
             session.operation(turn, OPERATIONS[operation.op](service, asked.peer))
     except CodedError as error:
@@ -72,6 +78,7 @@ def _cancel(asked: Asked, turn: Turn, target: str | int | None) -> None:
 
 
 def _reloaded(asked: Asked, turn: Turn, task: asyncio.Future[dict[str, Any]]) -> None:
+    asked.reloads -= 1
     if asked.closed:
         return
     error = CodedError("draining") if task.cancelled() else task.exception()
