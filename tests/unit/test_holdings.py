@@ -289,7 +289,7 @@ def test_idle_connections_make_room_for_a_peer_that_has_fewer_and_admins_always_
             for connection in acceptor.connections:
                 connection.active -= 5.0
             newcomer = await connect(two)
-            await turns(lambda: any(connection.peer.guard == "::1" for connection in acceptor.connections))
+            await turns(lambda: any(connection.peer.guard == "::/64" for connection in acceptor.connections))
             assert len(acceptor.connections) == 4
             await loop.sock_sendall(newcomer, b'{"op":"ping"}\n')
             assert b"ping" in await loop.sock_recv(newcomer, 1000)

@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import socket
+import struct
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -162,6 +163,39 @@ def test_the_kernel_tells_user_and_groups_and_the_address() -> None:
             peer = identify(accepted)
     assert peer.address == ipaddress.ip_address("127.0.0.1")
     assert peer.guard == "127.0.0.1"
+
+
+class Accepted:
+    """What ``identify`` asks of a socket, with the answers of the kernel."""
+
+    def __init__(self, family: socket.AddressFamily, name: str = "", credentials: bytes = b"") -> None:
+        self.family, self._name, self._credentials = family, name, credentials
+
+    def getpeername(self) -> tuple[str, int, int, int]:
+        return self._name, 1, 0, 0
+
+    def getsockopt(self, _level: int, option: int, _size: int) -> bytes:
+        return self._credentials if option == socket.SO_PEERCRED else b""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", True), ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False), ("::ffff:192.0.2.1", "::ffff:192.0.2.1", True),
+    ],
+)  # fmt: skip
+def test_one_host_may_have_a_whole_network_of_64_bits(one: str, other: str, same: bool) -> None:
+    first, second = (identify(Accepted(socket.AF_INET6, name)) for name in (one, other))  # type: ignore[arg-type]
+    assert (first.guard == second.guard) is same
+    assert (first.circles == second.circles) is same
+
+
+def test_ids_of_users_may_need_all_32_bits() -> None:
+    credentials = struct.pack("iII", 7, 4_000_000_000, 4_000_000_001)
+    peer = identify(Accepted(socket.AF_UNIX, credentials=credentials))  # type: ignore[arg-type]
+    assert (peer.uid, peer.guard) == (4_000_000_000, "uid 4000000000")
+    assert 4_000_000_001 in peer.gids
 
 
 # -- rate ------------------------------------------------------------------------------------------------------------

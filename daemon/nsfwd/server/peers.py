@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from nsfwd.protocol.messages import Lane
 from nsfwd.protocol.wire import OPEN_OPERATIONS
 
-_UCRED = struct.Struct("3i")
-"""``struct ucred`` of Linux: pid, uid, gid (unix(7))."""
+_UCRED = struct.Struct("i2I")
+"""``struct ucred`` of Linux: pid, uid, gid (unix(7)); user ids of directory services may need all 32 bits."""
 
 _SO_PEERGROUPS = 59
 """Supplementary groups of who connected (Linux 4.13), for which Python has no name."""
+
+HOST_NETWORK = 64
+"""Bits that addresses of IPv6 have in common where one host may have all of them (RFC 4291)."""
 
 _GROUPS_BYTES = 1024
 """Room for 256 groups; of those who are in more only the first one counts."""
@@ -37,7 +40,8 @@ class Peer:
 
     Attributes:
         name: for the log: an address, or pid and uid.
-        guard: whom a repeated complaint in the log is about: the host without its port, or the uid.
+        guard: whose share it uses, and whom a repeated complaint in the log is about: the uid, or the host without its
+            port. Of IPv6 it is the network of 64 bits, for a single host may take any address of it.
         admin: root or the daemon's own user, over the Unix socket.
         pid, uid, gids: of the process that connected over a Unix socket.
         address: where it connected from over TCP.
@@ -77,7 +81,12 @@ def identify(sock: socket.socket) -> Peer:
     mapped = getattr(address, "ipv4_mapped", None)
     if mapped is not None:  # it came by IPv4, to a listener for both kinds
         address, host = mapped, str(mapped)
-    return Peer(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, admin=False, address=address)
+    name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Peer(name, host if address.version == 4 else str(_network(address)), admin=False, address=address)
+
+
+def _network(address: ipaddress.IPv6Address) -> ipaddress.IPv6Network:
+    return ipaddress.IPv6Network((int(address), HOST_NETWORK), strict=False)
 
 
 def _groups(sock: socket.socket) -> frozenset[int]:
