@@ -40,6 +40,9 @@ LISTINGS = 512
 ADMINS = 8
 """Connections beyond the most allowed that are kept for admins, who can find out what is wrong and mend it."""
 
+SCRAPES = 64
+"""Connections of those who read the metrics, at once; their descriptors are among those kept back."""
+
 OWN_DESCRIPTORS = 256
 """Least number of descriptors kept back for listeners, children, self-tests and what is accepted only to be refused."""
 
@@ -129,7 +132,7 @@ def row(limit: int, used: int, reserve: int = 0, largest: int = 0, refused: int 
 
 def own_descriptors(decoders: int) -> int:
     """Return how many descriptors the daemon keeps for itself, and for admins, with so many decoders."""
-    return max(OWN_DESCRIPTORS, OWN_DESCRIPTORS // 4 + A_DECODER * decoders) + ADMINS
+    return max(OWN_DESCRIPTORS, OWN_DESCRIPTORS // 4 + SCRAPES + A_DECODER * decoders) + ADMINS
 
 
 class Budgets:
@@ -146,6 +149,7 @@ class Budgets:
         lines: bytes received and not understood yet.
         requests: bytes of requests for many images under way.
         replies: bytes of replies that peers have not read.
+        scrapes: connections of those who read the metrics.
     """
 
     def __init__(self, descriptors: int, *, max_connections: int, body_memory: int) -> None:
@@ -156,6 +160,7 @@ class Budgets:
         self.lines = Budget("lines", LINES)
         self.requests = Budget("requests", REQUESTS)
         self.replies = Budget("replies", REPLIES)
+        self.scrapes = Budget("scrapes", SCRAPES)
         self.settle(max_connections=max_connections, body_memory=body_memory)
 
     def settle(self, *, max_connections: int, body_memory: int) -> None:
@@ -165,7 +170,8 @@ class Budgets:
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Return the rows of ``stats``, by name."""
-        budgets = (self.connections, self.files, self.bodies, self.lines, self.requests, self.replies)
+        memory = (self.bodies, self.lines, self.requests, self.replies)
+        budgets = (self.connections, self.files, *memory, self.scrapes)
         return {budget.name: budget.stats() for budget in budgets}
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nsfwd.budgets import SCRAPES
 from nsfwd.config import Settings
 from nsfwd.errors import CODES, Status
 from nsfwd.metrics import Metrics
@@ -21,7 +22,7 @@ from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.server.addresses import by_name, parse_address
 from nsfwd.server.exposition import PREFIX, ROWS, Stats
 from nsfwd.server.listeners import close_all, open_listeners
-from nsfwd.server.scraping import MOST_SCRAPES, MetricsServer, is_allowed
+from nsfwd.server.scraping import MetricsServer, is_allowed
 from nsfwd.server.service import Service
 from tests.unit import manual
 from tests.unit.shelf import make_bundle
@@ -183,11 +184,14 @@ def test_idle_scrapers_keep_nobody_out(tmp_path: Path) -> None:
         await server.start()
         path = f"{tmp_path}/m"
         try:
-            half_open = [await asyncio.open_unix_connection(path) for _ in range(2 * MOST_SCRAPES)]
+            half_open = [await asyncio.open_unix_connection(path) for _ in range(2 * SCRAPES)]
             half_open[-1][1].write(b"GET /metrics")
             reader, writer = await asyncio.open_unix_connection(path)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: any.name\r\n\r\n")
             assert (await asyncio.wait_for(reader.read(), 3)).startswith(b"HTTP/1.1 200 OK")
+            scrapes = service.budgets.stats()["scrapes"]
+            assert (scrapes["limit"], scrapes["used"]) == (SCRAPES, SCRAPES - 1)
+            assert scrapes["refused"] == SCRAPES + 1
             first = half_open[0][0]
             assert await asyncio.wait_for(first.read(), 3) == b""  # the oldest was closed
             for _, other in (*half_open, (reader, writer)):

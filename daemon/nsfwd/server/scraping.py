@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 import socket
-from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
@@ -20,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from nsfwd.server.exposition import Collector
 from nsfwd.server.listeners import Listener
+from nsfwd.server.peers import identify
 from nsfwd.server.service import Service
 
 REQUEST_BYTES = 8192
@@ -30,9 +30,6 @@ HEAD_TIMEOUT = 5.0
 
 READ_TIMEOUT = 10.0
 """Seconds that it may take to read."""
-
-MOST_SCRAPES = 64
-"""Connections of scrapers at once."""
 
 _HOST = re.compile(rb"\r\nHost:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
 
@@ -67,13 +64,17 @@ class MetricsServer:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._scrapes[writer] = _peer(writer)
-        if len(self._scrapes) > MOST_SCRAPES:
-            self._close_one()
+        sock = writer.get_extra_info("socket")
+        try:
+            peer = identify(sock).guard
+        except OSError:
+            writer.transport.abort()  # it is gone already
+            return
+        self._admit(writer, peer)
         try:
             async with asyncio.timeout(HEAD_TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
-            remote = writer.get_extra_info("socket").family != socket.AF_UNIX  # no browser connects to a Unix socket
+            remote = sock.family != socket.AF_UNIX  # no browser connects to a Unix socket
             writer.transport.set_write_buffer_limits(high=0)
             writer.write(self.answer(head, check_host=remote))
             async with asyncio.timeout(READ_TIMEOUT):
@@ -83,17 +84,27 @@ class MetricsServer:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # a scraper that went away or does not speak HTTP; the next one may
         finally:
-            self._scrapes.pop(writer, None)
+            self._forget(writer)
             writer.transport.abort()
             with suppress(OSError):
                 await writer.wait_closed()
 
-    def _close_one(self) -> None:
-        """Close the oldest connection of the address that has the most."""
-        ((busiest, _),) = Counter(self._scrapes.values()).most_common(1)
-        oldest = next(writer for writer, peer in self._scrapes.items() if peer == busiest)
-        del self._scrapes[oldest]
-        oldest.transport.abort()
+    def _admit(self, writer: asyncio.StreamWriter, peer: str) -> None:
+        """Count a connection; where there are too many the oldest of the peer that has most is closed."""
+        budget = self._service.budgets.scrapes
+        self._scrapes[writer] = peer
+        budget.add(peer, 1)
+        if budget.used > budget.limit:
+            largest = budget.largest()
+            oldest = next(one for one, whose in self._scrapes.items() if whose == largest)
+            budget.refused += 1
+            self._forget(oldest)
+            oldest.transport.abort()
+
+    def _forget(self, writer: asyncio.StreamWriter) -> None:
+        peer = self._scrapes.pop(writer, None)
+        if peer is not None:
+            self._service.budgets.scrapes.add(peer, -1)
 
     def answer(self, head: bytes, *, check_host: bool = True) -> bytes:
         """Spell the reply to the head of one request.
@@ -132,12 +143,6 @@ def is_allowed(host: str, names: Collection[str]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _peer(writer: asyncio.StreamWriter) -> str:
-    """The address that connections are counted by; all of a Unix socket are one."""
-    address = writer.get_extra_info("peername")
-    return str(address[0]) if isinstance(address, tuple) else ""
 
 
 def _spell(status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, bodiless: bool = False) -> bytes:
