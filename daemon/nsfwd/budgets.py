@@ -38,7 +38,7 @@ LISTINGS = 512
 """Directories listed at once: each holds at least two of the 4,096 descriptors of the process that lists them."""
 
 ADMINS = 8
-"""Connections beyond the most allowed that are kept for admins, who can find out what is wrong and mend it."""
+"""Connections beyond the most allowed that are kept for admins, who can find out what is wrong and put it right."""
 
 SCRAPES = 64
 """Connections of those who read the metrics, at once; their descriptors are among those kept back."""

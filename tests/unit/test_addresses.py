@@ -125,6 +125,16 @@ def test_a_missing_directory(tmp_path: Path) -> None:
         opened(f"unix:{tmp_path}/nowhere/s")
 
 
+def test_a_socket_that_cannot_be_given_its_mode_leaves_no_file(unix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    with pytest.raises(ListenError):
+        opened(unix)
+    assert not Path(unix.removeprefix("unix:")).exists()
+
+
 def test_a_busy_port_closes_what_was_opened(unix: str) -> None:
     [first] = opened(NOWHERE)
     with pytest.raises(ListenError, match="in use by another program"):

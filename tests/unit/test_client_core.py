@@ -146,7 +146,7 @@ def test_replies_to_nobody_do_no_harm_and_a_complaint_is_kept() -> None:
 
 @pytest.mark.parametrize("data", [b"{not json}\n", b'{"id": "\xff"}\n', b"x" * (17 * 1024 * 1024)])
 def test_a_peer_that_is_no_nsfwd(data: bytes) -> None:
-    with pytest.raises(ConnectionLost, match="no nsfwd"):
+    with pytest.raises(ConnectionLost, match="not nsfwd"):
         ClientCore().receive_data(data)
 
 

@@ -623,6 +623,53 @@ def test_a_suspect_that_waits_for_a_slot_gets_the_next_though_nothing_else_waits
     run(test)
 
 
+async def end_on_golden(loop: ManualLoop, bench: Bench, sign: int) -> None:
+    """The decoder that has the self-test's picture ends while it is at it."""
+    child = FakeChild.born[-1]
+    child.say(messages.Hello([], []))
+    await settle()
+    (job,) = child.jobs()
+    child.say(messages.Suspected(job.number, 10, "00" * 32))
+    bench.arena.notes[0] = (job.number, 0.0)
+    child.die(sign)
+    await settle()
+    await loop.advance(LONGEST_DELAY)
+
+
+def test_killed_decoders_are_never_the_fault_of_the_self_tests_picture() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        ticket = bench.admission.own_ticket(bench.claim, 0)
+        waiting = asyncio.ensure_future(bench.stage.decode(Image(descriptor=7), ticket))
+        await settle()
+        for _ in range(20):
+            await end_on_golden(loop, bench, 9)
+            assert not waiting.done()
+        child = FakeChild.born[-1]
+        child.say(messages.Hello([], []))
+        await settle()
+        child.say(done(child.jobs()[0]))
+        assert await waiting
+
+    run(test)
+
+
+def test_the_self_tests_picture_never_gets_onto_the_poison_list() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        waiting = asyncio.ensure_future(
+            bench.stage.decode(Image(descriptor=7), bench.admission.own_ticket(bench.claim, 0))
+        )
+        await settle()
+        for _ in range(2):
+            await end_on_golden(loop, bench, 11)
+        with pytest.raises(CodedError, match="decoder_died"):
+            await waiting
+        assert bench.poison.describe() == []
+
+    run(test)
+
+
 def test_the_self_test_is_decoded_without_a_free_slot_and_by_decoders_that_have_enough() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, slots=2, workers=1)

@@ -26,7 +26,7 @@ class Summary:
         failing: verdicts that count as an alarm does for the exit code.
         found: images that make the run exit with 1: alarms, and those with a verdict of ``failing``.
         unscored: images that ought to have scores and have none: errors, refusals, and those over a limit.
-        without: everything that has no scores, content that is no image included.
+        without: everything that has no scores, including content that is not an image.
         broken: the run ended before everything was answered, or left out what was named.
     """
 

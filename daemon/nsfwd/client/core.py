@@ -266,11 +266,11 @@ class ClientCore:
         """Sort what arrived at the time ``now`` into the inboxes.
 
         Raises:
-            ConnectionLost: the peer is no nsfwd.
+            ConnectionLost: the peer is not nsfwd.
         """
         *lines, self._partial = (self._partial + data).split(b"\n")
         if len(self._partial) > LONGEST_REPLY:
-            raise ConnectionLost("the peer sent a line without end; it is no nsfwd")
+            raise ConnectionLost("the peer sent a line without end; it is not nsfwd")
         for line in lines:
             if line.startswith(b"{"):
                 self._receive_line(line, now)
@@ -301,9 +301,9 @@ class ClientCore:
         try:
             message = jsonio.loads(line)
         except CodedError as error:
-            raise ConnectionLost("the peer sent a line that is no JSON; it is no nsfwd") from error
+            raise ConnectionLost("the peer sent a line that is not JSON; it is not nsfwd") from error
         if not isinstance(message, dict):
-            raise ConnectionLost("the peer sent a line that is no JSON object; it is no nsfwd")
+            raise ConnectionLost("the peer sent a line that is not a JSON object; it is not nsfwd")
         file = message.get("file")
         if isinstance(file, dict) and any(isinstance(value, float) for value in file.values()):
             message = jsonio.reread(line)  # the time of a file in more than 64 bits

@@ -13,7 +13,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from nsfwd.errors import NsfwdError
 
@@ -51,26 +51,33 @@ def muted() -> Iterator[None]:
     one line; after any other the chatter may hold the cause, so it goes to standard error.
     """
     silence()
+    _flush()
+    with ExitStack() as stack:
+        held = os.memfd_create("nsfwd-chatter")
+        stack.callback(os.close, held)
+        real: dict[int, int] = {}
+        for stream in (1, 2):
+            real[stream] = os.dup(stream)
+            stack.callback(_put_back, real[stream], stream)
+            os.dup2(held, stream)
+        stack.callback(_flush)
+        try:
+            yield
+        except NsfwdError:
+            raise
+        except BaseException:
+            sys.stderr.flush()
+            os.lseek(held, 0, os.SEEK_SET)
+            with open(held, "rb", closefd=False) as chatter, open(real[2], "wb", closefd=False) as stderr:
+                shutil.copyfileobj(chatter, stderr)
+            raise
+
+
+def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    held = os.memfd_create("nsfwd-chatter")
-    real = {stream: os.dup(stream) for stream in (1, 2)}
-    for stream in real:
-        os.dup2(held, stream)
-    try:
-        yield
-    except NsfwdError:
-        raise
-    except BaseException:
-        sys.stderr.flush()
-        os.lseek(held, 0, os.SEEK_SET)
-        with open(held, "rb", closefd=False) as chatter, open(real[2], "wb", closefd=False) as stderr:
-            shutil.copyfileobj(chatter, stderr)
-        raise
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for stream, kept in real.items():
-            os.dup2(kept, stream)
-            os.close(kept)
-        os.close(held)
+
+
+def _put_back(kept: int, stream: int) -> None:
+    os.dup2(kept, stream)
+    os.close(kept)

@@ -7,6 +7,7 @@ decoder. The processes themselves are ``crew``'s. It knows nothing of scores.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -346,16 +347,24 @@ class DecodeStage:
             self.queue.push_front(job, job.ticket.claim.lane)
 
     def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
-        """The file a decoder was on when it ended: tried once more alone, then it is to blame."""
+        """The file a decoder was on when it ended: tried once more alone, then it is to blame.
+
+        A picture of the self-test is tried again for as long as decoders are killed, and never gets onto the poison
+        list: the bundle is not to blame for what comes from outside.
+        """
         if overdue:
             job.ticket.fail(self.crew.too_late())
+            return
+        own = job.ticket.own is not None
+        if own and exit_.signal == signal.SIGKILL:
+            self._suspects.append(job)
             return
         job.deaths += 1
         job.crashes += exit_.signal in CRASHES
         if job.deaths < DEATHS_BEFORE_BLAME:
             self._suspects.append(job)
             return
-        if job.crashes >= CRASHES_BEFORE_LISTING and job.digest is not None and exit_.signal is not None:
+        if not own and job.crashes >= CRASHES_BEFORE_LISTING and job.digest is not None and exit_.signal is not None:
             self._poison.add(*job.digest, exit_.signal)
             self.spread_poison()
         job.ticket.fail(CodedError("decoder_died"))

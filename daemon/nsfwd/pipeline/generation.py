@@ -85,11 +85,7 @@ class Generation:
         on_proven: Callable[[Generation], None],
         on_broken: Callable[[Generation, NsfwdError], None],
     ) -> None:
-        if len(bundles) != 1:
-            raise SettingsError("models: this version serves exactly one bundle at a time")
-        labels = len(bundles[0].manifest.output.labels)
-        if labels > MOST_SCORES:
-            raise BundleError(f"{bundles[0].name} has {labels} labels; at most {MOST_SCORES} can be served")
+        labels = _count_labels(bundles)
         self.settings = settings
         self.tickets: set[Ticket] = set()
         self._left: asyncio.Future[None] | None = None
@@ -112,8 +108,7 @@ class Generation:
         own = self.self_test.slots
         self.arena = Arena.create(count + own, slot_bytes, workers)
         self.slots = Slots(count, lambda: self.decoding.slot_freed(), own=own)
-        setup = self._decoder_setup(slot_bytes)
-        plan = Plan(self.arena, self.slots, setup, workers, settings.decode_timeout, poison)
+        plan = Plan(self.arena, self.slots, self._decoder_setup(slot_bytes), workers, settings.decode_timeout, poison)
         self.decoding = DecodeStage(plan, on_broken=lambda error: on_broken(self, error))
         self.decoding.identify = lambda: self.cache is not None or bool(self.overriding.known)
         self.cache = Cache(settings.cache_entries) if settings.cache == "on" else None
@@ -253,6 +248,16 @@ class Generation:
             return None
         thresholds, contest = borders(self.bundle)
         return messages.Recheck(self.bundle.drift, thresholds, contest)
+
+
+def _count_labels(bundles: Sequence[Bundle]) -> int:
+    """Check that these bundles can be served, and count the scores of an image."""
+    if len(bundles) != 1:
+        raise SettingsError("models: this version serves exactly one bundle at a time")
+    labels = len(bundles[0].manifest.output.labels)
+    if labels > MOST_SCORES:
+        raise BundleError(f"{bundles[0].name} has {labels} labels; at most {MOST_SCORES} can be served")
+    return labels
 
 
 def default_max_batch(device: str) -> int:

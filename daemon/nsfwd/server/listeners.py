@@ -209,8 +209,12 @@ def _open_unix(spec: ListenSpec) -> Listener:
             sock.bind(path)
         finally:
             os.umask(umask)
-        Path(path).chmod(spec.mode)
-        sock.listen(BACKLOG)
+        try:
+            Path(path).chmod(spec.mode)
+            sock.listen(BACKLOG)
+        except OSError:
+            Path(path).unlink(missing_ok=True)
+            raise
     except OSError as error:
         sock.close()
         raise _refusal(spec.address, error) from None
