@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -394,11 +395,16 @@ def test_a_hook_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path)
 
     asyncio.run(work())
     pid = int(pids.read_text())
+    end = time.monotonic() + 30  # a process that was killed takes a moment to end
+    while (state := state_of(pid)) not in ("Z", "X", "gone"):
+        assert time.monotonic() < end, state
+
+
+def state_of(pid: int) -> str:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        state = "gone"
-    assert state in ("Z", "X", "gone")
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
 
 
 def test_few_hooks_run_at_once(tmp_path: Path) -> None:
