@@ -9,22 +9,22 @@ from __future__ import annotations
 import sys
 
 from nsfwd.imaging import decoder
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 
 
 class Blank(decoder.Decoder):
     """Answers every job like a decoder that needs no time."""
 
-    def do(self, job: messages.Job, descriptor: int | None) -> messages.Decoded:
+    def do(self, job: child_messages.Job, descriptor: int | None) -> child_messages.Decoded:
         """Say that the pixels are there."""
-        return messages.Decoded(job.number, job.slot, job.generation, "", "", 1e-6, 64, 64, "jpeg")
+        return child_messages.Decoded(job.number, job.slot, job.generation, "", "", 1e-6, 64, 64, "jpeg")
 
 
 def _serve() -> None:
     from nsfwd.cli.main import main
-    from nsfwd.pipeline import crew
+    from nsfwd.pipeline.decode import decoder_pool
 
-    crew.DECODER = __spec__.name  # what the server starts as its decoders
+    decoder_pool.DECODER = __spec__.name  # what the server starts as its decoders
     main()
 
 

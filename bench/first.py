@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nsfwd.bundles.store import open_bundle
-from nsfwd.engines import ir
+from nsfwd.bundles.bundle_store import open_bundle
+from nsfwd.engines import openvino_ir
 from nsfwd.engines.openvino import PRECISIONS
 from nsfwd.imaging import preprocess
 
@@ -25,7 +25,7 @@ def main() -> None:
     bundle = open_bundle(Path(directory), precision=precision[0] if precision else None)
     recipe = bundle.manifest.recipe
     hint = {"INFERENCE_PRECISION_HINT": PRECISIONS[bundle.precision]}
-    network = openvino.Core().compile_model(ir.obtain(bundle, CACHE) / ir.NETWORK, "CPU", hint)
+    network = openvino.Core().compile_model(openvino_ir.obtain(bundle, CACHE) / openvino_ir.NETWORK, "CPU", hint)
     with Path(picture).open("rb") as file:
         pixels = np.frombuffer(preprocess.decode(file, recipe, LIMITS).data, np.uint8)
     image = pixels.reshape(1, recipe.height, recipe.width, 3).astype(np.float32) * recipe.scale

@@ -21,7 +21,7 @@ from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.rejudge import Rejudging
 from nsfwd.scanning.reports.audit import Audit
 from nsfwd.scanning.reports.diff import differences
-from nsfwd.scanning.reports.export import WRITERS, records
+from nsfwd.scanning.reports.index_export import WRITERS, records
 from nsfwd.scanning.reports.report import Wanted, report
 from nsfwd.scanning.reports.sampling import sample
 from nsfwd.scanning.reports.where import parse

@@ -26,8 +26,8 @@ from bench import daemon, figures, machine
 from bench.load import Load, Ndjson
 from bench.rooms import LIMITS
 from bench.session import REPOSITORY, Session
-from nsfwd.bundles.store import open_bundle
-from nsfwd.engines import choose
+from nsfwd.bundles.bundle_store import open_bundle
+from nsfwd.engines import factory
 from nsfwd.engines.contract import EngineOptions
 from nsfwd.errors import NsfwdError
 from nsfwd.imaging import preprocess
@@ -204,7 +204,7 @@ def main() -> None:
     try:
         bundle = open_bundle(options.bundle, precision=options.precision)
         most = 64 if options.device == "gpu" else 2 * machine.cores()
-        engine = choose.build(
+        engine = factory.build(
             options.engine,
             EngineOptions(bundle=bundle, device=options.device, backend=options.backend, max_batch=most),
         )

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfwd.bundles.store import Bundle, open_bundle
-from nsfwd.engines import choose
+from nsfwd.bundles.bundle_store import Bundle, open_bundle
+from nsfwd.engines import factory
 from nsfwd.engines.contract import Engine, EngineOptions
 from nsfwd.imaging import preprocess
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 
 LIMITS = ImageLimits(64 << 20, 100_000_000, 1, 1, 1 << 30)
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nsfwd"
@@ -41,7 +41,7 @@ class Rooms:
         self.bundle: Bundle = open_bundle(directory, precision=precision or None)
         self._recipe = self.bundle.manifest.recipe
         options = EngineOptions(bundle=self.bundle, device="cpu", max_batch=most, cache=CACHE, threads=threads)
-        self.engine: Engine = choose.build(engine, options)
+        self.engine: Engine = factory.build(engine, options)
         self.engine.warm()
 
     @classmethod

@@ -21,9 +21,9 @@ from bench import daemon, echo, figures, machine
 from bench.load import Load, Ndjson
 from bench.session import Session
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.ledger import Ledger, Outcome, Settled
+from nsfwd.scanning.index.file_table import Ledger, Outcome, Settled
 from nsfwd.scanning.index.runs import Run
-from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.file_entry import Found
 from nsfwd.scanning.trees.walk import Tree, Walk
 
 IN_FLIGHT = 64

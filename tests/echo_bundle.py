@@ -17,7 +17,7 @@ from nsfwd.bundles.manifest import GOLDENS, WEIGHTS, Golden, Licence, Manifest, 
 from nsfwd.bundles.policy import Policy, Tier
 from nsfwd.engines.echo import echo_scores
 from nsfwd.imaging.preprocess import decode
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import pictures
 
 LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")

@@ -18,7 +18,7 @@ HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 INTERRUPTED = 130
 UNAVAILABLE = 69
-"""As of ``cli.exits``, which may not be there yet."""
+"""As of ``cli.options.exit_codes``, which may not be there yet."""
 
 YOUNG = 50_000
 """Objects that a command makes before garbage is looked for: more than are imported, among which there is none. Looking

@@ -30,14 +30,14 @@ from nsfwd.config import TABLE, Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, SettingsError
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol.messages import Lane, Style
-from nsfwd.server.addresses import Address, Family, ListenSpec
 from nsfwd.server.connection import Connection
-from nsfwd.server.main import open_bundles
-from nsfwd.server.peers import Peer
-from nsfwd.server.service import Service
+from nsfwd.server.context import Service
+from nsfwd.server.daemon import open_bundles
+from nsfwd.server.listen_spec import Address, Family, ListenSpec
+from nsfwd.server.peer_credentials import Peer
 
 if TYPE_CHECKING:
-    from nsfwd.bundles.store import Bundle
+    from nsfwd.bundles.bundle_store import Bundle
 
 ADDRESS = "local"
 

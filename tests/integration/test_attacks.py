@@ -132,7 +132,7 @@ def test_descriptors_that_nobody_takes_stop_nothing(short_of_files: Daemon, pict
             wait_until(partial(passed, connection, file.fileno()))
         wait_until(lambda: stats(daemon)["files"]["refused"] >= 10)
         assert stats(daemon)["files"]["used"] <= stats(daemon)["files"]["limit"]
-        [engine] = [pid for pid, command in daemon.processes().items() if "nsfwd.engines.body" in command]
+        [engine] = [pid for pid, command in daemon.processes().items() if "nsfwd.engines.engine_process" in command]
         os.kill(engine, 9)
         assert ask(daemon.unix, {"path": str(picture)})["status"] == "ok", "children are replaced"
         assert ask(daemon.tcp, {"path": str(picture)})["status"] == "ok"

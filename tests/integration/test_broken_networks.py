@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from nsfwd.bundles.bundle_store import Bundle, hash_file, open_bundle
 from nsfwd.bundles.manifest import NETWORK_FOLDER
-from nsfwd.bundles.store import Bundle, hash_file, open_bundle
-from nsfwd.engines import ir
+from nsfwd.engines import openvino_ir
 from nsfwd.engines.contract import EngineOptions
 from nsfwd.engines.openvino import OpenVinoEngine
 from nsfwd.errors import BundleError, EngineError
-from nsfwd.workshop.networks import add_network, enter
+from nsfwd.model_tools.derived_networks import add_network, enter
 from tests.integration.harness import MODELS
 
 NAME = "nsfw-mobilenet-v2-140"
@@ -35,13 +35,13 @@ def bundle(tmp_path: Path) -> Bundle:
 
 def spoil(bundle: Bundle, old: str, new: str) -> Bundle:
     """Change the network, and make its record and the manifest agree."""
-    place = ir.beside(bundle)
-    text = (place / ir.NETWORK).read_text("utf-8")
+    place = openvino_ir.beside(bundle)
+    text = (place / openvino_ir.NETWORK).read_text("utf-8")
     assert old in text
-    (place / ir.NETWORK).write_text(text.replace(old, new), "utf-8")
-    record = msgspec.json.decode((place / ir.RECORD).read_bytes(), type=ir.Record)
+    (place / openvino_ir.NETWORK).write_text(text.replace(old, new), "utf-8")
+    record = msgspec.json.decode((place / openvino_ir.RECORD).read_bytes(), type=openvino_ir.Record)
     files = {name: hash_file(place / name) for name in record.files}
-    (place / ir.RECORD).write_bytes(msgspec.json.encode(msgspec.structs.replace(record, files=files)))
+    (place / openvino_ir.RECORD).write_bytes(msgspec.json.encode(msgspec.structs.replace(record, files=files)))
     enter(bundle.directory, bundle.manifest, NETWORK_FOLDER)
     return open_bundle(bundle.directory, precision="f32")
 
@@ -89,9 +89,9 @@ def test_a_network_that_was_replaced_together_with_its_record(bundle: Bundle) ->
 
 
 def test_a_network_of_8_bits_that_was_altered_says_how_to_make_it_anew(bundle: Bundle) -> None:
-    place = ir.beside(replace(bundle, precision="int8"))
+    place = openvino_ir.beside(replace(bundle, precision="int8"))
     shutil.copytree(bundle.directory / NETWORK_FOLDER, place)
-    (place / ir.WEIGHTS).write_bytes(b"altered")
+    (place / openvino_ir.WEIGHTS).write_bytes(b"altered")
     with pytest.raises(BundleError, match=f"was altered; run: nsfwd models quantize {NAME}"):
         build(replace(bundle, precision="int8"))
 
@@ -99,7 +99,7 @@ def test_a_network_of_8_bits_that_was_altered_says_how_to_make_it_anew(bundle: B
 SPOIL_AND_LOAD = """
 import json, sys
 from pathlib import Path
-from nsfwd.bundles.store import read_manifest
+from nsfwd.bundles.bundle_store import read_manifest
 from nsfwd.engines import loading, quiet
 from nsfwd.errors import BundleError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.client import AsyncClient, Client, Reply
-from nsfwd.pipeline.cache import SETTLED
+from nsfwd.pipeline.decode.result_cache import SETTLED
 from tests import pictures
 from tests.integration.harness import Daemon, wait_until
 

@@ -25,7 +25,7 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 BODY = """
 import os, signal, sys, time
-from nsfwd.ipc.childmain import run_child
+from nsfwd.ipc.child_bootstrap import run_child
 link, others = run_child()
 try:
     while True:

@@ -16,10 +16,10 @@ import pytest
 import uvloop
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.child import LEAN, Child, Exit
-from nsfwd.ipc.messages import Decoded, ImageLimits
+from nsfwd.ipc.child_messages import Decoded, ImageLimits
 from tests import pictures
 from tests.descriptors import all_closed
 
@@ -27,7 +27,7 @@ MIB = 1 << 20
 SIDE = 32
 SLOT = SIDE * SIDE * 3
 LIMITS = ImageLimits(max_bytes=64 * MIB, max_pixels=100_000_000, min_side=16, max_frames=100, memory=2048 * MIB)
-MESSAGES = msgspec.msgpack.Decoder(messages.Hello | messages.DecodedGroup | messages.Entries)
+MESSAGES = msgspec.msgpack.Decoder(child_messages.Hello | child_messages.DecodedGroup | child_messages.Entries)
 
 
 AS_NOBODY = """
@@ -63,7 +63,7 @@ class Process:
             on_exit=self.exits.put_nowait,
         )
 
-    async def start(self, setup: messages.DecoderSetup | messages.ListerSetup) -> messages.Hello:
+    async def start(self, setup: child_messages.DecoderSetup | child_messages.ListerSetup) -> child_messages.Hello:
         self.child.start()
         self.send(setup)
         said, ended = asyncio.ensure_future(self.said.get()), asyncio.ensure_future(self.exits.get())
@@ -71,11 +71,11 @@ class Process:
         assert said.done(), ended.result()
         ended.cancel()
         hello = said.result()
-        assert isinstance(hello, messages.Hello)
+        assert isinstance(hello, child_messages.Hello)
         return hello
 
-    def send(self, message: messages.Wire, descriptors: list[int] | None = None) -> None:
-        self.child.send(messages.encode(message), descriptors or [])
+    def send(self, message: child_messages.Wire, descriptors: list[int] | None = None) -> None:
+        self.child.send(child_messages.encode(message), descriptors or [])
 
 
 class Bench:
@@ -84,7 +84,7 @@ class Bench:
     def __init__(self, root: Path, limits: ImageLimits = LIMITS) -> None:
         self.arena = Arena.create(16, SLOT, 1)
         recipe = msgspec.to_builtins(Recipe(width=SIDE, height=SIDE))
-        self.setup = messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(root),), limits)
+        self.setup = child_messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(root),), limits)
 
     async def __aenter__(self) -> Bench:
         self.process = Process("nsfwd.imaging.decoder", [self.arena.fd])
@@ -96,8 +96,8 @@ class Bench:
         self.arena.close()
 
     def send(self, paths: list[Path]) -> None:
-        jobs = [messages.Job(at, at % 16, 1, os.fsencode(path), False, False) for at, path in enumerate(paths)]
-        self.process.send(messages.Decode(jobs))
+        jobs = [child_messages.Job(at, at % 16, 1, os.fsencode(path), False, False) for at, path in enumerate(paths)]
+        self.process.send(child_messages.Decode(jobs))
 
     async def decode(self, paths: list[Path]) -> list[Decoded]:
         """Send one group, and give its results in order."""
@@ -148,7 +148,7 @@ def test_bytes_passed_as_descriptors(tmp_path: Path) -> None:
         async with Bench(tmp_path) as bench:
             fd = os.memfd_create("body")
             os.write(fd, pictures.encoded(pictures.solid((9, 8, 7)), "JPEG", quality=100))
-            bench.process.send(messages.Decode([messages.Job(5, 3, 2, b"", True, True)]), [fd])
+            bench.process.send(child_messages.Decode([child_messages.Job(5, 3, 2, b"", True, True)]), [fd])
             os.close(fd)
             (result,) = (await bench.process.said.get()).results
             assert (result.number, result.slot, result.generation, result.code) == (5, 3, 2, "")
@@ -165,10 +165,10 @@ def test_descriptors_that_cannot_be_passed_cost_their_images_alone(tmp_path: Pat
             closed = os.memfd_create("closed")
             os.close(closed)
             jobs = [
-                messages.Job(1, 1, 1, b"", True, False),
-                messages.Job(2, 2, 1, bytes(tmp_path / "a.png"), False, False),
+                child_messages.Job(1, 1, 1, b"", True, False),
+                child_messages.Job(2, 2, 1, bytes(tmp_path / "a.png"), False, False),
             ]
-            bench.process.send(messages.Decode(jobs), [closed])
+            bench.process.send(child_messages.Decode(jobs), [closed])
             results: list[Decoded] = []
             while len(results) < len(jobs):
                 results += (await bench.process.said.get()).results
@@ -186,8 +186,8 @@ def test_a_decoder_with_few_descriptors_takes_what_it_can(tmp_path: Path) -> Non
             descriptors = [os.memfd_create("image") for _ in range(6)]
             for fd in descriptors:
                 os.write(fd, encoded)
-            jobs = [messages.Job(number, number, 1, b"", True, False) for number in range(6)]
-            bench.process.send(messages.Decode(jobs), descriptors)
+            jobs = [child_messages.Job(number, number, 1, b"", True, False) for number in range(6)]
+            bench.process.send(child_messages.Decode(jobs), descriptors)
             results: list[Decoded] = []
             while len(results) < len(jobs):
                 results += (await bench.process.said.get()).results
@@ -369,14 +369,14 @@ def test_a_large_directory_is_listed_in_little_memory(tmp_path: Path) -> None:
         for number in range(20_000):
             (tmp_path / f"some-rather-long-name-of-a-file-{number:020d}.jpg").touch()
         lister = Process("nsfwd.imaging.lister", [])
-        hello = await lister.start(messages.ListerSetup((os.fsencode(tmp_path),), 8, 1_000_000, 256))
+        hello = await lister.start(child_messages.ListerSetup((os.fsencode(tmp_path),), 8, 1_000_000, 256))
         assert hello.missing == []
         before = resident(lister.child.pid)
         seen: set[bytes] = set()
-        lister.send(messages.List(1, os.fsencode(tmp_path), True, 0))
+        lister.send(child_messages.List(1, os.fsencode(tmp_path), True, 0))
         while not (entries := await lister.said.get()).end:
             seen |= set(entries.paths)
-            lister.send(messages.More(1))
+            lister.send(child_messages.More(1))
         seen |= set(entries.paths)
         assert len(seen) == 20_000
         assert resident(lister.child.pid) - before < 1 * MIB
@@ -393,20 +393,20 @@ def test_a_lister_that_is_killed_is_resumed_by_another(tmp_path: Path) -> None:
     async def story() -> None:
         for number in range(1000):
             (tmp_path / f"{number}.jpg").touch()
-        setup = messages.ListerSetup((os.fsencode(tmp_path),), 8, 10_000, 100)
+        setup = child_messages.ListerSetup((os.fsencode(tmp_path),), 8, 10_000, 100)
         seen: list[bytes] = []
         end = False
         while not end:
             lister = Process("nsfwd.imaging.lister", [])
             await lister.start(setup)
-            lister.send(messages.List(1, os.fsencode(tmp_path), False, len(seen)))
+            lister.send(child_messages.List(1, os.fsencode(tmp_path), False, len(seen)))
             for _ in range(3):
                 entries = await lister.said.get()
                 seen += entries.paths
                 end = entries.end
                 if end:
                     break
-                lister.send(messages.More(1))
+                lister.send(child_messages.More(1))
             lister.child.kill()
             await lister.exits.get()
         assert len(seen) == len(set(seen)) == 1000

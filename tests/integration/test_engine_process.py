@@ -15,8 +15,8 @@ import pytest
 from nsfwd.engines.contract import Pixels
 from nsfwd.engines.echo import MARK, VARIABLE, echo_scores
 from nsfwd.ipc.arena import Arena
+from nsfwd.ipc.child_messages import Batch, EngineFailed, EngineLost, EngineReady, EngineSetup, Recheck, Scores, encode
 from nsfwd.ipc.link import Link
-from nsfwd.ipc.messages import Batch, EngineFailed, EngineLost, EngineReady, EngineSetup, Recheck, Scores, encode
 from tests.echo_bundle import LABELS, echo_bundle
 from tests.integration.harness import PATIENCE
 
@@ -35,7 +35,7 @@ class Server:
         self.link, theirs = Link.pair()
         fds = (theirs.fileno(), self.arena.fd)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nsfwd.engines.body", *map(str, fds)],
+            [sys.executable, "-m", "nsfwd.engines.engine_process", *map(str, fds)],
             pass_fds=fds,
             env={**os.environ, VARIABLE: modes},
             stdout=subprocess.PIPE,

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image as PIL
 
+from nsfwd.bundles.bundle_store import Bundle, open_bundle
 from nsfwd.bundles.manifest import NETWORK_FOLDER
-from nsfwd.bundles.store import Bundle, open_bundle
-from nsfwd.engines import choose, ir
+from nsfwd.engines import factory, openvino_ir
 from nsfwd.engines.contract import Engine, EngineOptions, Pixels, Probabilities
 from nsfwd.errors import BundleError, EngineError
 from tests.integration.harness import MODELS
@@ -74,7 +74,7 @@ def reference(bundle: Bundle, pictures: Pixels, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module", params=["echo", "keras", "openvino"])
 def engine(request: pytest.FixtureRequest, bundle: Bundle, cache: Path) -> Engine:
     """Each engine, built and warmed as the engine process does it."""
-    built = choose.build(request.param, EngineOptions(bundle=bundle, device="cpu", max_batch=MOST, cache=cache))
+    built = factory.build(request.param, EngineOptions(bundle=bundle, device="cpu", max_batch=MOST, cache=cache))
     built.warm()
     return built
 
@@ -146,7 +146,7 @@ def test_the_recipe_is_applied(name: str, bundle: Bundle, cache: Path, pictures:
     other = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, recipe=recipe))
     scores = []
     for served, pixels in ((bundle, images), (other, changed)):
-        engine = choose.build(name, EngineOptions(bundle=served, device="cpu", cache=cache))
+        engine = factory.build(name, EngineOptions(bundle=served, device="cpu", cache=cache))
         engine.warm()
         scores.append(engine.score(pixels))
     np.testing.assert_allclose(scores[1], scores[0], atol=F32)
@@ -155,7 +155,7 @@ def test_the_recipe_is_applied(name: str, bundle: Bundle, cache: Path, pictures:
 def test_bf16_is_near_and_is_named(bundle: Bundle, cache: Path, pictures: Pixels, reference: Probabilities) -> None:
     options = EngineOptions(bundle=replace(bundle, precision="bf16"), device="cpu", cache=cache)
     try:
-        engine = choose.build("openvino", options)
+        engine = factory.build("openvino", options)
     except EngineError as error:
         assert "set precision = f32" in str(error)  # a processor without such instructions says so
         return
@@ -169,7 +169,7 @@ def test_the_serving_process_never_loads_tensorflow(bundle: Bundle, cache: Path)
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from nsfwd.bundles.store import open_bundle\n"
+        "from nsfwd.bundles.bundle_store import open_bundle\n"
         "from nsfwd.engines import choose\n"
         "from nsfwd.engines.contract import EngineOptions\n"
         "options = EngineOptions(bundle=open_bundle(Path(sys.argv[1])), device='cpu', cache=Path(sys.argv[2]))\n"
@@ -188,30 +188,30 @@ def test_a_network_of_other_weights_is_refused(bundle: Bundle, cache: Path, tmp_
     for file in bundle.directory.iterdir():
         if file.name != NETWORK_FOLDER:
             (copy / file.name).symlink_to(file)
-    place = ir.obtain(bundle, cache)
+    place = openvino_ir.obtain(bundle, cache)
     own = copy / NETWORK_FOLDER
     own.mkdir()
-    for name in (ir.NETWORK, ir.WEIGHTS):
+    for name in (openvino_ir.NETWORK, openvino_ir.WEIGHTS):
         (own / name).write_bytes((place / name).read_bytes())
-    record = (place / ir.RECORD).read_text("utf-8")
+    record = (place / openvino_ir.RECORD).read_text("utf-8")
     opened = replace(bundle, directory=copy)
-    (own / ir.RECORD).write_text(record.replace(bundle.manifest.weights_digest, "0" * 64), "utf-8")
+    (own / openvino_ir.RECORD).write_text(record.replace(bundle.manifest.weights_digest, "0" * 64), "utf-8")
     with pytest.raises(BundleError, match="other weights"):
-        choose.build("openvino", EngineOptions(bundle=opened, device="cpu"))
-    (own / ir.RECORD).write_text(record, "utf-8")
-    (own / ir.WEIGHTS).write_bytes(b"altered")
+        factory.build("openvino", EngineOptions(bundle=opened, device="cpu"))
+    (own / openvino_ir.RECORD).write_text(record, "utf-8")
+    (own / openvino_ir.WEIGHTS).write_bytes(b"altered")
     with pytest.raises(BundleError, match="altered"):
-        choose.build("openvino", EngineOptions(bundle=opened, device="cpu"))
+        factory.build("openvino", EngineOptions(bundle=opened, device="cpu"))
 
 
 @pytest.mark.parametrize("engine_name", ["keras", "auto"])
 def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(engine_name: str, bundle: Bundle) -> None:
-    from nsfwd.engines import machine
+    from nsfwd.engines import hardware
 
-    if machine.nvidia_device_exists():
+    if hardware.nvidia_device_exists():
         pytest.skip("this machine has one")
     with pytest.raises(EngineError, match="device = cpu"):
-        choose.build(engine_name, EngineOptions(bundle=bundle, device="gpu"))
+        factory.build(engine_name, EngineOptions(bundle=bundle, device="gpu"))
 
 
 def test_an_export_does_without_what_fails_on_python_3_13(bundle: Bundle, tmp_path: Path) -> None:
@@ -227,4 +227,8 @@ def test_an_export_does_without_what_fails_on_python_3_13(bundle: Bundle, tmp_pa
         [sys.executable, "-P", "-c", program, *arguments], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert {path.name for path in (tmp_path / "exported").iterdir()} == {ir.NETWORK, ir.WEIGHTS, ir.RECORD}
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {
+        openvino_ir.NETWORK,
+        openvino_ir.WEIGHTS,
+        openvino_ir.RECORD,
+    }

@@ -13,10 +13,10 @@ import click
 import msgspec
 import pytest
 
+from nsfwd.bundles.bundle_store import open_bundle, read_manifest
 from nsfwd.bundles.manifest import MANIFEST, dump_manifest
-from nsfwd.bundles.store import open_bundle, read_manifest
 from nsfwd.cli.main import cli
-from nsfwd.workshop.pack import pack
+from nsfwd.model_tools.pack import pack
 from tests import pictures
 from tests.integration.harness import MODELS, Daemon
 
@@ -152,4 +152,4 @@ def test_hints_for_people_are_safe_in_it_as_well(trap: Trap, bare: Path, tmp_pat
     settings = {"NSFWD_MODELS_DIR": str(place.parents[1]), "NSFWD_MODELS": BUNDLE, "NSFWD_ENGINE": "openvino"}
     done = trap.run("scan", "--local", trap.directory / "package.json", variables=settings)
     hint = done.stderr.decode().partition("run: ")[2].splitlines()[0]
-    assert hint.startswith(f"{sys.executable} -P -m nsfwd.engines.export")
+    assert hint.startswith(f"{sys.executable} -P -m nsfwd.engines.openvino_export")

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import pytest
 
+from nsfwd.bundles.bundle_store import Bundle, catalogue, open_bundle, verify_weights
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.bundles.store import Bundle, catalogue, open_bundle, verify_weights
-from nsfwd.engines import loading, quiet
-from nsfwd.workshop import keras_file
-from nsfwd.workshop.npm import npm_package
-from nsfwd.workshop.pictures import PICTURES, Picture
+from nsfwd.engines import framework_logging, keras_loading
+from nsfwd.model_tools import keras_file
+from nsfwd.model_tools.golden_images import PICTURES, Picture
+from nsfwd.model_tools.npm import npm_package
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / ".venv" / "reference"
@@ -143,8 +143,8 @@ def test_scores_are_those_of_nsfwjs(bundle: Bundle, nsfwjs: Path) -> None:
     command = [program("node"), str(SCRIPT), str(nsfwjs)]
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    with quiet.muted():
-        ours = keras_file.score(loading.load(bundle.weights, bundle.manifest), pixels, bundle.manifest)
+    with framework_logging.muted():
+        ours = keras_file.score(keras_loading.load(bundle.weights, bundle.manifest), pixels, bundle.manifest)
     for file, mine, theirs in zip(PICTURES, ours, json.loads(done.stdout), strict=True):
         expected = [theirs[{"drawings": "drawing"}.get(label, label)] for label in bundle.manifest.output.labels]
         assert mine == pytest.approx(expected, abs=AGREEMENT), file
@@ -161,7 +161,7 @@ def test_pulled_bundle_verifies(bundle: Bundle, verified: str) -> None:
 def test_second_pull_is_quick_and_loads_no_framework(bundle: Bundle) -> None:
     models_dir = bundle.directory.parent
     code = (
-        "import sys; from pathlib import Path; from nsfwd.workshop.pull import pull;"
+        "import sys; from pathlib import Path; from nsfwd.model_tools.pull import pull;"
         f"pull({bundle.manifest.name!r}, Path({str(models_dir)!r}), say=print);"
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'numpy')))"
     )

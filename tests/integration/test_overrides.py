@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.bundles.overrides import Overrides
 from nsfwd.client import Client, Reply
 from nsfwd.local import Scanner
+from nsfwd.overrides.override_store import Overrides
 from nsfwd.protocol.messages import Override
 from tests import pictures
 from tests.echo_bundle import echo_bundle

@@ -14,20 +14,20 @@ import uvloop
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
-from nsfwd.pipeline.admission import Admission
-from nsfwd.pipeline.crew import Plan
-from nsfwd.pipeline.decoding import DecodeStage
-from nsfwd.pipeline.poison import PoisonList
-from nsfwd.pipeline.slots import Slots
-from nsfwd.pipeline.tickets import Claim
+from nsfwd.pipeline.decode.decode_stage import DecodeStage
+from nsfwd.pipeline.decode.decoder_pool import Plan
+from nsfwd.pipeline.decode.poison_list import PoisonList
+from nsfwd.pipeline.queueing.admission import Admission
+from nsfwd.pipeline.queueing.slots import Slots
+from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Image, Lane
 from tests import pictures
 
 SIDE = 32
 SLOT = SIDE * SIDE * 3
-LIMITS = messages.ImageLimits(1 << 26, 100_000_000, 16, 100, 1 << 31)
+LIMITS = child_messages.ImageLimits(1 << 26, 100_000_000, 16, 100, 1 << 31)
 
 
 class Daemon:
@@ -39,7 +39,7 @@ class Daemon:
         self.arena = Arena.create(8, SLOT, 1)
         self.slots = Slots(8, lambda: None)
         recipe = msgspec.to_builtins(Recipe(width=SIDE, height=SIDE))
-        setup = messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(directory),), LIMITS)
+        setup = child_messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(directory),), LIMITS)
         self.stage = DecodeStage(
             Plan(self.arena, self.slots, setup, 1, 30.0, self.poison),
             on_broken=lambda error: loop.call_exception_handler({"message": str(error)}),

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image as PIL
 
+from nsfwd.bundles.bundle_store import Bundle, open_bundle, verify_file
 from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER
-from nsfwd.bundles.store import Bundle, open_bundle, verify_file
 from nsfwd.bundles.verdict import Judge, borders
-from nsfwd.engines import choose, ir, tuning
+from nsfwd.engines import factory, openvino_ir, openvino_tuning
 from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
 from nsfwd.engines.openvino import IMAGES_A_STREAM, OpenVinoEngine
 from nsfwd.engines.recheck import score_again
 from nsfwd.errors import BundleError, EngineError
-from nsfwd.ipc.messages import Recheck
-from nsfwd.workshop.networks import add_network
-from nsfwd.workshop.pack import import_packed, pack
-from nsfwd.workshop.pull import pull
-from nsfwd.workshop.quantize import quantize
-from nsfwd.workshop.tune import tune
-from nsfwd.workshop.verify import verify_networks
+from nsfwd.ipc.child_messages import Recheck
+from nsfwd.model_tools.derived_networks import add_network
+from nsfwd.model_tools.pack import import_packed, pack
+from nsfwd.model_tools.pull import pull
+from nsfwd.model_tools.quantize import quantize
+from nsfwd.model_tools.tune import tune
+from nsfwd.model_tools.verify import verify_networks
 from tests.integration.harness import MODELS, Daemon, ask, ndjson, raw_connect
 
 NAME = "nsfw-mobilenet-v2-140"
@@ -79,7 +79,7 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def score(bundle: Bundle, precision: str, pictures: Pixels) -> Probabilities:
-    return choose.build("openvino", EngineOptions(bundle=replace(bundle, precision=precision))).score(pictures)
+    return factory.build("openvino", EngineOptions(bundle=replace(bundle, precision=precision))).score(pictures)
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +102,18 @@ def test_verdicts_are_those_of_full_precision(
         return [judge.judge({"nsfw": one}).verdict for one in scores.tolist()]
 
     served = replace(bundle, precision=precision)
-    engine = choose.build("openvino", EngineOptions(bundle=served))
+    engine = factory.build("openvino", EngineOptions(bundle=served))
     options = EngineOptions(bundle=served)
     assert len(set(verdicts(exact))) == 3, "the pictures should reach every tier"
-    again = score_again(choose.build_exact(engine, options), pictures, quick, Recheck(served.drift, *borders(bundle)))
+    again = score_again(factory.build_exact(engine, options), pictures, quick, Recheck(served.drift, *borders(bundle)))
     assert 0 < again < PICTURES
     assert verdicts(quick) == verdicts(exact)
 
 
 def test_the_network_of_8_bits_is_part_of_the_bundle(bundle: Bundle) -> None:
-    assert {f"{INT8_FOLDER}/{name}" for name in (ir.NETWORK, ir.WEIGHTS, ir.RECORD)} <= bundle.manifest.files.keys()
+    assert {
+        f"{INT8_FOLDER}/{name}" for name in (openvino_ir.NETWORK, openvino_ir.WEIGHTS, openvino_ir.RECORD)
+    } <= bundle.manifest.files.keys()
     for path in bundle.manifest.files:
         verify_file(bundle, path)
     identities = {open_bundle(bundle.directory, precision=one).model_identity for one in ("f32", "bf16", "int8")}
@@ -137,7 +139,7 @@ def test_a_packed_bundle_brings_its_networks(bundle: Bundle, tmp_path: Path) -> 
     pack(bundle, tmp_path / "packed")
     there = import_packed(tmp_path / "packed", tmp_path / "models")
     for precision, directory in (("f32", NETWORK_FOLDER), ("int8", INT8_FOLDER)):
-        assert ir.obtain(replace(there, precision=precision), None) == there.directory / directory
+        assert openvino_ir.obtain(replace(there, precision=precision), None) == there.directory / directory
 
 
 def test_a_daemon_at_int8_scores_again_and_counts_it(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_too_few_pictures_change_nothing(bundle: Bundle, tmp_path: Path) -> None
 
 def test_measured_streams_are_used(bundle: Bundle, pictures: Pixels, exact: Probabilities, tmp_path: Path) -> None:
     found = tune(bundle, tmp_path, rounds=1)
-    assert tuning.settle(bundle, tmp_path, 0) == found.chosen
+    assert openvino_tuning.settle(bundle, tmp_path, 0) == found.chosen
     assert found.chosen.crowd in [one.streams for one in found.crowd]
     engine = OpenVinoEngine(EngineOptions(bundle=bundle, cache=tmp_path))
     assert engine.buckets[-1] == min(

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.engines.contract import Pixels
 from nsfwd.imaging.preprocess import decode
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import pictures
 
 LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=10_000_000, min_side=1, max_frames=9, memory=1 << 30)

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import pytest
 
-from nsfwd.workshop.staging import installing, staged
-from nsfwd.workshop.switching import go_back
+from nsfwd.model_tools.staging import installing, staged
+from nsfwd.model_tools.versions import go_back
 from tests import pictures
 from tests.echo_bundle import echo_bundle
 from tests.integration.harness import Daemon, Json, ask, ndjson, raw_connect, replies, spell, wait_until
@@ -181,7 +181,7 @@ def replace_by_a_broken_version(models: Path) -> None:
 
 def living_engines(site: Site) -> int:
     """Those that serve and those that a reload has replaced and that end."""
-    return sum("nsfwd.engines.body" in command for command in site.daemon.processes().values())
+    return sum("nsfwd.engines.engine_process" in command for command in site.daemon.processes().values())
 
 
 class Patient(threading.Thread):

@@ -26,11 +26,11 @@ BLOCKS = re.findall(r"^```console\n(.*?)^```$", DOCUMENT, re.M | re.S)
 NSFWD = """\
 #!{python}
 from pathlib import Path
-import nsfwd.cli.places, nsfwd.scanning.sweeps.job
+import nsfwd.cli.options.default_paths, nsfwd.scanning.sweeps.job_file
 state = Path("{base}/var/lib/nsfwd")
-nsfwd.cli.places.default_index = lambda: state / "index.db"
-nsfwd.cli.places.default_quarantine = lambda: state / "quarantine"
-nsfwd.scanning.sweeps.job.DIRECTORY = Path("{base}/etc/nsfwd/sweep.d")
+nsfwd.cli.options.default_paths.default_index = lambda: state / "index.db"
+nsfwd.cli.options.default_paths.default_quarantine = lambda: state / "quarantine"
+nsfwd.scanning.sweeps.job_file.DIRECTORY = Path("{base}/etc/nsfwd/sweep.d")
 from nsfwd.cli.main import main
 main()
 """

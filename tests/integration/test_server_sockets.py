@@ -68,7 +68,7 @@ def test_connections_over_the_limit_are_told_so(tmp_path: Path) -> None:
 
 
 def test_a_half_closed_client_that_waits_costs_no_time(daemon: Daemon, gallery: Path) -> None:
-    [engine] = [pid for pid, command in daemon.processes().items() if "nsfwd.engines.body" in command]
+    [engine] = [pid for pid, command in daemon.processes().items() if "nsfwd.engines.engine_process" in command]
     os.kill(engine, signal.SIGSTOP)
     try:
         with raw_connect(daemon.tcp) as connection:
@@ -93,7 +93,7 @@ def test_idle_connections_are_closed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", ["numpy", "PIL", "tensorflow", "openvino"])
 def test_the_server_process_holds_no_pixels_and_no_framework(daemon: Daemon, library: str) -> None:
     assert f"/{library}/" not in Path(f"/proc/{daemon.pid}/maps").read_text()
-    run_client([sys.executable, "-c", f"import nsfwd.server.main, sys; sys.exit({library!r} in sys.modules)"])
+    run_client([sys.executable, "-c", f"import nsfwd.server.daemon, sys; sys.exit({library!r} in sys.modules)"])
 
 
 def cpu_seconds(pid: int) -> float:

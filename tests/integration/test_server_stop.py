@@ -32,7 +32,7 @@ def children(daemon: Daemon, module: str) -> list[int]:
 @contextmanager
 def frozen_engine(daemon: Daemon) -> Iterator[None]:
     """Work in flight that never ends: the engine stands still."""
-    engines = children(daemon, "nsfwd.engines.body")
+    engines = children(daemon, "nsfwd.engines.engine_process")
     assert engines
     for pid in engines:
         os.kill(pid, signal.SIGSTOP)
@@ -75,7 +75,7 @@ def test_new_work_is_refused_while_old_work_is_waited_for(tmp_path: Path, photo:
             refused = json.loads(other.recv(4000))
             assert (refused["status"], refused["error"]["code"]) == ("refused", "draining")
             assert refused["retry_after"] > 0
-            for pid in children(daemon, "nsfwd.engines.body"):
+            for pid in children(daemon, "nsfwd.engines.engine_process"):
                 os.kill(pid, signal.SIGCONT)
             assert codes(replies(read_all(old))) == {"ok"}
         assert daemon.wait_exit() == 0
@@ -132,7 +132,7 @@ def test_a_stop_in_a_reload_answers_whoever_asked_for_it(tmp_path: Path, photo: 
         with raw_connect(daemon.unix) as connection:
             connection.sendall(spell({"id": "reload", "op": "reload"}))
             connection.sendall(b"".join(spell({"id": number, "path": str(photo)}) for number in range(100)))
-            wait_until(lambda: len(children(daemon, "nsfwd.engines.body")) == 2, pause=0.0)
+            wait_until(lambda: len(children(daemon, "nsfwd.engines.engine_process")) == 2, pause=0.0)
             os.kill(daemon.pid, signal.SIGTERM)
             found = replies(read_all(connection))
         assert daemon.wait_exit() == 0

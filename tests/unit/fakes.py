@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.child import Exit
 
 _TO_CHILD = msgspec.msgpack.Decoder(
-    messages.DecoderSetup
-    | messages.Decode
-    | messages.Poison
-    | messages.ListerSetup
-    | messages.List
-    | messages.More
-    | messages.Forget
-    | messages.EngineSetup
-    | messages.Batch
+    child_messages.DecoderSetup
+    | child_messages.Decode
+    | child_messages.Poison
+    | child_messages.ListerSetup
+    | child_messages.List
+    | child_messages.More
+    | child_messages.Forget
+    | child_messages.EngineSetup
+    | child_messages.Batch
 )
 
 
@@ -69,20 +69,20 @@ class FakeChild:
     async def stop(self, timeout: float) -> None:
         self.alive = False
 
-    def say(self, message: messages.Wire) -> None:
-        self.on_message(messages.encode(message))
+    def say(self, message: child_messages.Wire) -> None:
+        self.on_message(child_messages.encode(message))
 
     def die(self, signal: int = 9) -> None:
         self.alive = False
         self.on_exit(Exit(code=None, signal=signal, last_words="gone"))
 
-    def jobs(self) -> list[messages.Job]:
+    def jobs(self) -> list[child_messages.Job]:
         """Every job sent so far, in order."""
-        return [job for message in self.received if isinstance(message, messages.Decode) for job in message.jobs]
+        return [job for message in self.received if isinstance(message, child_messages.Decode) for job in message.jobs]
 
-    def batches(self) -> list[messages.Batch]:
+    def batches(self) -> list[child_messages.Batch]:
         """Every batch sent so far, in order."""
-        return [message for message in self.received if isinstance(message, messages.Batch)]
+        return [message for message in self.received if isinstance(message, child_messages.Batch)]
 
 
 @dataclass

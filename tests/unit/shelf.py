@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from nsfwd.bundles.bundle_store import Bundle, open_bundle
 from nsfwd.bundles.manifest import GOLDENS, MANIFEST, WEIGHTS, Golden, Licence, Manifest, Output, Recipe, dump_manifest
 from nsfwd.bundles.policy import Policy, Tier
-from nsfwd.bundles.store import Bundle, open_bundle
 
 LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
 FIVE_TIERS = Policy(

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nsfwd.scanning.dispatch.actor import Actor, Onlooker
-from nsfwd.scanning.dispatch.asking import Asking
 from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.submission.action_handler import Actor, Onlooker
+from nsfwd.scanning.submission.scan_run import Asking
 from nsfwd.scanning.sweeps.pause import Pause
 from nsfwd.scanning.sweeps.sweep import Plan, Progress, sweep
 from nsfwd.scanning.trees.exclusion import Exclusion

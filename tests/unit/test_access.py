@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli import main
-from nsfwd.cli.access import obstacle
+from nsfwd.cli.options.path_access import obstacle
 from nsfwd.errors import SettingsError
 
 
@@ -52,7 +52,7 @@ def test_the_directory_that_denies_it_is_named() -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("nsfwd.config.loading.SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("nsfwd.config.settings_sources.SYSTEM_FILE", tmp_path / "none.toml")
     user, file = getpass.getuser(), tmp_path / "a.jpg"
     file.touch()
     assert main.run(["config", "check", "--as", user, str(file)]) == 0
@@ -65,7 +65,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_file_that_the_caller_may_not_read_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nsfwd.config.loading.SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("nsfwd.config.settings_sources.SYSTEM_FILE", tmp_path / "none.toml")
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("a.jpg"))
     file = tmp_path / "a.jpg"
     file.touch()

@@ -20,16 +20,16 @@ import pytest
 from nsfwd.cli import actions as flags
 from nsfwd.cli import main
 from nsfwd.errors import ActionFailure, BreakerOpen
-from nsfwd.scanning.actions import acting, breaker, hook, placeholder
-from nsfwd.scanning.actions.acting import Actions, Plan
+from nsfwd.scanning.actions import breaker, executor, hook, placeholder
 from nsfwd.scanning.actions.breaker import Breaker, Limits
+from nsfwd.scanning.actions.executor import Actions, Plan
 from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
+from nsfwd.scanning.actions.move_out import Subject, take
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.restore import restore
-from nsfwd.scanning.actions.taking import Subject, take
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.judged import Judged
-from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.index.file_result import Judged
+from nsfwd.scanning.trees.file_entry import Found
 
 READER = "import json, sys; open(sys.argv[1], 'a').write(json.load(sys.stdin)['path'] + '\\n')"
 
@@ -150,7 +150,7 @@ def test_what_a_person_released_is_taken_only_when_somebody_decides_anew(
     again = picture(tmp_path, "a.jpg")
     wanted = plan(tmp_path, kind, "log", on=frozenset({"safe", "sensitive"}), apply=apply)
     assert perform(index, wanted, again) == []  # the daemon may not know of the decision yet
-    monkeypatch.setattr(acting, "GRACE", 0.0)
+    monkeypatch.setattr(executor, "GRACE", 0.0)
     ours = replace(again, verdict="safe", alarm=False, override={"verdict": "safe", "time": 1000.25})
     assert [line.split()[0] for line in perform(index, wanted, ours)] == ["found"]
     done = {"quarantine": "quarantined", "move": "moved"}[kind] if apply else "would"
@@ -232,7 +232,7 @@ def test_one_file_that_cannot_be_taken_stops_nothing(
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return take(store, subject)
 
-    monkeypatch.setattr(acting, "take", refusing)
+    monkeypatch.setattr(executor, "take", refusing)
     perform(index, plan(tmp_path, "quarantine"), first, second)
     assert rows(index, "outcome, message") == [("failed", "Operation not permitted"), ("done", None)]
 
@@ -243,7 +243,7 @@ def test_a_full_disk_stops_the_run(index: Index, tmp_path: Path, monkeypatch: py
     def full(*_: object) -> Any:
         raise ActionFailure("no room")
 
-    monkeypatch.setattr(acting, "take", full)
+    monkeypatch.setattr(executor, "take", full)
     with pytest.raises(ActionFailure):
         perform(index, plan(tmp_path, "quarantine"), judged)
     assert rows(index, "outcome, message") == [("failed", "no room")]
@@ -337,7 +337,7 @@ def test_a_verdict_that_no_policy_has_is_told(index: Index, tmp_path: Path) -> N
 
 def test_flags_say_what_the_limits_are() -> None:
     told = {option.name: option.help or "" for option in _options()}
-    assert tuple(flags.KINDS) == acting.KINDS
+    assert tuple(flags.KINDS) == executor.KINDS
     for name, value in (
         ("max_actions", breaker.MOST),
         ("max_share", round(100 * breaker.SHARE)),

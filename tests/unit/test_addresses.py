@@ -12,9 +12,9 @@ import pytest
 
 from nsfwd.errors import ListenError
 from nsfwd.protocol.messages import Lane, Style
-from nsfwd.server.addresses import Address, Family, by_name, parse
+from nsfwd.server.listen_spec import Address, Family, by_name, parse
 from nsfwd.server.listeners import Listener, close_all, inherited_listeners, open_listeners
-from nsfwd.server.peers import identify, lower_lane
+from nsfwd.server.peer_credentials import identify, lower_lane
 
 NOWHERE = "tcp:127.0.0.1:0"
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from nsfwd.errors import CodedError
-from nsfwd.pipeline.admission import RESTART, Admission
-from nsfwd.pipeline.tickets import Claim
+from nsfwd.pipeline.queueing.admission import RESTART, Admission
+from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Lane
 from tests.unit.manual import ManualLoop, run, settle
 

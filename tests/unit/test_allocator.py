@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import re, sys
 from pathlib import Path
-from nsfwd.server.allocator import give_back_large_buffers
+from nsfwd.server.malloc_tuning import give_back_large_buffers
 
 def resident():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from nsfwd.engines import machine
+from nsfwd.engines import hardware
 from nsfwd.engines.backends import MIB, Jax, TensorFlow, Torch
 from nsfwd.errors import EngineError
 
@@ -21,7 +21,7 @@ GIB = 1024 * MIB
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back ends set variables for the process they are in: put back afterwards."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(machine, "gpu_memory", lambda: 80 * GIB)
+    monkeypatch.setattr(hardware, "gpu_memory", lambda: 80 * GIB)
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from nsfwd.ipc.messages import HASH, STAT, Decoded, Stamp
-from nsfwd.pipeline.cache import SETTLED, Cache
-from nsfwd.pipeline.views import Scored
+from nsfwd.ipc.child_messages import HASH, STAT, Decoded, Stamp
+from nsfwd.pipeline.decode.result_cache import SETTLED, Cache
+from nsfwd.pipeline.infer.views import Scored
 from nsfwd.protocol.messages import Image
 
 SCORED = Scored((), 1, 1, True)

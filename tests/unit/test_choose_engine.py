@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.engines import choose, machine
+from nsfwd.engines import factory, hardware
 from nsfwd.engines.contract import Engine, EngineOptions
 from nsfwd.engines.echo import EchoEngine
 from nsfwd.errors import EngineError
@@ -30,17 +30,17 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
         return build
 
-    monkeypatch.setattr(choose, "_keras", builder("keras"))
-    monkeypatch.setattr(choose, "_openvino", builder("openvino"))
+    monkeypatch.setattr(factory, "_keras", builder("keras"))
+    monkeypatch.setattr(factory, "_openvino", builder("openvino"))
     monkeypatch.setattr("nsfwd.engines.keras.choose_backend", lambda wanted: wanted or "tensorflow")
-    monkeypatch.setattr(machine, "require_instructions", lambda: None)
+    monkeypatch.setattr(hardware, "require_instructions", lambda: None)
     return made
 
 
 def see(monkeypatch: pytest.MonkeyPatch, *, device: bool, obstacle: str, openvino: bool = True) -> None:
-    monkeypatch.setattr(machine, "nvidia_device_exists", lambda: device)
-    monkeypatch.setattr(machine, "gpu_obstacle", lambda backend: obstacle)
-    monkeypatch.setattr(machine, "installed", lambda package: openvino)
+    monkeypatch.setattr(hardware, "nvidia_device_exists", lambda: device)
+    monkeypatch.setattr(hardware, "gpu_obstacle", lambda backend: obstacle)
+    monkeypatch.setattr(hardware, "installed", lambda package: openvino)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_without_a_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     see(monkeypatch, device=False, obstacle="no NVIDIA device", openvino=openvino)
-    made = choose.build(engine, replace(options(tmp_path), device=device))
+    made = factory.build(engine, replace(options(tmp_path), device=device))
     assert built == [expected]
     assert made.note == ""
 
@@ -70,13 +70,13 @@ def test_a_gpu_that_is_seen_is_used(
     engine: str, built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     see(monkeypatch, device=True, obstacle="")
-    assert choose.build(engine, options(tmp_path)).note == ""
+    assert factory.build(engine, options(tmp_path)).note == ""
     assert built == ["keras gpu"]
 
 
 def test_a_gpu_that_no_library_sees_is_told(built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     see(monkeypatch, device=True, obstacle=UNSEEN)
-    assert choose.build("auto", options(tmp_path)).note == f"running on the CPU: {UNSEEN}"
+    assert factory.build("auto", options(tmp_path)).note == f"running on the CPU: {UNSEEN}"
     assert built == ["openvino cpu"]
 
 
@@ -84,7 +84,7 @@ def test_a_gpu_that_only_loading_shows_unusable_is_told(
     built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     see(monkeypatch, device=True, obstacle="")
-    made = choose.build("auto", replace(options(tmp_path), backend="blind"))
+    made = factory.build("auto", replace(options(tmp_path), backend="blind"))
     assert made.note == "running on the CPU: TensorFlow sees no GPU"
     assert built == ["keras gpu", "openvino cpu"]
 
@@ -92,23 +92,23 @@ def test_a_gpu_that_only_loading_shows_unusable_is_told(
 def test_gpu_never_falls_back(built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     see(monkeypatch, device=True, obstacle=UNSEEN)
     with pytest.raises(EngineError, match="sees no GPU"):
-        choose.build("auto", replace(options(tmp_path), device="gpu", backend="blind"))
+        factory.build("auto", replace(options(tmp_path), device="gpu", backend="blind"))
     with pytest.raises(EngineError, match="set engine = keras"):
-        choose.build("openvino", replace(options(tmp_path), device="gpu"))
+        factory.build("openvino", replace(options(tmp_path), device="gpu"))
     assert built == ["keras gpu"]
 
 
 def test_a_processor_without_avx2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr(machine, "_cpu", lambda: {"flags": "sse2 avx"})
+    monkeypatch.setattr(hardware, "_cpu", lambda: {"flags": "sse2 avx"})
     with pytest.raises(EngineError, match="AVX2"):
-        machine.require_instructions()
+        hardware.require_instructions()
 
 
 def test_equal_processors_have_equal_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_cpu", lambda: {"model": "1", "flags": "avx2", "cpu MHz": "1000"})
-    key = machine.cpu_key()
-    monkeypatch.setattr(machine, "_cpu", lambda: {"model": "1", "flags": "avx2", "cpu MHz": "2000"})
-    assert machine.cpu_key() == key
-    monkeypatch.setattr(machine, "_cpu", lambda: {"model": "1", "flags": "avx2 avx512f"})
-    assert machine.cpu_key() != key
+    monkeypatch.setattr(hardware, "_cpu", lambda: {"model": "1", "flags": "avx2", "cpu MHz": "1000"})
+    key = hardware.cpu_key()
+    monkeypatch.setattr(hardware, "_cpu", lambda: {"model": "1", "flags": "avx2", "cpu MHz": "2000"})
+    assert hardware.cpu_key() == key
+    monkeypatch.setattr(hardware, "_cpu", lambda: {"model": "1", "flags": "avx2 avx512f"})
+    assert hardware.cpu_key() != key

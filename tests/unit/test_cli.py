@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from nsfwd import config as settings
-from nsfwd.cli import exits, main
+from nsfwd.cli import main
+from nsfwd.cli.options import exit_codes
 from tests.unit.fakedaemon import FakeDaemon
 
 
@@ -23,7 +24,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("NSFWD_CONNECT", "NSFWD_CONFIG", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("nsfwd.config.loading.SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("nsfwd.config.settings_sources.SYSTEM_FILE", tmp_path / "none.toml")
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_serve_gives_its_settings_to_the_server(monkeypatch: pytest.MonkeyPatch)
         seen.extend((given, reread()))
         return 3
 
-    monkeypatch.setattr("nsfwd.server.main.run", run)
+    monkeypatch.setattr("nsfwd.server.daemon.run", run)
     flags = [
         "--model",
         "a=x",
@@ -193,7 +194,7 @@ def test_an_operation_turned_down(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("verb", ["ping", "scan /a", "sweep .", "bench ."])
 def test_an_address_that_is_empty_is_no_usual_place(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run([*verb.split(), "--connect", ""]) == exits.USAGE
+    assert main.run([*verb.split(), "--connect", ""]) == exit_codes.USAGE
     assert "'--connect': it is empty" in capsys.readouterr().err
 
 
@@ -209,7 +210,7 @@ from nsfwd.__main__ import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (exits.INTERRUPTED, "")
+    assert (done.returncode, done.stderr) == (exit_codes.INTERRUPTED, "")
 
 
 def test_what_a_terminal_has_no_letters_for_is_escaped() -> None:
@@ -236,10 +237,10 @@ def test_results_that_nobody_gets_are_no_success(line: str, daemon: FakeDaemon) 
     reader, writer = os.pipe()
     os.close(reader)
     endings = {
-        '"$@" >&-': (exits.IO, "nsfwd: standard output is closed\n"),
-        '"$@" >/dev/full': (exits.IO, "nsfwd: output: No space left on device\n"),
-        '"$@" >/dev/full 2>/dev/full': (exits.IO, ""),
-        '"$@"': (exits.BROKEN_PIPE, ""),
+        '"$@" >&-': (exit_codes.IO, "nsfwd: standard output is closed\n"),
+        '"$@" >/dev/full': (exit_codes.IO, "nsfwd: output: No space left on device\n"),
+        '"$@" >/dev/full 2>/dev/full': (exit_codes.IO, ""),
+        '"$@"': (exit_codes.BROKEN_PIPE, ""),
     }
     for script, ending in endings.items():
         said = subprocess.run(
@@ -251,7 +252,7 @@ def test_results_that_nobody_gets_are_no_success(line: str, daemon: FakeDaemon) 
 
 @pytest.mark.parametrize(
     ("line", "code"),
-    [("--version", 0), ("no-such-verb", exits.USAGE), ("ping --connect unix:/nowhere", exits.UNAVAILABLE)],
+    [("--version", 0), ("no-such-verb", exit_codes.USAGE), ("ping --connect unix:/nowhere", exit_codes.UNAVAILABLE)],
 )
 @pytest.mark.parametrize("closed", ["2>/dev/full", "2>&-"])
 def test_the_exit_code_is_the_same_where_stderr_takes_nothing(line: str, code: int, closed: str) -> None:
@@ -265,7 +266,7 @@ def test_a_completion_that_nobody_reads_is_one_exit_code() -> None:
         done = subprocess.run(
             [sys.executable, "-m", "nsfwd"], env=os.environ | asked, stdout=full, stderr=subprocess.PIPE, check=False
         )
-    assert (done.returncode, done.stderr) == (exits.IO, b"")
+    assert (done.returncode, done.stderr) == (exit_codes.IO, b"")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_a_completion_that_nobody_reads_is_one_exit_code() -> None:
 )
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_number_is_one(line: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run([*line.split(), value]) == exits.USAGE
+    assert main.run([*line.split(), value]) == exit_codes.USAGE
     assert value in capsys.readouterr().err
 
 
@@ -291,7 +292,7 @@ def test_a_job_whose_directory_is_missing_is_named(
 ) -> None:
     job = tmp_path / "nightly.toml"
     job.write_text(f'directories = ["{tmp_path}", "{tmp_path}/gone"]\n')
-    assert main.run([verb, "--job", str(job)]) == exits.CONFIG
+    assert main.run([verb, "--job", str(job)]) == exit_codes.CONFIG
     assert f"{job}, key directories: {tmp_path}/gone: no such directory" in capsys.readouterr().err
 
 

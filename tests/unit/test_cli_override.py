@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from nsfwd.bundles.overrides import Overrides
 from nsfwd.cli import main
 from nsfwd.cli.tiers import floor_of
 from nsfwd.config import load_settings
+from nsfwd.overrides.override_store import Overrides
 from tests.unit.fakedaemon import FakeDaemon, Request
 from tests.unit.shelf import make_bundle
 
@@ -32,7 +32,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """``nsfwd override`` in a directory with a picture, a policy of three tiers and no store yet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nsfwd.config.loading.SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("nsfwd.config.settings_sources.SYSTEM_FILE", tmp_path / "none.toml")
     make_bundle(tmp_path / "models")
     (tmp_path / "statue.jpg").write_bytes(STATUE)
     for name, value in {"MODELS_DIR": "models", "MODELS": "tiny", "OVERRIDES": "state/o.sqlite"}.items():
@@ -135,7 +135,7 @@ def test_bundles_are_found_where_the_system_keeps_them_unless_a_setting_says_oth
 ) -> None:
     monkeypatch.delenv("NSFWD_MODELS_DIR")
     (tmp_path / "models").rename(tmp_path / "system")
-    monkeypatch.setattr("nsfwd.bundles.store.SYSTEM", tmp_path / "system")
+    monkeypatch.setattr("nsfwd.bundles.bundle_store.SYSTEM", tmp_path / "system")
     assert run("add", "statue.jpg", "--verdict", "safe", "--reason", "x")[0] == 0
     monkeypatch.setenv("NSFWD_MODELS_DIR", "models")
     monkeypatch.setenv("NSFWD_CONNECT", "unix:nowhere.sock")

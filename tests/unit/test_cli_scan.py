@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from nsfwd.cli import main
-from nsfwd.cli.sources import absolute
+from nsfwd.cli.options.path_inputs import absolute
 from tests.unit.fakedaemon import Barring, FakeDaemon, Request, answer, failed
 
 Scan = Callable[..., tuple[int, str, str]]
@@ -529,7 +529,7 @@ def test_a_directory_that_cannot_be_listed_here_is_an_error(
             raise PermissionError(errno.EACCES, "Permission denied")
         return listing(path)
 
-    monkeypatch.setattr("nsfwd.cli.sources.os.scandir", scandir)
+    monkeypatch.setattr("nsfwd.cli.options.path_inputs.os.scandir", scandir)
     code, out, _ = scan("-r", str(tree))
     assert code == 2
     assert f"{tree}/below: error permission: Permission denied\n" in out

@@ -15,8 +15,8 @@ import click
 import pytest
 
 from nsfwd.cli import main
-from nsfwd.cli.moments import Clock, Duration, many, spelled
-from nsfwd.cli.places import default_index
+from nsfwd.cli.options.default_paths import default_index
+from nsfwd.cli.options.param_types import Clock, Duration, many, spelled
 from nsfwd.cli.sweep import line, summary
 from nsfwd.scanning.index.runs import Counts
 from nsfwd.scanning.sweeps.sweep import Progress
@@ -31,7 +31,9 @@ def script() -> Script:
 
 @pytest.fixture
 def place(tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr("nsfwd.scanning.sweeps.idle.stand_back", lambda: None)  # it would be for all tests that follow
+    monkeypatch.setattr(
+        "nsfwd.scanning.sweeps.io_priority.stand_back", lambda: None
+    )  # it would be for all tests that follow
     with serving(tmp_path, script) as address:
         yield Place(tmp_path, address)
 
@@ -169,8 +171,8 @@ def test_the_index_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_stands_back_at_the_disk_and_at_the_processor() -> None:
     code = """if True:
         import ctypes, os, threading
-        from nsfwd.scanning.sweeps import idle
-        idle.stand_back()
+        from nsfwd.scanning.sweeps import io_priority
+        io_priority.stand_back()
         get = {"x86_64": 252, "aarch64": 31}.get(os.uname().machine)
         found = []
         ask = lambda: found.append((os.nice(0), get and ctypes.CDLL(None).syscall(get, 1, 0) >> 13))

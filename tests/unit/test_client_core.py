@@ -8,8 +8,8 @@ import pytest
 
 from nsfwd.client.addresses import Address, candidates, parse
 from nsfwd.client.core import ClientCore, Inbox
-from nsfwd.client.items import Options
-from nsfwd.client.replies import to_reply
+from nsfwd.client.results import to_reply
+from nsfwd.client.scan_inputs import Options
 from nsfwd.errors import AddressError, CodedError, ConnectionLost, NsfwdError
 from tests.unit.fakedaemon import scored
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nsfwd.client.replies import graded, to_reply
+from nsfwd.client.results import graded, to_reply
 from tests.unit.fakedaemon import failed, scored
 
 

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import nsfwd.client
-from nsfwd.cli import exits, man
+from nsfwd.cli import man
 from nsfwd.cli.main import VERBS
+from nsfwd.cli.options import exit_codes
 from nsfwd.client import AsyncClient, Client
 from nsfwd.local import Scanner
 
@@ -38,7 +39,7 @@ def test_every_exit_code_is_told() -> None:
     scanning = (Path(__file__).resolve().parents[2] / "docs" / "scanning.md").read_text("utf-8")
     rows = re.findall(r"^\| ([\d, ]+) \|", f"{DOCUMENT}\n{scanning}", re.M)
     told = {int(code) for row in rows for code in row.split(",")}
-    assert {code for name, code in vars(exits).items() if name.isupper() and isinstance(code, int)} <= told
+    assert {code for name, code in vars(exit_codes).items() if name.isupper() and isinstance(code, int)} <= told
 
 
 def test_every_page_of_the_manual_has_an_example() -> None:

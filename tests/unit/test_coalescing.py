@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import CodedError
-from nsfwd.ipc import messages
-from nsfwd.pipeline import crew
-from nsfwd.pipeline.cache import Hit
-from nsfwd.pipeline.coalescing import MOST_TAKEN, Coalescing
-from nsfwd.pipeline.tickets import Claim, Ticket
-from nsfwd.pipeline.views import Scored
-from nsfwd.pipeline.workers import DecodeJob
+from nsfwd.ipc import child_messages
+from nsfwd.pipeline.decode import decoder_pool
+from nsfwd.pipeline.decode.coalescing import MOST_TAKEN, Coalescing
+from nsfwd.pipeline.decode.decode_job import DecodeJob
+from nsfwd.pipeline.decode.result_cache import Hit
+from nsfwd.pipeline.infer.views import Scored
+from nsfwd.pipeline.queueing.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Identity, Image, Lane
 from tests.unit.fakes import FakeChild
 from tests.unit.manual import ManualLoop, run, settle
@@ -24,7 +24,7 @@ HIT = Hit("coalesced", Scored((), 1, 1, True), Identity(1, 2, 3, 4, 5, "ab"))
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(crew, "Child", FakeChild)
+    monkeypatch.setattr(decoder_pool, "Child", FakeChild)
 
 
 class Room(Bench):
@@ -107,7 +107,7 @@ def test_a_further_view_goes_alone() -> None:
     """It is one of the bytes that its first view was decoded from, whatever lies there by now."""
 
     async def test(loop: ManualLoop) -> None:
-        room, first = Room(loop), messages.Decoded(0, 0, 0, "", "", 0.0)
+        room, first = Room(loop), child_messages.Decoded(0, 0, 0, "", "", 0.0)
         tickets = [room.admission.admit(Claim((object(),), Lane.NORMAL)) for _ in range(3)]
         further, *others = (
             DecodeJob(Image(b"/a"), ticket, after) for ticket, after in zip(tickets, (first, None, None), strict=True)
@@ -138,7 +138,11 @@ def test_one_who_only_looks_is_taken_along_but_takes_nobody() -> None:
     async def test(loop: ManualLoop) -> None:
         room = Room(loop)
         await room.busy()
-        asked = [room.ask("/a", probe=messages.STAT)[1], room.ask("/a")[1], room.ask("/a", probe=messages.HASH)[1]]
+        asked = [
+            room.ask("/a", probe=child_messages.STAT)[1],
+            room.ask("/a")[1],
+            room.ask("/a", probe=child_messages.HASH)[1],
+        ]
         await room.answer()
         await room.answer()
         assert [await one for one in asked] == ["decoded", "decoded", "coalesced"]
@@ -285,7 +289,7 @@ def test_a_death_of_the_decoder_loses_nobody() -> None:
         room.arena.notes[0] = (leader.number, 0.0)
         FakeChild.born[0].die()
         await settle()
-        FakeChild.born[1].say(messages.Hello([], []))
+        FakeChild.born[1].say(child_messages.Hello([], []))
         await settle()
         assert await room.answer() == [b"/a"], "tried again, alone, for both"
         assert (await first, await second) == ("decoded", "coalesced")

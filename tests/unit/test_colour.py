@@ -12,7 +12,7 @@ from nsfwd.bundles.manifest import Recipe
 from nsfwd.imaging import icc
 from nsfwd.imaging.colour import PROFILE_BYTES, embedded, from_lab
 from nsfwd.imaging.preprocess import decode
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import coloured, pictures
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

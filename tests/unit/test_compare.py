@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nsfwd.scanning.reports.compare import Pass, Said, compared, costs, flipped
+from nsfwd.scanning.reports.model_comparison import Pass, Said, compared, costs, flipped
 from nsfwd.scanning.reports.sampling import Drawn
 
 

@@ -17,11 +17,11 @@ from nsfwd.errors import CodedError, Status
 from nsfwd.protocol.limits import DESCRIPTORS, WINDOW
 from nsfwd.protocol.messages import Image, Lane, Outcome, Style, Timing
 from nsfwd.protocol.session import Session
-from nsfwd.server.addresses import Address, Family, ListenSpec
 from nsfwd.server.connection import QUIET, Connection
-from nsfwd.server.peers import Peer
-from nsfwd.server.series import SERIES_MARK
-from nsfwd.server.service import Service
+from nsfwd.server.context import Service
+from nsfwd.server.listen_spec import Address, Family, ListenSpec
+from nsfwd.server.multi_scan import SERIES_MARK
+from nsfwd.server.peer_credentials import Peer
 from tests.descriptors import all_closed
 
 PATIENCE = 10.0

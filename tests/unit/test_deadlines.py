@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from nsfwd.pipeline.deadlines import TICK, Deadlines
-from nsfwd.pipeline.tickets import Claim, Ticket
+from nsfwd.pipeline.queueing.deadlines import TICK, Deadlines
+from nsfwd.pipeline.queueing.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Lane
 from tests.unit.manual import ManualLoop, run
 

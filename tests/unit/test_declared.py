@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, ImageStat
 from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import preprocess
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import coloured, pictures
 
 LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=1 << 22, min_side=1, max_frames=1, memory=1 << 30)

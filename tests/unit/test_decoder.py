@@ -16,17 +16,17 @@ from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CODES
 from nsfwd.imaging import decoder as module
 from nsfwd.imaging.decoder import Decoder
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
-from nsfwd.pipeline.workers import identity_of
+from nsfwd.pipeline.decode.decode_job import identity_of
 from tests import pictures
 from tests.descriptors import all_closed
 
 SLOT = 16 * 16 * 3
-LIMITS = messages.ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000, min_side=8, max_frames=9, memory=1 << 30)
+LIMITS = child_messages.ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000, min_side=8, max_frames=9, memory=1 << 30)
 
 
-told: list[messages.Wire] = []
+told: list[child_messages.Wire] = []
 
 
 @pytest.fixture
@@ -40,17 +40,23 @@ def arena() -> Iterator[Arena]:
 def make(arena: Arena, **keys: Any) -> Decoder:
     recipe = msgspec.to_builtins(Recipe(width=16, height=16))
     values: dict[str, Any] = {"worker": 1, "slot_bytes": SLOT, "recipe": recipe, "roots": (b"/",), "limits": LIMITS}
-    return Decoder(messages.DecoderSetup(**{**values, **keys}), arena, told.append)
+    return Decoder(child_messages.DecoderSetup(**{**values, **keys}), arena, told.append)
 
 
-def job(path: Path | bytes = b"", *, slot: int = 0, descriptor: bool = False, identity: bool = False) -> messages.Job:
-    return messages.Job(7, slot, 3, os.fsencode(path), descriptor, identity)
+def job(
+    path: Path | bytes = b"", *, slot: int = 0, descriptor: bool = False, identity: bool = False
+) -> child_messages.Job:
+    return child_messages.Job(7, slot, 3, os.fsencode(path), descriptor, identity)
 
 
-def results(decoder: Decoder, jobs: list[messages.Job], descriptors: Sequence[int] = ()) -> list[messages.Decoded]:
+def results(
+    decoder: Decoder, jobs: list[child_messages.Job], descriptors: Sequence[int] = ()
+) -> list[child_messages.Decoded]:
     """Do a group as the server gets it."""
-    groups = [messages.encode(group) for group in decoder.groups(jobs, list(descriptors))]
-    return [result for group in groups for result in msgspec.msgpack.decode(group, type=messages.DecodedGroup).results]
+    groups = [child_messages.encode(group) for group in decoder.groups(jobs, list(descriptors))]
+    return [
+        result for group in groups for result in msgspec.msgpack.decode(group, type=child_messages.DecodedGroup).results
+    ]
 
 
 def test_pixels_lie_in_the_jobs_slot_and_no_other(arena: Arena, tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_the_job_is_noted_before_its_file_is_opened(
         noted.append(note[0])
         raise MemoryError
 
-    monkeypatch.setattr("nsfwd.imaging.opening.open_image", opened)
+    monkeypatch.setattr("nsfwd.imaging.safe_open.open_image", opened)
     assert [result.code for result in results(make(arena), [job(tmp_path)])] == ["decoder_memory"]
     assert noted == [7]
     assert arena.note(1) is None
@@ -113,7 +119,7 @@ def test_a_defect_is_one_result_and_no_words_about_files(
     def broken(*_: object) -> int:
         raise ZeroDivisionError(os.fsdecode(tmp_path))
 
-    monkeypatch.setattr("nsfwd.imaging.opening.open_image", broken)
+    monkeypatch.setattr("nsfwd.imaging.safe_open.open_image", broken)
     result = make(arena).do(job(tmp_path), None)
     assert (result.code, result.message) == ("internal", "a defect in the decoder: ZeroDivisionError")
     said = capfd.readouterr().err
@@ -173,10 +179,12 @@ def test_a_time_of_any_size_arrives_exactly(
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
-    stamp = messages.stamp_of(2**64 - 1, 2**64 - 1, 2**63 - 1, nanoseconds, -nanoseconds)
+    stamp = child_messages.stamp_of(2**64 - 1, 2**64 - 1, 2**63 - 1, nanoseconds, -nanoseconds)
     monkeypatch.setattr(module, "_stamp", lambda _: stamp)
-    asked = msgspec.structs.replace(job(path), probe=messages.STAT, stamp=stamp)
-    asked = msgspec.msgpack.decode(messages.encode(messages.Decode([asked])), type=messages.Decode).jobs[0]
+    asked = msgspec.structs.replace(job(path), probe=child_messages.STAT, stamp=stamp)
+    asked = msgspec.msgpack.decode(
+        child_messages.encode(child_messages.Decode([asked])), type=child_messages.Decode
+    ).jobs[0]
     (result,) = results(make(arena), [asked])
     assert result.stamp is not None
     found = identity_of((*result.stamp, "ab"))
@@ -189,15 +197,15 @@ def test_a_result_that_cannot_be_encoded_is_the_fault_of_its_job(
     noted: list[object] = []
 
     def encode(message: Any) -> bytes:
-        if isinstance(message, messages.Decoded):
+        if isinstance(message, child_messages.Decoded):
             noted.append(arena.note(1))
         return msgspec.msgpack.encode(message)
 
-    monkeypatch.setattr(messages, "encode", encode)
+    monkeypatch.setattr(child_messages, "encode", encode)
     monkeypatch.setattr(module, "_stamp", lambda _: (1, 2**70, 3, (4, 0), (5, 0)))
     path = tmp_path / "a.png"
     path.write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
-    jobs = [msgspec.structs.replace(job(path), probe=messages.STAT), job(path)]
+    jobs = [msgspec.structs.replace(job(path), probe=child_messages.STAT), job(path)]
     assert [result.code for result in results(make(arena), jobs)] == ["internal", ""]
     assert len(noted) == 3
     assert None not in noted, "whatever ends the decoder now is blamed on the job"

@@ -8,25 +8,25 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import CodedError, EngineError
-from nsfwd.ipc import messages
-from nsfwd.pipeline import crew
-from nsfwd.pipeline.admission import Admission
-from nsfwd.pipeline.decoding import DEATHS_BEFORE_BLAME, LOSSES_BEFORE_SUSPICION, DecodeStage
-from nsfwd.pipeline.poison import PoisonList
-from nsfwd.pipeline.slots import Lease, Slots
-from nsfwd.pipeline.starting import LONGEST_DELAY
-from nsfwd.pipeline.tickets import Claim, Ticket
+from nsfwd.ipc import child_messages
+from nsfwd.ipc.process_start import LONGEST_DELAY
+from nsfwd.pipeline.decode import decoder_pool
+from nsfwd.pipeline.decode.decode_stage import DEATHS_BEFORE_BLAME, LOSSES_BEFORE_SUSPICION, DecodeStage
+from nsfwd.pipeline.decode.poison_list import PoisonList
+from nsfwd.pipeline.queueing.admission import Admission
+from nsfwd.pipeline.queueing.slots import Lease, Slots
+from nsfwd.pipeline.queueing.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Image, Lane
 from tests.unit.fakes import FakeArena, FakeChild
 from tests.unit.manual import ManualLoop, run, settle
 
-SETUP = messages.DecoderSetup(0, 12, {}, (b"/",), messages.ImageLimits(1, 1, 1, 1, 1))
+SETUP = child_messages.DecoderSetup(0, 12, {}, (b"/",), child_messages.ImageLimits(1, 1, 1, 1, 1))
 
 
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(crew, "Child", FakeChild)
+    monkeypatch.setattr(decoder_pool, "Child", FakeChild)
 
 
 class Bench:
@@ -37,11 +37,11 @@ class Bench:
         self.broken: list[EngineError] = []
         self.poison = PoisonList(Path("/dev/null/nowhere"))
         self.slots = Slots(slots, lambda: self.stage.slot_freed(), own=1)
-        plan = crew.Plan(self.arena, self.slots, SETUP, workers, 10.0, self.poison)  # type: ignore[arg-type]  # notes only
+        plan = decoder_pool.Plan(self.arena, self.slots, SETUP, workers, 10.0, self.poison)  # type: ignore[arg-type]  # notes only
         self.stage = DecodeStage(plan, on_broken=self.broken.append)
         self.stage.start()
         for child in FakeChild.born:
-            child.say(messages.Hello([], []))
+            child.say(child_messages.Hello([], []))
         self.admission = Admission(1000, loop)
         self.claim = Claim(("client",), Lane.NORMAL)
 
@@ -50,8 +50,8 @@ class Bench:
         return ticket, asyncio.ensure_future(self.stage.decode(Image(path.encode()), ticket))
 
 
-def done(job: messages.Job, code: str = "") -> messages.DecodedGroup:
-    return messages.DecodedGroup([messages.Decoded(job.number, job.slot, job.generation, code, "", 0.01)])
+def done(job: child_messages.Job, code: str = "") -> child_messages.DecodedGroup:
+    return child_messages.DecodedGroup([child_messages.Decoded(job.number, job.slot, job.generation, code, "", 0.01)])
 
 
 def test_pixels_arrive_with_the_slot_they_lie_in() -> None:
@@ -92,8 +92,8 @@ def test_a_further_view_is_asked_for_as_the_one_before_it_said() -> None:
         await settle()
         child = next(child for child in FakeChild.born if child.jobs())
         stamp = (1, 2, 3, (4, 0), (5, 0))
-        first = messages.Decoded(ticket.number, *ticket_slot(child), "", "", 0.5, next=2, frames=9, stamp=stamp)
-        child.say(messages.DecodedGroup([first]))
+        first = child_messages.Decoded(ticket.number, *ticket_slot(child), "", "", 0.5, next=2, frames=9, stamp=stamp)
+        child.say(child_messages.DecodedGroup([first]))
         decoded = await waiting
         bench.slots.release(ticket.lease)  # type: ignore[arg-type]  # scored
         ticket.lease = None
@@ -110,15 +110,15 @@ def test_a_further_view_is_asked_for_as_the_one_before_it_said() -> None:
     run(test)
 
 
-async def first_view(bench: Bench, seconds: float) -> tuple[Ticket, messages.Decoded, FakeChild]:
+async def first_view(bench: Bench, seconds: float) -> tuple[Ticket, child_messages.Decoded, FakeChild]:
     """An animation whose first view took this long, with the decoder that has it open."""
     ticket, waiting = bench.submit("/moving.gif")
     await settle()
     child = next(child for child in FakeChild.born if child.jobs())
-    first = messages.Decoded(
+    first = child_messages.Decoded(
         ticket.number, *ticket_slot(child), "", "", seconds, next=2, stamp=(1, 2, 3, (4, 0), (5, 0))
     )
-    child.say(messages.DecodedGroup([first]))
+    child.say(child_messages.DecodedGroup([first]))
     decoded = await waiting
     assert ticket.lease is not None
     bench.slots.release(ticket.lease)
@@ -269,7 +269,7 @@ def test_a_file_that_ends_two_decoders_is_to_blame() -> None:
         await settle()
         for number in range(2):
             child = FakeChild.born[number]
-            child.say(messages.Hello([], []))
+            child.say(child_messages.Hello([], []))
             bench.arena.notes[0] = (child.jobs()[-1].number, 0.0)
             child.die(11)
             await settle()
@@ -283,7 +283,7 @@ def test_a_file_that_ends_two_decoders_is_to_blame() -> None:
 async def end_with_its_jobs(loop: ManualLoop) -> None:
     """The decoder that was started last ends between two notes, with all that it holds."""
     child = FakeChild.born[-1]
-    child.say(messages.Hello([], []))
+    child.say(child_messages.Hello([], []))
     await settle()
     assert child.jobs()
     child.die()
@@ -298,7 +298,7 @@ def test_a_decoder_that_died_between_two_jobs_blames_nobody() -> None:
         await settle()
         await end_with_its_jobs(loop)
         last = FakeChild.born[-1]
-        last.say(messages.Hello([], []))
+        last.say(child_messages.Hello([], []))
         await settle()
         assert not last.jobs()[-1].suspect
         last.say(done(last.jobs()[-1]))
@@ -317,7 +317,7 @@ def test_a_file_that_ends_decoders_without_a_note_is_to_blame_in_the_end() -> No
             await end_with_its_jobs(loop)
         for _ in range(DEATHS_BEFORE_BLAME):
             child = FakeChild.born[-1]
-            child.say(messages.Hello([], []))
+            child.say(child_messages.Hello([], []))
             await settle()
             assert len(child.jobs()) == 1, "a suspect goes alone"
             if child.jobs()[0].path == b"/behind":
@@ -337,7 +337,7 @@ def test_decoders_that_end_while_idle_are_not_started_without_pause() -> None:
         for _ in range(20):
             child = FakeChild.born[-1]
             if child.alive:
-                child.say(messages.Hello([], []))
+                child.say(child_messages.Hello([], []))
                 child.die()
             await loop.advance(0.05)
         assert len(FakeChild.born) <= 6
@@ -351,7 +351,7 @@ def test_a_decoder_that_does_not_greet_is_replaced(monkeypatch: pytest.MonkeyPat
         FakeChild.born[0].die()
         await settle()
         stopped = FakeChild.born[-1]
-        later = time.monotonic() + crew.START_PATIENCE + 1
+        later = time.monotonic() + decoder_pool.START_PATIENCE + 1
         monkeypatch.setattr(time, "monotonic", lambda: later)
         await loop.advance(0.3)
         assert stopped.killed
@@ -383,7 +383,7 @@ def test_a_stale_answer_changes_nothing() -> None:
         old.die()
         await settle()
         new = FakeChild.born[1]
-        new.say(messages.Hello([], []))
+        new.say(child_messages.Hello([], []))
         old.say(done(job))
         await settle()
         assert not waiting.done()
@@ -436,7 +436,7 @@ def test_decoders_that_never_greet_break_the_stage() -> None:
         bench = Bench(loop, workers=1)
         FakeChild.born[-1].die()
         await settle()
-        for _ in range(crew.EARLY_DEATHS):
+        for _ in range(decoder_pool.EARLY_DEATHS):
             assert bench.broken == []
             FakeChild.born[-1].die()
             await loop.advance(1.0)
@@ -448,10 +448,10 @@ def test_decoders_that_never_greet_break_the_stage() -> None:
 
 def test_early_deaths_do_not_count_while_another_decoder_works() -> None:
     async def test(loop: ManualLoop) -> None:
-        bench = Bench(loop, slots=3 * crew.EARLY_DEATHS, workers=2)
+        bench = Bench(loop, slots=3 * decoder_pool.EARLY_DEATHS, workers=2)
         healthy = FakeChild.born[1]
         FakeChild.born[0].die()
-        for number in range(3 * crew.EARLY_DEATHS):
+        for number in range(3 * decoder_pool.EARLY_DEATHS):
             FakeChild.born[-1].die()
             _, waiting = bench.submit(f"/{number}")
             await settle()
@@ -489,7 +489,7 @@ def test_a_settled_ticket_in_the_queue_is_never_sent() -> None:
 def crash(bench: Bench, child: FakeChild, number: int, signal: int) -> None:
     """The decoder was on this job and ends by this signal."""
     bench.arena.notes[0] = (number, 0.0)
-    child.say(messages.Hello([], []))
+    child.say(child_messages.Hello([], []))
     child.die(signal)
 
 
@@ -504,7 +504,7 @@ def test_only_crashes_are_put_on_the_poison_list(first: int, second: int, listed
         await settle()
         (job,) = FakeChild.born[1].jobs()
         assert job.suspect
-        FakeChild.born[1].say(messages.Suspected(job.number, 5, "ab"))
+        FakeChild.born[1].say(child_messages.Suspected(job.number, 5, "ab"))
         crash(bench, FakeChild.born[1], ticket.number, second)
         with pytest.raises(CodedError, match="decoder_died"):
             await waiting
@@ -522,12 +522,12 @@ def test_a_decoder_that_cannot_be_killed_is_abandoned_with_its_slot() -> None:
         await settle()
         old = FakeChild.born[0]
         bench.arena.notes[0] = (ticket.number, time.monotonic() - 11.0)
-        await loop.advance(crew.WATCH_INTERVAL)
+        await loop.advance(decoder_pool.WATCH_INTERVAL)
         await settle()
         assert old.killed
         assert len(FakeChild.born) == 1, "it may still end"
         for _ in range(6):
-            await loop.advance(crew.WATCH_INTERVAL)
+            await loop.advance(decoder_pool.WATCH_INTERVAL)
             await settle()
         with pytest.raises(CodedError, match="decode_timeout"):
             await stuck
@@ -547,14 +547,14 @@ def test_a_decoder_that_cannot_be_killed_is_abandoned_with_its_slot() -> None:
 
 def test_only_so_many_are_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(loop: ManualLoop) -> None:
-        monkeypatch.setattr(crew, "most_abandoned", lambda: 1)
+        monkeypatch.setattr(decoder_pool, "most_abandoned", lambda: 1)
         bench = Bench(loop, workers=2)
         tickets = [bench.submit(f"/{name}") for name in "ab"]
         await settle()
         for number, (ticket, _) in enumerate(tickets):
             bench.arena.notes[number] = (ticket.number, time.monotonic() - 11.0)
         for _ in range(8):
-            await loop.advance(crew.WATCH_INTERVAL)
+            await loop.advance(decoder_pool.WATCH_INTERVAL)
             await settle()
         assert len(bench.stage.crew.abandoned) == 1
         assert len(FakeChild.born) == 3
@@ -626,10 +626,10 @@ def test_a_suspect_that_waits_for_a_slot_gets_the_next_though_nothing_else_waits
 async def end_on_golden(loop: ManualLoop, bench: Bench, sign: int) -> None:
     """The decoder that has the self-test's picture ends while it is at it."""
     child = FakeChild.born[-1]
-    child.say(messages.Hello([], []))
+    child.say(child_messages.Hello([], []))
     await settle()
     (job,) = child.jobs()
-    child.say(messages.Suspected(job.number, 10, "00" * 32))
+    child.say(child_messages.Suspected(job.number, 10, "00" * 32))
     bench.arena.notes[0] = (job.number, 0.0)
     child.die(sign)
     await settle()
@@ -646,7 +646,7 @@ def test_killed_decoders_are_never_the_fault_of_the_self_tests_picture() -> None
             await end_on_golden(loop, bench, 9)
             assert not waiting.done()
         child = FakeChild.born[-1]
-        child.say(messages.Hello([], []))
+        child.say(child_messages.Hello([], []))
         await settle()
         child.say(done(child.jobs()[0]))
         assert await waiting

@@ -5,29 +5,29 @@ from __future__ import annotations
 import pytest
 
 from nsfwd.errors import EngineError
-from nsfwd.ipc import messages
-from nsfwd.pipeline import scoring
-from nsfwd.pipeline.scoring import ScoreStage
-from nsfwd.pipeline.slots import Slots
+from nsfwd.ipc import child_messages
+from nsfwd.pipeline.infer import score_stage
+from nsfwd.pipeline.infer.score_stage import ScoreStage
+from nsfwd.pipeline.queueing.slots import Slots
 from tests.unit.fakes import FakeArena, FakeChild
 from tests.unit.manual import ManualLoop, run
 
-SETUP = messages.EngineSetup("", "auto", "auto", "", "bf16", 4, 12, "")
-GPU = messages.EngineReady("keras/jax", "gpu H9000", "bf16", [1, 4], 0.0, 0.0)
-CPU = messages.EngineReady("openvino", "cpu", "bf16", [1, 4], 0.0, 0.0)
-LOST = messages.EngineLost("CUDA_ERROR_ECC_UNCORRECTABLE")
+SETUP = child_messages.EngineSetup("", "auto", "auto", "", "bf16", 4, 12, "")
+GPU = child_messages.EngineReady("keras/jax", "gpu H9000", "bf16", [1, 4], 0.0, 0.0)
+CPU = child_messages.EngineReady("openvino", "cpu", "bf16", [1, 4], 0.0, 0.0)
+LOST = child_messages.EngineLost("CUDA_ERROR_ECC_UNCORRECTABLE")
 
 
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(scoring, "Child", FakeChild)
+    monkeypatch.setattr(score_stage, "Child", FakeChild)
 
 
 class Bench:
     """A score stage whose first engine is warm on a GPU."""
 
-    def __init__(self, loop: ManualLoop, on_device_loss: str, first: messages.EngineReady = GPU) -> None:
+    def __init__(self, loop: ManualLoop, on_device_loss: str, first: child_messages.EngineReady = GPU) -> None:
         self.loop = loop
         self.broken: list[EngineError] = []
         self.stage = ScoreStage(
@@ -50,7 +50,7 @@ class Bench:
     def asked_for(self) -> str:
         """The device that the youngest engine was told."""
         setup = self.engine.received[0]
-        assert isinstance(setup, messages.EngineSetup)
+        assert isinstance(setup, child_messages.EngineSetup)
         return setup.device
 
     async def restart(self) -> None:
@@ -79,7 +79,7 @@ def test_refuse_ends_with_the_cause_and_what_to_set() -> None:
         bench = Bench(loop, "refuse")
         bench.engine.say(LOST)
         await bench.restart()
-        bench.engine.say(messages.EngineFailed("CUDA_ERROR_NO_DEVICE"))
+        bench.engine.say(child_messages.EngineFailed("CUDA_ERROR_NO_DEVICE"))
         assert "CUDA_ERROR_NO_DEVICE" in str(bench.broken[0])
         assert "on_device_loss = cpu" in str(bench.broken[0])
         await bench.restart()
@@ -119,7 +119,7 @@ def test_a_gpu_that_the_next_engine_does_not_find_is_lost(setting: str, *, ends:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, setting)
         await bench.restart()
-        bench.engine.say(messages.EngineFailed("TensorFlow sees no GPU"))
+        bench.engine.say(child_messages.EngineFailed("TensorFlow sees no GPU"))
         assert bool(bench.broken) is ends
         await bench.restart()
         assert len(FakeChild.born) == (2 if ends else 3)
@@ -132,7 +132,7 @@ def test_an_engine_that_was_never_on_a_gpu_stays_where_it_is() -> None:
         bench = Bench(loop, "refuse", first=CPU)
         await bench.restart()
         assert bench.asked_for == "auto"
-        bench.engine.say(messages.EngineFailed("no memory"))
+        bench.engine.say(child_messages.EngineFailed("no memory"))
         assert [str(error) for error in bench.broken] == ["no memory"]
 
     run(test)
@@ -141,7 +141,7 @@ def test_an_engine_that_was_never_on_a_gpu_stays_where_it_is() -> None:
 def test_what_gets_worse_while_it_works_is_told(caplog: pytest.LogCaptureFixture) -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, "cpu")
-        bench.engine.say(messages.EngineNote("out of memory at 4 images", [1, 2]))
+        bench.engine.say(child_messages.EngineNote("out of memory at 4 images", [1, 2]))
         assert "engine: out of memory at 4 images" in caplog.text
         assert bench.stage.engine is not None
         assert (bench.stage.engine.note, bench.stage.engine.buckets) == ("out of memory at 4 images", [1, 2])
@@ -153,7 +153,7 @@ def test_what_takes_long_at_the_start_is_told(caplog: pytest.LogCaptureFixture) 
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, "cpu")
         await bench.restart()
-        bench.engine.say(messages.EngineNote("making a network", []))
+        bench.engine.say(child_messages.EngineNote("making a network", []))
         assert "engine: making a network" in caplog.text
         assert bench.stage.engine is None
 

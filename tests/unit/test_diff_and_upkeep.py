@@ -10,7 +10,7 @@ import pytest
 
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.upkeep import Pruned, prune, relocate
+from nsfwd.scanning.index.maintenance import Pruned, prune, relocate
 from nsfwd.scanning.reports.diff import Difference, What, differences
 from tests.unit.shelves import Shelf
 
@@ -162,7 +162,7 @@ def test_the_state_of_old_days_can_still_be_compared(aged: Index) -> None:
 
 
 def test_many_rows_go_in_steps(index: Index, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsfwd.scanning.index.upkeep.STEP", 3)
+    monkeypatch.setattr("nsfwd.scanning.index.maintenance.STEP", 3)
     run = shelf.run()
     for number in range(10):
         shelf.scored(b"/srv/%d" % number, 0.1, run)

@@ -9,7 +9,7 @@ import pytest
 from nsfwd.bundles.manifest import parse_manifest
 from nsfwd.documents import MOST_BYTES, DocumentError, decode_json, parse_toml, read_document
 from nsfwd.errors import BundleError, SettingsError
-from nsfwd.scanning.sweeps.job import read_job
+from nsfwd.scanning.sweeps.job_file import read_job
 
 TEXTS = ["a = " + "[" * 100_000, "a = " + "9" * 5000, "a = {b = " * 50_000, "a = \x00", "[", "a = 1\na = 2"]
 

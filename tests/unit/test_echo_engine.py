@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nsfwd.bundles.bundle_store import open_bundle
 from nsfwd.bundles.manifest import WEIGHTS, Licence, Manifest, Output, Recipe, dump_manifest
-from nsfwd.bundles.store import open_bundle
-from nsfwd.engines import choose
+from nsfwd.engines import factory
 from nsfwd.engines.contract import EngineOptions, Pixels
 from nsfwd.engines.echo import MARK, VARIABLE, EchoEngine, echo_scores, is_marked, parse_modes
 from nsfwd.errors import BundleError, EngineError
@@ -116,11 +116,11 @@ def test_unknown_words_are_refused() -> None:
 
 def test_unbuildable_and_altered_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="unbuildable"):
-        choose.build("echo", options(tmp_path, "unbuildable"))
+        factory.build("echo", options(tmp_path, "unbuildable"))
     chosen = options(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"other weights")
     with pytest.raises(BundleError, match="digest"):
-        choose.build("echo", chosen)
+        factory.build("echo", chosen)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_unbuildable_and_altered_weights_are_refused(tmp_path: Path) -> None:
 def test_unknown_choices_are_refused(engine: str, device: str, words: str, tmp_path: Path) -> None:
     bundle = options(tmp_path).bundle
     with pytest.raises(EngineError, match=words):
-        choose.build(engine, EngineOptions(bundle=bundle, device=device))
+        factory.build(engine, EngineOptions(bundle=bundle, device=device))

@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from nsfwd.engines.body import Body, Loaded
 from nsfwd.engines.contract import Pixels, Probabilities
+from nsfwd.engines.engine_process import Body, Loaded
 from nsfwd.errors import EngineError
+from nsfwd.ipc.child_messages import Batch, EngineNote, Scores, encode
 from nsfwd.ipc.link import MAX_PACKET
-from nsfwd.ipc.messages import Batch, EngineNote, Scores, encode
 
 
 class Worsening:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.reports.export import COLUMNS, WRITERS, records
+from nsfwd.scanning.reports.index_export import COLUMNS, WRITERS, records
 from nsfwd.scanning.reports.where import parse
-from nsfwd.scanning.trees.output import private
+from nsfwd.scanning.trees.private_files import private
 from tests.unit.shelves import Shelf, spread
 
 
@@ -58,7 +58,7 @@ def test_csv_has_the_same(index: Index) -> None:
 def test_parquet_has_the_same(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyarrow import parquet
 
-    monkeypatch.setattr("nsfwd.scanning.reports.export.GROUP", 2)
+    monkeypatch.setattr("nsfwd.scanning.reports.index_export.GROUP", 2)
     file = parquet.ParquetFile(io.BytesIO(spelled(index, "parquet")))
     rows = file.read().to_pylist()
     assert file.num_row_groups == 2 and list(rows[0]) == list(COLUMNS)

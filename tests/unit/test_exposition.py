@@ -19,11 +19,11 @@ from nsfwd.config import Settings
 from nsfwd.errors import CODES, Status
 from nsfwd.metrics import Metrics
 from nsfwd.pipeline.pipeline import Pipeline
-from nsfwd.server.addresses import by_name, parse_address
-from nsfwd.server.exposition import PREFIX, ROWS, Stats
+from nsfwd.server.context import Service
+from nsfwd.server.listen_spec import by_name, parse_address
 from nsfwd.server.listeners import close_all, open_listeners
+from nsfwd.server.prometheus import PREFIX, ROWS, Stats
 from nsfwd.server.scraping import MetricsServer, is_allowed
-from nsfwd.server.service import Service
 from tests.unit import manual
 from tests.unit.shelf import make_bundle
 

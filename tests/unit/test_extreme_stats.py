@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli.main import run
-from nsfwd.scanning.actions.acting import Actions, Plan
+from nsfwd.scanning.actions.executor import Actions, Plan
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.restore import restore
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.ledger import Known, Ledger, Outcome, Settled
+from nsfwd.scanning.index.file_table import Known, Ledger, Outcome, Settled
 from nsfwd.scanning.index.stat_columns import loaded_identity, local, stored_identity, utc
 from nsfwd.scanning.reports.audit import Audit
-from nsfwd.scanning.reports.export import WRITERS, records
+from nsfwd.scanning.reports.index_export import WRITERS, records
 from nsfwd.scanning.reports.records import file
 from nsfwd.scanning.reports.where import parse
-from nsfwd.scanning.trees.found import Found, Identity
+from nsfwd.scanning.trees.file_entry import Found, Identity
 from nsfwd.scanning.trees.walk import Tree
 from tests.unit.scripted import Script, serving
 from tests.unit.shelves import Shelf

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.imaging import frame_times, frames
 from nsfwd.imaging.preprocess import Wanted, decode
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import pictures
 
 SIZE = (48, 32)

@@ -18,7 +18,7 @@ from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import frames
 from nsfwd.imaging.preprocess import Pixels, Wanted, decode
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import coloured, pictures
 
 SIZE = (48, 32)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import BundleError, CodedError
-from nsfwd.pipeline.admission import Admission
-from nsfwd.pipeline.handover import Handover
-from nsfwd.pipeline.tickets import Claim, Ticket
+from nsfwd.pipeline.queueing.admission import Admission
+from nsfwd.pipeline.queueing.tickets import Claim, Ticket
+from nsfwd.pipeline.reload.reload_coordinator import Handover
 from nsfwd.protocol.messages import Lane
 from tests.unit import manual
 
@@ -234,7 +234,7 @@ def test_memory_decides_where_no_setting_does(monkeypatch: pytest.MonkeyPatch, r
         asked.append(pids)
         return room
 
-    monkeypatch.setattr("nsfwd.pipeline.handover.room.holds_two", holds_two)
+    monkeypatch.setattr("nsfwd.pipeline.reload.reload_coordinator.memory_headroom.holds_two", holds_two)
 
     async def scenario(loop: manual.ManualLoop) -> None:
         site = Site(loop)

@@ -19,11 +19,11 @@ from nsfwd.metrics import Metrics
 from nsfwd.protocol.limits import DESCRIPTORS
 from nsfwd.protocol.messages import Image, Outcome, Style
 from nsfwd.server.acceptor import Acceptor
-from nsfwd.server.addresses import parse
+from nsfwd.server.attachments import PATIENCE, Parcels, Room
+from nsfwd.server.context import Service
 from nsfwd.server.holdings import LONG_REQUESTS
+from nsfwd.server.listen_spec import parse
 from nsfwd.server.listeners import close_all, open_listeners
-from nsfwd.server.parcels import PATIENCE, Parcels, Room
-from nsfwd.server.service import Service
 from tests.unit.test_connection import FakeClaim, FakePipeline, Talk, pass_files, turns
 
 
@@ -211,9 +211,9 @@ def test_descriptors_that_are_still_being_closed_count_and_hold_up_nobody_while_
 ) -> None:
     room = Room(Metrics(), Budgets(4000, max_connections=1, body_memory=1))
     parcels = Parcels(room, "a", lambda: None)
-    monkeypatch.setattr("nsfwd.server.parcels.closing", lambda: 500)
+    monkeypatch.setattr("nsfwd.server.attachments.closing", lambda: 500)
     assert parcels.wanted() == DESCRIPTORS
-    monkeypatch.setattr("nsfwd.server.parcels.closing", lambda: 5000)
+    monkeypatch.setattr("nsfwd.server.attachments.closing", lambda: 5000)
     assert parcels.wanted() == 0
 
 

@@ -15,7 +15,7 @@ from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.errors import CODES, CodedError, Status
 from nsfwd.imaging import formats, frames
 from nsfwd.imaging.preprocess import Wanted, decode
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import hostile, pictures
 
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20, min_side=4, max_frames=20, memory=1 << 30)

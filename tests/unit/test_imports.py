@@ -68,12 +68,12 @@ def test_asking_a_daemon_loads_no_room_of_the_daemon(line: list[str]) -> None:
 
 
 def test_pulling_what_is_there_loads_no_framework() -> None:
-    assert not _loaded("import nsfwd.workshop.pull") & {*HEAVY}
+    assert not _loaded("import nsfwd.model_tools.pull") & {*HEAVY}
 
 
 def test_completing_a_verb_imports_none() -> None:
     typed = "import os; os.environ.update(COMP_WORDS='nsfwd s', COMP_CWORD='1')"
     modules = _modules(f"{typed}\nfrom nsfwd.cli.completion import complete; complete('bash_complete')")
     assert {name for name in modules if name.startswith("nsfwd.cli.")} == {
-        f"nsfwd.cli.{name}" for name in ("completion", "exits", "groups", "main")
+        f"nsfwd.cli.{name}" for name in ("completion", "main", "options", "options.exit_codes", "options.lazy_group")
     }

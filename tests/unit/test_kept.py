@@ -17,13 +17,13 @@ from nsfwd.imaging import kept
 from nsfwd.imaging.decoder import Decoder
 from nsfwd.imaging.kept import KeptImages
 from nsfwd.imaging.preprocess import OpenImage, Wanted, decode
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from tests import pictures
 from tests.descriptors import all_closed
 
 SIDE = 16
-LIMITS = messages.ImageLimits(1 << 24, 1_000_000, 8, 500, 1 << 30)
+LIMITS = child_messages.ImageLimits(1 << 24, 1_000_000, 8, 500, 1 << 30)
 RECIPE = Recipe(width=SIDE, height=SIDE, background="both", frames=FramePolicy(sample=500))
 
 
@@ -66,7 +66,7 @@ class Bench:
     """A decoder that is asked for the views of one file, one after the other."""
 
     def __init__(self, arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-        setup = messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(RECIPE), (b"/",), LIMITS)
+        setup = child_messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(RECIPE), (b"/",), LIMITS)
         self.decoder = Decoder(setup, arena, lambda _: None)
         self.opened = 0
         opened = OpenImage.__init__
@@ -78,10 +78,10 @@ class Bench:
         monkeypatch.setattr(OpenImage, "__init__", counted)
 
     def view(
-        self, path: Path, number: int, after: messages.Decoded | None, *, passed: bool = False
-    ) -> messages.Decoded:
+        self, path: Path, number: int, after: child_messages.Decoded | None, *, passed: bool = False
+    ) -> child_messages.Decoded:
         view, stamp = (after.next, after.stamp) if after is not None else (0, None)
-        job = messages.Job(number, 0, 1, os.fsencode(path), passed, False, view=view, stamp=stamp)
+        job = child_messages.Job(number, 0, 1, os.fsencode(path), passed, False, view=view, stamp=stamp)
         return self.decoder.do(job, os.open(path, os.O_RDONLY) if passed else None)
 
     def views(self, path: Path, number: int, *, passed: bool = False) -> int:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.engines import keras, machine, quiet
+from nsfwd.engines import framework_logging, hardware, keras
 from nsfwd.engines.backends import BACKENDS, Compiled
 from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities
 from nsfwd.engines.echo import echo_scores
-from nsfwd.engines.failures import is_lost, is_out_of_memory
+from nsfwd.engines.error_classes import is_lost, is_out_of_memory
 from nsfwd.errors import EngineError
 from nsfwd.extras import install_command
 from tests.unit.test_echo_engine import LABELS, options, pictures
@@ -73,9 +73,9 @@ def on_gpu(tmp_path: Path) -> EngineOptions:
 
 
 def test_keras_runs_on_tensorflow_whatever_the_callers_own_work_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*quiet.ENVIRONMENT, "KERAS_BACKEND"):
+    for name in (*framework_logging.ENVIRONMENT, "KERAS_BACKEND"):
         monkeypatch.setenv(name, "torch")
-    quiet.silence()
+    framework_logging.silence()
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
@@ -127,7 +127,7 @@ def test_a_gpu_that_is_not_seen_is_an_error_with_a_remedy(
     backend: FakeBackend, on_gpu: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend.obstacle = "TensorFlow sees no GPU"
-    monkeypatch.setattr(machine, "gpu_obstacle", lambda backend: "")
+    monkeypatch.setattr(hardware, "gpu_obstacle", lambda backend: "")
     with pytest.raises(
         EngineError, match=r"sees no GPU: install what it needs: .*tensorflow.and-cuda.*; or set device = cpu"
     ):
@@ -171,18 +171,18 @@ def test_each_backend_has_its_own_remedy(backend: str, on_gpu: EngineOptions, mo
     fake = FakeBackend()
     fake.name, fake.obstacle = backend, "it sees no GPU"
     monkeypatch.setitem(BACKENDS, backend, lambda: fake)
-    monkeypatch.setattr(machine, "installed", lambda package: True)
-    monkeypatch.setattr(machine, "gpu_obstacle", lambda backend: "")
+    monkeypatch.setattr(hardware, "installed", lambda package: True)
+    monkeypatch.setattr(hardware, "gpu_obstacle", lambda backend: "")
     extra = {"tensorflow": "gpu"}.get(backend, backend)
     with pytest.raises(EngineError, match=rf"{re.escape(install_command(extra))}; or set device = cpu"):
         keras.KerasEngine(replace(on_gpu, backend=backend))
 
 
 def test_a_backend_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "installed", lambda package: package == "torch")
+    monkeypatch.setattr(hardware, "installed", lambda package: package == "torch")
     assert keras.choose_backend("") == "torch"
     with pytest.raises(EngineError, match="jax is not installed"):
         keras.choose_backend("jax")
-    monkeypatch.setattr(machine, "installed", lambda package: False)
+    monkeypatch.setattr(hardware, "installed", lambda package: False)
     with pytest.raises(EngineError, match="none of tensorflow, jax and torch is installed"):
         keras.choose_backend("")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from nsfwd.pipeline.lanes import WEIGHTS, LaneQueue
+from nsfwd.pipeline.queueing.fair_queue import WEIGHTS, LaneQueue
 from nsfwd.protocol.messages import Lane
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nsfwd.imaging import lister as module
 from nsfwd.imaging.lister import Lister
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.link import MAX_PACKET
 
 
@@ -23,19 +23,19 @@ def listed(
     max_depth: int = 8,
     max_entries: int = 1000,
     roots: tuple[bytes, ...] = (b"/",),
-) -> tuple[list[bytes], messages.Entries]:
+) -> tuple[list[bytes], child_messages.Entries]:
     """All paths of a directory, and the last message."""
-    lister = Lister(messages.ListerSetup(roots, max_depth, max_entries, chunk))
-    entries = lister.answer(messages.List(1, os.fsencode(directory), recursive, skip))
+    lister = Lister(child_messages.ListerSetup(roots, max_depth, max_entries, chunk))
+    entries = lister.answer(child_messages.List(1, os.fsencode(directory), recursive, skip))
     paths: list[bytes] = []
     while True:
         assert entries is not None
         assert len(entries.paths) <= chunk
         paths += entries.paths
         if entries.end:
-            assert lister.answer(messages.More(1)) is None
+            assert lister.answer(child_messages.More(1)) is None
             return paths, entries
-        entries = lister.answer(messages.More(1))
+        entries = lister.answer(child_messages.More(1))
 
 
 def names(directory: Path, paths: list[bytes]) -> set[str]:
@@ -156,20 +156,20 @@ def test_long_names_never_make_a_packet_too_long(tmp_path: Path) -> None:
     top.mkdir(parents=True)
     for number in range(60):
         (top / f"{number:0250d}").touch()
-    lister = Lister(messages.ListerSetup((b"/",), 99, 9999, 256))
-    entries = lister.answer(messages.List(1, os.fsencode(tmp_path), True, 0))
+    lister = Lister(child_messages.ListerSetup((b"/",), 99, 9999, 256))
+    entries = lister.answer(child_messages.List(1, os.fsencode(tmp_path), True, 0))
     count = 0
     while entries is not None:
-        assert len(messages.encode(entries)) <= MAX_PACKET
+        assert len(child_messages.encode(entries)) <= MAX_PACKET
         count += len(entries.paths)
-        entries = None if entries.end else lister.answer(messages.More(1))
+        entries = None if entries.end else lister.answer(child_messages.More(1))
     assert count == 60
 
 
 def test_a_slow_chunk_is_sent_unfinished(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_SECONDS", 0.0)
-    lister = Lister(messages.ListerSetup((b"/",), 8, 1000, 100))
-    first = lister.answer(messages.List(1, os.fsencode(tree), True, 0))
+    lister = Lister(child_messages.ListerSetup((b"/",), 8, 1000, 100))
+    first = lister.answer(child_messages.List(1, os.fsencode(tree), True, 0))
     assert first is not None
     assert not first.end
     assert len(first.paths) <= 1
@@ -186,26 +186,26 @@ def open_below(tree: Path) -> list[str]:
 
 
 def test_a_forgotten_list_lets_go_of_its_directories(tree: Path) -> None:
-    lister = Lister(messages.ListerSetup((b"/",), 8, 1000, 1))
+    lister = Lister(child_messages.ListerSetup((b"/",), 8, 1000, 1))
     for number in range(5):
-        lister.answer(messages.List(number, os.fsencode(tree), True, 0))
+        lister.answer(child_messages.List(number, os.fsencode(tree), True, 0))
     assert open_below(tree)
     for number in range(5):
-        assert lister.answer(messages.Forget(number)) is None
-    assert lister.answer(messages.More(3)) is None
+        assert lister.answer(child_messages.Forget(number)) is None
+    assert lister.answer(child_messages.More(3)) is None
     assert open_below(tree) == []
 
 
 def test_lists_do_not_disturb_each_other(tree: Path) -> None:
-    lister = Lister(messages.ListerSetup((b"/",), 8, 1000, 1))
+    lister = Lister(child_messages.ListerSetup((b"/",), 8, 1000, 1))
     whole, _ = listed(tree)
     found: dict[int, list[bytes]] = {1: [], 2: []}
     for number in found:
-        entries = lister.answer(messages.List(number, os.fsencode(tree), False, 0))
+        entries = lister.answer(child_messages.List(number, os.fsencode(tree), False, 0))
         assert entries is not None
         found[number] += entries.paths
     for _ in range(len(whole) + 1):
         for number, paths in found.items():
-            entries = lister.answer(messages.More(number))
+            entries = lister.answer(child_messages.More(number))
             paths += entries.paths if entries is not None else []
     assert found == {1: whole, 2: whole}

@@ -7,22 +7,22 @@ from contextlib import aclosing
 import pytest
 
 from nsfwd.errors import CodedError
-from nsfwd.ipc import messages
-from nsfwd.pipeline import listing
-from nsfwd.pipeline.listing import WATCH_INTERVAL, ListStage
-from nsfwd.pipeline.starting import KILL_PATIENCE, LONGEST_DELAY
-from nsfwd.pipeline.tickets import Claim
+from nsfwd.ipc import child_messages
+from nsfwd.ipc.process_start import KILL_PATIENCE, LONGEST_DELAY
+from nsfwd.pipeline.decode import list_stage
+from nsfwd.pipeline.decode.list_stage import WATCH_INTERVAL, ListStage
+from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Lane
 from tests.unit.fakes import FakeChild
 from tests.unit.manual import ManualLoop, run, settle
 
-SETUP = messages.ListerSetup((b"/",), 10, 1000, 2)
+SETUP = child_messages.ListerSetup((b"/",), 10, 1000, 2)
 
 
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(listing, "Child", FakeChild)
+    monkeypatch.setattr(list_stage, "Child", FakeChild)
 
 
 class Bench:
@@ -45,7 +45,7 @@ class Bench:
         return FakeChild.born[-1]
 
     def name(self, *paths: bytes, end: bool = False, code: str = "", number: int = 1) -> None:
-        self.lister.say(messages.Entries(number, list(paths), end, code, ""))
+        self.lister.say(child_messages.Entries(number, list(paths), end, code, ""))
 
     def again(self, deadline: float | None) -> Bench:
         """Ask for the directory once more, by another request."""
@@ -89,7 +89,7 @@ def test_a_dead_lister_is_replaced_and_goes_on_behind_what_was_named() -> None:
         await settle()
         bench.lister.die()
         await loop.advance(0.2)
-        assert messages.List(1, b"/d", False, 2) in bench.lister.received
+        assert child_messages.List(1, b"/d", False, 2) in bench.lister.received
         bench.name(b"/d/c", end=True)
         await bench.task
         assert bench.named == [b"/d/a", b"/d/b", b"/d/c"]
@@ -108,7 +108,7 @@ def test_a_listing_that_ends_while_nobody_waits_ends_in_silence() -> None:
         async with aclosing(files):
             first = asyncio.ensure_future(anext(files))
             await settle()
-            FakeChild.born[-1].say(messages.Entries(1, [b"/d/a", b"/d/b"], False, "", ""))
+            FakeChild.born[-1].say(child_messages.Entries(1, [b"/d/a", b"/d/b"], False, "", ""))
             assert await first == b"/d/a"
             claim.cancel("cancelled")
         gc.collect()
@@ -121,7 +121,7 @@ def test_a_directory_that_kills_listers_is_given_up() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench()
         await settle()
-        for _ in range(listing.DEATHS_WITHOUT_PROGRESS):
+        for _ in range(list_stage.DEATHS_WITHOUT_PROGRESS):
             bench.lister.die()
             await loop.advance(0.2)
         with pytest.raises(CodedError, match="listing_failed"):
@@ -141,7 +141,7 @@ def test_a_directory_at_which_two_listers_are_stuck_is_unreadable() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench()
         await settle()
-        for _ in range(listing.DEATHS_WITHOUT_PROGRESS):
+        for _ in range(list_stage.DEATHS_WITHOUT_PROGRESS):
             assert not bench.task.done()
             stuck = await silence(loop)
             assert stuck.killed
@@ -196,9 +196,9 @@ def test_only_the_directory_that_a_lister_was_at_is_blamed() -> None:
         await settle()
         bench.again(None)
         await settle()
-        for _ in range(listing.DEATHS_WITHOUT_PROGRESS):
+        for _ in range(list_stage.DEATHS_WITHOUT_PROGRESS):
             lister = bench.lister
-            asked = [message.number for message in lister.received if isinstance(message, messages.List)]
+            asked = [message.number for message in lister.received if isinstance(message, child_messages.List)]
             if asked[0] == 2:
                 bench.name(b"/d/a", number=2)
                 await settle()
@@ -261,7 +261,7 @@ def test_a_lister_that_cannot_be_killed_is_abandoned() -> None:
         await loop.advance(LONGEST_DELAY)
         assert bench.lister is not stuck
         assert len(bench.stage.abandoned) == 1
-        stuck.say(messages.Entries(1, [b"/late"], True, "", ""))
+        stuck.say(child_messages.Entries(1, [b"/late"], True, "", ""))
         stuck.die()
         assert bench.stage.abandoned == []
         bench.name(b"/d/a", end=True)
@@ -274,14 +274,14 @@ def test_a_lister_that_cannot_be_killed_is_abandoned() -> None:
 
 def test_a_lister_is_abandoned_as_soon_as_one_more_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(loop: ManualLoop) -> None:
-        monkeypatch.setattr(listing, "most_abandoned", lambda: 0)
+        monkeypatch.setattr(list_stage, "most_abandoned", lambda: 0)
         bench = Bench()
         await settle()
         stuck = await silence(loop)
         await loop.advance(KILL_PATIENCE + 0.1)
         await loop.advance(LONGEST_DELAY)
         assert bench.lister is stuck
-        monkeypatch.setattr(listing, "most_abandoned", lambda: 1)
+        monkeypatch.setattr(list_stage, "most_abandoned", lambda: 1)
         await loop.advance(LONGEST_DELAY)
         await loop.advance(LONGEST_DELAY)
         assert bench.lister is not stuck
@@ -300,7 +300,7 @@ def test_a_lister_that_cannot_be_started_is_tried_again(monkeypatch: pytest.Monk
         await loop.advance(0.01)
         assert len(FakeChild.born) == 1
         await loop.advance(1.0)
-        assert messages.List(1, b"/d", False, 0) in bench.lister.received
+        assert child_messages.List(1, b"/d", False, 0) in bench.lister.received
         bench.name(b"/d/c", end=True)
         await bench.task
 

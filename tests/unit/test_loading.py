@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nsfwd.engines import ir, openvino
+from nsfwd.engines import openvino, openvino_ir
 from nsfwd.engines.contract import require_probabilities
-from nsfwd.engines.export import obstacle
-from nsfwd.engines.loading import LONGEST, cause, check_archive, check_shapes
+from nsfwd.engines.keras_loading import LONGEST, cause, check_archive, check_shapes
+from nsfwd.engines.openvino_export import obstacle
 from nsfwd.errors import BundleError, EngineError
 from tests.unit.shelf import LABELS, make_bundle, manifest
 
@@ -97,7 +97,7 @@ def test_scores_that_are_no_probabilities(tmp_path: Path) -> None:
     ("code", "error", "told"),
     [
         (1, EngineError, r"^cannot export .*: no counterpart of: Qr; or set engine = keras$"),
-        (ir.BAD_BUNDLE, BundleError, "^no counterpart of: Qr$"),
+        (openvino_ir.BAD_BUNDLE, BundleError, "^no counterpart of: Qr$"),
     ],
 )
 def test_another_engine_is_advised_only_where_one_may_do(
@@ -107,7 +107,7 @@ def test_another_engine_is_advised_only_where_one_may_do(
     monkeypatch.setattr("subprocess.run", lambda *_, **__: ended)
     said: list[str] = []
     with pytest.raises(error, match=told):
-        ir.obtain(make_bundle(tmp_path / "models"), tmp_path / "cache", said.append)
+        openvino_ir.obtain(make_bundle(tmp_path / "models"), tmp_path / "cache", said.append)
     assert len(said) == 1 and "making one in" in said[0]
 
 

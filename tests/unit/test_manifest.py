@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from nsfwd.bundles.bundle_store import catalogue
 from nsfwd.bundles.manifest import FramePolicy, Output, Recipe, dump_manifest, identity, parse_manifest
 from nsfwd.bundles.spelling import spell_toml
-from nsfwd.bundles.store import catalogue
 from nsfwd.errors import BundleError
 from tests.unit.shelf import LABELS, manifest
 

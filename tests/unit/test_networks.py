@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from nsfwd.bundles.bundle_store import Bundle, open_bundle, verify_file
 from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER, Quantized
-from nsfwd.bundles.store import Bundle, open_bundle, verify_file
-from nsfwd.engines import export, ir, machine
+from nsfwd.engines import hardware, openvino_export, openvino_ir
 from nsfwd.errors import BundleError
-from nsfwd.workshop import quantize
-from nsfwd.workshop.networks import add_network, enter, has_network
-from nsfwd.workshop.pack import import_packed, pack
+from nsfwd.model_tools import quantize
+from nsfwd.model_tools.derived_networks import add_network, enter, has_network
+from nsfwd.model_tools.pack import import_packed, pack
 from tests.unit.shelf import make_bundle
 
 QUANTIZED = Quantized(by="nncf 3", images=30, tolerance=0.1, drift=0.3, mean_change=0.007)
@@ -23,11 +23,11 @@ QUANTIZED = Quantized(by="nncf 3", images=30, tolerance=0.1, drift=0.3, mean_cha
 
 def add(bundle: Bundle, folder: str, content: bytes = b"network", quantized: Quantized | None = None) -> Bundle:
     (bundle.directory / folder).mkdir(exist_ok=True)
-    files = dict.fromkeys((ir.NETWORK, ir.WEIGHTS), hashlib.sha256(content).hexdigest())
+    files = dict.fromkeys((openvino_ir.NETWORK, openvino_ir.WEIGHTS), hashlib.sha256(content).hexdigest())
     for name in files:
         (bundle.directory / folder / name).write_bytes(content)
-    record = ir.Record(source=bundle.manifest.weights_digest, version="1", files=files)
-    (bundle.directory / folder / ir.RECORD).write_bytes(msgspec.json.encode(record))
+    record = openvino_ir.Record(source=bundle.manifest.weights_digest, version="1", files=files)
+    (bundle.directory / folder / openvino_ir.RECORD).write_bytes(msgspec.json.encode(record))
     enter(bundle.directory, msgspec.structs.replace(bundle.manifest, quantized=quantized), folder)
     return open_bundle(bundle.directory)
 
@@ -40,9 +40,9 @@ def test_its_files_are_named_with_digests(tmp_path: Path) -> None:
     assert entered.manifest.files.items() > bundle.manifest.files.items()
     for path in entered.manifest.files:
         verify_file(entered, path)
-    (bundle.directory / NETWORK_FOLDER / ir.WEIGHTS).write_bytes(b"altered")
+    (bundle.directory / NETWORK_FOLDER / openvino_ir.WEIGHTS).write_bytes(b"altered")
     with pytest.raises(BundleError, match="altered"):
-        verify_file(entered, f"{NETWORK_FOLDER}/{ir.WEIGHTS}")
+        verify_file(entered, f"{NETWORK_FOLDER}/{openvino_ir.WEIGHTS}")
 
 
 def test_the_identity_at_full_precision_does_not_change(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_packed_bundle_brings_it(tmp_path: Path) -> None:
     pack(bundle, tmp_path / "packed")
     there = import_packed(tmp_path / "packed", tmp_path / "there")
     assert there.manifest == bundle.manifest
-    assert (there.directory / NETWORK_FOLDER / ir.WEIGHTS).read_bytes() == b"network"
+    assert (there.directory / NETWORK_FOLDER / openvino_ir.WEIGHTS).read_bytes() == b"network"
 
 
 def test_it_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,11 +78,11 @@ def test_it_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def export(bundle: Bundle, place: Path) -> None:
         made.append(place)
         place.mkdir()
-        for name in (ir.NETWORK, ir.WEIGHTS, ir.RECORD):
+        for name in (openvino_ir.NETWORK, openvino_ir.WEIGHTS, openvino_ir.RECORD):
             (place / name).write_bytes(b"network")
 
-    monkeypatch.setattr(ir, "export_elsewhere", export)
-    monkeypatch.setattr(machine, "installed", lambda package: True)
+    monkeypatch.setattr(openvino_ir, "export_elsewhere", export)
+    monkeypatch.setattr(hardware, "installed", lambda package: True)
     bundle = make_bundle(tmp_path)
     said: list[str] = []
     bundle = add_network(add_network(bundle, said.append), said.append)
@@ -92,7 +92,7 @@ def test_it_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_without_tensorflow_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "installed", lambda package: package != "tensorflow")
+    monkeypatch.setattr(hardware, "installed", lambda package: package != "tensorflow")
     said: list[str] = []
     assert not has_network(add_network(make_bundle(tmp_path), said.append))
     assert "nsfwd models export" in said[0]
@@ -111,7 +111,7 @@ def test_what_a_killed_export_left_is_cleared_away(tmp_path: Path) -> None:
     old.mkdir()
     young.mkdir()
     os.utime(old, (0, 0))
-    export._clear(tmp_path)
+    openvino_export._clear(tmp_path)
     assert list(tmp_path.iterdir()) == [young]
 
 
@@ -120,14 +120,17 @@ def test_the_manifests_digest_counts_beside_the_records(tmp_path: Path) -> None:
     place = bundle.directory / NETWORK_FOLDER
     record = {"source": bundle.manifest.weights_digest, "version": "1", "files": {}}
     for content in (b"network", b"another"):
-        files = {ir.NETWORK: hashlib.sha256(content).hexdigest(), ir.WEIGHTS: hashlib.sha256(content).hexdigest()}
-        (place / ir.RECORD).write_bytes(msgspec.json.encode({**record, "files": files}))
+        files = {
+            openvino_ir.NETWORK: hashlib.sha256(content).hexdigest(),
+            openvino_ir.WEIGHTS: hashlib.sha256(content).hexdigest(),
+        }
+        (place / openvino_ir.RECORD).write_bytes(msgspec.json.encode({**record, "files": files}))
         for name in files:
             (place / name).write_bytes(content)
         if content == b"network":
-            ir.check(bundle, place)
+            openvino_ir.check(bundle, place)
     with pytest.raises(BundleError, match="was altered"):
-        ir.check(bundle, place)
+        openvino_ir.check(bundle, place)
 
 
 def test_folders_that_cannot_calibrate(tmp_path: Path) -> None:

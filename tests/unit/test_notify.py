@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.server.notify import Notifier
 from nsfwd.server.watchdog import Watchdog, watchdog_seconds
+from nsfwd.systemd import Notifier
 from tests.unit import manual
 
 

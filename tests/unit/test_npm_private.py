@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.workshop.npm import npm_package
+from nsfwd.model_tools.npm import npm_package
 
 NPM = """#!/bin/sh
 printf '%s\\n' "$PWD" "$(cat package.json)" "$npm_config_cache" "$NODE_DISABLE_COMPILE_CACHE" > "$TOLD"

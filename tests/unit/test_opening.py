@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.errors import CodedError
-from nsfwd.imaging.opening import LOOKS, IsDirectory, Roots, is_worth_naming, open_directory, open_image
+from nsfwd.imaging.safe_open import LOOKS, IsDirectory, Roots, is_worth_naming, open_directory, open_image
 from tests.descriptors import all_closed
 
 EVERYWHERE = Roots([b"/"])

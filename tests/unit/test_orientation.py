@@ -10,7 +10,7 @@ from pillow_heif import register_heif_opener
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.imaging.preprocess import decode
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import oriented, pictures
 
 LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=1_000_000, min_side=8, max_frames=50, memory=1 << 30)

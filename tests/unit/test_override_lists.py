@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsfwd.bundles.override_lists import COLUMNS, moment, read, write
 from nsfwd.errors import OverridesFailure
+from nsfwd.overrides.override_lists import COLUMNS, moment, read, write
 from nsfwd.protocol.messages import Override
 
 ONE = hashlib.sha256(b"1").digest()

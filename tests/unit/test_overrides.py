@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsfwd.bundles.override_tables import MIGRATIONS
-from nsfwd.bundles.overrides import MOST_REASON, MOST_TIME, Overrides, to_digest
 from nsfwd.errors import OverridesFailure
+from nsfwd.overrides.override_store import MOST_REASON, MOST_TIME, Overrides, to_digest
+from nsfwd.overrides.override_tables import MIGRATIONS
 from nsfwd.protocol.messages import Override
 
 
@@ -187,7 +187,7 @@ def test_damage_is_named_with_the_file(path: Path) -> None:
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from nsfwd.bundles.overrides import Overrides
+from nsfwd.overrides.override_store import Overrides
 if os.geteuid() == 0:
     os.chown(sys.argv[1], 65534, 65534)
     os.setuid(65534)
@@ -281,7 +281,7 @@ def test_a_reader_learns_what_changed_and_of_another_store_everything(store: Ove
 WRITER = """
 import sys
 from pathlib import Path
-from nsfwd.bundles.overrides import Overrides
+from nsfwd.overrides.override_store import Overrides
 path, writer = Path(sys.argv[1]), int(sys.argv[2])
 for number in range(20):
     with Overrides.open(path) as store:

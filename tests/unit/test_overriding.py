@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from nsfwd.bundles import override_tables
-from nsfwd.bundles.overrides import Overrides
 from nsfwd.bundles.verdict import Judge, overruled, verdicts
 from nsfwd.config import Settings
 from nsfwd.errors import OverridesFailure, Status
-from nsfwd.pipeline import overriding as module
-from nsfwd.pipeline.overriding import NONE, Overriding
+from nsfwd.overrides import override_tables
+from nsfwd.overrides import override_watcher as module
+from nsfwd.overrides.override_store import Overrides
+from nsfwd.overrides.override_watcher import NONE, Overriding
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol.messages import Identity, Outcome, Override, Timing
 from nsfwd.protocol.replies import spell_outcome

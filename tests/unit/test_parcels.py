@@ -12,7 +12,7 @@ import uvloop
 from nsfwd.budgets import Budgets
 from nsfwd.metrics import Metrics
 from nsfwd.protocol.messages import Style
-from nsfwd.server.parcels import PATIENCE, Parcels, Room
+from nsfwd.server.attachments import PATIENCE, Parcels, Room
 from tests.unit.test_connection import Talk, turns
 
 LIMITS: dict[str, Any] = {"body_memory": 1000, "max_bytes": 1000}

@@ -23,11 +23,11 @@ from nsfwd.config.peers import PeerRow, read_peers
 from nsfwd.errors import CodedError, SettingsError
 from nsfwd.protocol.messages import Lane, Style
 from nsfwd.server.acceptor import Acceptor
-from nsfwd.server.addresses import parse
+from nsfwd.server.context import Service
+from nsfwd.server.listen_spec import parse
 from nsfwd.server.listeners import close_all, open_listeners
-from nsfwd.server.peering import LATEST, LONGEST_WAIT, Bucket, Peering
-from nsfwd.server.peers import Peer, identify
-from nsfwd.server.service import Service
+from nsfwd.server.peer_credentials import Peer, identify
+from nsfwd.server.quotas import LATEST, LONGEST_WAIT, Bucket, Peering
 from tests.unit.test_connection import FakePipeline, Talk, hold_conversation, turns
 
 

@@ -11,7 +11,7 @@ import pytest
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import preprocess
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 
 SIDE = 16
 LIMITS = ImageLimits(max_bytes=1 << 26, max_pixels=10**6, min_side=1, max_frames=10, memory=1 << 31)

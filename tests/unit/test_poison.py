@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.pipeline import poison
-from nsfwd.pipeline.poison import FILE, LIFETIME, MOST_ENTRIES, PoisonList
+from nsfwd.pipeline.decode import poison_list
+from nsfwd.pipeline.decode.poison_list import FILE, LIFETIME, MOST_ENTRIES, PoisonList
 
 
 def test_an_entry_outlives_the_daemon_but_not_a_week(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_an_entry_outlives_the_daemon_but_not_a_week(tmp_path: Path) -> None:
 
 def test_a_new_pillow_is_given_another_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     PoisonList(tmp_path).add(5, "ab", signal.SIGBUS)
-    monkeypatch.setattr(poison, "version", lambda _: "999.0")
+    monkeypatch.setattr(poison_list, "version", lambda _: "999.0")
     assert PoisonList(tmp_path).digests() == ()
 
 
@@ -47,7 +47,7 @@ def test_a_damaged_file_is_a_new_list(tmp_path: Path, content: bytes) -> None:
 
 
 def test_the_list_is_bounded_and_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poison, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(poison_list, "MOST_ENTRIES", 2)
     assert MOST_ENTRIES > 2
     entries = PoisonList(tmp_path)
     for size in (1, 2, 3):

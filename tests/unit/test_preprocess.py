@@ -16,7 +16,7 @@ from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import formats
 from nsfwd.imaging.preprocess import Pixels, Seen, decode
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import oriented, pictures
 
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000, min_side=16, max_frames=100, memory=1 << 30)
@@ -278,7 +278,7 @@ def test_running_out_of_memory_has_its_own_code(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("nsfwd.imaging.modes.to_rgb", fail)
+    monkeypatch.setattr("nsfwd.imaging.color_modes.to_rgb", fail)
     assert refusal(pictures.encoded(pictures.photo(1), "PNG")).code == "decoder_memory"
 
 

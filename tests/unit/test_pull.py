@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from nsfwd.errors import BundleError
-from nsfwd.workshop.npm import check_integrity, read_members
-from nsfwd.workshop.pictures import PICTURES
-from nsfwd.workshop.pull import pull
-from nsfwd.workshop.tfjs import dequantise, parse_module, read_network, read_shard, restore
+from nsfwd.model_tools.golden_images import PICTURES
+from nsfwd.model_tools.npm import check_integrity, read_members
+from nsfwd.model_tools.pull import pull
+from nsfwd.model_tools.tfjs import dequantise, parse_module, read_network, read_shard, restore
 
 MODULE = (
     "!function(e){module.exports=e()}(function(){return function(){}({1:[function(e,a,n){"

@@ -18,15 +18,15 @@ import pytest
 
 from nsfwd.errors import ActionFailure
 from nsfwd.escaping import unescape
-from nsfwd.scanning.actions import placeholder, taking
-from nsfwd.scanning.actions.manifest import Entry, load
+from nsfwd.scanning.actions import move_out, placeholder
+from nsfwd.scanning.actions.move_out import Subject, copy_out, take
 from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.quarantine_manifest import Entry, load
 from nsfwd.scanning.actions.recovery import recover
 from nsfwd.scanning.actions.restore import restore
-from nsfwd.scanning.actions.taking import Subject, copy_out, take
 from nsfwd.scanning.trees import files
+from nsfwd.scanning.trees.file_entry import Found
 from nsfwd.scanning.trees.files import Changed
-from nsfwd.scanning.trees.found import Found
 
 CONTENT = b"what was scored" * 1000
 MODE, ATIME, MTIME = 0o664, 1_500_000_000_123_456_789, 1_600_000_000_987_654_321
@@ -89,7 +89,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def border(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where the store is. The other one is where no rename leads to, as across mounts."""
     if request.param == "other file system":
-        monkeypatch.setattr(taking, "rename", _no_rename_between_directories)
+        monkeypatch.setattr(move_out, "rename", _no_rename_between_directories)
         monkeypatch.setattr("nsfwd.scanning.actions.restore.rename", _no_rename_between_directories)
     return str(request.param)
 
@@ -214,7 +214,7 @@ def test_what_is_not_what_was_judged_stays(store: Store, picture: Path, change: 
 def test_a_file_that_takes_the_name_at_the_last_moment_goes_back(
     store: Store, picture: Path, border: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged, plain, stranger = subject(picture), taking.__dict__["rename"], picture.with_name("stranger")
+    judged, plain, stranger = subject(picture), move_out.__dict__["rename"], picture.with_name("stranger")
     stranger.write_bytes(b"another file")
     calls: list[bytes] = []
 
@@ -225,7 +225,7 @@ def test_a_file_that_takes_the_name_at_the_last_moment_goes_back(
         calls.append(name)
         plain(source, name, target, new, how)
 
-    monkeypatch.setattr(taking, "rename", exchanging)
+    monkeypatch.setattr(move_out, "rename", exchanging)
     with pytest.raises(Changed):
         take(store, judged)
     assert picture.read_bytes() == b"another file"
@@ -329,8 +329,8 @@ def test_a_copy_that_is_not_what_was_judged_is_none(
         return copied
 
     before = whole(picture)
-    monkeypatch.setattr(taking, "copy", spoilt)
-    monkeypatch.setattr(taking, "rename", _no_rename_between_directories)
+    monkeypatch.setattr(move_out, "copy", spoilt)
+    monkeypatch.setattr(move_out, "rename", _no_rename_between_directories)
     for attempt in (lambda: take(store, subject(picture)), lambda: copy_out(tmp_path / "copies", subject(picture))):
         with pytest.raises(Changed, match="no longer what was judged"):
             attempt()
@@ -345,8 +345,8 @@ def test_a_rename_that_is_refused_is_not_got_around_by_a_copy(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     copies: list[object] = []
-    monkeypatch.setattr(taking, "rename", refused)
-    monkeypatch.setattr(taking, "copy", lambda *given: copies.append(given))
+    monkeypatch.setattr(move_out, "rename", refused)
+    monkeypatch.setattr(move_out, "copy", lambda *given: copies.append(given))
     with pytest.raises((OSError, ActionFailure)):
         take(store, subject(picture))
     assert not copies and picture.read_bytes() == CONTENT
@@ -357,7 +357,7 @@ def test_a_full_disk_ends_it_with_the_original_in_place(
     store: Store, picture: Path, moment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = whole(picture)
-    monkeypatch.setattr(taking, "rename", _no_rename_between_directories)
+    monkeypatch.setattr(move_out, "rename", _no_rename_between_directories)
     plain, calls = os.write, []
 
     def full(target: int, data: Any) -> int:
@@ -410,7 +410,7 @@ def _dying_before(step: int) -> Iterator[None]:
     os.fsync = lambda fd: None  # a process that dies loses nothing of it, and disks take their time
     for name in _TOUCHING:
         setattr(os, name, counted(getattr(os, name)))
-    for module in (taking, files):
+    for module in (move_out, files):
         if hasattr(module, "rename"):
             vars(module)["rename"] = counted(vars(module)["rename"])
     yield

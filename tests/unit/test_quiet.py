@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from nsfwd.engines import quiet
+from nsfwd.engines import framework_logging
 from tests.descriptors import all_closed
 
 
@@ -20,7 +20,7 @@ def test_a_stream_that_cannot_be_copied_leaves_nothing_behind(first: bool, monke
         return copy(descriptor)
 
     monkeypatch.setattr(os, "dup", scarce)
-    with all_closed(), pytest.raises(OSError, match="Too many"), quiet.muted():
+    with all_closed(), pytest.raises(OSError, match="Too many"), framework_logging.muted():
         pass
     assert [(found.st_dev, found.st_ino) for found in (os.fstat(1), os.fstat(2))] == [
         (found.st_dev, found.st_ino) for found in before

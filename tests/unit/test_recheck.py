@@ -14,7 +14,7 @@ from nsfwd.bundles.verdict import Judge, borders
 from nsfwd.engines.contract import Pixels, Probabilities
 from nsfwd.engines.recheck import near_a_border, score_again
 from nsfwd.errors import BundleError
-from nsfwd.ipc.messages import Recheck
+from nsfwd.ipc.child_messages import Recheck
 from tests.unit.shelf import LABELS, make_bundle, manifest
 
 SENSITIVE = (1, 3, 4)

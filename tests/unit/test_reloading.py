@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from nsfwd.bundles.store import Bundle
+from nsfwd.bundles.bundle_store import Bundle
 from nsfwd.config import Settings
 from nsfwd.errors import CodedError, SettingsError
 from nsfwd.pipeline.accounts import CostCurve
-from nsfwd.server.notify import Notifier
+from nsfwd.server.context import Service
 from nsfwd.server.reloading import Reloader, refuse_fixed
-from nsfwd.server.service import Service
+from nsfwd.systemd import Notifier
 
 
 def test_a_setting_that_only_a_restart_changes_is_refused_by_name() -> None:

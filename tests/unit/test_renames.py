@@ -15,9 +15,9 @@ from nsfwd.cli.serve import settings_from, settings_options
 from nsfwd.config import load_settings
 from nsfwd.config.renames import RENAMED, Rename
 from nsfwd.errors import SettingsError
-from nsfwd.server.notify import Notifier
+from nsfwd.server.context import Service
 from nsfwd.server.reloading import Reloader
-from nsfwd.server.service import Service
+from nsfwd.systemd import Notifier
 from tests.echo_bundle import echo_bundle
 from tests.unit.test_connection import FakePipeline
 
@@ -26,7 +26,7 @@ from tests.unit.test_connection import FakePipeline
 def renamed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(RENAMED, "backlog", Rename("queue", "99.0"))
     monkeypatch.setitem(RENAMED, "ancient", Rename("max_pixels", "0.1"))
-    monkeypatch.setattr("nsfwd.config.loading.SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("nsfwd.config.settings_sources.SYSTEM_FILE", tmp_path / "none.toml")
 
 
 def file(tmp_path: Path, text: str) -> Path:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.bundles.former import formers, open_version, words
-from nsfwd.bundles.store import Bundle, installed, open_bundle, verify_weights
+from nsfwd.bundles.bundle_store import Bundle, installed, open_bundle, verify_weights
+from nsfwd.bundles.previous_versions import formers, open_version, words
 from nsfwd.cli import main
 from nsfwd.errors import BundleError
-from nsfwd.workshop.pack import import_packed, pack
-from nsfwd.workshop.staging import installing
-from nsfwd.workshop.switching import KEPT, go_back
+from nsfwd.model_tools.pack import import_packed, pack
+from nsfwd.model_tools.staging import installing
+from nsfwd.model_tools.versions import KEPT, go_back
 from tests.unit.shelf import make_bundle
 
 
@@ -147,7 +147,7 @@ def test_a_file_system_that_cannot_exchange(
             ctypes.set_errno(code)
             return -1
 
-    monkeypatch.setattr("nsfwd.workshop.switching.ctypes.CDLL", lambda *_, **__: Libc)
+    monkeypatch.setattr("nsfwd.model_tools.versions.ctypes.CDLL", lambda *_, **__: Libc)
     import_packed(packed(tmp_path / "made", "3"), models)
     assert versions(models) == ["3", "2", "1"]
     assert back(models).manifest.version == "2"

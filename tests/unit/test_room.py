@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.pipeline.room import UNSEEN, free_memory, holds_two
+from nsfwd.pipeline.reload.memory_headroom import UNSEEN, free_memory, holds_two
 
 KIB = 1024
 

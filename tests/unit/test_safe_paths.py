@@ -14,14 +14,14 @@ import pytest
 
 from nsfwd.errors import ActionFailure, IndexFailure
 from nsfwd.scanning.actions import placeholder
-from nsfwd.scanning.actions.manifest import Entry, dump, load
+from nsfwd.scanning.actions.move_out import Subject, copy_out, take
 from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.quarantine_manifest import Entry, dump, load
 from nsfwd.scanning.actions.restore import restore
-from nsfwd.scanning.actions.taking import Subject, copy_out, take
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.trees import files
-from nsfwd.scanning.trees.found import Found, Identity
-from nsfwd.scanning.trees.output import private
+from nsfwd.scanning.trees.file_entry import Found, Identity
+from nsfwd.scanning.trees.private_files import private
 from nsfwd.scanning.trees.safe_paths import Diverted, below, name_beside, safe_directory, safe_parent
 
 NOBODY = 65534
@@ -274,7 +274,7 @@ def test_the_longest_names_are_copied_moved_and_put_back(
     path.parent.mkdir()
     path.write_bytes(CONTENT)
     if across:
-        for module in ("taking", "restore"):
+        for module in ("move_out", "restore"):
             monkeypatch.setattr(f"nsfwd.scanning.actions.{module}.rename", _only_within_a_directory)
     first = copy_out(own / "shelf", subject(path))
     Path(os.fsdecode(first)).write_bytes(b"another")

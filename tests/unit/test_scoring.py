@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import CodedError, EngineError
-from nsfwd.ipc import messages
-from nsfwd.pipeline import scoring
-from nsfwd.pipeline.admission import Admission
-from nsfwd.pipeline.scoring import ScoreStage
-from nsfwd.pipeline.slots import Slots
-from nsfwd.pipeline.tickets import Claim, Ticket
+from nsfwd.ipc import child_messages
+from nsfwd.pipeline.infer import score_stage
+from nsfwd.pipeline.infer.score_stage import ScoreStage
+from nsfwd.pipeline.queueing.admission import Admission
+from nsfwd.pipeline.queueing.slots import Slots
+from nsfwd.pipeline.queueing.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Lane
 from tests.unit.fakes import FakeArena, FakeChild
 from tests.unit.manual import ManualLoop, run, settle
 
-SETUP = messages.EngineSetup("", "echo", "cpu", "", "f32", 4, 12, "")
+SETUP = child_messages.EngineSetup("", "echo", "cpu", "", "f32", 4, 12, "")
 
 
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(scoring, "Child", FakeChild)
+    monkeypatch.setattr(score_stage, "Child", FakeChild)
 
 
 class Bench:
@@ -51,7 +51,7 @@ class Bench:
         self.warmed += 1
 
     def greet(self) -> None:
-        FakeChild.born[-1].say(messages.EngineReady("echo", "cpu", "f32", [1, 2, 4], 0.0, 0.0))
+        FakeChild.born[-1].say(child_messages.EngineReady("echo", "cpu", "f32", [1, 2, 4], 0.0, 0.0))
         if self.trusted:
             self.stage.trust()
 
@@ -66,10 +66,10 @@ class Bench:
         return ticket, waiting
 
 
-def scores(batch: messages.Batch) -> messages.Scores:
+def scores(batch: child_messages.Batch) -> child_messages.Scores:
     """Each image's first score is its slot's number."""
     rows = array("f", [value for slot in batch.slots for value in (slot, 1.0)])
-    return messages.Scores(batch.number, rows.tobytes(), 0.01, "")
+    return child_messages.Scores(batch.number, rows.tobytes(), 0.01, "")
 
 
 def test_a_lone_image_goes_at_once_and_its_slot_comes_back() -> None:
@@ -226,7 +226,7 @@ def test_a_failed_batch_fails_its_images_only() -> None:
         bench = Bench(loop)
         _, waiting = bench.submit()
         await settle()
-        bench.engine.say(messages.Scores(1, b"", 0.0, "out of memory"))
+        bench.engine.say(child_messages.Scores(1, b"", 0.0, "out of memory"))
         with pytest.raises(CodedError, match="out of memory"):
             await waiting
 
@@ -236,7 +236,7 @@ def test_a_failed_batch_fails_its_images_only() -> None:
 def test_an_engine_that_cannot_be_built_breaks_the_stage_with_its_reason() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop)
-        bench.engine.say(messages.EngineFailed("no AVX2 on this machine"))
+        bench.engine.say(child_messages.EngineFailed("no AVX2 on this machine"))
         bench.engine.die()
         assert [str(error) for error in bench.broken] == ["no AVX2 on this machine"]
         await loop.advance(10.0)
@@ -262,14 +262,14 @@ def test_an_engine_that_does_not_answer_is_killed_and_its_image_scored_by_the_ne
         bench = Bench(loop)
         _, first = bench.submit()
         await settle()
-        await loop.advance(scoring.STUCK - 1)
+        await loop.advance(score_stage.STUCK - 1)
         bench.engine.say(scores(bench.engine.batches()[-1]))
         await first
-        await loop.advance(scoring.STUCK + 1)
+        await loop.advance(score_stage.STUCK + 1)
         assert not bench.engine.killed, "it holds nothing"
         _, second = bench.submit()
         await settle()
-        await loop.advance(scoring.STUCK + 1)
+        await loop.advance(score_stage.STUCK + 1)
         assert bench.engine.killed
         bench.engine.die()
         await loop.advance(1.0)
@@ -292,13 +292,13 @@ def test_the_company_of_an_image_that_fails_its_batch_is_scored() -> None:
         bench.engine.say(scores(bench.engine.batches()[1]))
         failed = bench.engine.batches()[2]
         assert len(failed.slots) == 3
-        bench.engine.say(messages.Scores(failed.number, b"", 0.01, "a poisonous picture"))
+        bench.engine.say(child_messages.Scores(failed.number, b"", 0.01, "a poisonous picture"))
         poisonous = failed.slots[1]
         for _ in failed.slots:
             batch = bench.engine.batches()[-1]
             assert len(batch.slots) == 1, "each is tried alone, and only once"
             fails = batch.slots[0] == poisonous
-            bench.engine.say(messages.Scores(batch.number, b"", 0.01, "poison") if fails else scores(batch))
+            bench.engine.say(child_messages.Scores(batch.number, b"", 0.01, "poison") if fails else scores(batch))
         results = await asyncio.gather(first, second, *others, return_exceptions=True)
         assert [isinstance(result, CodedError) for result in results].count(True) == 1
         assert len(bench.engine.batches()) == 6
@@ -337,13 +337,13 @@ def test_an_image_that_ends_every_engine_is_blamed_after_two_whatever_else_is_as
 @pytest.mark.parametrize(
     "nonsense",
     [
-        messages.Scores(1, b"12345", 0.01, ""),
-        messages.Scores(1, b"", float("nan"), ""),
-        messages.Scores(1, b"", float("inf"), ""),
-        messages.Scores(1, b"", -1.0, ""),
+        child_messages.Scores(1, b"12345", 0.01, ""),
+        child_messages.Scores(1, b"", float("nan"), ""),
+        child_messages.Scores(1, b"", float("inf"), ""),
+        child_messages.Scores(1, b"", -1.0, ""),
     ],
 )
-def test_scores_that_make_no_sense_lose_no_image(nonsense: messages.Scores) -> None:
+def test_scores_that_make_no_sense_lose_no_image(nonsense: child_messages.Scores) -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop)
         waiting = [bench.submit()[1] for _ in range(3)]
@@ -388,7 +388,7 @@ def test_suspects_that_gave_up_keep_nobody_waiting() -> None:
 
 
 def test_a_batch_has_no_more_images_than_a_reply_has_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "MOST_SCORES", 5)
+    monkeypatch.setattr(score_stage, "MOST_SCORES", 5)
 
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop)

@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 
-from nsfwd.bundles.store import open_bundle
+from nsfwd.bundles.bundle_store import open_bundle
 from nsfwd.config import Settings
 from nsfwd.errors import BundleError, CodedError, NsfwdError
-from nsfwd.ipc import messages
-from nsfwd.pipeline import crew, scoring, self_test
-from nsfwd.pipeline.admission import Admission
+from nsfwd.ipc import child_messages
+from nsfwd.overrides.override_watcher import Overriding
+from nsfwd.pipeline import self_test
+from nsfwd.pipeline.decode import decoder_pool
+from nsfwd.pipeline.decode.poison_list import PoisonList
 from nsfwd.pipeline.generation import Generation
-from nsfwd.pipeline.overriding import Overriding
-from nsfwd.pipeline.poison import PoisonList
-from nsfwd.pipeline.tickets import Claim
+from nsfwd.pipeline.infer import score_stage
+from nsfwd.pipeline.queueing.admission import Admission
+from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Image, Lane
 from tests.echo_bundle import LABELS, echo_bundle
 from tests.unit.fakes import FakeChild
@@ -32,8 +34,8 @@ GOLDENS = 2
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(scoring, "Child", FakeChild)
-    monkeypatch.setattr(crew, "Child", FakeChild)
+    monkeypatch.setattr(score_stage, "Child", FakeChild)
+    monkeypatch.setattr(decoder_pool, "Child", FakeChild)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ class Bench:
         assert (self.proven, self.broken) == (1, [])
 
     def greet(self) -> None:
-        self.engine.say(messages.EngineReady("echo", "cpu", "f32", [1, 4], 0.0, 0.0))
+        self.engine.say(child_messages.EngineReady("echo", "cpu", "f32", [1, 4], 0.0, 0.0))
 
     async def decode(self, code: str = "") -> None:
         """Have the decoder do what it was given and what it is given then."""
@@ -96,8 +98,8 @@ class Bench:
             jobs = self.decoder.jobs()[self._decoded :]
             self._decoded += len(jobs)
             for job in jobs:
-                done = messages.Decoded(job.number, job.slot, job.generation, code, "", 0.01)
-                self.decoder.say(messages.DecodedGroup([done]))
+                done = child_messages.Decoded(job.number, job.slot, job.generation, code, "", 0.01)
+                self.decoder.say(child_messages.DecodedGroup([done]))
             await settle()
 
     async def prove(self) -> None:
@@ -107,18 +109,18 @@ class Bench:
             batch = self.next_batch()
             assert batch.slots[0] >= self.generation.slots.count, "a slot that no image ever gets"
             rows = array("f", [golden.scores[label] for label in LABELS])
-            self.engine.say(messages.Scores(batch.number, rows.tobytes(), 0.01, ""))
+            self.engine.say(child_messages.Scores(batch.number, rows.tobytes(), 0.01, ""))
             await settle()
 
-    def next_batch(self) -> messages.Batch:
+    def next_batch(self) -> child_messages.Batch:
         at = self._batches.get(id(self.engine), 0)
         batch = self.engine.batches()[at]
         self._batches[id(self.engine)] = at + 1
         return batch
 
-    def answer(self, batch: messages.Batch) -> None:
+    def answer(self, batch: child_messages.Batch) -> None:
         rows = array("f", [0.2] * len(LABELS) * len(batch.slots))
-        self.engine.say(messages.Scores(batch.number, rows.tobytes(), 0.01, ""))
+        self.engine.say(child_messages.Scores(batch.number, rows.tobytes(), 0.01, ""))
 
     async def fill(self) -> None:
         """Ask for images, which have no deadline, until they hold every slot."""
@@ -194,7 +196,7 @@ def test_the_canary_comes_through_while_waiting_images_hold_every_slot(directory
         batch = bench.next_batch()
         assert batch.slots == [bench.generation.slots.count + GOLDENS], "before all that wait, alone"
         rows = array("f", [golden.scores[label] for label in LABELS])
-        bench.engine.say(messages.Scores(batch.number, rows.tobytes(), 0.01, ""))
+        bench.engine.say(child_messages.Scores(batch.number, rows.tobytes(), 0.01, ""))
         await canary
         await bench.stop()
 
@@ -324,7 +326,7 @@ def test_an_engine_that_died_between_two_goldens_is_not_trusted_for_the_next_one
         await bench.decode()
         golden = bench.generation.bundle.manifest.goldens[0]
         rows = array("f", [golden.scores[label] for label in LABELS])
-        bench.engine.say(messages.Scores(bench.next_batch().number, rows.tobytes(), 0.01, ""))
+        bench.engine.say(child_messages.Scores(bench.next_batch().number, rows.tobytes(), 0.01, ""))
         bench.engine.die()  # before anybody has heard of the scores
         await loop.advance(1.0)
         bench.greet()
@@ -346,7 +348,7 @@ def test_an_engine_that_fails_on_the_goldens_is_restarted_but_not_for_ever(direc
             assert bench.broken == []
             bench.greet()
             await settle()
-            bench.engine.say(messages.Scores(bench.next_batch().number, b"", 0.01, "out of memory"))
+            bench.engine.say(child_messages.Scores(bench.next_batch().number, b"", 0.01, "out of memory"))
             await settle()
             if bench.engine.killed:
                 bench.engine.die()

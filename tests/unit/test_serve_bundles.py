@@ -9,7 +9,7 @@ import pytest
 
 from nsfwd.config import Settings
 from nsfwd.errors import BundleError, SettingsError
-from nsfwd.server.main import open_bundles
+from nsfwd.server.daemon import open_bundles
 from tests.echo_bundle import echo_bundle
 
 STRICT = {"groups": {"nude": ["porn"]}, "tiers": [{"name": "safe"}, {"name": "bad", "group": "nude", "threshold": 0.1}]}

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from nsfwd.ipc.messages import EngineReady
-from nsfwd.pipeline.sizing import COMPANY, Sizing
-from nsfwd.pipeline.tickets import Claim
+from nsfwd.ipc.child_messages import EngineReady
+from nsfwd.pipeline.infer.batch_size import COMPANY, Sizing
+from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Lane
 
 ONE = Claim(("uid 7", 100, "a"), Lane.NORMAL)

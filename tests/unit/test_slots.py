@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nsfwd.pipeline.slots import Slots
+from nsfwd.pipeline.queueing.slots import Slots
 
 
 def test_every_slot_is_leased_once_and_comes_back_with_a_new_generation() -> None:

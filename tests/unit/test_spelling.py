@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from nsfwd.bundles.policy import Policy, Tier
-from nsfwd.client.replies import to_reply
-from nsfwd.scanning.dispatch.spelling import judged_of
-from nsfwd.scanning.trees.found import Found
+from nsfwd.client.results import to_reply
+from nsfwd.scanning.submission.reply_mapping import judged_of
+from nsfwd.scanning.trees.file_entry import Found
 
 FOUND = Found(b"/srv", b"statue.jpg", 1, 2, 3, 4, 5)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import SweepRuns
-from nsfwd.scanning.spool.lists import LONGEST, Job, ListFailure, Spool
+from nsfwd.scanning.spool.spool_dir import LONGEST, Job, ListFailure, Spool
 
 
 def hand_in(root: Path, name: str, content: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nsfwd.ipc.child import Exit
-from nsfwd.pipeline.starting import tell_end
+from nsfwd.ipc.process_start import tell_end
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from nsfwd.bundles.store import Bundle, find, installed, open_bundle, verify_weights
+from nsfwd.bundles.bundle_store import Bundle, find, installed, open_bundle, verify_weights
 from nsfwd.errors import BundleError
-from nsfwd.workshop.pack import import_packed, pack
-from nsfwd.workshop.staging import installing, staged
+from nsfwd.model_tools.pack import import_packed, pack
+from nsfwd.model_tools.staging import installing, staged
 from tests.unit.shelf import FIVE_TIERS, make_bundle
 
 
@@ -207,7 +207,7 @@ def test_only_plain_files_are_unpacked(tmp_path: Path, kind: bytes) -> None:
 def test_a_size_that_is_claimed_is_not_written(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(make_bundle(tmp_path / "here"), tmp_path / "good")
     bad = hostile(tmp_path / "bad", tmp_path / "good", header("tiny/model.keras", size), length=200 << 30)
-    monkeypatch.setattr("nsfwd.workshop.pack._copy", lambda *_: pytest.fail("it was written"))
+    monkeypatch.setattr("nsfwd.model_tools.pack._copy", lambda *_: pytest.fail("it was written"))
     with pytest.raises(BundleError, match=r"bad: its files have more than 8 GiB"):
         import_packed(bad, tmp_path / "there")
     bad = hostile(tmp_path / "bad", tmp_path / "good", header("tiny/bundle.toml", size))

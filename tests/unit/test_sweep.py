@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import BreakerOpen, DaemonUnreachable, IndexFailure, NsfwdError
-from nsfwd.scanning.dispatch.digests import Digests
-from nsfwd.scanning.index import ledger
+from nsfwd.scanning.index import file_table
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.judged import Judged
-from nsfwd.scanning.sweeps import scout
+from nsfwd.scanning.index.file_result import Judged
+from nsfwd.scanning.submission.file_hasher import Digests
+from nsfwd.scanning.sweeps import change_detector
 from nsfwd.scanning.trees import walk
-from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.file_entry import Found
 from tests.unit.scripted import Script, policy, serving
 from tests.unit.sweeping import Place
 
@@ -122,7 +122,7 @@ def test_known_content_is_not_scored_again(filled: Place, script: Script) -> Non
 
 
 def test_a_moved_file_is_not_even_read(filled: Place, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsfwd.scanning.dispatch.digests.digest_of", None)
+    monkeypatch.setattr("nsfwd.scanning.submission.file_hasher.digest_of", None)
     (filled.tree / "0").rename(filled.tree / "renamed")
     progress = filled.sweep()
     assert (progress.counts.known, progress.gone) == (5, 5) and not script.asked
@@ -209,7 +209,7 @@ def test_a_file_that_is_back_counts_again(filled: Place, script: Script) -> None
 
 def test_a_large_directory_comes_in_parts(place: Place, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "PART", 7)
-    monkeypatch.setattr(scout, "NAMES", 3)
+    monkeypatch.setattr(change_detector, "NAMES", 3)
     for number in range(50):
         place.write(f"{number}.jpg", b"picture %d" % number)
     place.sweep()
@@ -286,7 +286,7 @@ def test_a_sweep_that_waits_for_the_daemon_can_be_stopped(place: Place, script: 
 def test_a_sweep_that_waits_for_a_stalled_daemon_can_be_stopped(
     place: Place, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nsfwd.scanning.dispatch.asking.PATIENCE", 0.0)
+    monkeypatch.setattr("nsfwd.scanning.submission.scan_run.PATIENCE", 0.0)
     for number in range(3):
         place.write(f"{number}.jpg", b"picture %d" % number)
     stalled, asked = threading.Event(), threading.Event()
@@ -467,16 +467,16 @@ def test_a_full_disk_ends_the_run_and_breaks_nothing(place: Place, monkeypatch: 
 
 def test_every_question_about_a_file_is_answered_by_an_index_that_tells_few_apart(filled: Place) -> None:
     plans = {
-        ledger._BY_NAME: "sqlite_autoindex_file_1 (directory=? AND name=?)",
-        ledger._BY_INODE: "file_by_inode (dev=? AND ino=?)",
-        ledger._BY_DIGEST: "file_by_digest (digest=?)",
+        file_table._BY_NAME: "sqlite_autoindex_file_1 (directory=? AND name=?)",
+        file_table._BY_INODE: "file_by_inode (dev=? AND ino=?)",
+        file_table._BY_DIGEST: "file_by_digest (digest=?)",
     }
     with sqlite3.connect(filled.path) as database:
         for query, index in plans.items():
             values = dict.fromkeys(re.findall(r":(\w+)", query), 1)
             plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {query}", values)]
             assert plan[0] == f"SEARCH file USING INDEX {index}"
-        hints = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {ledger._HINTS}", (1,) * 5)]
+        hints = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {file_table._HINTS}", (1,) * 5)]
     searched = [re.sub(r"COVERING |USING |INDEX ", "", step) for step in hints if step.startswith("SEARCH file")]
     assert searched == [
         "SEARCH file sqlite_autoindex_file_1 (directory=? AND name=?)",
@@ -496,7 +496,7 @@ def test_digests_are_read_several_at_a_turn_and_a_failure_is_its_askers(
             raise MemoryError
         return [found.name for found in files]
 
-    monkeypatch.setattr("nsfwd.scanning.dispatch.digests._digests_of", read)
+    monkeypatch.setattr("nsfwd.scanning.submission.file_hasher._digests_of", read)
 
     async def ask(*names: bytes) -> list[Any]:
         digests = Digests()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from nsfwd.errors import CodedError
 from nsfwd.scanning.reports.thumbnails import BLOCKS, SIDE, Thumbnails, data_uri
-from nsfwd.scanning.trees.found import Identity
+from nsfwd.scanning.trees.file_entry import Identity
 from tests import pictures
 from tests.descriptors import all_closed
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.imaging import preprocess
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 from tests import pictures
 
 SIZE = (48, 32)

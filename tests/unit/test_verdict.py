@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from nsfwd.bundles.bundle_store import Bundle, default_policy
 from nsfwd.bundles.manifest import FramePolicy, Output, identity
 from nsfwd.bundles.policy import Policy, Tier
-from nsfwd.bundles.store import Bundle, default_policy
 from nsfwd.bundles.verdict import Judge, View, check_scores, golden_drift, judge
 from nsfwd.errors import CodedError
 from tests.unit.shelf import FIVE_TIERS, LABELS, manifest

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.scanning.dispatch.actor import Onlooker
-from nsfwd.scanning.dispatch.asking import Asking
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.judged import Judged
+from nsfwd.scanning.index.file_result import Judged
+from nsfwd.scanning.submission.action_handler import Onlooker
+from nsfwd.scanning.submission.scan_run import Asking
 from nsfwd.scanning.trees.walk import Tree
-from nsfwd.scanning.watches import root_state, watched
+from nsfwd.scanning.watches import inotify_tree, root_state
 from nsfwd.scanning.watches.inotify import Inotify
 from nsfwd.scanning.watches.watch import Plan, watch
 from tests.unit.scripted import Script, serving
@@ -164,7 +164,7 @@ def test_without_a_queue_of_the_kernels_it_is_swept_and_said_what_to_set(
     def refuse() -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(watched, "Inotify", refuse)
+    monkeypatch.setattr(inotify_tree, "Inotify", refuse)
 
     async def write(watching: Watching) -> None:
         await watching.sees(tree / "old.jpg")
@@ -185,7 +185,7 @@ def test_a_queue_that_comes_free_is_taken(watching: Watching, tmp_path: Path, mo
             raise error
         return Inotify()
 
-    monkeypatch.setattr(watched, "Inotify", scarce)
+    monkeypatch.setattr(inotify_tree, "Inotify", scarce)
 
     async def write(watching: Watching) -> None:
         await watching.sees(tree / "old.jpg")  # the first sweep took a queue

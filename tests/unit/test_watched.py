@@ -12,10 +12,10 @@ import pytest
 
 from nsfwd.scanning.trees.exclusion import Exclusion
 from nsfwd.scanning.trees.walk import Tree
-from nsfwd.scanning.watches import inotify, settling, watched
+from nsfwd.scanning.watches import debounce, inotify, inotify_tree
+from nsfwd.scanning.watches.debounce import Settling
 from nsfwd.scanning.watches.inotify import Inotify
-from nsfwd.scanning.watches.settling import Settling
-from nsfwd.scanning.watches.watched import News, Watched
+from nsfwd.scanning.watches.inotify_tree import News, Watched
 
 
 @pytest.fixture
@@ -165,9 +165,9 @@ def test_too_few_watches_are_counted(root: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_kernels_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert watched.inotify_limit("max_user_watches") > 0
-    monkeypatch.setattr(watched, "LIMITS", tmp_path / "none")
-    assert watched.inotify_limit("max_user_watches") == 0
+    assert inotify_tree.inotify_limit("max_user_watches") > 0
+    monkeypatch.setattr(inotify_tree, "LIMITS", tmp_path / "none")
+    assert inotify_tree.inotify_limit("max_user_watches") == 0
 
 
 def test_no_directory_no_watch(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_what_is_gone_or_no_file_is_not_scored(tmp_path: Path) -> None:
 
 
 def test_no_more_wait_than_can_be_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "MOST", 2)
+    monkeypatch.setattr(debounce, "MOST", 2)
     waiting = Settling(0.5)
     assert waiting.add(b"/a", 1.0) and waiting.add(b"/b", 1.0) and waiting.add(b"/a", 1.1)
     assert not waiting.add(b"/c", 1.2)

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from nsfwd.bundles.bundle_store import Bundle
 from nsfwd.bundles.manifest import FramePolicy, Manifest, Output
 from nsfwd.bundles.policy import Policy
-from nsfwd.bundles.store import Bundle
 from nsfwd.errors import CodedError
 from nsfwd.protocol.messages import Because, Judgement, Override
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nsfwd.cli.moments import Duration, FiniteRange
-from nsfwd.cli.places import quarantine_option, to_option
+from nsfwd.cli.options.default_paths import quarantine_option, to_option
+from nsfwd.cli.options.param_types import Duration, FiniteRange
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.dispatch.actor import Actor
     from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.submission.action_handler import Actor
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -92,11 +92,11 @@ def actor(flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | N
         click.UsageError: the flags contradict each other.
     """
     _check(flags)
-    from nsfwd.scanning.dispatch.actor import Onlooker
+    from nsfwd.scanning.submission.action_handler import Onlooker
 
     if not flags["actions"]:
         return lambda _: Onlooker()
-    from nsfwd.scanning.actions.acting import Actions, Plan
+    from nsfwd.scanning.actions.executor import Actions, Plan
 
     plan = Plan(
         kinds=tuple(flags["actions"]),

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli import exits
-from nsfwd.cli.ask import connect_option
-from nsfwd.cli.moments import FiniteRange
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.param_types import FiniteRange
 
 if TYPE_CHECKING:
     from nsfwd.client import AsyncClient
@@ -65,7 +65,7 @@ def bench(
         raise click.UsageError("there is no file at PATH")
     report = asyncio.run(_measure(connect, files, seconds, concurrency, rate))
     click.echo(json.dumps(report) if style == "json" else _text(report))
-    return exits.OK if set(report["outcomes"]) == {"ok"} else exits.FAILED
+    return exit_codes.OK if set(report["outcomes"]) == {"ok"} else exit_codes.FAILED
 
 
 async def _measure(

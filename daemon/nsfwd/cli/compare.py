@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli.places import index_option
+from nsfwd.cli.options.default_paths import index_option
 from nsfwd.cli.report import pixels_option
 
 if TYPE_CHECKING:
     from nsfwd.config import Settings
     from nsfwd.local import Scanner
-    from nsfwd.scanning.reports.compare import Comparison
+    from nsfwd.scanning.reports.model_comparison import Comparison
     from nsfwd.scanning.reports.report import Shown
 
 
@@ -50,9 +50,9 @@ def compare(first: str, second: str, index: Path, output: Path | None, pixels: S
     """
     from nsfwd.config import find_file, load_settings
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.reports.compare import compared, page_of, scored, warm
+    from nsfwd.scanning.reports.model_comparison import compared, page_of, scored, warm
     from nsfwd.scanning.reports.sampling import sample
-    from nsfwd.scanning.trees.output import private
+    from nsfwd.scanning.trees.private_files import private
 
     given = {"models_dir": str(rest["models_dir"])} if rest["models_dir"] else {}
     settings = load_settings(find_file(rest["config"], os.environ), os.environ, given)
@@ -80,7 +80,7 @@ def _scanner(name: str, settings: Settings) -> Scanner:
     Raises:
         BundleError: it is not here.
     """
-    from nsfwd.bundles.store import find, open_bundle
+    from nsfwd.bundles.bundle_store import find, open_bundle
     from nsfwd.config import parse_model
     from nsfwd.local import Scanner
 
@@ -93,8 +93,8 @@ def _scanner(name: str, settings: Settings) -> Scanner:
 
 def _tell(comparison: Comparison, spelling: str, *, listed: bool) -> None:
     from nsfwd.cli.tables import write
-    from nsfwd.scanning.reports.compare import COSTS, FLIPS, costs, flipped
-    from nsfwd.scanning.trees.names import spelled
+    from nsfwd.scanning.reports.model_comparison import COSTS, FLIPS, costs, flipped
+    from nsfwd.scanning.trees.path_text import spelled
 
     flips = [
         {**spelled(flip.path), "first": flip.first._asdict(), "second": flip.second._asdict()}

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from nsfwd.cli import exits
-from nsfwd.cli.groups import Group
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.lazy_group import Group
 from nsfwd.cli.serve import settings_from, settings_options
 from nsfwd.config import TABLE, Settings
 from nsfwd.errors import SettingsError
 
 if TYPE_CHECKING:
-    from nsfwd.bundles.store import Bundle
+    from nsfwd.bundles.bundle_store import Bundle
 
 
 @click.group(cls=Group)
@@ -69,8 +69,8 @@ def check(user: str | None, row: str | None, paths: tuple[Path, ...], config: Pa
         click.echo(f"warning: {warning}", err=True)
     if user is not None or row is not None or paths:
         return _check_access(user, paths, settings, row)
-    from nsfwd.server.addresses import parse
-    from nsfwd.server.main import open_bundles
+    from nsfwd.server.daemon import open_bundles
+    from nsfwd.server.listen_spec import parse
 
     for text in settings.listen:
         parse(text)
@@ -82,7 +82,7 @@ def check(user: str | None, row: str | None, paths: tuple[Path, ...], config: Pa
         f"{bundle.name} ({bundle.model_identity}, policy {bundle.policy_identity})" for bundle in bundles
     )
     click.echo(f"good: {len(settings.given)} settings given, serving {served}")
-    return exits.OK
+    return exit_codes.OK
 
 
 def _missing_roots(settings: Settings) -> list[str]:
@@ -100,7 +100,7 @@ def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:
         OverridesFailure: it is there and cannot be read.
     """
     from nsfwd.bundles.verdict import verdicts
-    from nsfwd.pipeline.overriding import Overriding
+    from nsfwd.overrides.override_watcher import Overriding
 
     known = verdicts(bundles)
     strange = {override.verdict for override in Overriding.load(settings.overrides).known.values()} - known.keys()
@@ -110,7 +110,7 @@ def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:
 
 
 def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings, name: str | None) -> int:
-    from nsfwd.cli.access import obstacle, outside
+    from nsfwd.cli.options.path_access import obstacle, outside
     from nsfwd.escaping import visible
 
     if user is None or not paths:
@@ -129,7 +129,7 @@ def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings,
             if words:
                 click.echo(visible(f"  but not for some: {words}"))
         denied = denied or bool(why)
-    return exits.FAILED if denied else exits.OK
+    return exit_codes.FAILED if denied else exit_codes.OK
 
 
 def _toml(value: Any) -> str:

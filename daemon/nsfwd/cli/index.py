@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from nsfwd.cli.groups import LazyGroup
+from nsfwd.cli.options.lazy_group import LazyGroup
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "list": ("nsfwd.cli.index_list:list_files", "List files and what they came to."),

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli import exits
 from nsfwd.cli.job import job_option
-from nsfwd.cli.places import quarantine_option, to_option
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.default_paths import quarantine_option, to_option
 from nsfwd.cli.trees import tree_of, tree_options
 from nsfwd.escaping import escape
 
@@ -63,8 +63,8 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
             out.write(piece.encode("utf-8", "surrogateescape"))
         out.flush()
     if interrupted:
-        return exits.INTERRUPTED
-    return exits.OK if auditing.tally.proven else exits.UNSCORED
+        return exit_codes.INTERRUPTED
+    return exit_codes.OK if auditing.tally.proven else exit_codes.UNSCORED
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _lines(tally: Tally) -> Iterator[str]:
 
 
 def _object(entry: Entry) -> str:
-    from nsfwd.scanning.trees.names import spelled
+    from nsfwd.scanning.trees.path_text import spelled
 
     told: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
     return json.dumps(told | ({"code": entry.code} if entry.code else {}), ensure_ascii=False)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli.moments import Duration, RowNumber
-from nsfwd.cli.places import index_option
+from nsfwd.cli.options.default_paths import index_option
+from nsfwd.cli.options.param_types import Duration, RowNumber
 from nsfwd.cli.tables import format_option, write
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def export(
       nsfwd index export -o index.parquet
     """
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.reports.export import WRITERS, records
-    from nsfwd.scanning.trees.output import private
+    from nsfwd.scanning.reports.index_export import WRITERS, records
+    from nsfwd.scanning.trees.private_files import private
 
     ending = output.suffix.lstrip(".") if output is not None else ""
     spelling = spelling or (ending if ending in WRITERS else "csv")
@@ -113,7 +113,7 @@ def diff(first: int, second: int, index: Path, spelling: str) -> None:
     """
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.diff import differences
-    from nsfwd.scanning.trees.names import spelled
+    from nsfwd.scanning.trees.path_text import spelled
 
     def rows() -> Iterator[dict[str, Any]]:
         for what, path, before, after in found:

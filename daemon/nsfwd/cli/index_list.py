@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from nsfwd.cli.moments import RowNumber
-from nsfwd.cli.places import index_option
+from nsfwd.cli.options.default_paths import index_option
+from nsfwd.cli.options.param_types import RowNumber
 from nsfwd.cli.tables import format_option, write
 
 COLUMNS = ("path", "status", "verdict", "alarm", "label", "score", "code", "time")

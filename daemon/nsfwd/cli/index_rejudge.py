@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli.places import index_option
+from nsfwd.cli.options.default_paths import index_option
 from nsfwd.cli.tables import format_option, write
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def rejudge(index: Path, connect: str | None, config: Path | None, spelling: str
 
 def _policies(settings: Settings, connect: str | None) -> Mapping[str, Policy]:
     if connect is None:
-        from nsfwd.server.main import open_bundles
+        from nsfwd.server.daemon import open_bundles
 
         return {bundle.name: bundle.policy for bundle in open_bundles(settings)}
-    from nsfwd.cli.ask import TIMEOUT
+    from nsfwd.cli.options.daemon_commands import TIMEOUT
     from nsfwd.client import Client
     from nsfwd.scanning.index.rejudge import policies_of
 
@@ -97,7 +97,7 @@ def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
     Raises:
         OverridesFailure: it is there and cannot be read: a decision must not be undone because nobody noticed.
     """
-    from nsfwd.bundles.overrides import Overrides
+    from nsfwd.overrides.override_store import Overrides
 
     path = Path(settings.overrides)
     if settings.overrides == "none" or not path.exists():
@@ -126,7 +126,7 @@ def _tell(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
 
 
 def _changes(rejudging: Rejudging) -> Iterator[dict[str, Any]]:
-    from nsfwd.scanning.trees.names import spelled
+    from nsfwd.scanning.trees.path_text import spelled
 
     for before, judged in rejudging.changes():
         yield {

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nsfwd.cli.moments import RowNumber
-from nsfwd.cli.places import index_option
+from nsfwd.cli.options.default_paths import index_option
+from nsfwd.cli.options.param_types import RowNumber
 
 if TYPE_CHECKING:
     from nsfwd.scanning.reports.intervals import Estimate
@@ -48,7 +48,7 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.sampling import sample as draw
     from nsfwd.scanning.reports.sampling import write
-    from nsfwd.scanning.trees.output import private
+    from nsfwd.scanning.trees.private_files import private
 
     with Index(index, write=False) as opened:
         drawn = draw(opened, count, verdicts=verdicts, by_score=strata == "score", seed=seed)

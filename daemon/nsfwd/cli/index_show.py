@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from nsfwd.cli import exits
-from nsfwd.cli.places import index_option
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.default_paths import index_option
 from nsfwd.cli.tables import FORMATS, write
 from nsfwd.escaping import escape, visible
 
@@ -41,7 +41,7 @@ def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
     missing = [path for path, row in known if row is None]
     for path in missing:
         click.echo(f"nsfwd: {escape(os.fsdecode(path))}: not in the index", err=True)
-    return exits.FAILED if missing else exits.OK
+    return exit_codes.FAILED if missing else exit_codes.OK
 
 
 def _part(name: str, value: Any) -> str:
@@ -53,8 +53,8 @@ _SAID = ("path", "path_bytes", "verdict", "alarm", "label", "score")
 
 
 def _judgement(row: dict[str, Any]) -> str:
-    from nsfwd.cli.formats import judgement
-    from nsfwd.client.replies import graded
+    from nsfwd.cli.options.output_formats import judgement
+    from nsfwd.client.results import graded
 
     shares: dict[str, float] = next(iter((row["scores"] or {}).values()), {})
     grade = graded(row["verdict"], None if row["override"] else row["score"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from nsfwd.cli.moments import many
-from nsfwd.cli.places import index_option
+from nsfwd.cli.options.default_paths import index_option
+from nsfwd.cli.options.param_types import many
 from nsfwd.cli.tables import FORMATS, write
 
 OUTCOMES = ("status", "verdict", "alarm", "code", "files", "bytes")

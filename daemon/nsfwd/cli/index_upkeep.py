@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nsfwd.cli.moments import Duration
-from nsfwd.cli.places import index_option, quarantine_option, to_option
+from nsfwd.cli.options.default_paths import index_option, quarantine_option, to_option
+from nsfwd.cli.options.param_types import Duration
 from nsfwd.escaping import escape
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def relocate(old: bytes, new: bytes, index: Path, quarantine: Path, to: Path | N
     from nsfwd.errors import NsfwdError
     from nsfwd.scanning.actions.relocation import relocate_taken, taken_elsewhere
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.index.upkeep import relocate as follow
+    from nsfwd.scanning.index.maintenance import relocate as follow
 
     old, new = os.path.abspath(old), os.path.abspath(new)  # noqa: PTH100 (pathlib knows no bytes)
     with Index(index, create=False) as opened, ExitStack() as stack:
@@ -85,7 +85,7 @@ def prune(index: Path, age: float, *, apply: bool) -> None:
       nsfwd index prune --older-than 180d --apply
     """
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.index.upkeep import prune as forget
+    from nsfwd.scanning.index.maintenance import prune as forget
 
     with Index(index, create=False, write=apply) as opened:
         pruned = forget(opened, before=time.time() - age, apply=apply)

@@ -41,7 +41,7 @@ def _take(context: click.Context, parameter: click.Parameter, job: str | None) -
     from nsfwd.cli.sweep import sweep
     from nsfwd.cli.watch import watch
     from nsfwd.errors import SettingsError
-    from nsfwd.scanning.sweeps.job import find_job, read_job
+    from nsfwd.scanning.sweeps.job_file import find_job, read_job
 
     path = find_job(job)
     own = keys_of(context.command)

@@ -17,8 +17,8 @@ from typing import Any, TextIO
 
 import click
 
-from nsfwd.cli import exits
-from nsfwd.cli.groups import LazyGroup
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.lazy_group import LazyGroup
 from nsfwd.errors import CodedError, NsfwdError
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -30,10 +30,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "restore": ("nsfwd.cli.restore:restore", "Put back what an action moved away."),
     "index": ("nsfwd.cli.index:index", "Look into what sweeps, watches and spools remember."),
     "report": ("nsfwd.cli.report:report", "Write a page about an index."),
-    "ping": ("nsfwd.cli.ask:ping", "Ask whether a daemon is there."),
-    "ready": ("nsfwd.cli.ask:ready", "Ask whether it can score."),
-    "stats": ("nsfwd.cli.ask:stats", "Show its counters."),
-    "reload": ("nsfwd.cli.ask:reload", "Have it take up changed settings and bundles."),
+    "ping": ("nsfwd.cli.options.daemon_commands:ping", "Ask whether a daemon is there."),
+    "ready": ("nsfwd.cli.options.daemon_commands:ready", "Ask whether it can score."),
+    "stats": ("nsfwd.cli.options.daemon_commands:stats", "Show its counters."),
+    "reload": ("nsfwd.cli.options.daemon_commands:reload", "Have it take up changed settings and bundles."),
     "top": ("nsfwd.cli.top:top", "Watch it at work."),
     "bench": ("nsfwd.cli.bench:bench", "Measure how fast it answers."),
     "config": ("nsfwd.cli.config:config", "Show or check the settings."),
@@ -65,20 +65,20 @@ def run(arguments: Sequence[str]) -> int:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
-        return exits.USAGE
+        return exit_codes.USAGE
     except click.UsageError as error:
         verb = error.ctx.command_path if error.ctx else "nsfwd"
-        return _complain(f"{_line(error.format_message()).rstrip('.')} (see {verb} --help)", exits.USAGE)
+        return _complain(f"{_line(error.format_message()).rstrip('.')} (see {verb} --help)", exit_codes.USAGE)
     except click.ClickException as error:
-        return _complain(_line(error.format_message()), exits.FAILED)
+        return _complain(_line(error.format_message()), exit_codes.FAILED)
     except NsfwdError as error:
-        return _complain(_line(f"{error}{_advice(error)}"), exits.code_of(error))
+        return _complain(_line(f"{error}{_advice(error)}"), exit_codes.code_of(error))
     except BrokenPipeError:
-        return exits.BROKEN_PIPE
+        return exit_codes.BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted", exits.INTERRUPTED)
+        return _complain("interrupted", exit_codes.INTERRUPTED)
     except OSError as error:
-        return _complain(_trouble(error), exits.IO)
+        return _complain(_trouble(error), exit_codes.IO)
     except ModuleNotFoundError:
         raise  # nsfwd.__main__ says what to install
     except Exception:
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str]) -> int:
 
         with suppress(OSError):
             traceback.print_exc()
-        return exits.DEFECT
+        return exit_codes.DEFECT
 
 
 def main() -> None:
@@ -99,7 +99,7 @@ def main() -> None:
         try:
             code = complete(asked)
         except OSError:  # the shell no longer reads; words on its terminal would be in the way
-            code = exits.IO
+            code = exit_codes.IO
     else:
         code = run(sys.argv[1:])
     code = _flush(code)
@@ -123,7 +123,7 @@ def _prepare_streams() -> None:
 
 
 def _code(result: Any) -> int:
-    return result if isinstance(result, int) else exits.OK
+    return result if isinstance(result, int) else exit_codes.OK
 
 
 def _advice(error: NsfwdError) -> str:
@@ -182,9 +182,9 @@ def _flush(code: int) -> int:
     except OSError as error:
         _discard(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            code = exits.BROKEN_PIPE
-        elif code != exits.IO:  # else it was said already
-            code = _complain(_trouble(error), exits.IO)
+            code = exit_codes.BROKEN_PIPE
+        elif code != exit_codes.IO:  # else it was said already
+            code = _complain(_trouble(error), exit_codes.IO)
     try:
         sys.stderr.flush()
     except OSError:

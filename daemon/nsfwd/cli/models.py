@@ -14,9 +14,7 @@ from typing import Any
 
 import click
 
-from nsfwd.bundles.former import formers, words
-from nsfwd.bundles.manifest import Manifest, dump_manifest
-from nsfwd.bundles.store import (
+from nsfwd.bundles.bundle_store import (
     Bundle,
     CatalogueEntry,
     catalogue,
@@ -25,8 +23,10 @@ from nsfwd.bundles.store import (
     open_bundle,
     read_manifest,
 )
+from nsfwd.bundles.manifest import Manifest, dump_manifest
+from nsfwd.bundles.previous_versions import formers, words
 from nsfwd.cli.compare import compare
-from nsfwd.cli.groups import Group
+from nsfwd.cli.options.lazy_group import Group
 from nsfwd.config import find_file, load_settings
 from nsfwd.errors import BundleError, EngineError
 
@@ -149,7 +149,7 @@ def pull(name: str, package_file: Path | None, models_dir: Path) -> None:
 
     Example: nsfwd models pull nsfw-mobilenet-v2-140 --from nsfwjs-4.4.0.tgz
     """
-    from nsfwd.workshop.pull import pull as pull_bundle
+    from nsfwd.model_tools.pull import pull as pull_bundle
 
     pull_bundle(name, models_dir, package_file=package_file, say=_say)
 
@@ -165,7 +165,7 @@ def pack(name: str, output: Path | None, models_dir: Path) -> None:
 
     Example: nsfwd models pack nsfw-mobilenet-v2-140 -o nsfw.bundle
     """
-    from nsfwd.workshop.pack import pack as pack_bundle
+    from nsfwd.model_tools.pack import pack as pack_bundle
 
     bundle = open_bundle(find(models_dir, name))
     file = output or Path(f"{bundle.manifest.name}.bundle")
@@ -181,8 +181,8 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
 
     Example: nsfwd models import nsfw.bundle
     """
-    from nsfwd.workshop.networks import add_network
-    from nsfwd.workshop.pack import import_packed
+    from nsfwd.model_tools.derived_networks import add_network
+    from nsfwd.model_tools.pack import import_packed
 
     def finish(bundle: Bundle) -> None:
         try:
@@ -205,8 +205,8 @@ def rollback(name: str, version: str, models_dir: Path) -> None:
 
     Example: nsfwd models rollback nsfw-mobilenet-v2-140
     """
-    from nsfwd.workshop.staging import installing
-    from nsfwd.workshop.switching import go_back
+    from nsfwd.model_tools.staging import installing
+    from nsfwd.model_tools.versions import go_back
 
     directory = Path(name) if "/" in name else models_dir / name
     with installing(directory.parent):
@@ -226,7 +226,7 @@ def export(name: str, models_dir: Path) -> None:
 
     Example: nsfwd models export nsfw-mobilenet-v2-140
     """
-    from nsfwd.workshop.networks import add_network
+    from nsfwd.model_tools.derived_networks import add_network
 
     bundle = add_network(open_bundle(find(models_dir, name)), _say)
     _say(f"{bundle.model_identity}: {bundle.directory} is complete")
@@ -252,8 +252,8 @@ def quantize(name: str, pictures: Path, images: int, models_dir: Path) -> None:
 
     Example: nsfwd models quantize nsfw-mobilenet-v2-140 --calibrate ~/photos
     """
-    from nsfwd.workshop.networks import add_network
-    from nsfwd.workshop.quantize import quantize as quantize_bundle
+    from nsfwd.model_tools.derived_networks import add_network
+    from nsfwd.model_tools.quantize import quantize as quantize_bundle
 
     bundle = add_network(open_bundle(find(models_dir, name), precision="f32"), _say)
     report = quantize_bundle(bundle, pictures, images=images, say=_say)
@@ -275,9 +275,9 @@ def verify(name: str, *, tune: bool, precision: str | None, models_dir: Path) ->
 
     Example: nsfwd models verify nsfw-mobilenet-v2-140
     """
-    from nsfwd.workshop.goldens import require
-    from nsfwd.workshop.verify import verify as verify_bundle
-    from nsfwd.workshop.verify import verify_networks
+    from nsfwd.model_tools.goldens import require
+    from nsfwd.model_tools.verify import verify as verify_bundle
+    from nsfwd.model_tools.verify import verify_networks
 
     bundle = open_bundle(find(models_dir, name), precision=precision)
     for how, drifts in (("keras f32", verify_bundle(bundle, _say)), *_openvino(verify_networks(bundle, _say))):
@@ -296,7 +296,7 @@ def _openvino(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 def _tune(bundle: Bundle) -> None:
     """Measure on this processor and say what was found."""
-    from nsfwd.workshop.tune import tune
+    from nsfwd.model_tools.tune import tune
 
     cache = Path(load_settings(find_file(None, os.environ)).cache_dir)
     _say(f"{bundle.manifest.name}: measuring streams and threads at {bundle.precision}; keep the machine idle")

@@ -20,14 +20,14 @@ from typing import Any, BinaryIO, TextIO
 
 import click
 
-from nsfwd.bundles import override_lists
-from nsfwd.bundles.overrides import MOST_TIME, Change, Overrides, to_digest
-from nsfwd.cli import exits
-from nsfwd.cli.groups import Group
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.lazy_group import Group
 from nsfwd.cli.tables import FORMATS
 from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
 from nsfwd.escaping import escape
+from nsfwd.overrides import override_lists
+from nsfwd.overrides.override_store import MOST_TIME, Change, Overrides, to_digest
 from nsfwd.protocol.messages import Override
 
 STDIN = "-"
@@ -150,7 +150,7 @@ def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | No
                 click.echo(escape(f"nsfwd: nothing was decided about {name}"), err=True)
             else:
                 click.echo(f"removed: {_line(gone)}")
-    return exits.FAILED if missing else exits.OK
+    return exit_codes.FAILED if missing else exit_codes.OK
 
 
 @override.command("import")
@@ -183,7 +183,7 @@ def export(output: Path | None, spelling: str | None, config: Path | None, store
 
     Example: nsfwd override export -o decisions.ndjson
     """
-    from nsfwd.scanning.trees.output import private
+    from nsfwd.scanning.trees.private_files import private
 
     opened = _open(config, store)
     if opened is None:

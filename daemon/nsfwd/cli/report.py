@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nsfwd.cli.places import index_option
+from nsfwd.cli.options.default_paths import index_option
 
 if TYPE_CHECKING:
     from nsfwd.scanning.reports.report import Shown
@@ -50,7 +50,7 @@ def report(index: Path, output: Path, worst: int, verdicts: tuple[str, ...], pix
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.report import Wanted
     from nsfwd.scanning.reports.report import report as page
-    from nsfwd.scanning.trees.output import private
+    from nsfwd.scanning.trees.private_files import private
 
     with Index(index, write=False) as opened, private(output) as out:
         for piece in page(opened, Wanted(worst, pixels, verdicts)):

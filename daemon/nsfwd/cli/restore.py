@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli import exits
-from nsfwd.cli.places import quarantine_option
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.default_paths import quarantine_option
 from nsfwd.escaping import visible
 
 if TYPE_CHECKING:
     from nsfwd.config import Settings
     from nsfwd.protocol.messages import Override
-    from nsfwd.scanning.actions.manifest import Entry
     from nsfwd.scanning.actions.quarantine import Store
+    from nsfwd.scanning.actions.quarantine_manifest import Entry
 
 PREFIX = "sha256:"
 
@@ -91,17 +91,17 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
         if flags["listing"]:
             for entry in entries:
                 _list(store, entry, flags["spelling"])
-            return exits.OK
+            return exit_codes.OK
         if not entries:
             click.echo("nsfwd: nothing of that lies there", err=True)
-            return exits.FAILED
+            return exit_codes.FAILED
         if flags["apply"]:
             with _deciding(flags) as decide:
                 failed = [entry for entry in entries if not _put_back(store, entry, decide)]
         else:
             verdict = None if flags["no_override"] else _verdict(flags, _settings(flags))
             failed = [entry for entry in entries if not _rehearse(store, entry, verdict)]
-    return exits.FAILED if failed else exits.OK
+    return exit_codes.FAILED if failed else exit_codes.OK
 
 
 def _chosen(what: tuple[bytes, ...], flags: dict[str, Any]) -> Chosen:
@@ -153,7 +153,7 @@ def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[Entry], Override | No
     if flags["no_override"]:
         yield lambda entry: None
         return
-    from nsfwd.bundles.overrides import Overrides
+    from nsfwd.overrides.override_store import Overrides
 
     settings = _settings(flags)
     verdict = _verdict(flags, settings)
@@ -217,7 +217,7 @@ def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], Override | N
 
 def _mark(store: Store, entry: Entry, restored: float | None, override: Override | None = None) -> None:
     """Note in the index, where that is still there, when the file came back, and what was decided."""
-    from nsfwd.scanning.actions.register import mark_restored, note_override
+    from nsfwd.scanning.actions.action_rows import mark_restored, note_override
     from nsfwd.scanning.index.database import Index
 
     if entry.index and Path(entry.index).exists():
@@ -228,7 +228,7 @@ def _mark(store: Store, entry: Entry, restored: float | None, override: Override
 
 
 def _write_down(store: Store, entry: Entry) -> None:
-    from nsfwd.scanning.actions.register import note_recovered
+    from nsfwd.scanning.actions.action_rows import note_recovered
     from nsfwd.scanning.index.database import Index
 
     if entry.index and Path(entry.index).exists():

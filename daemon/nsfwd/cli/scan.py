@@ -1,7 +1,8 @@
 """``nsfwd scan``: paths in, verdicts out, and an exit code a script can trust.
 
 A client like any other, or with ``--local`` no client at all. Results go to stdout as they come; the summary, and
-progress on a terminal, to stderr. Where the paths come from is ``sources``, how replies are spelled ``formats``.
+progress on a terminal, to stderr. Where the paths come from is ``path_inputs``, how replies are spelled
+``output_formats``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from nsfwd.cli import exits
-from nsfwd.cli.ask import connect_option
-from nsfwd.cli.moments import FiniteRange
-from nsfwd.cli.sources import (
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.param_types import FiniteRange
+from nsfwd.cli.options.path_inputs import (
     STDIN,
     Local,
     absolute,
@@ -38,10 +39,10 @@ from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
 from nsfwd.scanning.trees.exclusion import Exclusion
 
 if TYPE_CHECKING:
-    from nsfwd.cli.formats import Writer
+    from nsfwd.cli.options.output_formats import Writer
     from nsfwd.client import Client, Options, Tree
-    from nsfwd.client.items import Item
-    from nsfwd.client.replies import Reply
+    from nsfwd.client.results import Reply
+    from nsfwd.client.scan_inputs import Item
 
 ALARMS = "alarm"
 """With ``--only``: every verdict that is an alarm."""
@@ -105,7 +106,7 @@ class Asked:
         return count(map(absolute, self.paths), self.exclusion, recursive=self.recursive, stop=stop)
 
 
-@click.command(epilog=exits.TEXT)
+@click.command(epilog=exit_codes.TEXT)
 @click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=bytes, readable=False))
 @click.option("-r", "--recursive", is_flag=True, help="Walk below directories.")
 @click.option("--files-from", type=click.File("rb"), metavar="FILE", help="Read paths from FILE too; - is stdin.")
@@ -176,17 +177,17 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
     try:
         _scan(asked, summary, rest)
     except NsfwdError as error:
-        if exits.code_of(error) != exits.FAILED:
+        if exit_codes.code_of(error) != exit_codes.FAILED:
             raise
         _tell(str(error))
-        return exits.CONFIG  # no failure may look like an alarm
+        return exit_codes.CONFIG  # no failure may look like an alarm
     if not rest["quiet"]:
         click.echo(summary.line(time.perf_counter() - started), err=True)
     return summary.exit_code(strict=rest["strict"])
 
 
 def _scan(asked: Asked, summary: Summary, rest: dict[str, Any]) -> None:
-    from nsfwd.cli.formats import PathWriter, writer
+    from nsfwd.cli.options.output_formats import PathWriter, writer
     from nsfwd.cli.progress import progress
     from nsfwd.client import Options
 

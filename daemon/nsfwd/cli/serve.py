@@ -84,6 +84,6 @@ def serve(config: Path | None, **flags: Any) -> int:
       nsfwd serve --listen tcp:127.0.0.1:1235 --listen unix:/run/nsfwd/nsfwd.sock,mode=0660 --root /srv/pictures
     """
     settings = settings_from(config, flags)
-    from nsfwd.server.main import run
+    from nsfwd.server.daemon import run
 
     return run(settings, lambda: settings_from(config, flags))

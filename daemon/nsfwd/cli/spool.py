@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from nsfwd.cli import exits
-from nsfwd.cli.ask import connect_option
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.daemon_commands import connect_option
 
 TEXT = """\b
 Exit codes: 0 nothing is left, also when there were alarms: NAME.done tells of them; 64 wrong usage,
@@ -41,11 +41,11 @@ def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
       mv /var/spool/nsfwd/tmp/uploads /var/spool/nsfwd/in/uploads.list
       nsfwd spool
     """
-    from nsfwd.scanning.spool.lists import Spool
+    from nsfwd.scanning.spool.spool_dir import Spool
 
     shown: Callable[[str], None] = lambda text: None  # noqa: E731
     if "NOTIFY_SOCKET" in os.environ:
-        from nsfwd.server.notify import Notifier
+        from nsfwd.systemd import Notifier
 
         notifier = Notifier(os.environ)
         notifier.ready("reading lists")
@@ -58,8 +58,8 @@ def _run(opened: object, connect: str | None, *, say: Callable[[str], None], sho
     """Work until nothing is left or a signal comes."""
     import uvloop
 
-    from nsfwd.scanning.spool.lists import Spool
-    from nsfwd.scanning.spool.working import work_off
+    from nsfwd.scanning.spool.spool_dir import Spool
+    from nsfwd.scanning.spool.spool_worker import work_off
 
     assert isinstance(opened, Spool)
     signs: list[int] = []
@@ -82,7 +82,7 @@ def _run(opened: object, connect: str | None, *, say: Callable[[str], None], sho
         except asyncio.CancelledError:
             if signs[:1] != [signal.SIGTERM]:
                 raise KeyboardInterrupt from None
-    return exits.OK
+    return exit_codes.OK
 
 
 def _say(text: str) -> None:

@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nsfwd.cli import exits
+from nsfwd.cli.options import exit_codes
 
 if TYPE_CHECKING:
-    from nsfwd.client.replies import Reply
+    from nsfwd.client.results import Reply
 
 _NO_LIMIT = frozenset({"not_an_image", "excluded"})
 """Skipped for what they are, not because a limit kept them from being scored."""
@@ -54,10 +54,10 @@ class Summary:
         """Return 1 for an alarm, else 2 for an image left unscored, else 0; ``strict`` puts 2 first and counts all."""
         incomplete = self.broken or (self.without if strict else self.unscored) > 0
         if strict and incomplete:
-            return exits.UNSCORED
+            return exit_codes.UNSCORED
         if self.found:
-            return exits.ALARM
-        return exits.UNSCORED if incomplete else exits.OK
+            return exit_codes.ALARM
+        return exit_codes.UNSCORED if incomplete else exit_codes.OK
 
     @property
     def files(self) -> int:

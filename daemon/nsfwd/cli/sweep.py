@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli import exits
 from nsfwd.cli.actions import action_options, actor
-from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
-from nsfwd.cli.moments import Clock, Duration, FiniteRange, many, spelled
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.param_types import Clock, Duration, FiniteRange, many, spelled
 from nsfwd.cli.trees import send_option, tree_of, tree_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nsfwd.scanning.dispatch.actor import Actor
+    from nsfwd.scanning.submission.action_handler import Actor
     from nsfwd.scanning.sweeps.sweep import Plan, Progress
     from nsfwd.scanning.trees.walk import Tree
 
@@ -75,7 +75,7 @@ def sweep(directories: tuple[bytes, ...], **flags: Any) -> int:
 
 
 def _plan(tree: Tree, flags: dict[str, Any]) -> Plan:
-    from nsfwd.scanning.dispatch.asking import Asking
+    from nsfwd.scanning.submission.scan_run import Asking
     from nsfwd.scanning.sweeps.pause import Pause
     from nsfwd.scanning.sweeps.sweep import Plan
 
@@ -93,7 +93,7 @@ def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool
     from dataclasses import replace
 
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.sweeps.idle import stand_back
+    from nsfwd.scanning.sweeps.io_priority import stand_back
 
     index.parent.mkdir(parents=True, exist_ok=True)
     stand_back()
@@ -104,14 +104,14 @@ def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool
         for line in summary(progress):
             click.echo(line, err=True)
     if sign == signal.SIGINT:
-        return exits.INTERRUPTED
+        return exit_codes.INTERRUPTED
     if progress.failed:
-        return exits.ACTION
+        return exit_codes.ACTION
     if progress.unscored and strict:
-        return exits.UNSCORED
+        return exit_codes.UNSCORED
     if progress.alarming:
-        return exits.ALARM
-    return exits.UNSCORED if progress.unscored else exits.OK
+        return exit_codes.ALARM
+    return exit_codes.UNSCORED if progress.unscored else exit_codes.OK
 
 
 def _swept(index: Any, plan: Plan, actor: Actor) -> tuple[Progress, int]:
@@ -154,7 +154,7 @@ def _say(text: str) -> None:
 @contextmanager
 def _shown(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     """Give what shows how far a sweep is: a line on a terminal, the status of a service; None where nobody looks."""
-    from nsfwd.server.notify import Notifier
+    from nsfwd.systemd import Notifier
 
     service = "NOTIFY_SOCKET" in os.environ
     if service:

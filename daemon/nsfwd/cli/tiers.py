@@ -34,13 +34,13 @@ def floor_of(settings: Settings) -> str:
 
 def _models(settings: Settings) -> list[dict[str, Any]]:
     """Return what scores, as the operation ``models`` describes it."""
-    from nsfwd.server.main import open_bundles
+    from nsfwd.server.daemon import open_bundles
     from nsfwd.server.operations import describe
 
     try:
         return [describe(bundle) for bundle in open_bundles(settings)]
     except BundleError as missing:
-        from nsfwd.cli.ask import TIMEOUT
+        from nsfwd.cli.options.daemon_commands import TIMEOUT
         from nsfwd.client import Client
 
         try:

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from nsfwd.cli.ask import TIMEOUT, connect_option
-from nsfwd.cli.moments import FiniteRange
+from nsfwd.cli.options.daemon_commands import TIMEOUT, connect_option
+from nsfwd.cli.options.param_types import FiniteRange
 
 CLEAR = "\x1b[H\x1b[J"
 """Cursor to the top, and everything below it away."""

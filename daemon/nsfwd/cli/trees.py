@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nsfwd.cli.places import index_files, index_option, taken_files
-from nsfwd.cli.sources import exclude_option
+from nsfwd.cli.options.default_paths import index_files, index_option, taken_files
+from nsfwd.cli.options.path_inputs import exclude_option
 
 if TYPE_CHECKING:
     from nsfwd.scanning.trees.walk import Tree

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli import exits
 from nsfwd.cli.actions import action_options, actor
-from nsfwd.cli.ask import connect_option
 from nsfwd.cli.job import job_option
-from nsfwd.cli.moments import Duration, many
+from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.param_types import Duration, many
 from nsfwd.cli.trees import send_option, tree_of, tree_options
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.dispatch.actor import Actor
+    from nsfwd.scanning.submission.action_handler import Actor
     from nsfwd.scanning.trees.walk import Tree
     from nsfwd.scanning.watches.watch import Plan, Progress
 
@@ -64,12 +64,12 @@ def watch(directories: tuple[bytes, ...], index: Path, **flags: Any) -> int:
         from dataclasses import replace
 
         sign = _watched(opened, replace(plan, shown=show), acting(opened), ready)
-    return exits.INTERRUPTED if sign == signal.SIGINT else exits.OK
+    return exit_codes.INTERRUPTED if sign == signal.SIGINT else exit_codes.OK
 
 
 def _plan(tree: Tree, flags: dict[str, Any]) -> Plan:
-    from nsfwd.scanning.dispatch.asking import Asking
-    from nsfwd.scanning.watches.settling import SETTLE
+    from nsfwd.scanning.submission.scan_run import Asking
+    from nsfwd.scanning.watches.debounce import SETTLE
     from nsfwd.scanning.watches.watch import EVERY, Plan
 
     asking = Asking("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=_say)
@@ -118,7 +118,7 @@ _Show = tuple[Callable[["Progress"], None] | None, Callable[[], None]]
 @contextmanager
 def _shown(*, quiet: bool) -> Iterator[_Show]:
     """Give what shows how it goes, and what says that everything is watched."""
-    from nsfwd.server.notify import Notifier
+    from nsfwd.systemd import Notifier
 
     if "NOTIFY_SOCKET" in os.environ:
         notifier = Notifier(os.environ)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nsfwd.client.items import Encoded, Opened, Options, Tree
-from nsfwd.client.replies import Done, Reply
-from nsfwd.client.sync import Client
+from nsfwd.client.results import Done, Reply
+from nsfwd.client.scan_inputs import Encoded, Opened, Options, Tree
+from nsfwd.client.sync_client import Client
 from nsfwd.errors import CodedError, ConnectionLost, DaemonUnreachable
 
 if TYPE_CHECKING:
-    from nsfwd.client.aio import AsyncClient
+    from nsfwd.client.async_client import AsyncClient
 
 __all__ = [
     "AsyncClient",
@@ -38,7 +38,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load asyncio only for those who use it: it costs a command line more than all the rest of this package."""
     if name == "AsyncClient":
-        from nsfwd.client.aio import AsyncClient
+        from nsfwd.client.async_client import AsyncClient
 
         return AsyncClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,8 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from nsfwd.client.items import Encoded, Item, Opened, Options, Passing, Path, Tree, path_keys, wire_name
-from nsfwd.client.replies import (
+from nsfwd.client.results import (
     Done,
     Reply,
     coded,
@@ -24,6 +23,7 @@ from nsfwd.client.replies import (
     to_done,
     to_reply,
 )
+from nsfwd.client.scan_inputs import Encoded, Item, Opened, Options, Passing, Path, Tree, path_keys, wire_name
 from nsfwd.errors import CodedError, ConnectionLost, NsfwdError, Status
 from nsfwd.protocol import jsonio
 from nsfwd.protocol.limits import MIB, WINDOW

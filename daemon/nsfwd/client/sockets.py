@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 
-from nsfwd.client.items import Passing
+from nsfwd.client.scan_inputs import Passing
 
 CHUNK = 256 * 1024
 """Most bytes received at once."""

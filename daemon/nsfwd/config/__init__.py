@@ -10,7 +10,7 @@ names and wrong values are refused with one line that says where they stand. Kno
     renames   old names that are still taken
 """
 
-from nsfwd.config.loading import NOT_SETTINGS, find_file, load_settings
+from nsfwd.config.settings_sources import NOT_SETTINGS, find_file, load_settings
 from nsfwd.config.table import BYTES, DEFAULT_LISTEN, GIB, KIB, MIB, SECONDS, TABLE, Setting, Settings
 from nsfwd.config.values import parse_model
 

@@ -73,7 +73,7 @@ def _check_root(text: str) -> None:
 
 
 _ITEM_CHECKS: dict[str, Callable[[str], object]] = {"roots": _check_root, "models": parse_model}
-"""Checks of a list's parts. Addresses are read where they are opened (``server.addresses``)."""
+"""Checks of a list's parts. Addresses are read where they are opened (``server.listen_spec``)."""
 
 _TABLES: dict[str, Callable[[Any], Any]] = {"peers": read_peers}
 """Settings that are tables of their own: who reads them names the row that is wrong."""

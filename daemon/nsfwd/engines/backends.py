@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.engines import machine
+from nsfwd.engines import hardware
 from nsfwd.engines.contract import Pixels, Probabilities
 from nsfwd.errors import EngineError
 
@@ -126,7 +126,7 @@ class Jax:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         if gpu and memory:  # the most it takes, also without preallocation
             os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # its former name: JAX refuses to see both
-            os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{_share(memory, machine.gpu_memory()):.4f}"
+            os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{_share(memory, hardware.gpu_memory()):.4f}"
         os.environ["JAX_PLATFORMS"] = "cuda" if gpu else "cpu"
         import jax
 

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfwd.bundles.store import Bundle
+from nsfwd.bundles.bundle_store import Bundle
 from nsfwd.bundles.verdict import check_scores
-from nsfwd.engines import ir
+from nsfwd.engines import openvino_ir
 from nsfwd.errors import BundleError, CodedError, EngineError
 
 Pixels = NDArray[np.uint8]
@@ -47,7 +47,7 @@ class EngineOptions:
     threads: int = 0
     gpu_memory: int = 0
     alone: bool = True
-    say: Callable[[str], None] = ir.unheard
+    say: Callable[[str], None] = openvino_ir.unheard
 
 
 def require_probabilities(scores: Probabilities, bundle: Bundle) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from nsfwd.engines import loading, machine, quiet
+from nsfwd.engines import framework_logging, hardware, keras_loading
 from nsfwd.engines.backends import BACKENDS, Compiled
 from nsfwd.engines.buckets import cpu_buckets, cut, gpu_buckets
 from nsfwd.engines.contract import DeviceLost, EngineOptions, Pixels, Probabilities, require_probabilities
-from nsfwd.engines.failures import is_lost, is_out_of_memory
+from nsfwd.engines.error_classes import is_lost, is_out_of_memory
 from nsfwd.errors import EngineError
 from nsfwd.extras import install_command
 
@@ -51,29 +51,29 @@ class KerasEngine:
         self._compiled: dict[int, Compiled] = {}
         if self.precision not in POLICIES:
             raise EngineError(f"the keras engine cannot run {self.precision}; set precision = f32 or engine = openvino")
-        with quiet.muted():
+        with framework_logging.muted():
             self.device = self._prepare(options)
             self._model = self._load(options)
 
     def _prepare(self, options: EngineOptions) -> str:
-        quiet.silence()
+        framework_logging.silence()
         os.environ["KERAS_BACKEND"] = self._backend.name
         try:
             name = self._backend.prepare(
-                gpu=self._gpu, threads=options.threads or machine.cores(), memory=options.gpu_memory
+                gpu=self._gpu, threads=options.threads or hardware.cores(), memory=options.gpu_memory
             )
         except ImportError as error:
             mend = "too little memory; free some" if is_out_of_memory(error) else "install it or set another backend"
             raise EngineError(f"{self._backend.name} cannot be imported: {error}; {mend}") from None
         except EngineError as error:
             name = self._backend.name
-            cause = machine.gpu_obstacle(name) or f"install what it needs: {install_command(machine.GPU_EXTRA[name])}"
+            cause = hardware.gpu_obstacle(name) or f"install what it needs: {install_command(hardware.GPU_EXTRA[name])}"
             raise EngineError(f"{error}: {cause}; or set device = cpu") from None
         return f"gpu {name}" if self._gpu else "cpu"
 
     def _load(self, options: EngineOptions) -> Any:
         try:
-            model = loading.load(options.bundle.weights, options.bundle.manifest)
+            model = keras_loading.load(options.bundle.weights, options.bundle.manifest)
         except ImportError as error:
             raise EngineError(f"Keras cannot be imported: {error}") from None
         if self.precision != "f32":
@@ -136,7 +136,7 @@ def choose_backend(wanted: str) -> str:
     if wanted and wanted not in BACKENDS:
         raise EngineError(f"unknown backend {wanted!r}; use {', '.join(BACKENDS)}")
     for name in [wanted] if wanted else BACKENDS:
-        if machine.installed(name):
+        if hardware.installed(name):
             return name
     missing = wanted or "none of tensorflow, jax and torch"
     command = install_command("" if wanted in ("", "tensorflow") else wanted)  # TensorFlow is no extra

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.engines import ir, quiet, tuning
+from nsfwd.engines import framework_logging, openvino_ir, openvino_tuning
 from nsfwd.engines.contract import EngineOptions, Pixels, Probabilities, require_probabilities
-from nsfwd.engines.tuning import Streams, Tuning
+from nsfwd.engines.openvino_tuning import Streams, Tuning
 from nsfwd.errors import BundleError, EngineError
 
 PRECISIONS = {"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "f32"}
@@ -51,11 +51,11 @@ class OpenVinoEngine:
         self.precision = bundle.precision
         self._labels = len(bundle.manifest.output.labels)
         self._shape = (1, bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)
-        tuned = tuned or tuning.settle(bundle, options.cache, options.threads)
+        tuned = tuned or openvino_tuning.settle(bundle, options.cache, options.threads)
         ceiling = min(options.max_batch, IMAGES_A_STREAM * tuned.crowd.streams)
         self.buckets: tuple[int, ...] = (1, ceiling) if ceiling > 1 else (1,)
-        place = ir.obtain(bundle, options.cache, options.say)
-        quiet.silence()
+        place = openvino_ir.obtain(bundle, options.cache, options.say)
+        framework_logging.silence()
         try:
             import openvino
         except ImportError as error:
@@ -66,14 +66,14 @@ class OpenVinoEngine:
         try:
             core = openvino.Core()
             self._refuse_precision(core)
-            network = _fuse(openvino, core.read_model(place / ir.NETWORK), bundle.manifest.recipe)
+            network = _fuse(openvino, core.read_model(place / openvino_ir.NETWORK), bundle.manifest.recipe)
             self._check_output(network)
             self._crowd = core.compile_model(network, "CPU", self._settings(tuned.crowd))
             alone = core.compile_model(network, "CPU", self._settings(tuned.alone)) if options.alone else self._crowd
             self._alone = alone.create_infer_request()
             self._idle = [self._crowd.create_infer_request() for _ in range(ceiling)]
         except (RuntimeError, MemoryError) as error:
-            mend = "set engine = keras, or make the network anew: python -P -m nsfwd.engines.export"
+            mend = "set engine = keras, or make the network anew: python -P -m nsfwd.engines.openvino_export"
             raise EngineError(f"OpenVINO cannot compile {place}: {_cause(error, mend)}") from error
         self._lock = threading.Lock()
         self._calls = 0

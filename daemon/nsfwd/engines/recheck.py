@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfwd.engines.contract import Engine, Pixels, Probabilities
-from nsfwd.ipc.messages import Recheck
+from nsfwd.ipc.child_messages import Recheck
 
 
 def near_a_border(scores: Probabilities, rule: Recheck) -> NDArray[np.bool_]:

@@ -23,11 +23,11 @@ import msgspec
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import kept, opening, preprocess, resizing, sandbox
+from nsfwd.imaging import kept, preprocess, resizing, safe_open, sandbox
 from nsfwd.imaging.kept import Kept, KeptImages
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
-from nsfwd.ipc.childmain import run_child
+from nsfwd.ipc.child_bootstrap import run_child
 from nsfwd.ipc.link import MAX_DESCRIPTORS, Link
 
 REPORT_SECONDS = 0.005
@@ -42,8 +42,8 @@ class _Facts:
     """What has been found out about one job's file, whatever it comes to."""
 
     seen: preprocess.Seen
-    identity: messages.FileIdentity | None = None
-    stamp: messages.Stamp | None = None
+    identity: child_messages.FileIdentity | None = None
+    stamp: child_messages.Stamp | None = None
     pixels: preprocess.Pixels | None = None
 
 
@@ -56,13 +56,15 @@ class Decoder:
         tell: sends the server what it must know before a job ends.
     """
 
-    def __init__(self, setup: messages.DecoderSetup, arena: Arena, tell: Callable[[messages.Wire], None]) -> None:
+    def __init__(
+        self, setup: child_messages.DecoderSetup, arena: Arena, tell: Callable[[child_messages.Wire], None]
+    ) -> None:
         self._worker = setup.worker
         self._arena = arena
         self._recipe = msgspec.convert(setup.recipe, Recipe)
         resizing.check(self._recipe)
         self._limits = setup.limits
-        self._roots = opening.Roots(setup.roots)
+        self._roots = safe_open.Roots(setup.roots)
         self._tell = tell
         self._kept = KeptImages()
         self.avoid(setup.poison)
@@ -72,7 +74,7 @@ class Decoder:
         self._poison = frozenset(digests)
         self._poison_sizes = frozenset(size for size, _ in self._poison)
 
-    def groups(self, jobs: list[messages.Job], descriptors: list[int]) -> Iterator[messages.EncodedGroup]:
+    def groups(self, jobs: list[child_messages.Job], descriptors: list[int]) -> Iterator[child_messages.EncodedGroup]:
         """Do the jobs; give their results in groups, none later than ``REPORT_SECONDS`` of work."""
         results: list[msgspec.Raw] = []
         began = time.monotonic()
@@ -80,14 +82,14 @@ class Decoder:
             descriptor = descriptors.pop(0) if job.descriptor and descriptors else None
             results.append(msgspec.Raw(self.answer(job, descriptor)))
             if time.monotonic() - began >= REPORT_SECONDS:
-                yield messages.EncodedGroup(results)
+                yield child_messages.EncodedGroup(results)
                 results, began = [], time.monotonic()
         if results:
-            yield messages.EncodedGroup(results)
+            yield child_messages.EncodedGroup(results)
         for surplus in descriptors:
             os.close(surplus)
 
-    def answer(self, job: messages.Job, descriptor: int | None) -> bytes:
+    def answer(self, job: child_messages.Job, descriptor: int | None) -> bytes:
         """Do one job and encode its result; the job is noted until both are done, so that it is blamed for either.
 
         Raises:
@@ -96,13 +98,13 @@ class Decoder:
         self._arena.write_note(self._worker, job.number)
         result = self.do(job, descriptor)
         try:
-            encoded = messages.encode(result)
+            encoded = child_messages.encode(result)
         except Exception as error:
-            encoded = messages.encode(_failed(job, error))
+            encoded = child_messages.encode(_failed(job, error))
         self._arena.clear_note(self._worker)
         return encoded
 
-    def do(self, job: messages.Job, descriptor: int | None) -> messages.Decoded:
+    def do(self, job: child_messages.Job, descriptor: int | None) -> child_messages.Decoded:
         """Do one job; whatever the file is, there is a result. ``descriptor`` is closed.
 
         Raises:
@@ -113,7 +115,7 @@ class Decoder:
         code = message = ""
         try:
             self._fill_at_any_rate(job, descriptor, facts)
-        except opening.IsDirectory:
+        except safe_open.IsDirectory:
             code = "is_directory"
         except CodedError as error:
             code, message = error.code, error.message
@@ -124,7 +126,7 @@ class Decoder:
             code, message = "decoder_memory", CodedError("decoder_memory").message
         except Exception as error:
             code, message = "internal", _defect(error)
-        return messages.Decoded(
+        return child_messages.Decoded(
             job.number,
             job.slot,
             job.generation,
@@ -138,7 +140,7 @@ class Decoder:
             *_view(facts, probe=job.probe),
         )
 
-    def _fill(self, job: messages.Job, descriptor: int | None, facts: _Facts) -> None:
+    def _fill(self, job: child_messages.Job, descriptor: int | None, facts: _Facts) -> None:
         """Open, check, decode, and write the pixels into the job's slot."""
         held = self._kept.take(job.number, job.stamp) if job.view else None
         if held is None:
@@ -159,7 +161,7 @@ class Decoder:
         else:
             held.file.close()
 
-    def _found(self, job: messages.Job, descriptor: int | None, facts: _Facts) -> Kept | None:
+    def _found(self, job: child_messages.Job, descriptor: int | None, facts: _Facts) -> Kept | None:
         """Open and check the job's image; None where less was asked for."""
         with ExitStack() as opened:
             file = opened.enter_context(self._opened(job, descriptor))
@@ -169,7 +171,7 @@ class Decoder:
             facts.stamp = _stamp(found)
             if job.stamp is not None and job.stamp != facts.stamp:
                 raise CodedError("unreadable", "the file changed while it was read")
-            if job.probe == messages.STAT:
+            if job.probe == child_messages.STAT:
                 return None
             source = self._examined(job, file, facts)
             if job.probe:
@@ -178,7 +180,7 @@ class Decoder:
             opened.pop_all()
             return Kept(image, file, 0 if source is file else found.st_size, facts.stamp, facts.seen, time.monotonic())
 
-    def _fill_at_any_rate(self, job: messages.Job, descriptor: int | None, facts: _Facts) -> None:
+    def _fill_at_any_rate(self, job: child_messages.Job, descriptor: int | None, facts: _Facts) -> None:
         """Fill the slot; where memory does not suffice, once more without what is kept of other images."""
         if not len(self._kept):
             self._fill(job, descriptor, facts)
@@ -205,7 +207,7 @@ class Decoder:
         """Whether any image is kept for a further view."""
         return len(self._kept) > 0
 
-    def _examined(self, job: messages.Job, file: BinaryIO, facts: _Facts) -> BinaryIO:
+    def _examined(self, job: child_messages.Job, file: BinaryIO, facts: _Facts) -> BinaryIO:
         """Give what is to be decoded; read as a whole first where its digest must be known, or its position is shared.
 
         Raises:
@@ -223,16 +225,16 @@ class Decoder:
             if (len(content), digest) in self._poison:
                 raise CodedError("decoder_died", "it is on the poison list: it ended decoders before")
             if job.suspect:
-                self._tell(messages.Suspected(job.number, len(content), digest))
+                self._tell(child_messages.Suspected(job.number, len(content), digest))
         return io.BytesIO(content)
 
-    def _opened(self, job: messages.Job, descriptor: int | None) -> BinaryIO:
+    def _opened(self, job: child_messages.Job, descriptor: int | None) -> BinaryIO:
         if not job.descriptor:
-            return os.fdopen(opening.open_image(job.path, self._roots.narrowed(job.roots)), "rb")
+            return os.fdopen(safe_open.open_image(job.path, self._roots.narrowed(job.roots)), "rb")
         if descriptor is None:
             raise CodedError("unreadable", "the system could not pass its descriptor to a decoder")
         try:
-            opening.check_passed(descriptor)
+            safe_open.check_passed(descriptor)
             file = os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
@@ -240,7 +242,7 @@ class Decoder:
         return file
 
 
-def _read(descriptor: int, max_bytes: int) -> tuple[bytes, messages.Stamp]:
+def _read(descriptor: int, max_bytes: int) -> tuple[bytes, child_messages.Stamp]:
     """Read a whole file, so that what is known of it is true of the very bytes that are then decoded.
 
     Read by position: who passed a descriptor shares its offset, and may pass it twice.
@@ -264,7 +266,7 @@ def _read(descriptor: int, max_bytes: int) -> tuple[bytes, messages.Stamp]:
     return b"".join(pieces), stamp
 
 
-def _view(facts: _Facts, *, probe: int) -> tuple[int, int, int, int, str, messages.Stamp | None]:
+def _view(facts: _Facts, *, probe: int) -> tuple[int, int, int, int, str, child_messages.Stamp | None]:
     """What ``Decoded`` tells of the view, from ``next`` on."""
     if facts.pixels is None:
         return 0, 0, 1, 1, "", facts.stamp if probe else None
@@ -273,13 +275,13 @@ def _view(facts: _Facts, *, probe: int) -> tuple[int, int, int, int, str, messag
     return shown.next, shown.frame, shown.frames, shown.sampled, shown.background, stamp
 
 
-def _stamp(found: os.stat_result) -> messages.Stamp:
-    return messages.stamp_of(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def _stamp(found: os.stat_result) -> child_messages.Stamp:
+    return child_messages.stamp_of(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _failed(job: messages.Job, error: Exception) -> messages.Decoded:
+def _failed(job: child_messages.Job, error: Exception) -> child_messages.Decoded:
     """Return the result of a job whose own result has no place in a message."""
-    return messages.Decoded(job.number, job.slot, job.generation, "internal", _defect(error), 0.0)
+    return child_messages.Decoded(job.number, job.slot, job.generation, "internal", _defect(error), 0.0)
 
 
 def _defect(error: Exception) -> str:
@@ -292,9 +294,9 @@ def _defect(error: Exception) -> str:
 def serve(link: Link, arena_fd: int) -> None:
     """Answer the server until it closes the link."""
     packet, _ = link.receive()
-    setup = msgspec.msgpack.decode(packet, type=messages.DecoderSetup)
+    setup = msgspec.msgpack.decode(packet, type=child_messages.DecoderSetup)
     arena = Arena.attach(arena_fd, setup.slot_bytes)
-    decoder = Decoder(setup, arena, lambda message: link.send(messages.encode(message)))
+    decoder = Decoder(setup, arena, lambda message: link.send(child_messages.encode(message)))
     # The arena is shared by all and not counted as this decoder's memory.
     applied, missing = sandbox.apply(
         memory=setup.limits.memory + arena.bytes,
@@ -302,8 +304,8 @@ def serve(link: Link, arena_fd: int) -> None:
         roots=setup.roots,
         descriptors=(link.fileno(), arena_fd),
     )
-    link.send(messages.encode(messages.Hello(applied, missing)))
-    requests = msgspec.msgpack.Decoder(messages.Decode | messages.Poison)
+    link.send(child_messages.encode(child_messages.Hello(applied, missing)))
+    requests = msgspec.msgpack.Decoder(child_messages.Decode | child_messages.Poison)
     waiting = select.poll()
     waiting.register(link.fileno(), select.POLLIN)
     while True:
@@ -311,11 +313,11 @@ def serve(link: Link, arena_fd: int) -> None:
             decoder.rest()
         packet, descriptors = link.receive()
         request = requests.decode(packet)
-        if isinstance(request, messages.Poison):
+        if isinstance(request, child_messages.Poison):
             decoder.avoid(request.digests)
             continue
         for group in decoder.groups(request.jobs, descriptors):
-            link.send(messages.encode(group))
+            link.send(child_messages.encode(group))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from nsfwd.errors import CodedError
 from nsfwd.imaging import frame_times, gain_maps
-from nsfwd.ipc.messages import ImageLimits
+from nsfwd.ipc.child_messages import ImageLimits
 
 CheckPixels = Callable[[tuple[int, int]], None]
 """Raises when a frame of this size may not be decoded."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from nsfwd.imaging.preprocess import OpenImage, Seen
-from nsfwd.ipc.messages import Stamp, stamp_of
+from nsfwd.ipc.child_messages import Stamp, stamp_of
 
 MOST = 8
 """Images kept at once: as many animations as a decoder is likely to be given views of in turn."""

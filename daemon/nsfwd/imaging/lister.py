@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import msgspec
 
 from nsfwd.errors import CodedError
-from nsfwd.imaging import opening, sandbox
-from nsfwd.ipc import messages
-from nsfwd.ipc.childmain import run_child
+from nsfwd.imaging import safe_open, sandbox
+from nsfwd.ipc import child_messages
+from nsfwd.ipc.child_bootstrap import run_child
 from nsfwd.ipc.link import MAX_PACKET, Link
 
 CHUNK_BYTES = MAX_PACKET // 2
@@ -52,7 +52,7 @@ class Listing:
         setup: roots and limits.
     """
 
-    def __init__(self, request: messages.List, setup: messages.ListerSetup, roots: opening.Roots) -> None:
+    def __init__(self, request: child_messages.List, setup: child_messages.ListerSetup, roots: safe_open.Roots) -> None:
         self._request = request
         self._setup = setup
         self._roots = roots
@@ -61,7 +61,7 @@ class Listing:
         self._steps = self._walk()
         self._skip = request.skip
 
-    def chunk(self) -> messages.Entries:
+    def chunk(self) -> child_messages.Entries:
         """Give the next files: up to the agreed number, ``CHUNK_BYTES`` or ``CHUNK_SECONDS``, whichever is first."""
         paths: list[bytes] = []
         size = 0
@@ -74,12 +74,12 @@ class Listing:
                     paths.append(path)
                     size += len(path)
                 if len(paths) >= self._setup.chunk or size >= CHUNK_BYTES or time.monotonic() >= until:
-                    return messages.Entries(self._request.number, paths, False, "", "")
+                    return child_messages.Entries(self._request.number, paths, False, "", "")
         except CodedError as error:
             self._problem = error
         problem = self._problem
         code, message = (problem.code, problem.message) if problem is not None else ("", "")
-        return messages.Entries(self._request.number, paths, True, code, message)
+        return child_messages.Entries(self._request.number, paths, True, code, message)
 
     def close(self) -> None:
         """Let go of the directories it was in."""
@@ -87,8 +87,8 @@ class Listing:
 
     def _walk(self) -> Generator[bytes | None, None, None]:
         """Step through all entries: a path for a file to name, None for anything else."""
-        first = opening.open_directory(self._request.path, self._roots)
-        levels = [self._level(first, self._request.path.rstrip(b"/"), opening.real_path(first).rstrip(b"/"), 0)]
+        first = safe_open.open_directory(self._request.path, self._roots)
+        levels = [self._level(first, self._request.path.rstrip(b"/"), safe_open.real_path(first).rstrip(b"/"), 0)]
         try:
             while levels:
                 entry = self._next(levels[-1])
@@ -107,7 +107,7 @@ class Listing:
         try:
             entry = next(level.entries, None)
         except OSError as error:
-            self._note(CodedError(opening.code_of(error), "a directory could not be read to its end"))
+            self._note(CodedError(safe_open.code_of(error), "a directory could not be read to its end"))
             return None
         if entry is not None:
             self._seen += 1
@@ -117,7 +117,7 @@ class Listing:
 
     def _is_file(self, entry: os.DirEntry[str], path: bytes) -> bool:
         if entry.is_symlink():
-            return opening.is_worth_naming(path, self._roots)
+            return safe_open.is_worth_naming(path, self._roots)
         return entry.is_file(follow_symlinks=False)
 
     def _descend(self, levels: list[_Level], entry: os.DirEntry[str]) -> None:
@@ -125,7 +125,7 @@ class Listing:
         above = levels[-1]
         name = os.fsencode(entry.name)
         real = above.real + b"/" + name
-        if real in opening.KERNEL:
+        if real in safe_open.KERNEL:
             return
         if above.depth >= self._setup.max_depth:
             self._note(CodedError("too_deep", f"directories more than {self._setup.max_depth} deep were left out"))
@@ -133,9 +133,9 @@ class Listing:
         try:
             below = os.open(name, _INTO, dir_fd=above.descriptor)
         except OSError as error:
-            self._note(CodedError(opening.code_of(error), "a directory below could not be opened"))
+            self._note(CodedError(safe_open.code_of(error), "a directory below could not be opened"))
             return
-        if opening.is_kernels(below):
+        if safe_open.is_kernels(below):
             os.close(below)
             return
         levels.append(self._level(below, above.path + b"/" + name, real, above.depth + 1))
@@ -145,7 +145,7 @@ class Listing:
             return _Level(path, real, depth, descriptor, os.scandir(descriptor))
         except OSError as error:
             os.close(descriptor)
-            raise CodedError(opening.code_of(error)) from error
+            raise CodedError(safe_open.code_of(error)) from error
 
     def _note(self, problem: CodedError) -> None:
         """Keep the first problem for the end of the list; the walk goes on."""
@@ -161,21 +161,23 @@ def _leave(level: _Level) -> None:
 class Lister:
     """All walks under way, by the server's numbers."""
 
-    def __init__(self, setup: messages.ListerSetup) -> None:
+    def __init__(self, setup: child_messages.ListerSetup) -> None:
         self._setup = setup
-        self._roots = opening.Roots(setup.roots)
+        self._roots = safe_open.Roots(setup.roots)
         self._listings: dict[int, Listing] = {}
 
-    def answer(self, request: messages.List | messages.More | messages.Forget) -> messages.Entries | None:
+    def answer(
+        self, request: child_messages.List | child_messages.More | child_messages.Forget
+    ) -> child_messages.Entries | None:
         """Take one message of the server; give what it is to be sent, if anything.
 
         Raises:
             Outdated: the roots have moved, and this process cannot follow.
         """
-        if isinstance(request, messages.Forget):
+        if isinstance(request, child_messages.Forget):
             self._forget(request.number)
             return None
-        if isinstance(request, messages.List):
+        if isinstance(request, child_messages.List):
             self._forget(request.number)
             self._listings[request.number] = Listing(request, self._setup, self._roots.narrowed(request.roots))
         listing = self._listings.get(request.number)
@@ -188,12 +190,12 @@ class Lister:
             self._forget(request.number)
         return entries
 
-    def _chunk(self, number: int, listing: Listing) -> messages.Entries:
+    def _chunk(self, number: int, listing: Listing) -> child_messages.Entries:
         try:
             return listing.chunk()
         except Exception as error:  # a walk that fails must not cost the others theirs
             print(f"a defect in the lister: {type(error).__name__}", file=sys.stderr, flush=True)
-            return messages.Entries(number, [], True, "listing_failed", "")
+            return child_messages.Entries(number, [], True, "listing_failed", "")
 
     def _forget(self, number: int) -> None:
         listing = self._listings.pop(number, None)
@@ -204,18 +206,18 @@ class Lister:
 def serve(link: Link) -> None:
     """Answer the server until it closes the link."""
     packet, _ = link.receive()
-    setup = msgspec.msgpack.decode(packet, type=messages.ListerSetup)
+    setup = msgspec.msgpack.decode(packet, type=child_messages.ListerSetup)
     lister = Lister(setup)
     applied, missing = sandbox.apply(
         memory=None, files=FILES, roots=setup.roots, descriptors=(link.fileno(),), names_only=True
     )
-    link.send(messages.encode(messages.Hello(applied, missing)))
-    requests = msgspec.msgpack.Decoder(messages.List | messages.More | messages.Forget)
+    link.send(child_messages.encode(child_messages.Hello(applied, missing)))
+    requests = msgspec.msgpack.Decoder(child_messages.List | child_messages.More | child_messages.Forget)
     while True:
         packet, _ = link.receive()
         entries = lister.answer(requests.decode(packet))
         if entries is not None:
-            link.send(messages.encode(entries))
+            link.send(child_messages.encode(entries))
 
 
 def main() -> None:

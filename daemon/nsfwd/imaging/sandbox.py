@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nsfwd
 from nsfwd.errors import NsfwdError
-from nsfwd.imaging import landlock, opening, seccomp
+from nsfwd.imaging import landlock, safe_open, seccomp
 
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -94,7 +94,7 @@ def _readable(roots: Iterable[bytes], *, names_only: bool) -> list[tuple[bytes, 
     """What is read below the roots. Who reads files of the whole system may not read the kernel's."""
     if names_only:
         return [(root, landlock.NAMES) for root in roots]
-    return [(place, landlock.FILES | landlock.NAMES) for place in opening.without_kernel(roots)]
+    return [(place, landlock.FILES | landlock.NAMES) for place in safe_open.without_kernel(roots)]
 
 
 def _libraries() -> list[tuple[bytes, int]]:

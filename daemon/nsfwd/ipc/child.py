@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nsfwd.errors import NsfwdError
-from nsfwd.ipc.childmain import LEFT_TO_THE_SERVER
-from nsfwd.ipc.closing import close_foreign
+from nsfwd.ipc.child_bootstrap import LEFT_TO_THE_SERVER
+from nsfwd.ipc.fd_closer import close_foreign
 from nsfwd.ipc.interpreter import start_python
 from nsfwd.ipc.link import MAX_DESCRIPTORS, MAX_PACKET, Link
 

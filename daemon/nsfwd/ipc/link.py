@@ -1,7 +1,8 @@
 """The link: one message a packet, with descriptors, between the server process and one child.
 
 An AF_UNIX SOCK_SEQPACKET pair: the kernel keeps message borders, so there is no framing to get wrong, and end of file
-says that the other process is gone, however it went. This module knows packets; what is in them is ``messages``'s.
+says that the other process is gone, however it went. This module knows packets; what is in them is
+``child_messages``'s.
 """
 
 from __future__ import annotations

@@ -16,28 +16,28 @@ import msgspec
 
 from nsfwd.bundles.verdict import Judge, borders, overruled, verdicts
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
-from nsfwd.pipeline.cache import Cache, Hit
-from nsfwd.pipeline.coalescing import Coalescing
-from nsfwd.pipeline.crew import Plan
-from nsfwd.pipeline.decoding import MOST_PENDING, DecodeStage
-from nsfwd.pipeline.scoring import ScoreStage
+from nsfwd.pipeline.decode.coalescing import Coalescing
+from nsfwd.pipeline.decode.decode_stage import MOST_PENDING, DecodeStage
+from nsfwd.pipeline.decode.decoder_pool import Plan
+from nsfwd.pipeline.decode.result_cache import Cache, Hit
+from nsfwd.pipeline.infer.batch_size import BATCHES_IN_FLIGHT
+from nsfwd.pipeline.infer.score_stage import ScoreStage
+from nsfwd.pipeline.infer.unpacking import MOST_SCORES
+from nsfwd.pipeline.queueing.slots import Slots
 from nsfwd.pipeline.self_test import SelfTest
-from nsfwd.pipeline.sizing import BATCHES_IN_FLIGHT
-from nsfwd.pipeline.slots import Slots
-from nsfwd.pipeline.unpacking import MOST_SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from nsfwd.bundles.store import Bundle
+    from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.bundles.verdict import View
     from nsfwd.config import Settings
-    from nsfwd.pipeline.overriding import Overriding
-    from nsfwd.pipeline.poison import PoisonList
-    from nsfwd.pipeline.tickets import Claim, Ticket
-    from nsfwd.pipeline.views import Scored
+    from nsfwd.overrides.override_watcher import Overriding
+    from nsfwd.pipeline.decode.poison_list import PoisonList
+    from nsfwd.pipeline.infer.views import Scored
+    from nsfwd.pipeline.queueing.tickets import Claim, Ticket
     from nsfwd.protocol.messages import Identity, Image, Judgement
 
 CHANNELS = 3
@@ -155,7 +155,7 @@ class Generation:
             self._left = asyncio.get_running_loop().create_future()
             await self._left
 
-    def find(self, image: Image, ticket: Ticket) -> Coroutine[Any, Any, Hit | messages.Decoded]:
+    def find(self, image: Image, ticket: Ticket) -> Coroutine[Any, Any, Hit | child_messages.Decoded]:
         """Find the scores of an image that was scored before or is being scored for another; else its first view.
 
         Raises:
@@ -165,7 +165,7 @@ class Generation:
             return self._find_known(self.cache, image, ticket)
         return self.decoding.decode(image, ticket)
 
-    async def _find_known(self, cache: Cache, image: Image, ticket: Ticket) -> Hit | messages.Decoded:
+    async def _find_known(self, cache: Cache, image: Image, ticket: Ticket) -> Hit | child_messages.Decoded:
         hit = await cache.find(self.decoding, image, ticket)
         return hit if hit is not None else await self.decoding.decode(image, ticket)
 
@@ -217,18 +217,18 @@ class Generation:
             _log.warning('an override says "%s", which no policy does (%s): it is an alarm', override.verdict, known)
         return overruled(judgement, override, self._alarms)
 
-    def _decoder_setup(self, slot_bytes: int) -> messages.DecoderSetup:
+    def _decoder_setup(self, slot_bytes: int) -> child_messages.DecoderSetup:
         settings = self.settings
-        limits = messages.ImageLimits(
+        limits = child_messages.ImageLimits(
             settings.max_bytes, settings.max_pixels, settings.min_side, settings.max_frames, settings.decoder_memory
         )
         roots = tuple(root.encode("utf-8", "surrogateescape") for root in settings.roots)
         recipe = msgspec.to_builtins(self.bundle.manifest.recipe)
-        return messages.DecoderSetup(0, slot_bytes, recipe, roots, limits)
+        return child_messages.DecoderSetup(0, slot_bytes, recipe, roots, limits)
 
-    def _engine_setup(self, slot_bytes: int) -> messages.EngineSetup:
+    def _engine_setup(self, slot_bytes: int) -> child_messages.EngineSetup:
         settings = self.settings
-        return messages.EngineSetup(
+        return child_messages.EngineSetup(
             str(self.bundle.directory),
             settings.engine,
             settings.device,
@@ -242,12 +242,12 @@ class Generation:
             self.bundle.model_identity,
         )
 
-    def _recheck(self) -> messages.Recheck | None:
+    def _recheck(self) -> child_messages.Recheck | None:
         """Which images a reduced precision may judge wrongly, under the policy that is served."""
         if not self.bundle.drift:
             return None
         thresholds, contest = borders(self.bundle)
-        return messages.Recheck(self.bundle.drift, thresholds, contest)
+        return child_messages.Recheck(self.bundle.drift, thresholds, contest)
 
 
 def _count_labels(bundles: Sequence[Bundle]) -> int:

@@ -15,28 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.budgets import LISTINGS, Budget
 from nsfwd.errors import CodedError, NsfwdError, Status
-from nsfwd.ipc import messages
-from nsfwd.ipc.closing import close_foreign
-from nsfwd.pipeline import numbers, views
+from nsfwd.ipc import child_messages
+from nsfwd.ipc.fd_closer import close_foreign
+from nsfwd.overrides.override_watcher import Overriding
+from nsfwd.pipeline import stats
 from nsfwd.pipeline.accounts import Accounts
-from nsfwd.pipeline.admission import Admission
-from nsfwd.pipeline.cache import Hit
 from nsfwd.pipeline.canary import Canary
+from nsfwd.pipeline.decode.decode_job import identity_of
+from nsfwd.pipeline.decode.list_stage import CHUNK, ListStage
+from nsfwd.pipeline.decode.poison_list import PoisonList
+from nsfwd.pipeline.decode.result_cache import Hit
 from nsfwd.pipeline.generation import Generation
-from nsfwd.pipeline.handover import STOP_TIMEOUT, Handover
-from nsfwd.pipeline.listing import CHUNK, ListStage
-from nsfwd.pipeline.overriding import Overriding
-from nsfwd.pipeline.poison import PoisonList
-from nsfwd.pipeline.tickets import Claim, Ticket
-from nsfwd.pipeline.workers import identity_of
+from nsfwd.pipeline.infer import views
+from nsfwd.pipeline.queueing.admission import Admission
+from nsfwd.pipeline.queueing.tickets import Claim, Ticket
+from nsfwd.pipeline.reload.reload_coordinator import STOP_TIMEOUT, Handover
 from nsfwd.protocol.messages import Image, Lane, Outcome, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from nsfwd.bundles.store import Bundle
+    from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.config import Settings
-    from nsfwd.pipeline.lanes import Asker
+    from nsfwd.pipeline.queueing.fair_queue import Asker
 
 STANDSTILL = 30.0
 """Seconds in which a stage with work has to get something done: three decode timeouts, many times the longest batch."""
@@ -291,10 +292,10 @@ class Pipeline:
 
     def stats(self) -> dict[str, Any]:
         """The pipeline's numbers, for ``stats``."""
-        return numbers.stats(self)
+        return stats.stats(self)
 
 
 def _lister(settings: Settings) -> ListStage:
     roots = tuple(os.fsencode(root) for root in settings.roots)
-    setup = messages.ListerSetup(roots, settings.max_depth, settings.max_entries, CHUNK)
+    setup = child_messages.ListerSetup(roots, settings.max_depth, settings.max_entries, CHUNK)
     return ListStage(setup, patience=settings.decode_timeout)

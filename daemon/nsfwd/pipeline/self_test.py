@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.bundles.verdict import View
 from nsfwd.errors import BundleError, CodedError, NsfwdError
-from nsfwd.ipc.messages import Decoded
-from nsfwd.pipeline import views
-from nsfwd.pipeline.tickets import Claim
+from nsfwd.ipc.child_messages import Decoded
+from nsfwd.pipeline.infer import views
+from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Image, Lane
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nsfwd.bundles.manifest import Golden
     from nsfwd.pipeline.generation import Generation
-    from nsfwd.pipeline.tickets import Ticket
+    from nsfwd.pipeline.queueing.tickets import Ticket
     from nsfwd.protocol.messages import Judgement
 
 RETRY = 0.5

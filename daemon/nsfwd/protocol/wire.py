@@ -2,7 +2,7 @@
 
 The request keys are a table (``KEYS``) that the documents and tests read. Nothing here raises for what a peer sends: a
 bad line becomes a ``Parsed`` with its error. Knows no order and no state; ``session`` does. What is answered is spelled
-by ``replies``.
+by ``results``.
 """
 
 from __future__ import annotations

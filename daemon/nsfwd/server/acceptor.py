@@ -17,10 +17,10 @@ from nsfwd.errors import CODES, ListenError
 from nsfwd.logs import fields
 from nsfwd.protocol.jsonio import dumps
 from nsfwd.server.connection import Connection
+from nsfwd.server.context import Service
 from nsfwd.server.listeners import Listener, close_all
-from nsfwd.server.peering import NOT_WELCOME, Allowance
-from nsfwd.server.peers import Peer, identify
-from nsfwd.server.service import Service
+from nsfwd.server.peer_credentials import Peer, identify
+from nsfwd.server.quotas import NOT_WELCOME, Allowance
 
 BURST = 64
 """Connections taken from one listener before others get their turn."""

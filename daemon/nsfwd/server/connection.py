@@ -18,17 +18,17 @@ from nsfwd.protocol.events import ScanRequest, Turn
 from nsfwd.protocol.limits import SILENCE, WINDOW
 from nsfwd.protocol.messages import Lane
 from nsfwd.server import conversations
-from nsfwd.server.addresses import ListenSpec
+from nsfwd.server.attachments import Parcels
 from nsfwd.server.handling import handle
 from nsfwd.server.holdings import LONG_REQUESTS, Holdings
-from nsfwd.server.parcels import Parcels
-from nsfwd.server.peers import Peer, lower_lane
+from nsfwd.server.listen_spec import ListenSpec
+from nsfwd.server.multi_scan import HELD_MARK, SERIES_MARK, Series
+from nsfwd.server.peer_credentials import Peer, lower_lane
 from nsfwd.server.requests import Request
-from nsfwd.server.series import HELD_MARK, SERIES_MARK, Series
-from nsfwd.server.stream import Stream
+from nsfwd.server.socket_stream import Stream
 
 if TYPE_CHECKING:
-    from nsfwd.server.service import Service
+    from nsfwd.server.context import Service
 
 BURST = 32
 """Requests understood in one turn of the loop: a peer that sends many cheap ones must not keep the others waiting."""

@@ -9,8 +9,8 @@ from nsfwd.protocol.messages import Style
 from nsfwd.protocol.session import Session
 
 if TYPE_CHECKING:
-    from nsfwd.server.addresses import ListenSpec
-    from nsfwd.server.peers import Peer
+    from nsfwd.server.listen_spec import ListenSpec
+    from nsfwd.server.peer_credentials import Peer
 
 Conversation = Session | ClamdSession
 """The two have one face; which it is the listener's style decides."""

@@ -22,11 +22,11 @@ from nsfwd.protocol.events import (
 )
 from nsfwd.protocol.messages import Paths
 from nsfwd.server.inquiries import Asked, answer
-from nsfwd.server.peering import NOT_WELCOME
+from nsfwd.server.quotas import NOT_WELCOME
 from nsfwd.server.requests import Request
 
 if TYPE_CHECKING:
-    from nsfwd.server.parcels import Parcels
+    from nsfwd.server.attachments import Parcels
 
 _log = logging.getLogger("nsfwd.server")
 

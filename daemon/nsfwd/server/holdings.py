@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from nsfwd.budgets import FREE_LINE, FREE_REPLY, SERIES, Budgets
 from nsfwd.errors import CodedError
 from nsfwd.protocol.limits import JSON_LINE
-from nsfwd.server.stream import READ_SIZE
+from nsfwd.server.socket_stream import READ_SIZE
 
 LONG_REQUESTS = 2 * JSON_LINE
 """Bytes of requests for many images under way on one connection, beyond which its further requests are left unread."""

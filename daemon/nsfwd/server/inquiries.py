@@ -17,7 +17,7 @@ from nsfwd.server.requests import Host, Request
 
 if TYPE_CHECKING:
     from nsfwd.protocol.events import OperationRequest, Turn
-    from nsfwd.server.peers import Peer
+    from nsfwd.server.peer_credentials import Peer
 
 _log = logging.getLogger("nsfwd.server")
 

@@ -16,17 +16,17 @@ from nsfwd.errors import NsfwdError
 from nsfwd.pipeline.pipeline import LONGEST_LOAD, Pipeline
 from nsfwd.protocol.limits import WINDOW
 from nsfwd.server.acceptor import Acceptor
-from nsfwd.server.allocator import Trimmer
+from nsfwd.server.context import Service
 from nsfwd.server.listeners import Listener
-from nsfwd.server.notify import Notifier
+from nsfwd.server.malloc_tuning import Trimmer
 from nsfwd.server.operations import VERSION
 from nsfwd.server.reloading import Reloader, Reread
 from nsfwd.server.scraping import MetricsServer
-from nsfwd.server.service import Service
 from nsfwd.server.watchdog import Watchdog
+from nsfwd.systemd import Notifier
 
 if TYPE_CHECKING:
-    from nsfwd.bundles.store import Bundle
+    from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.config import Settings
 
 TICK = 1.0

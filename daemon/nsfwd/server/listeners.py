@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nsfwd.errors import ListenError
-from nsfwd.server.addresses import Address, Family, ListenSpec, by_name, parse
+from nsfwd.server.listen_spec import Address, Family, ListenSpec, by_name, parse
 
 BACKLOG = 1024
 """Connections the kernel holds for us; it lowers this to net.core.somaxconn."""

@@ -10,11 +10,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.protocol import limits
-from nsfwd.server.peers import Peer
-from nsfwd.server.service import Service
+from nsfwd.server.context import Service
+from nsfwd.server.peer_credentials import Peer
 
 if TYPE_CHECKING:
-    from nsfwd.bundles.store import Bundle
+    from nsfwd.bundles.bundle_store import Bundle
 
 VERSION = version("nsfwd")
 

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nsfwd import logs
-from nsfwd.bundles.former import formers
+from nsfwd.bundles.previous_versions import formers
 from nsfwd.config import TABLE
 from nsfwd.errors import BundleError, CodedError, EngineError, NsfwdError, SettingsError
-from nsfwd.pipeline.overriding import Overriding
+from nsfwd.overrides.override_watcher import Overriding
 
 if TYPE_CHECKING:
-    from nsfwd.bundles.store import Bundle
+    from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.config import Settings
     from nsfwd.pipeline.pipeline import Pipeline
-    from nsfwd.server.notify import Notifier
-    from nsfwd.server.service import Service
+    from nsfwd.server.context import Service
+    from nsfwd.systemd import Notifier
 
 Reread = Callable[[], "tuple[Settings, Sequence[Bundle]]"]
 """Reads settings and opens bundles as the start did; raises NsfwdError."""

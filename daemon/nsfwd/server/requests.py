@@ -9,17 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from nsfwd.errors import CodedError
-from nsfwd.server.peers import lower_lane
-from nsfwd.server.series import IS_DIRECTORY, Series
+from nsfwd.server.multi_scan import IS_DIRECTORY, Series
+from nsfwd.server.peer_credentials import lower_lane
 
 if TYPE_CHECKING:
     from nsfwd.protocol.events import Turn
     from nsfwd.protocol.messages import Lane, Outcome, Scan
+    from nsfwd.server.attachments import Parcel
+    from nsfwd.server.context import Claim, Service
     from nsfwd.server.conversations import Conversation
     from nsfwd.server.holdings import Holdings
-    from nsfwd.server.parcels import Parcel
-    from nsfwd.server.peering import Member
-    from nsfwd.server.service import Claim, Service
+    from nsfwd.server.quotas import Member
 
 _log = logging.getLogger("nsfwd.server")
 

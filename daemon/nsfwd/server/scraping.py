@@ -17,10 +17,10 @@ from contextlib import suppress
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from nsfwd.server.exposition import Collector
+from nsfwd.server.context import Service
 from nsfwd.server.listeners import Listener
-from nsfwd.server.peers import identify
-from nsfwd.server.service import Service
+from nsfwd.server.peer_credentials import identify
+from nsfwd.server.prometheus import Collector
 
 REQUEST_BYTES = 8192
 """Longest head of a scrape's request."""

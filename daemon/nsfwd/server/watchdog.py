@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 
-from nsfwd.server.notify import Notifier
+from nsfwd.systemd import Notifier
 
 _log = logging.getLogger("nsfwd.server")
 

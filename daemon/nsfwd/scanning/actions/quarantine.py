@@ -7,9 +7,9 @@
     files/ab/DIGEST.NUMBER             what was taken, by its digest
     manifests/ab/DIGEST.NUMBER.json    how to put it back
     pending/WORKER/...                 manifests of what is being taken; the worker holds a lock on its directory
-    released/ab/DIGEST.json            what a person let go again; see ``releases``
+    released/ab/DIGEST.json            what a person let go again; see ``restored``
 
-Several processes may share a store. Knows the layout and who is at work; how a file is taken is ``taking``, what is
+Several processes may share a store. Knows the layout and who is at work; how a file is taken is ``move_out``, what is
 done about a worker that died ``recovery``, how a file comes back ``restore``. Every call may wait for disks.
 """
 
@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Self
 
 from nsfwd.errors import ActionFailure
-from nsfwd.scanning.actions.manifest import Entry, dump, load
-from nsfwd.scanning.actions.releases import Release, Releases
+from nsfwd.scanning.actions.quarantine_manifest import Entry, dump, load
+from nsfwd.scanning.actions.restored import Release, Releases
 from nsfwd.scanning.trees.files import looked_at, write_new
 from nsfwd.scanning.trees.safe_paths import Diverted, below, safe_directory
 

@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from nsfwd.scanning.actions.manifest import Entry
+from nsfwd.scanning.actions.move_out import is_the_one, settle
 from nsfwd.scanning.actions.quarantine import Store
-from nsfwd.scanning.actions.taking import is_the_one, settle
+from nsfwd.scanning.actions.quarantine_manifest import Entry
 from nsfwd.scanning.trees.files import looked_at, rename
 
 

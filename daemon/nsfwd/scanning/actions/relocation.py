@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from nsfwd.scanning.actions.manifest import text_of
 from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.quarantine_manifest import text_of
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.trees.names import below
+from nsfwd.scanning.trees.path_text import below
 
 
 def relocate_taken(store: Store, old: bytes, new: bytes, *, dry_run: bool = False) -> int:

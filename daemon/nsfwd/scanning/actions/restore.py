@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions import placeholder
-from nsfwd.scanning.actions.manifest import Entry
+from nsfwd.scanning.actions.move_out import attributes_of
 from nsfwd.scanning.actions.quarantine import Store
-from nsfwd.scanning.actions.taking import attributes_of
+from nsfwd.scanning.actions.quarantine_manifest import Entry
 from nsfwd.scanning.trees.files import (
     EXCHANGE,
     NOREPLACE,

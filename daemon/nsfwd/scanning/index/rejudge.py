@@ -23,10 +23,10 @@ from nsfwd.bundles.verdict import Judge, Terms, verdicts
 from nsfwd.errors import BundleError, CodedError
 from nsfwd.protocol.messages import Judgement, Override
 from nsfwd.scanning.index.database import Index, Row
-from nsfwd.scanning.index.judged import Judged
+from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.index.stat_columns import loaded_found
-from nsfwd.scanning.trees.found import Found
-from nsfwd.scanning.trees.names import spelled
+from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.path_text import spelled
 
 STEP = 5000
 """Files read, judged and written at once: a tenth of a second, of which the index is held for a tenth."""

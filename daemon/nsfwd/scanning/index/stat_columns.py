@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from nsfwd.scanning.index.database import Row
-from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.file_entry import Found
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 _UNSIGNED = 1 << 64

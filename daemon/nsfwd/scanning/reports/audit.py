@@ -20,7 +20,7 @@ from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.runs import alive
 from nsfwd.scanning.index.stat_columns import stored_identity
 from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.names import below
+from nsfwd.scanning.trees.path_text import below
 from nsfwd.scanning.trees.walk import Part, Tree, Walk, join, outermost, within
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.trees.names import joined
+from nsfwd.scanning.trees.path_text import joined
 
 
 class What(StrEnum):

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.ledger import Outcome, scores_of
+from nsfwd.scanning.index.file_table import Outcome, scores_of
 from nsfwd.scanning.index.runs import alive
 from nsfwd.scanning.index.stat_columns import loaded_identity, local
-from nsfwd.scanning.trees.names import spelled
+from nsfwd.scanning.trees.path_text import spelled
 from nsfwd.scanning.trees.walk import join
 
 RUNS = 10

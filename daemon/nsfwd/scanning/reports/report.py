@@ -16,7 +16,7 @@ from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.stat_columns import loaded_found, local
 from nsfwd.scanning.reports import page
 from nsfwd.scanning.reports.thumbnails import Thumbnails, data_uri
-from nsfwd.scanning.trees.found import Found, Identity
+from nsfwd.scanning.trees.file_entry import Found, Identity
 
 BINS = 50
 RUNS = 20

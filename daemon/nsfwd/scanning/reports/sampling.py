@@ -20,7 +20,7 @@ from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.reports.intervals import Estimate, Stratum, stratified
-from nsfwd.scanning.trees.names import joined, spelled, whole_path
+from nsfwd.scanning.trees.path_text import joined, spelled, whole_path
 
 TENTHS = 10
 """Parts of the score, of equal width: misses gather below the threshold, and equal shares of the sample find them."""

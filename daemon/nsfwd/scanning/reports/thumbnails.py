@@ -19,12 +19,12 @@ import msgspec
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.ipc import messages
+from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.interpreter import start_python
 from nsfwd.ipc.link import Link
-from nsfwd.scanning.trees.found import Identity
-from nsfwd.scanning.trees.reading import opened
+from nsfwd.scanning.trees.file_entry import Identity
+from nsfwd.scanning.trees.open_files import opened
 
 SIDE = 160
 """Pixels: enough to see whether a verdict is right; about 4 KB as JPEG."""
@@ -32,7 +32,9 @@ SIDE = 160
 BLOCKS = 10
 """Pixels of a side where nothing is to be recognised."""
 
-LIMITS = messages.ImageLimits(max_bytes=64 << 20, max_pixels=100_000_000, min_side=1, max_frames=2_000, memory=2 << 30)
+LIMITS = child_messages.ImageLimits(
+    max_bytes=64 << 20, max_pixels=100_000_000, min_side=1, max_frames=2_000, memory=2 << 30
+)
 """The daemon's defaults, but for the shortest side: what was judged may be shown."""
 
 SECONDS = 10.0
@@ -83,9 +85,9 @@ class Thumbnails:
     def _decoded(self, descriptor: int) -> bytes:
         link = self._started()
         self._number += 1
-        job = messages.Job(self._number, 0, self._number, b"", True, False, frames=1)
+        job = child_messages.Job(self._number, 0, self._number, b"", True, False, frames=1)
         try:
-            link.send(messages.encode(messages.Decode([job])), [descriptor])
+            link.send(child_messages.encode(child_messages.Decode([job])), [descriptor])
             result = self._answer(link)
         except EOFError:
             self._end()
@@ -95,12 +97,12 @@ class Thumbnails:
         with self._arena.slot(0) as slot:
             return bytes(slot)
 
-    def _answer(self, link: Link) -> messages.Decoded:
+    def _answer(self, link: Link) -> child_messages.Decoded:
         until = time.monotonic() + SECONDS
         waiting = select.poll()
         waiting.register(link.fileno(), select.POLLIN)
         while waiting.poll(max(0.0, until - time.monotonic()) * 1000):
-            for result in msgspec.msgpack.decode(link.receive_packet(), type=messages.DecodedGroup).results:
+            for result in msgspec.msgpack.decode(link.receive_packet(), type=child_messages.DecodedGroup).results:
                 if result.number == self._number:
                     return result
         self._end()
@@ -124,11 +126,11 @@ class Thumbnails:
 
     def _greet(self, link: Link) -> None:
         """Send a new decoder its setup and wait until it is ready."""
-        setup = messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(_RECIPE), (), LIMITS)
-        link.send(messages.encode(setup))
+        setup = child_messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(_RECIPE), (), LIMITS)
+        link.send(child_messages.encode(setup))
         if not select.select([link], [], [], SECONDS)[0]:
             raise CodedError("decode_timeout", "the decoder process does not start")
-        msgspec.msgpack.decode(link.receive_packet(), type=messages.Hello)
+        msgspec.msgpack.decode(link.receive_packet(), type=child_messages.Hello)
 
     def _end(self) -> None:
         if self._link is not None:

@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from nsfwd.scanning.dispatch.actor import Actor
-from nsfwd.scanning.dispatch.asking import Asking, Scanning, scanning
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.rejudge import Rejudging
 from nsfwd.scanning.index.runs import Counts, alive
+from nsfwd.scanning.submission.action_handler import Actor
+from nsfwd.scanning.submission.scan_run import Asking, Scanning, scanning
+from nsfwd.scanning.sweeps.change_detector import Batch, Ended, Scout
 from nsfwd.scanning.sweeps.pause import Pause
-from nsfwd.scanning.sweeps.scout import Batch, Ended, Scout
-from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.file_entry import Found
 from nsfwd.scanning.trees.walk import Tree, Walk
 
 DIRECTORIES = 500

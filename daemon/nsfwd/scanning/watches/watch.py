@@ -17,16 +17,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from nsfwd.errors import SweepRuns
-from nsfwd.scanning.dispatch.actor import Actor
-from nsfwd.scanning.dispatch.asking import Asking, Scanning, scanning
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.runs import Counts
+from nsfwd.scanning.submission.action_handler import Actor
+from nsfwd.scanning.submission.scan_run import Asking, Scanning, scanning
 from nsfwd.scanning.sweeps import sweep as sweeping
-from nsfwd.scanning.trees.found import Found
+from nsfwd.scanning.trees.file_entry import Found
 from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.watches.debounce import SETTLE, Settling
+from nsfwd.scanning.watches.inotify_tree import News, Watched, inotify_limit
 from nsfwd.scanning.watches.root_state import RootState, root_state
-from nsfwd.scanning.watches.settling import SETTLE, Settling
-from nsfwd.scanning.watches.watched import News, Watched, inotify_limit
 
 EVERY = 600.0
 """Seconds between sweeps while some directories cannot be watched."""

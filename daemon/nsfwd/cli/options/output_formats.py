@@ -1,0 +1,187 @@
+"""How the replies of a scan are spelled on stdout: text, JSON, NDJSON, CSV. Each writer streams.
+
+Knows replies, but neither the daemon nor what an exit code is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from nsfwd.escaping import escape, visible
+
+if TYPE_CHECKING:
+    from nsfwd.client.results import Reply
+
+COLUMNS = (
+    "path",
+    "status",
+    "verdict",
+    "alarm",
+    "label",
+    "score",
+    "code",
+    "message",
+    "group",
+    "group_score",
+    "threshold",
+)
+"""``score`` is that of ``label``; ``group_score`` is what was compared with ``threshold``."""
+
+
+class Writer(Protocol):
+    """Spells replies one by one; ``close`` ends the document."""
+
+    def write(self, reply: Reply) -> None:
+        """Spell one reply."""
+
+    def close(self) -> None:
+        """End the document."""
+
+
+class _Stream:
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+
+    def _put(self, text: str) -> None:
+        """Write through at once; bytes of names that are no UTF-8 become again what they were."""
+        self._out.write(text.encode("utf-8", "surrogateescape"))
+        self._out.flush()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+_RED, _YELLOW, _GREEN, _DIM, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
+
+
+class TextWriter(_Stream):
+    """One line an image for people; a name can neither forge a line nor reach the terminal's controls.
+
+    Args:
+        colour: paint what it came to: red an alarm, yellow what wants a look, green the rest, dim what was skipped.
+    """
+
+    def __init__(self, out: BinaryIO, *, colour: bool = False) -> None:
+        super().__init__(out)
+        self._colour = colour
+
+    def write(self, reply: Reply) -> None:
+        """Spell one reply."""
+        if reply.scored:
+            what = judgement(reply.graded, reply.label, reply.score, alarm=reply.alarm, override=reply.override)
+        else:
+            what = f"{reply.status} {reply.code}: {reply.message}"
+        what = visible(what)
+        self._put(f"{escape(reply.path)}: {_paint(reply) + what + _PLAIN if self._colour else what}\n")
+
+
+def judgement(
+    graded: str, label: str, score: float | None, *, alarm: bool, override: Mapping[str, Any] | None = None
+) -> str:
+    """Say what a picture came to: ``sensitive 0.86 (porn 54.6%) ALARM``.
+
+    Args:
+        graded: the verdict and the score that decided it.
+        label: the label with the highest score. ``score``: its own, where it is known.
+        override: what a person decided, where somebody did.
+    """
+    top = f"{label} {score:.1%}" if score is not None else label
+    decided = f", {_decided(override)}" if override else ""
+    return f"{graded} ({top}){' ALARM' if alarm else ''}{decided}"
+
+
+def _decided(override: Mapping[str, Any]) -> str:
+    """Say who decided what the verdict is."""
+    by, reason = override.get("by"), override.get("reason")
+    return "override" + (f" by {by}" if by else "") + (f": {reason}" if reason else "")
+
+
+def _paint(reply: Reply) -> str:
+    if reply.scored:
+        threshold = reply.because.get("threshold")
+        reached = threshold is not None and reply.because.get("score", 0.0) >= threshold
+        return _RED if reply.alarm else _YELLOW if reached else _GREEN
+    return _DIM if reply.status == "skipped" else _YELLOW
+
+
+class NdjsonWriter(_Stream):
+    """One JSON object a line, as the daemon sent it, without the id."""
+
+    def write(self, reply: Reply) -> None:
+        """Spell one reply."""
+        self._put(_json(reply) + "\n")
+
+
+class JsonWriter(_Stream):
+    """One JSON array of the same objects, valid also when the run is cut short by an error."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        super().__init__(out)
+        self._before = "["
+
+    def write(self, reply: Reply) -> None:
+        """Spell one reply."""
+        self._put(f"{self._before}\n{_json(reply)}")
+        self._before = ","
+
+    def close(self) -> None:
+        """End the array."""
+        self._put("[]\n" if self._before == "[" else "\n]\n")
+
+
+class CsvWriter(_Stream):
+    """A table with a heading, for programs and spreadsheets; see ``csvfile``."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        super().__init__(out)
+        self._row(COLUMNS)
+
+    def write(self, reply: Reply) -> None:
+        """Spell one reply."""
+        score = (reply.verdict, reply.alarm, reply.label, reply.score) if reply.scored else (None, None, None, None)
+        message = _decided(reply.override) if reply.override else reply.message
+        decided = (reply.because.get(key) for key in ("group", "score", "threshold"))
+        self._row((reply.path, reply.status, *score, reply.code, message, *decided))
+
+    def _row(self, cells: tuple[object, ...]) -> None:
+        from nsfwd import csvfile
+
+        self._put(csvfile.row(cells))
+
+
+class PathWriter(_Stream):
+    """The paths alone, byte for byte, for ``xargs``; ``end`` parts them."""
+
+    def __init__(self, out: BinaryIO, end: str) -> None:
+        super().__init__(out)
+        self._end = end
+
+    def write(self, reply: Reply) -> None:
+        """Spell one reply."""
+        self._put(reply.path + self._end)
+
+
+_WRITERS: dict[str, Callable[[BinaryIO], Writer]] = {"json": JsonWriter, "ndjson": NdjsonWriter, "csv": CsvWriter}
+
+
+def writer(spelling: str, out: BinaryIO, *, colour: bool) -> Writer:
+    """Return what spells replies as ``text``, ``json``, ``ndjson`` or ``csv``."""
+    return TextWriter(out, colour=colour) if spelling == "text" else _WRITERS[spelling](out)
+
+
+def _json(reply: Reply) -> str:
+    """Spell a reply as the daemon did; a name that is no UTF-8 goes as base64 beside what people can read of it."""
+    keys = {key: value for key, value in reply.raw.items() if key not in ("id", "done")}
+    if reply.path and "path_bytes" not in keys:
+        keys = {"path": reply.path} | keys
+        try:
+            reply.path.encode()
+        except UnicodeEncodeError:
+            import base64
+
+            name = base64.b64encode(os.fsencode(reply.path)).decode()
+            keys = {"path": escape(reply.path), "path_bytes": name} | {k: v for k, v in keys.items() if k != "path"}
+    return json.dumps(keys, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,163 @@
+"""How overrides are spelled as lists, to be kept, looked through and taken elsewhere: NDJSON and CSV.
+
+    {"sha256": "9f86...", "verdict": "safe", "reason": "a statue", "by": "eva", "time": 1760000000.0,
+     "expires": null, "path": "/srv/a.jpg"}
+
+CSV has the same names as its heading. A time is written in seconds since 1970, and read in ISO 8601 as well. What is
+read may leave out everything but ``sha256`` and ``verdict``, and may have been saved by a spreadsheet. Knows no store.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, BinaryIO, TextIO
+
+from nsfwd import csvfile
+from nsfwd.errors import CodedError, OverridesFailure
+from nsfwd.escaping import escape_wire
+from nsfwd.overrides.override_store import check, to_digest
+from nsfwd.protocol import jsonio
+from nsfwd.protocol.messages import Override
+
+PATH_BYTES = "path_bytes"
+"""The path in base64, where it is not UTF-8."""
+
+COLUMNS = ("sha256", "verdict", "reason", "by", "time", "expires", "path", PATH_BYTES)
+REQUIRED = COLUMNS[:2]
+
+
+def write(overrides: Iterable[Override], out: TextIO, spelling: str) -> int:
+    """Write a list, ``ndjson`` or ``csv``; return how many there were.
+
+    Args:
+        out: in UTF-8, without translation of line ends.
+    """
+    if spelling == "csv":
+        out.write(csvfile.row(COLUMNS))
+    count = 0
+    for override in overrides:
+        if spelling == "csv":
+            row = as_dict(override)
+            out.write(csvfile.row(row.get(name) for name in COLUMNS))
+        else:
+            out.write(spell(override) + "\n")
+        count += 1
+    return count
+
+
+def read(source: BinaryIO, spelling: str) -> Iterator[Override]:
+    """Read a list, ``ndjson`` or ``csv``.
+
+    Raises:
+        OverridesFailure: while iterating: a line is no override; the message has its number.
+    """
+    number = 0
+    try:
+        for number, row in csvfile.read(source, REQUIRED) if spelling == "csv" else _objects(source):  # noqa: B007
+            yield check(_override(row))
+    except OverridesFailure as error:
+        raise OverridesFailure(f"line {number}: {error}") from error
+    except csvfile.TableError as error:
+        raise OverridesFailure(str(error)) from error
+
+
+def spell(override: Override) -> str:
+    """Return an override as one JSON object."""
+    return json.dumps(as_dict(override), ensure_ascii=False)
+
+
+def as_dict(override: Override) -> dict[str, Any]:
+    """Return an override under the names of a list; a path that is not UTF-8 goes as base64 beside what can be read."""
+    row = {
+        "sha256": override.digest.hex(),
+        "verdict": override.verdict,
+        "reason": override.reason,
+        "by": override.by,
+        "time": override.time,
+        "expires": override.expires,
+        "path": "",
+    }
+    try:
+        row["path"] = override.path.decode()
+    except UnicodeDecodeError:
+        row["path"] = escape_wire(override.path)
+        row[PATH_BYTES] = base64.b64encode(override.path).decode()
+    return row
+
+
+def moment(text: str) -> float:
+    """Read a time: seconds since 1970, or ISO 8601; without a zone it is local time.
+
+    Raises:
+        OverridesFailure: it is none.
+    """
+    try:
+        return float(text.replace(",", "."))  # a spreadsheet writes the decimal comma of its country
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise OverridesFailure(f"{text!r} is no time: seconds since 1970 or 2031-12-24T18:00 are") from None
+
+
+def _objects(source: BinaryIO) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(io.StringIO(csvfile.read_text(source)), 1):
+        if line.strip():
+            try:
+                yield number, jsonio.loads(line.encode())
+            except CodedError:
+                yield number, None
+
+
+def _override(row: Any) -> Override:
+    if not isinstance(row, dict):
+        raise OverridesFailure("not a JSON object")
+    unknown = row.keys() - set(COLUMNS)
+    if unknown:
+        raise OverridesFailure(f"unknown name {min(unknown)!r}")
+    for name in REQUIRED:
+        if name not in row:
+            raise OverridesFailure(f"{name} is missing")
+    return Override(
+        to_digest(_text(row, "sha256")),
+        _text(row, "verdict"),
+        _text(row, "reason"),
+        _text(row, "by"),
+        _time(row, "time") or time.time(),
+        _time(row, "expires"),
+        _path(row),
+    )
+
+
+def _text(row: dict[str, Any], name: str) -> str:
+    text = row.get(name, "")
+    if not isinstance(text, str):
+        raise OverridesFailure(f"{name} must be a text")
+    return text
+
+
+def _time(row: dict[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return moment(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise OverridesFailure(f"{name} must be a time")
+    return float(value)
+
+
+def _path(row: dict[str, Any]) -> bytes:
+    if PATH_BYTES not in row:
+        return _text(row, "path").encode()
+    try:
+        return base64.b64decode(_text(row, PATH_BYTES), validate=True)
+    except (binascii.Error, ValueError):
+        raise OverridesFailure(f"{PATH_BYTES} must be base64") from None

@@ -1,0 +1,115 @@
+"""What the decode stage knows of one image on its way, and of one decoder process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from nsfwd.ipc.child_messages import NANOSECONDS
+from nsfwd.logs import paths
+from nsfwd.protocol.messages import Identity
+
+if TYPE_CHECKING:
+    from nsfwd.ipc.child import Child
+    from nsfwd.ipc.child_messages import Decoded, FileIdentity, Moment
+    from nsfwd.pipeline.queueing.slots import Lease
+    from nsfwd.pipeline.queueing.tickets import Ticket
+    from nsfwd.protocol.messages import Image
+
+_log = logging.getLogger("nsfwd.pipeline")
+
+
+def identity_of(file: FileIdentity) -> Identity:
+    """Return the identity that a decoder found, with its times in nanoseconds."""
+    dev, ino, size, modified, changed, sha256 = file
+    return Identity(dev, ino, size, _nanoseconds(modified), _nanoseconds(changed), sha256)
+
+
+def _nanoseconds(moment: Moment) -> int:
+    seconds, rest = moment
+    return seconds * NANOSECONDS + rest
+
+
+class DecodeJob:
+    """One view of an image on its way to pixels.
+
+    Attributes:
+        after: what the view before it came to; None for the first.
+        home: the decoder that has the image open, where a view came before.
+        probe: what is asked instead of pixels (``messages.Job.probe``).
+        since: ``time.monotonic()`` since when it waits.
+        deaths: decoders that ended while they were on it, or held it alone.
+        losses: decoders that ended while they held it among others and noted another, or none.
+        crashes: how many of these by a signal that only the file's content explains.
+        digest: size and SHA-256 of the file, as the decoder that got it alone told before it began.
+    """
+
+    __slots__ = ("after", "crashes", "deaths", "digest", "home", "image", "lease", "losses", "probe", "since", "ticket")
+
+    def __init__(self, image: Image, ticket: Ticket, after: Decoded | None = None, *, probe: int = 0) -> None:
+        self.image = image
+        self.probe = probe
+        self.ticket = ticket
+        self.after = after
+        self.home: Worker | None = None
+        self.since = ticket.admitted if after is None else time.monotonic()
+        self.lease: Lease | None = None
+        self.deaths = 0
+        self.losses = 0
+        self.crashes = 0
+        self.digest: tuple[int, str] | None = None
+
+    @property
+    def spent(self) -> float:
+        """Seconds for which decoders have worked on the image already: all its views together have one time limit."""
+        return self.ticket.time.decode if self.after is not None else 0.0
+
+
+class Worker:
+    """One decoder process and the jobs it holds.
+
+    Attributes:
+        heard: ``time.monotonic()`` when it was started, last got something done, or was given work while it had none.
+        useful: it has answered a job.
+        futile: how many in a row ended within a moment without any use.
+        alone: it has a suspect and gets nothing else.
+        overdue: the job for which it was killed.
+        killed: loop time at which it was killed.
+        lost: the slot it was writing to when it was abandoned; back once it has ended.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.jobs: dict[int, DecodeJob] = {}
+        self.child: Child | None = None
+        self.greeted = False
+        self.heard = self.started = time.monotonic()
+        self.useful = False
+        self.futile = 0
+        self.alone = False
+        self.overdue: int | None = None
+        self.killed: float | None = None
+        self.lost: Lease | None = None
+
+    @property
+    def working(self) -> bool:
+        """Whether it can be given jobs: before it has greeted too, unless one in its place ended and was of no use."""
+        return self.child is not None and self.killed is None and (self.greeted or not self.futile)
+
+    def renew(self) -> None:
+        """A process is started in its place."""
+        self.greeted = self.alone = self.useful = False
+        self.overdue = self.killed = None
+        self.heard = self.started = time.monotonic()
+
+    def tell_of_defect(self, job: DecodeJob) -> None:
+        """Log what the process said when it met a defect of its own; ``internal`` sends its reader to the log."""
+        words = self.child.last_words if self.child is not None else ""
+        _log.error("a defect in decoder %d while it read %s: %s", self.number, paths.show(job.image.path), words)
+
+    def kill(self, now: float) -> None:
+        """End the process; ``now`` is loop time."""
+        if self.child is not None and self.killed is None:
+            self.killed = now
+            self.child.kill()

@@ -1,0 +1,372 @@
+"""The decode stage: images wait in lanes, decoder processes turn them into pixels.
+
+Decides which decoder gets which images, how many at a time, and whether an image is to blame for the end of its
+decoder. The processes themselves are ``decoder_pool``'s. It knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from nsfwd.errors import CODES, CodedError
+from nsfwd.ipc import child_messages
+from nsfwd.pipeline.decode.decode_job import DecodeJob, Worker
+from nsfwd.pipeline.decode.decoder_pool import Crew, Plan
+from nsfwd.pipeline.decode.poison_list import CRASHES, CRASHES_BEFORE_LISTING
+from nsfwd.pipeline.queueing.fair_queue import LaneQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from nsfwd.errors import EngineError
+    from nsfwd.ipc.child import Exit
+    from nsfwd.pipeline.decode.coalescing import Coalescing
+    from nsfwd.pipeline.decode.result_cache import Hit
+    from nsfwd.pipeline.queueing.slots import Lease
+    from nsfwd.pipeline.queueing.tickets import Ticket
+    from nsfwd.protocol.messages import Image
+
+GROUP_SECONDS = 0.005
+"""Work sent to a decoder beyond the image it is on: enough to hide the link, little to lose or to wait behind."""
+
+MOST_PENDING = 32
+"""Most images sent to one decoder, however small they are."""
+
+KEPT_OF = 16
+"""One slot a decoder, but none of fewer than so many, is kept for who only begins to ask: decoders run ahead of the
+engine until the slots are full of one client's pixels, and another's request would wait for one to be scored."""
+
+DEATHS_BEFORE_BLAME = 2
+"""A decoder may die by chance (a kill, the out-of-memory killer); dying twice on one file is the file's doing."""
+
+LOSSES_BEFORE_SUSPICION = 2
+"""A decoder may also die of an image without having noted it: what two held when they ended is tried alone."""
+
+
+class DecodeStage:
+    """The decoders and what waits for them.
+
+    Args:
+        plan: what all decoders have in common.
+        on_broken: called once when decoders cannot be started at all.
+
+    Attributes:
+        coalescing: who shares whose decode; None where every image is decoded for itself.
+        identify: tells whether to hash every file that is decoded: for the cache, or to know what was decided about it.
+        crew: the decoders.
+        decoded: jobs that ended.
+    """
+
+    def __init__(self, plan: Plan, *, on_broken: Callable[[EngineError], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._slots = plan.slots
+        self._kept = min(plan.workers, plan.slots.count // KEPT_OF)
+        self._poison = plan.poison
+        self.crew = Crew(self, plan, on_broken=on_broken)
+        self.queue: LaneQueue[DecodeJob] = LaneQueue()
+        self._own: list[DecodeJob] = []
+        self._suspects: list[DecodeJob] = []
+        self._homes: dict[int, Worker] = {}
+        self._mean_seconds = GROUP_SECONDS
+        self._scheduled = False
+        self._stopping = False
+        self.coalescing: Coalescing | None = None
+        self.identify: Callable[[], bool] = lambda: False
+        self.decoded = 0
+
+    def start(self) -> None:
+        """Start every decoder."""
+        self.crew.start()
+
+    async def stop(self, timeout: float) -> None:
+        """End every decoder. Tickets must have been settled before."""
+        self._stopping = True
+        await self.crew.stop(timeout)
+
+    def spread_poison(self) -> None:
+        """Tell every decoder what is on the poison list now."""
+        self.crew.tell(child_messages.encode(child_messages.Poison(self._poison.digests())))
+
+    def decode(
+        self, image: Image, ticket: Ticket, *, probe: int = 0
+    ) -> Coroutine[Any, Any, child_messages.Decoded | Hit]:
+        """Turn an image, or its first view, into pixels in the slot that is then ``ticket.lease``.
+
+        Args:
+            probe: ask for this instead of pixels (``messages.Job.probe``); there is no lease then.
+
+        Returns:
+            Scores, where those of another's decode are shared; there is no lease then.
+
+        Raises:
+            CodedError: the file's fault, or the ticket was settled first.
+        """
+        return self._run(DecodeJob(image, ticket, probe=probe))
+
+    async def decode_next(self, image: Image, ticket: Ticket, after: child_messages.Decoded) -> child_messages.Decoded:
+        """Turn a further view into pixels, as ``decode``; the slot of the one before it is free again.
+
+        Raises:
+            CodedError: as ``decode``; ``decode_timeout`` also when the views before it took all the time there is.
+        """
+        job = DecodeJob(image, ticket, after)
+        job.home = self._homes.pop(ticket.number, None)
+        if self.crew.exhausted(job):
+            raise self.crew.too_late()
+        decoded: child_messages.Decoded = await self._run(job)
+        return decoded
+
+    async def _run(self, job: DecodeJob) -> Any:
+        claim = job.ticket.claim
+        if job.ticket.own is not None:
+            self._own.append(job)
+        else:
+            self.queue.push(job, claim.lane, claim.asker)
+            if self.coalescing is not None:
+                self.coalescing.wait(job)
+        self.schedule()
+        try:
+            return await job.ticket.wait()
+        finally:
+            if job.lease is None:
+                self._withdraw(job)
+
+    def leave(self, ticket: Ticket) -> None:
+        """The ticket has its outcome: of those who waited for its decode in vain one leads the others now."""
+        self._homes.pop(ticket.number, None)
+        if self.coalescing is None:
+            return
+        job = self.coalescing.leave(ticket)
+        if job is not None:
+            job.since = time.monotonic()
+            self.queue.push_front(job, job.ticket.claim.lane)
+            self.coalescing.wait(job)
+            self.schedule()
+
+    def slot_freed(self) -> None:
+        """A slot has come back: whatever waits for one can go on, suspects and the self-test included."""
+        if len(self.queue) or self._suspects or self._own:
+            self.schedule()
+
+    def schedule(self) -> None:
+        """Hand out work once this turn of the loop is over, so that what arrives together travels together."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def count_on(self, former: DecodeStage) -> None:
+        """Go on counting where a stage that is replaced stands."""
+        self.crew.restarts += former.crew.restarts
+        self.decoded += former.decoded
+
+    # -- handing out -------------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        if self._stopping:
+            return
+        self._send_own()
+        parcels: dict[int, list[DecodeJob]] = {}
+        reserved = self._send_suspect()
+        depth = self._depth()
+        while len(self.queue):
+            worker = self._least_loaded(parcels, depth, reserved)
+            if self._slots.free <= self._kept and not self.queue.fresh:
+                break
+            lease = self._slots.lease() if worker is not None else None
+            if worker is None or lease is None:
+                break
+            job = self.queue.pop()
+            assert job is not None
+            job.lease = lease
+            worker = self._home(job, reserved) or worker
+            self._take_along(job)
+            worker.jobs[job.ticket.number] = job
+            parcels.setdefault(worker.number, []).append(job)
+        for number, jobs in parcels.items():
+            self._send(self.crew.workers[number], jobs)
+
+    def _take_along(self, leader: DecodeJob) -> None:
+        """Take those out of the queue for whom this job is decoded too."""
+        if self.coalescing is None:
+            return
+        now = time.monotonic()
+        for job in self.coalescing.begin(leader):
+            claim = job.ticket.claim
+            self.queue.discard(job, claim.lane, claim.asker)
+            job.ticket.time.queue += now - job.since
+
+    def _lease(self, job: DecodeJob) -> Lease | None:
+        own = job.ticket.own
+        return self._slots.lease() if own is None else self._slots.lease_own(own)
+
+    def _send_own(self) -> None:
+        """Send the self-test's pictures before all images, in slots of its own, however much the decoders hold."""
+        waiting, self._own = [job for job in self._own if job.ticket.settled is None], []
+        for job in waiting:
+            working = [worker for worker in self.crew.workers if worker.working and not worker.alone]
+            job.lease = self._lease(job) if working else None
+            if job.lease is None:
+                self._own.append(job)
+                continue
+            worker = min(working, key=lambda worker: len(worker.jobs))
+            worker.jobs[job.ticket.number] = job
+            self._send(worker, [job])
+
+    def _send_suspect(self) -> Worker | None:
+        """Give a suspect to an idle decoder, alone; without an idle one, keep the least loaded free of new work."""
+        self._suspects = [job for job in self._suspects if job.ticket.settled is None]
+        if not self._suspects:
+            return None
+        free = [worker for worker in self.crew.workers if worker.working and not worker.alone]
+        if not free:
+            return None
+        worker = min(free, key=lambda worker: len(worker.jobs))
+        if worker.jobs:
+            return worker
+        job = self._suspects[0]
+        job.lease = self._lease(job)
+        if job.lease is None:
+            return worker
+        del self._suspects[0]
+        worker.alone = True
+        worker.jobs[job.ticket.number] = job
+        self._send(worker, [job])
+        return worker
+
+    def _depth(self) -> int:
+        """How many images a decoder may hold: the one it is on and about five milliseconds of others."""
+        return min(1 + max(1, int(GROUP_SECONDS / max(self._mean_seconds, 1e-6))), MOST_PENDING)
+
+    def _least_loaded(self, parcels: dict[int, list[DecodeJob]], depth: int, reserved: Worker | None) -> Worker | None:
+        best: Worker | None = None
+        for worker in self.crew.workers:
+            if not worker.working or worker.alone or worker is reserved or len(worker.jobs) >= depth:
+                continue
+            if best is None or len(worker.jobs) < len(best.jobs):
+                best = worker
+        return best
+
+    def _home(self, job: DecodeJob, reserved: Worker | None) -> Worker | None:
+        """Return the decoder that has a job's image open, if it can be given the job."""
+        worker = job.home
+        if worker is None or not worker.working or worker.alone or worker is reserved:
+            return None
+        present = worker is self.crew.workers[worker.number]
+        return worker if present and len(worker.jobs) < MOST_PENDING else None
+
+    def _send(self, worker: Worker, jobs: list[DecodeJob]) -> None:
+        assert worker.child is not None
+        now = time.monotonic()
+        wire: list[child_messages.Job] = []
+        descriptors: list[int] = []
+        for job in jobs:
+            assert job.lease is not None
+            ticket, image = job.ticket, job.image
+            ticket.time.queue += now - job.since
+            job.since = now
+            if image.descriptor is not None:
+                descriptors.append(image.descriptor)
+            wire.append(
+                child_messages.Job(
+                    ticket.number,
+                    job.lease.slot,
+                    job.lease.generation,
+                    image.path or b"",
+                    image.descriptor is not None,
+                    (ticket.claim.identity or self.identify()) and job.after is None,
+                    job.after.next if job.after is not None else 0,
+                    ticket.claim.frames,
+                    job.after.stamp if job.after is not None else None,
+                    suspect=job.deaths > 0,
+                    probe=job.probe,
+                    roots=ticket.claim.roots,
+                )
+            )
+        if len(worker.jobs) == len(jobs):
+            worker.heard = now
+        worker.child.send(child_messages.encode(child_messages.Decode(wire)), descriptors)
+
+    def _withdraw(self, job: DecodeJob) -> None:
+        """A job that no decoder had: its ticket was settled, or another's decode served it too."""
+        if job in self._own:
+            self._own.remove(job)
+            return
+        if self.coalescing is not None:
+            self.coalescing.forget(job)
+        claim = job.ticket.claim
+        self.queue.discard(job, claim.lane, claim.asker)
+
+    # -- taking back -------------------------------------------------------------------------------------------------
+
+    def finished(self, worker: Worker, results: list[child_messages.Decoded]) -> None:
+        """A decoder has done these."""
+        for decoded in results:
+            self._finish(worker, decoded)
+        self.schedule()
+
+    def _finish(self, worker: Worker, decoded: child_messages.Decoded) -> None:
+        job = worker.jobs.get(decoded.number)
+        if job is None or job.lease is None or not job.lease.echoed(decoded.slot, decoded.generation):
+            return  # stale: answered before a death that has been dealt with
+        del worker.jobs[decoded.number]
+        if not worker.jobs:
+            worker.alone = False
+        self.decoded += 1
+        self._mean_seconds += 0.05 * (decoded.seconds - self._mean_seconds)
+        ticket, lease = job.ticket, job.lease
+        ticket.time.decode += decoded.seconds
+        if decoded.code or job.probe or ticket.settled is not None:
+            self._slots.release(lease)
+        else:
+            ticket.lease = lease
+            if decoded.next:
+                self._homes[ticket.number] = worker
+        if decoded.code in CODES:
+            ticket.fail(CodedError(decoded.code, decoded.message))
+            if decoded.code == "internal":
+                worker.tell_of_defect(job)
+        else:
+            ticket.resolve(decoded)
+
+    # -- what decoders leave behind ----------------------------------------------------------------------------------
+
+    def put_back(self, job: DecodeJob, *, held: bool) -> None:
+        """A job of a decoder that ended and had noted another, or none: it goes before all others, or is a suspect.
+
+        Args:
+            held: its decoder may have read it.
+        """
+        job.losses += held
+        if job.losses >= LOSSES_BEFORE_SUSPICION:
+            self._suspects.append(job)
+        elif job.ticket.own is not None:
+            self._own.append(job)
+        elif job.ticket.settled is None:
+            self.queue.push_front(job, job.ticket.claim.lane)
+
+    def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
+        """The file a decoder was on when it ended: tried once more alone, then it is to blame.
+
+        A picture of the self-test is tried again for as long as decoders are killed, and never gets onto the poison
+        list: the bundle is not to blame for what comes from outside.
+        """
+        if overdue:
+            job.ticket.fail(self.crew.too_late())
+            return
+        own = job.ticket.own is not None
+        if own and exit_.signal == signal.SIGKILL:
+            self._suspects.append(job)
+            return
+        job.deaths += 1
+        job.crashes += exit_.signal in CRASHES
+        if job.deaths < DEATHS_BEFORE_BLAME:
+            self._suspects.append(job)
+            return
+        if not own and job.crashes >= CRASHES_BEFORE_LISTING and job.digest is not None and exit_.signal is not None:
+            self._poison.add(*job.digest, exit_.signal)
+            self.spread_poison()
+        job.ticket.fail(CodedError("decoder_died"))

@@ -1,0 +1,291 @@
+"""The decoder processes: started, watched, ended when they are too long at an image, replaced when they die.
+
+Knows which jobs each of them holds. What becomes of the image that one was on when it ended is its stage's to decide.
+A decoder notes in the arena which job it is about to open, so that only this one is suspected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from nsfwd.errors import CodedError, EngineError
+from nsfwd.ipc import child_messages
+from nsfwd.ipc.child import LEAN, Child, Exit
+from nsfwd.ipc.process_start import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, Starter, most_abandoned, tell_end
+from nsfwd.pipeline.decode.decode_job import DecodeJob, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nsfwd.ipc.arena import Arena
+    from nsfwd.pipeline.decode.poison_list import PoisonList
+    from nsfwd.pipeline.queueing.slots import Slots
+
+EARLY_DEATHS = 5
+"""Decoders that ended before saying Hello, with no image decoded meanwhile, after which decoding is broken for good."""
+
+BRIEF = 1.0
+"""Seconds of life below which a decoder that has answered nothing was of no use."""
+
+START_PATIENCE = 60.0
+"""Seconds a decoder may take to say Hello; it takes a tenth of one, on a machine that swaps a few."""
+
+WATCH_INTERVAL = 0.25
+"""Seconds between looks at what each decoder is on."""
+
+DECODER = "nsfwd.imaging.decoder"
+_MESSAGES = msgspec.msgpack.Decoder(child_messages.Hello | child_messages.DecodedGroup | child_messages.Suspected)
+
+_log = logging.getLogger("nsfwd.pipeline")
+
+
+class Stage(Protocol):
+    """Whom the crew works for."""
+
+    def finished(self, worker: Worker, results: list[child_messages.Decoded]) -> None:
+        """A decoder has done these."""
+
+    def put_back(self, job: DecodeJob, *, held: bool) -> None:
+        """A job of a decoder that ended and had noted another, or none; ``held`` if it may have read it."""
+
+    def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
+        """The job that a decoder was on when it ended, or was ended for it."""
+
+    def schedule(self) -> None:
+        """There is a decoder that can be given work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all decoders of one stage have in common.
+
+    Attributes:
+        arena: where they write pixels, and note what they are on.
+        slots: who holds which of its slots.
+        setup: what every decoder is told first (the crew fills in its ``worker``).
+        workers: how many there are.
+        timeout: seconds one image may take, all its views together; then its decoder is killed.
+        poison: files that are known to crash decoders.
+    """
+
+    arena: Arena
+    slots: Slots
+    setup: child_messages.DecoderSetup
+    workers: int
+    timeout: float
+    poison: PoisonList
+
+
+class Crew:
+    """All decoders of one stage.
+
+    Args:
+        stage: told of what they say and of what they leave behind.
+        on_broken: called once when decoders cannot be started at all.
+
+    Attributes:
+        workers: each with the jobs it holds.
+        abandoned: decoders that were killed, do not end, and were replaced.
+        restarts: how many have ended.
+        applied, missing: what decoders gave up before their first image, and what they could not.
+    """
+
+    def __init__(self, stage: Stage, plan: Plan, *, on_broken: Callable[[EngineError], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stage = stage
+        self._plan = plan
+        self._on_broken = on_broken
+        self._starter = Starter(self._loop, on_broken)
+        self._stopping = False
+        self._early_deaths = 0
+        self._watch: asyncio.TimerHandle | None = None
+        self.workers = [Worker(number) for number in range(plan.workers)]
+        self.abandoned: list[Worker] = []
+        self.restarts = 0
+        self.applied: list[str] = []
+        self.missing: list[str] = []
+
+    def start(self) -> None:
+        """Start every decoder. They count as present at once; images wait in their links until they say Hello."""
+        for worker in self.workers:
+            self._spawn(worker)
+        self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
+
+    async def stop(self, timeout: float) -> None:
+        """End every decoder."""
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
+        await asyncio.gather(*(worker.child.stop(timeout) for worker in self.workers if worker.child is not None))
+
+    def tell(self, packet: bytes) -> None:
+        """Send every decoder this."""
+        for worker in self.workers:
+            if worker.child is not None:
+                worker.child.send(packet)
+
+    def processes(self) -> list[int]:
+        """Process ids of the live decoders."""
+        return [worker.child.pid for worker in self.workers if worker.child is not None and worker.child.alive]
+
+    def _receive(self, worker: Worker, packet: bytes) -> None:
+        try:
+            message = _MESSAGES.decode(packet)
+        except msgspec.MsgspecError:
+            worker.kill(self._loop.time())  # it no longer speaks our language: it is not our decoder any more
+            return
+        self._early_deaths = 0
+        if isinstance(message, child_messages.DecodedGroup):
+            if any(result.number in worker.jobs for result in message.results):  # else it only keeps itself alive
+                worker.heard = time.monotonic()
+                worker.useful = True
+            self._stage.finished(worker, message.results)
+        elif isinstance(message, child_messages.Hello):
+            self._greet(worker, message)
+        elif message.number in worker.jobs:
+            worker.jobs[message.number].digest = (message.size, message.sha256)
+
+    def _greet(self, worker: Worker, hello: child_messages.Hello) -> None:
+        if not worker.greeted:
+            worker.greeted = True
+            worker.heard = time.monotonic()
+            self._stage.schedule()
+        if (hello.applied, hello.missing) != (self.applied, self.missing):
+            _log.debug("decoders gave up: %s", ", ".join(hello.applied))
+            if hello.missing:
+                _log.warning("decoders could not give up, on this system: %s", "; ".join(hello.missing))
+        self.applied, self.missing = hello.applied, hello.missing
+
+    def _spawn(self, worker: Worker) -> None:
+        if self._stopping:
+            return
+        worker.renew()
+        child = Child(
+            DECODER,
+            name=f"decoder {worker.number}",
+            fds=[self._plan.arena.fd],
+            environment=LEAN,
+            on_message=lambda packet: self._receive(worker, packet),
+            on_exit=lambda exit_: self._reaped(worker, exit_),
+        )
+        if not self._starter.start(child, lambda: self._spawn(worker)):
+            return
+        worker.child = child
+        setup = msgspec.structs.replace(self._plan.setup, worker=worker.number, poison=self._plan.poison.digests())
+        child.send(child_messages.encode(setup))
+        self._stage.schedule()
+
+    def _reaped(self, worker: Worker, exit_: Exit) -> None:
+        child, worker.child = worker.child, None
+        if worker in self.abandoned:
+            self._found(worker)
+            return
+        culprit = self._take_back(worker)
+        if culprit is not None:
+            assert culprit.lease is not None
+            self._plan.slots.release(culprit.lease)
+            culprit.lease = None
+            self._stage.suspect(culprit, exit_, overdue=worker.overdue == culprit.ticket.number)
+        if self._stopping:
+            return
+        self.restarts += 1
+        brief = time.monotonic() - worker.started < BRIEF
+        worker.futile = worker.futile + 1 if brief and not worker.useful and culprit is None else 0
+        if worker.greeted:
+            assert child is not None
+            tell_end(child, exit_, self.too_late().message if worker.overdue is not None else "")
+            self._replace(worker)
+        else:
+            self._died_early(worker, exit_)
+
+    def _take_back(self, worker: Worker) -> DecodeJob | None:
+        """The decoder does no more work: what it had not begun waits again. Return what it was on."""
+        note = self._plan.arena.note(worker.number)
+        self._plan.arena.clear_note(worker.number)
+        jobs, worker.jobs = worker.jobs, {}
+        culprit = jobs.pop(note[0], None) if note is not None else None
+        if worker.alone and jobs:
+            _, culprit = jobs.popitem()  # whatever it noted: there was nothing else
+        for job in reversed(jobs.values()):
+            assert job.lease is not None
+            self._plan.slots.release(job.lease)
+            job.lease = None
+            self._stage.put_back(job, held=worker.greeted)
+        return culprit
+
+    def _abandon(self, worker: Worker) -> None:
+        """Leave a decoder behind that the kernel does not let end (a stalled mount), and put another in its place.
+
+        Only the slot that it may be writing to stays taken until it has ended; it never runs another instruction of its
+        own, so its number and note are free.
+        """
+        _log.error("decoder %d was killed and does not end; it is abandoned", worker.number)
+        self.abandoned.append(worker)
+        culprit = self._take_back(worker)
+        if culprit is not None:
+            worker.lost, culprit.lease = culprit.lease, None
+            culprit.ticket.fail(self.too_late())  # unless that was said when it was killed
+        successor = self.workers[worker.number] = Worker(worker.number)
+        self._spawn(successor)
+
+    def _found(self, worker: Worker) -> None:
+        """An abandoned decoder has ended after all."""
+        self.abandoned.remove(worker)
+        if worker.lost is not None:
+            self._plan.slots.release(worker.lost)
+
+    def _died_early(self, worker: Worker, exit_: Exit) -> None:
+        self._early_deaths += 1
+        if self._early_deaths >= EARLY_DEATHS:
+            self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
+        else:
+            self._replace(worker)
+
+    def _replace(self, worker: Worker) -> None:
+        """Start another in its place: at once, unless one after the other ends before it is of use."""
+        if worker.futile < 2:
+            self._spawn(worker)
+        else:
+            self._loop.call_later(min(FIRST_DELAY * 2 ** (worker.futile - 2), LONGEST_DELAY), self._spawn, worker)
+
+    def exhausted(self, job: DecodeJob) -> bool:
+        """Tell whether the views before it have used up the time that the image may take."""
+        return job.spent >= self._plan.timeout
+
+    def too_late(self) -> CodedError:
+        """What an image gets that takes longer than it may."""
+        return CodedError("decode_timeout", f"decoding took longer than {self._plan.timeout:g} seconds")
+
+    def _look(self) -> None:
+        """Kill decoders that are too long on one image, or do not begin with any; abandon those that do not end."""
+        self._watch = self._loop.call_later(WATCH_INTERVAL, self._look)
+        now = time.monotonic()
+        for worker in tuple(self.workers):
+            if worker.child is None:
+                continue
+            if worker.killed is not None:
+                if self._loop.time() - worker.killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
+                    self._abandon(worker)
+            elif not worker.greeted:
+                if now - worker.heard > START_PATIENCE:
+                    worker.kill(self._loop.time())
+            elif worker.jobs:
+                self._look_at(worker, now)
+
+    def _look_at(self, worker: Worker, now: float) -> None:
+        """Kill a decoder that is too long on an image, by its note or because it has answered nothing for longer."""
+        number, began = self._plan.arena.note(worker.number) or (None, now)
+        silent = now - worker.heard > self._plan.timeout + WATCH_INTERVAL
+        job = worker.jobs.get(number) if number is not None else None
+        if job is not None and (silent or now - began > self._plan.timeout - job.spent):
+            worker.overdue = number
+            job.ticket.fail(self.too_late())  # its end may be long in coming
+            worker.kill(self._loop.time())
+        elif silent:
+            worker.kill(self._loop.time())  # stopped, or stuck before any image: no file is to blame

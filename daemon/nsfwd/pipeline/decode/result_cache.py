@@ -1,0 +1,148 @@
+"""The result cache: scores of content that was scored before, found by the file's identity or by its digest.
+
+The identity of an opened file leads to a digest, the digest to scores. Verdicts are not kept: the policy judges anew.
+Identities come from decoders, which opened the file just now; nothing is concluded from a path. A cache belongs to one
+generation, so other settings or bundles begin with an empty one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from nsfwd.ipc.child_messages import HASH, NANOSECONDS, STAT, Stamp
+from nsfwd.pipeline.decode.decode_job import identity_of
+
+if TYPE_CHECKING:
+    from nsfwd.ipc.child_messages import Decoded, FileIdentity
+    from nsfwd.pipeline.decode.decode_stage import DecodeStage
+    from nsfwd.pipeline.infer.views import Scored
+    from nsfwd.pipeline.queueing.tickets import Ticket
+    from nsfwd.protocol.messages import Identity, Image
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+SETTLED = 2_000_000_000
+"""Nanoseconds after its last change before a file's identity is believed: clocks of file systems tick in up to 2 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Scores that need no decoding.
+
+    Attributes:
+        by: ``identity``, ``digest`` or ``coalesced``.
+        file: identity and digest of the file as it was opened now.
+    """
+
+    by: str
+    scored: Scored
+    file: Identity
+
+
+class Cache:
+    """What was scored lately, the least recently used forgotten first.
+
+    Args:
+        entries: most identities, and most results, kept.
+        clock: nanoseconds since the epoch.
+
+    Attributes:
+        hits: images answered, by what found them.
+        misses: images that had to be decoded.
+    """
+
+    def __init__(self, entries: int, *, clock: Callable[[], int] = time.time_ns) -> None:
+        self._entries = entries
+        self._clock = clock
+        self._digests: OrderedDict[Stamp, str] = OrderedDict()
+        self._results: OrderedDict[tuple[str, int], Scored] = OrderedDict()
+        self.hits = {"identity": 0, "digest": 0}
+        self.misses = 0
+
+    async def find(self, decoding: DecodeStage, image: Image, ticket: Ticket) -> Hit | None:
+        """Look for an image's scores: first by what the opened file is, then by what is in it.
+
+        They may come from the decode of another request instead, which begins while this one waits.
+
+        Raises:
+            CodedError: it cannot be opened or read; as decoding it would.
+        """
+        if image.descriptor is None:
+            asked = self._clock()
+            seen = await decoding.decode(image, ticket, probe=STAT)
+            if isinstance(seen, Hit):
+                return seen
+            digest = self._digest(seen.stamp, asked)
+            if seen.stamp is not None and digest is not None:
+                hit = self._hit("identity", (*seen.stamp, digest), ticket)
+                if hit is not None:
+                    return hit
+        asked = self._clock()
+        read = await decoding.decode(image, ticket, probe=HASH)
+        if isinstance(read, Hit):
+            return read
+        if read.identity is not None:
+            self._learn(image, read, asked)
+            hit = self._hit("digest", read.identity, ticket)
+            if hit is not None:
+                return hit
+        self.misses += 1
+        return None
+
+    def keep(self, digest: str, frames: int, scored: Scored) -> None:
+        """Remember the scores of this content, looked at in so many frames."""
+        self._put(self._results, (digest, frames), scored)
+
+    def count_on(self, former: Cache) -> None:
+        """Go on counting where one that is replaced stands; what it kept is gone."""
+        self.misses += former.misses
+        for by, count in former.hits.items():
+            self.hits[by] += count
+
+    def stats(self) -> dict[str, int]:
+        """Its numbers."""
+        return {
+            "results": len(self._results),
+            "identities": len(self._digests),
+            "identity_hits": self.hits["identity"],
+            "digest_hits": self.hits["digest"],
+            "misses": self.misses,
+        }
+
+    def _hit(self, by: str, file: FileIdentity, ticket: Ticket) -> Hit | None:
+        key = (file[5], ticket.claim.frames)
+        scored = self._results.get(key)
+        if scored is None:
+            return None
+        self._results.move_to_end(key)
+        self.hits[by] += 1
+        return Hit(by, scored, identity_of(file))
+
+    def _digest(self, stamp: Stamp | None, asked: int) -> str | None:
+        if stamp is None or not _settled(stamp, asked) or stamp not in self._digests:
+            return None
+        self._digests.move_to_end(stamp)
+        return self._digests[stamp]
+
+    def _learn(self, image: Image, read: Decoded, asked: int) -> None:
+        """Believe an identity only if the file lies somewhere and was left alone for a while before it was read."""
+        assert read.identity is not None
+        stamp, digest = read.identity[:5], read.identity[5]
+        if image.descriptor is None and _settled(stamp, asked):
+            self._put(self._digests, stamp, digest)
+
+    def _put(self, table: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+        table[key] = value
+        table.move_to_end(key)
+        while len(table) > self._entries:
+            table.popitem(last=False)
+
+
+def _settled(stamp: Stamp, asked: int) -> bool:
+    _, _, _, modified, changed = stamp
+    return max(modified, changed) <= divmod(asked - SETTLED, NANOSECONDS)

@@ -1,0 +1,44 @@
+"""What the score stage knows of one image: its ticket, and who holds the slot with its pixels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from nsfwd.pipeline.queueing.slots import Lease
+    from nsfwd.pipeline.queueing.tickets import Ticket
+
+
+class Entry(msgspec.Struct, eq=False):
+    """One image with pixels that waits for scores, or is in the engine.
+
+    Attributes:
+        ready: ``time.monotonic()`` since when it waits.
+        suspect: it was in an engine that died, or in a batch that failed; it is scored alone.
+        lease: the slot while the engine holds it; else it is the ticket's.
+    """
+
+    ticket: Ticket
+    ready: float
+    suspect: bool = False
+    lease: Lease | None = None
+
+    @property
+    def probe(self) -> bool:
+        """Whether it is the self-test's: scored before all others, also by an engine that is not trusted yet."""
+        return self.ticket.own is not None
+
+    def hand_over(self) -> Lease:
+        """The engine holds the slot from now on."""
+        lease, self.ticket.lease = self.ticket.lease, None
+        assert lease is not None
+        self.lease = lease
+        return lease
+
+    def take_back(self) -> Lease:
+        """The engine is done with the slot, or is no more."""
+        lease, self.lease = self.lease, None
+        assert lease is not None
+        return lease

@@ -1,0 +1,135 @@
+"""Claims and tickets: what a request is owed, settled once.
+
+A **claim** belongs to one request and says on whose behalf, in which lane and until when. Each image admitted under it
+has a **ticket**. The first outcome of a ticket wins: a result, its deadline, a cancel, the end of a drain. Whatever
+comes later finds the ticket settled and only gives its slot back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+from nsfwd.errors import CodedError
+from nsfwd.pipeline.queueing.fair_queue import Asker
+from nsfwd.pipeline.queueing.slots import Lease
+from nsfwd.protocol.messages import Identity, Lane, Timing
+
+
+class Part(Protocol):
+    """Something under way for a claim: a ticket or a listing."""
+
+    def fail(self, error: CodedError) -> None:
+        """End it with this error unless it has ended already."""
+
+
+class Claim:
+    """On whose behalf a request's images are scored.
+
+    Attributes:
+        asker: whose turn it is (``lanes.Asker``).
+        lane: the lane it is served in.
+        deadline: loop time at which the whole request ends; None when only each image has a limit.
+        allowance: seconds for each image from its admission; None for no limit.
+        identity: hash each opened file.
+        frames: how many frames of each image to look at most; 0 for as many as the bundle says.
+        roots: below which its files must lie, beside the daemon's own; none for no further limit.
+        parts: what is under way.
+    """
+
+    __slots__ = ("allowance", "asker", "deadline", "error", "frames", "identity", "lane", "parts", "roots")
+
+    def __init__(
+        self,
+        asker: Asker,
+        lane: Lane,
+        *,
+        deadline: float | None = None,
+        allowance: float | None = None,
+        identity: bool = False,
+        frames: int = 0,
+        roots: tuple[bytes, ...] = (),
+    ) -> None:
+        self.asker = asker
+        self.lane = lane
+        self.deadline = deadline
+        self.allowance = allowance
+        self.identity = identity
+        self.frames = frames
+        self.roots = roots
+        self.parts: set[Part] = set()
+        self.error: CodedError | None = None
+
+    def cancel(self, code: str, message: str = "") -> None:
+        """End everything under way, and everything admitted later, with this code."""
+        self.error = CodedError(code, message)
+        for part in tuple(self.parts):
+            part.fail(self.error)
+
+    def told(self, identity: Identity | None) -> Identity | None:
+        """What of an opened file the client is told: its identity, if it asked."""
+        return identity if self.identity else None
+
+    def until(self, now: float) -> float | None:
+        """Loop time at which an image admitted ``now`` ends; None for never."""
+        if self.allowance is None:
+            return self.deadline
+        own = now + self.allowance
+        return own if self.deadline is None else min(own, self.deadline)
+
+
+class Ticket:
+    """One admitted image. At any moment at most one stage is awaited through ``wait``.
+
+    Attributes:
+        number: the daemon's word for the image, unique while it lives.
+        admitted: ``time.monotonic()`` at admission; a loop's clock may only tick in milliseconds.
+        lease: the slot with its pixels while the server holds it; None while a child does.
+        own: which of the self-test's slots it uses; None for an image of somebody else.
+        settled: the error that ended it early, or None.
+        tick: when it expires, in the words of ``Deadlines``; 0 for never.
+    """
+
+    __slots__ = ("_waiter", "admitted", "claim", "lease", "loop", "number", "own", "settled", "tick", "time")
+
+    def __init__(self, claim: Claim, number: int, loop: asyncio.AbstractEventLoop, *, own: int | None = None) -> None:
+        self.claim = claim
+        self.number = number
+        self.loop = loop
+        self.own = own
+        self.admitted = time.monotonic()
+        self.time = Timing()
+        self.lease: Lease | None = None
+        self.settled: CodedError | None = claim.error
+        self.tick = 0
+        self._waiter: asyncio.Future[Any] | None = None
+
+    def wait(self) -> asyncio.Future[Any]:
+        """Wait for the present stage's ``resolve`` or for whatever settles the ticket first; to be awaited at once.
+
+        Raises:
+            CodedError: when awaited: the ticket was settled, or the stage failed for this image.
+        """
+        self._waiter = self.loop.create_future()
+        if self.settled is not None:
+            self._waiter.set_exception(self.settled)
+        return self._waiter
+
+    def resolve(self, result: object) -> None:
+        """Hand the stage's result to ``wait``."""
+        assert self._waiter is not None
+        if not self._waiter.done():
+            self._waiter.set_result(result)
+
+    def fail(self, error: CodedError) -> None:
+        """Settle with ``error``; nothing happens if the ticket was settled before."""
+        if self.settled is not None:
+            return
+        self.settled = error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+
+    def expire(self) -> None:
+        """Settle because the deadline has passed."""
+        self.fail(CodedError("deadline"))

@@ -1,0 +1,1 @@
+"""The replacement of one generation by the next while requests are served."""

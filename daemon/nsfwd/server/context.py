@@ -1,0 +1,147 @@
+"""What all connections share: the pipeline, the settings, the counters, and who is connected.
+
+Knows no socket and no protocol; a test puts a pipeline of its own in here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nsfwd.budgets import Budget, Budgets, own_descriptors
+from nsfwd.errors import CodedError
+from nsfwd.metrics import Metrics
+from nsfwd.protocol.messages import Image, Lane, Outcome
+from nsfwd.server.attachments import Room
+from nsfwd.server.quotas import Peering
+
+if TYPE_CHECKING:
+    from nsfwd.bundles.bundle_store import Bundle
+    from nsfwd.config import Settings
+
+COMPLAINTS = 1024
+"""Peers remembered as having been complained about, so that one that keeps on fills no log."""
+
+
+class Claim(Protocol):
+    """On whose behalf images are scored."""
+
+    error: CodedError | None
+
+    def cancel(self, code: str, message: str = "") -> None:
+        """End everything under way, and everything admitted later, with this code."""
+
+
+class Scanner(Protocol):
+    """What a connection wants of the pipeline."""
+
+    def claim(
+        self,
+        *,
+        asker: tuple[Hashable, ...],
+        lane: Lane = ...,
+        deadline: float | None = None,
+        identity: bool = False,
+        frames: int = 0,
+        roots: tuple[bytes, ...] = (),
+    ) -> Any:
+        """A claim for one request."""
+
+    async def scan(self, image: Image, claim: Any) -> Outcome:
+        """Score one image; its descriptor is closed there. Never raises for what is wrong with an image."""
+
+    def listing(self, path: bytes, claim: Any, *, recursive: bool = False) -> AsyncIterator[bytes]:
+        """Name the regular files of a directory."""
+
+    def readiness(self) -> dict[str, Any]:
+        """Whether images are being scored, and if not, why."""
+
+    def stats(self) -> dict[str, Any]:
+        """The pipeline's numbers."""
+
+    def poisoned(self) -> list[dict[str, Any]]:
+        """The files that crashed decoders."""
+
+    def clear_poison(self) -> int:
+        """Forget them; return how many there were."""
+
+
+@dataclass(slots=True, eq=False)
+class Service:
+    """The common ground of all connections.
+
+    Attributes:
+        queue: the places for images in flight, which the pipeline gives; its own where nobody does.
+        budgets: what else the peers share.
+        peering: what each peer may do.
+        bodies: the memory for images that clients send.
+        draining: the daemon stops: what has not begun is refused.
+        reload: takes up changed settings and bundles.
+        tasks: under way on nobody's behalf; kept here, because the loop holds tasks only weakly.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    settings: Settings
+    pipeline: Scanner
+    bundles: Sequence[Bundle] = ()
+    queue: Budget = field(default_factory=lambda: Budget("queue", 1 << 20))
+    metrics: Metrics = field(default_factory=Metrics)
+    draining: bool = False
+    reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
+    tasks: set[asyncio.Future[Any]] = field(default_factory=set)
+    budgets: Budgets = field(init=False)
+    peering: Peering = field(init=False)
+    bodies: Room = field(init=False)
+    _complained: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.peering = Peering(self.settings.peers, self.loop.time)
+        self.budgets = Budgets(
+            room_for_peers(self.settings),
+            max_connections=self.settings.max_connections,
+            body_memory=self.settings.body_memory,
+        )
+        self.bodies = Room(self.metrics, self.budgets)
+
+    def settle(self, settings: Settings, bundles: Sequence[Bundle]) -> None:
+        """Take over changed settings and bundles; who is connected notices at the next request."""
+        self.settings, self.bundles = settings, bundles
+        self.budgets.settle(max_connections=settings.max_connections, body_memory=settings.body_memory)
+        self.peering.take_up(settings.peers)
+
+    def begin_reload(self) -> asyncio.Future[dict[str, Any]]:
+        """Start a reload; its result is what the reply tells, or a CodedError.
+
+        Raises:
+            CodedError: ``unsupported``: nobody here can reload.
+        """
+        if self.reload is None:
+            raise CodedError("unsupported")
+        task = asyncio.ensure_future(self.reload(), loop=self.loop)
+        self.tasks.add(task)
+        task.add_done_callback(self._reloaded)
+        return task
+
+    def _reloaded(self, task: asyncio.Future[dict[str, Any]]) -> None:
+        """Whoever asked may be gone: what went wrong stands in the log already, unless it is a defect."""
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, CodedError):
+            self.loop.call_exception_handler({"message": "while reloading", "exception": error})
+
+    def complain_once(self, peer: str) -> bool:
+        """Tell whether this is the first complaint about ``peer``."""
+        if peer in self._complained or len(self._complained) >= COMPLAINTS:
+            return False
+        self._complained.add(peer)
+        return True
+
+
+def room_for_peers(settings: Settings) -> int:
+    """Return how many descriptors connections and images may take, beside the daemon's own; 0 if there are too few."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = allowed if allowed != resource.RLIM_INFINITY else 1 << 20
+    return max(0, allowed - own_descriptors(settings.decoders or len(os.sched_getaffinity(0))))

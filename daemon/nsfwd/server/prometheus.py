@@ -1,0 +1,181 @@
+"""The daemon's numbers for Prometheus: the table of metrics, and the collector that fills it.
+
+Nothing is counted here: at a scrape the collector reads what ``stats`` reports and gives it Prometheus's names.
+``scraping`` serves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from nsfwd.errors import CODES, Fault
+from nsfwd.metrics import METRICS
+from nsfwd.server.context import Service
+from nsfwd.server.operations import VERSION, numbers
+
+PREFIX = "nsfwd_"
+
+Stats = dict[str, Any]
+Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric: how it is called and where in ``stats`` its samples are (label values, value)."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    read: Callable[[Stats], Samples]
+
+
+def _one(*keys: str) -> Callable[[Stats], Samples]:
+    """A single number at this place."""
+
+    def read(stats: Stats) -> Samples:
+        value: Any = stats
+        for key in keys:
+            value = value[key]
+        return [((), float(value))]
+
+    return read
+
+
+def _each(*keys: str) -> Callable[[Stats], Samples]:
+    """A number for every key of the mapping at this place; nothing where there is none yet."""
+
+    def read(stats: Stats) -> Samples:
+        value: Any = stats
+        for key in keys:
+            value = value[key]
+        return [((name,), float(number)) for name, number in (value or {}).items()]
+
+    return read
+
+
+def _codes(stats: Stats) -> Samples:
+    """Those that are the daemon's fault stand there from the start: to an alert, an increase from nothing is none."""
+    ours = {code.name: 0 for code in CODES.values() if code.fault is Fault.DAEMON}
+    return [((name,), float(number)) for name, number in (ours | stats["codes"]).items()]
+
+
+def _queues(stats: Stats) -> Samples:
+    return [((stage, lane), count) for stage, lanes in stats["queues"].items() for lane, count in lanes.items()]
+
+
+def _slots(stats: Stats) -> Samples:
+    slots = stats["slots"]
+    return [(("free",), slots["free"]), (("held",), slots["total"] - slots["free"])]
+
+
+def _children(read: Callable[[Stats], float]) -> Callable[[Stats], Samples]:
+    places = {"decoder": "decoders", "lister": "lister", "engine": "engine"}
+    return lambda stats: [((name,), read(stats[key])) for name, key in places.items()]
+
+
+def _abandoned(stats: Stats) -> Samples:
+    return [((name,), stats[key]["abandoned"]) for name, key in (("decoder", "decoders"), ("lister", "lister"))]
+
+
+def _hits(stats: Stats) -> Samples:
+    cache = stats["cache"]
+    places = {"identity": "identity_hits", "digest": "digest_hits", "coalesced": "coalesced"}
+    return [((by,), cache[key]) for by, key in places.items()] if cache else []
+
+
+def _cached(key: str) -> Callable[[Stats], Samples]:
+    """A number of the cache; nothing where it is off."""
+    return lambda stats: [((), stats["cache"][key])] if stats["cache"] else []
+
+
+def _engine(stats: Stats) -> Samples:
+    engine = stats["engine"]
+    return [((VERSION, *(engine[key] or "" for key in ("name", "device", "precision"))), 1.0)]
+
+
+def _peers(key: str) -> Callable[[Stats], Samples]:
+    return lambda stats: [((name,), float(row[key])) for name, row in stats["peers"].items()]
+
+
+def _budgets(key: str) -> Callable[[Stats], Samples]:
+    return lambda stats: [((name,), float(row[key])) for name, row in stats["budgets"].items()]
+
+
+def _models(stats: Stats) -> Samples:
+    return [((name, *identity), 1.0) for name, identity in stats["models"].items()]
+
+
+ROWS: tuple[Row, ...] = (
+    Row("ready", "gauge", (), "1 while images are scored", _one("ready")),
+    Row("engine_info", "gauge", ("version", "engine", "device", "precision"), "what scores; always 1", _engine),
+    Row("model_info", "gauge", ("model", "identity", "policy"), "what it scores with; always 1", _models),
+    Row("uptime_seconds", "gauge", (), "since the start", _one("uptime")),
+    Row("rate", "gauge", (), "images answered a second, lately", _one("rate")),
+    Row("in_flight", "gauge", (), "images admitted and not yet answered", _one("in_flight")),
+    Row("admitted_total", "counter", (), "images admitted", _one("admitted")),
+    Row("refused_total", "counter", ("code",), "images refused", _each("refused")),
+    Row("images_total", "counter", ("status",), "outcomes by status", _each("images")),
+    Row("codes_total", "counter", ("code",), "outcomes that are no scores, by code", _codes),
+    Row("stage_seconds_total", "counter", ("stage",), "seconds of all images by stage of their way", _each("seconds")),
+    Row("queue_images", "gauge", ("stage", "lane"), "images that wait", _queues),
+    Row("slots", "gauge", ("state",), "places for decoded pixels", _slots),
+    Row("processes", "gauge", ("kind",), "child processes alive", _children(lambda child: len(child["processes"]))),
+    Row("restarts_total", "counter", ("kind",), "child processes replaced", _children(lambda child: child["restarts"])),
+    Row("abandoned_processes", "gauge", ("kind",), "killed, but held by the kernel", _abandoned),
+    Row("poisoned_files", "gauge", (), "files known to crash decoders", _one("decoders", "poisoned")),
+    Row("decoded_total", "counter", (), "files that decoders were done with", _one("decoders", "decoded")),
+    Row("batches_total", "counter", (), "batches scored", _one("engine", "batches")),
+    Row("batched_images_total", "counter", (), "images in them", _one("engine", "images")),
+    Row("padded_images_total", "counter", (), "places of batches that stayed empty", _one("engine", "padded")),
+    Row("batches_by_size_total", "counter", ("size",), "batches by their number of images", _each("engine", "sizes")),
+    Row("rechecked_total", "counter", (), "images scored again in full precision", _one("engine", "rechecked")),
+    Row("engine_seconds_total", "counter", (), "seconds the engine spent on batches", _one("engine", "seconds")),
+    Row("batch_cost_seconds", "gauge", ("part",), "fitted: a batch costs fixed + each * size", _each("engine", "cost")),
+    Row("cache_hits_total", "counter", ("by",), "images answered without decoding them", _hits),
+    Row("cache_misses_total", "counter", (), "images that the cache did not know", _cached("misses")),
+    Row("cache_results", "gauge", (), "results that the cache keeps", _cached("results")),
+    Row("cache_identities", "gauge", (), "files that it knows without reading them", _cached("identities")),
+    Row("overrides", "gauge", (), "decisions of people that are in force", _one("overrides", "known")),
+    Row("overridden_total", "counter", (), "images that got their verdict from one", _one("overrides", "applied")),
+    Row("overrides_failures_total", "counter", (), "failed reads of their store", _one("overrides", "failures")),
+    Row("reloads_total", "counter", (), "changed settings and bundles that took over", _one("reloads")),
+    Row("peer_connections", "gauge", ("peers",), "connections open now, by row of peers", _peers("connections")),
+    Row("peer_in_flight", "gauge", ("peers",), "images in flight, by row of peers", _peers("in_flight")),
+    Row("peer_requests_total", "counter", ("peers",), "requests understood, by row of peers", _peers("requests")),
+    Row("peer_limited_total", "counter", ("peers",), "requests refused because of the rate", _peers("limited")),
+    Row("peer_denied_total", "counter", ("peers",), "connections closed at once", _peers("denied")),
+    Row("budget_limit", "gauge", ("resource",), "what peers may share, by resource", _budgets("limit")),
+    Row("budget_used", "gauge", ("resource",), "what peers hold of it", _budgets("used")),
+    Row("budget_reserve", "gauge", ("resource",), "what is kept beyond it for admins", _budgets("reserve")),
+    Row("budget_largest", "gauge", ("resource",), "what the peer that holds most of it holds", _budgets("largest")),
+    Row("budget_refused_total", "counter", ("resource",), "refusals because it was used up", _budgets("refused")),
+    *(Row(metric.name, metric.kind, (), metric.help, _one("server", metric.name)) for metric in METRICS),
+)
+"""Every metric, without its prefix. ``docs/operations.md`` lists the same; a test compares them."""
+
+
+class Collector:
+    """Reads the numbers of a service at each scrape."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family of the table."""
+        service = self._service
+        stats = {
+            **numbers(service),
+            "ready": service.pipeline.readiness()["ready"],
+            "models": {bundle.name: (bundle.model_identity, bundle.policy_identity) for bundle in service.bundles},
+        }
+        for row in ROWS:
+            kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+            family = kind(PREFIX + row.name.removesuffix("_total"), row.help, labels=row.labels)
+            for labels, value in row.read(stats):
+                family.add_metric(labels, value)
+            yield family

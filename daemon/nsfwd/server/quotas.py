@@ -1,0 +1,288 @@
+"""What peers may do beyond the limits of all: the rows of the table of peers, and how much of each is in use.
+
+A connection is a ``Member`` of the row that its peer matches first. A reload puts every member into its row of the new
+table. Knows no socket and no request.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from nsfwd.config.peers import OTHERS, Network, PeerRow
+from nsfwd.errors import CodedError
+from nsfwd.protocol.messages import Lane
+
+if TYPE_CHECKING:
+    from nsfwd.server.peer_credentials import Peer
+
+NOT_WELCOME = "the operator does not let this peer ask"
+
+LONGEST_WAIT = 60.0
+"""Most seconds that a refused peer is told to wait."""
+
+LATEST = 2.0
+"""How many times the shortest wait a refused peer is told at most: those who come back are not to come all at once."""
+
+
+class Bucket:
+    """Allows ``rate`` events a second, and as many at once as a second brings, but at least one.
+
+    A refusal takes nothing, however many there are.
+    """
+
+    __slots__ = ("_since", "_tokens", "rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.rate = rate
+        self._tokens = max(1.0, rate)
+        self._since = now
+
+    def take(self, now: float) -> float:
+        """Take one; return 0, or in how many seconds to try again."""
+        self._tokens = min(max(1.0, self.rate), self._tokens + (now - self._since) * self.rate)
+        self._since = now
+        if self._tokens >= 1.0:
+            self._tokens -= 1.0
+            return 0.0
+        return min(max((1.0 - self._tokens) / self.rate, 0.001), LONGEST_WAIT)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the peers of one row did: ``requests`` understood, ``limited`` by rate, connections ``denied``."""
+
+    requests: int = 0
+    limited: int = 0
+    denied: int = 0
+
+
+class Allowance:
+    """One row of the table and what is in use of it.
+
+    Attributes:
+        lane: its best one, or None.
+        roots: below which it may scan; none for the daemon's own.
+        connections: open now.
+        in_flight: images now.
+        bounded: not any number may be; only then does anybody wait.
+        counts: kept over reloads.
+    """
+
+    def __init__(self, row: PeerRow, counts: Counts, now: float) -> None:
+        self.row = row
+        self.name = row.name
+        self.lane = Lane(row.lane) if row.lane is not None else None
+        self.roots = tuple(os.fsencode(root) for root in row.roots)
+        self.counts = counts
+        self.connections = 0
+        self.in_flight = 0
+        self._uids, self._gids = row.uids(), row.gids()
+        self._networks: dict[int, list[Network]] = {4: [], 6: []}
+        for network in row.networks():
+            self._networks[network.version].append(network)
+        self.bucket = Bucket(row.rate, now) if row.rate is not None else None
+        self.bounded = row.in_flight is not None
+        # A dict is an ordered set here: whoever has waited longest is woken first, and anybody may give up.
+        self._waiting: dict[Callable[[], None], None] = {}
+
+    def matches(self, peer: Peer) -> bool:
+        """Tell whether the row is about this peer."""
+        if self.row.for_all or peer.uid in self._uids or not self._gids.isdisjoint(peer.gids):
+            return True
+        address = peer.address
+        return address is not None and any(address in network for network in self._networks[address.version])
+
+    def full_for(self, peer: Peer) -> bool:
+        """Whether this peer of the row may open no further connection."""
+        most = self.row.connections
+        return most is not None and self.connections >= most and not self._spares(peer)
+
+    def closed_to(self, peer: Peer) -> bool:
+        """Whether this peer of the row may not ask at all."""
+        return self.row.connections == 0 and not self._spares(peer)
+
+    def _spares(self, peer: Peer) -> bool:
+        """Who reloads the table is kept out by name alone: nobody else could mend it without a restart."""
+        return peer.admin and self.row.for_all
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a further image may be in flight."""
+        return self.row.in_flight is None or self.in_flight < self.row.in_flight
+
+    def wait(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called, once, when there is room for this one."""
+        self._waiting[wake] = None
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """It waits no longer."""
+        self._waiting.pop(wake, None)
+
+    def pass_on(self) -> None:
+        """Wake whoever has waited longest, if there is room; who is woken passes on what he does not take."""
+        if self._waiting and self.has_room:
+            wake = next(iter(self._waiting))
+            del self._waiting[wake]
+            wake()
+
+    def release(self) -> None:
+        """Wake all: another row counts from now on."""
+        waiting, self._waiting = self._waiting, {}
+        for wake in waiting:
+            wake()
+
+
+class Member:
+    """One connection's part in its row.
+
+    Attributes:
+        allowance: the row; another one after a reload.
+        requests: understood on this connection.
+        limited: of these, refused because of the rate.
+    """
+
+    __slots__ = ("_in_flight", "_peering", "allowance", "limited", "peer", "requests")
+
+    def __init__(self, peering: Peering, peer: Peer, allowance: Allowance) -> None:
+        self._peering = peering
+        self.peer = peer
+        self.allowance = allowance
+        self.requests = 0
+        self.limited = 0
+        self._in_flight = 0
+
+    @property
+    def barred(self) -> bool:
+        """Whether the operator lets this peer ask nothing, or nothing any more."""
+        return self.allowance.closed_to(self.peer)
+
+    def ask(self) -> None:
+        """Count a request, which may be refused.
+
+        Raises:
+            CodedError: ``not_permitted``: the operator lets this peer ask nothing any more.
+        """
+        self.requests += 1
+        self.allowance.counts.requests += 1
+        if self.barred:
+            raise CodedError("not_permitted", NOT_WELCOME)
+
+    def spend(self) -> None:
+        """Take what the rate allows for one image.
+
+        Raises:
+            CodedError: ``busy``: too many a second; a retry after ``retry_after`` helps.
+        """
+        if seconds := self.wanting():
+            self.limited += 1
+            self.allowance.counts.limited += 1
+            rate = self.allowance.row.rate
+            wait = min(seconds * random.uniform(1.0, LATEST), LONGEST_WAIT)
+            raise CodedError("busy", f"more than {rate:g} images a second", retry_after=round(wait, 3))
+
+    def wanting(self) -> float:
+        """As ``spend``, but return 0 or the seconds until it may be tried again."""
+        bucket = self.allowance.bucket
+        return bucket.take(self._peering.now()) if bucket is not None else 0.0
+
+    def has_room(self, wake: Callable[[], None]) -> bool:
+        """Tell whether a further image may be in flight; if not, ``wake`` is called when one may."""
+        allowance = self.allowance
+        if not allowance.bounded or allowance.has_room:
+            return True
+        allowance.wait(wake)
+        return False
+
+    def begin(self) -> None:
+        """An image is in flight."""
+        self._in_flight += 1
+        self.allowance.in_flight += 1
+        if self.allowance.bounded:
+            self.allowance.pass_on()
+
+    def end(self) -> None:
+        """It is no longer."""
+        self._in_flight -= 1
+        self.allowance.in_flight -= 1
+        if self.allowance.bounded:
+            self.allowance.pass_on()
+
+    def pass_on(self) -> None:
+        """Whoever was woken takes nothing now: wake the next, if there is room."""
+        self.allowance.pass_on()
+
+    def give_up(self, wake: Callable[[], None]) -> None:
+        """What waited with ``wake`` wants nothing more: what is free is for others."""
+        self.allowance.forget(wake)
+        self.allowance.pass_on()
+
+    def move(self, allowance: Allowance) -> None:
+        """Belong to another row from now on, with all that is in flight."""
+        self.allowance.connections -= 1
+        self.allowance.in_flight -= self._in_flight
+        self.allowance = allowance
+        allowance.connections += 1
+        allowance.in_flight += self._in_flight
+
+    def leave(self) -> None:
+        """The connection has closed; what is in flight ends by itself."""
+        self.allowance.connections -= 1
+        self._peering.members.discard(self)
+
+
+class Peering:
+    """The table in force and everybody connected.
+
+    Args:
+        rows: of the settings, checked.
+        now: the clock, in seconds.
+    """
+
+    def __init__(self, rows: Sequence[PeerRow], now: Callable[[], float]) -> None:
+        self.now = now
+        self.members: set[Member] = set()
+        self._counts: dict[str, Counts] = {}
+        self._table: list[Allowance] = []
+        self.take_up(rows)
+
+    def find(self, peer: Peer) -> Allowance:
+        """The row of a peer: the first that matches."""
+        return next(allowance for allowance in self._table if allowance.matches(peer))
+
+    def join(self, peer: Peer) -> Member:
+        """Make a member of a connection."""
+        member = Member(self, peer, self.find(peer))
+        member.allowance.connections += 1
+        self.members.add(member)
+        return member
+
+    def take_up(self, rows: Sequence[PeerRow]) -> None:
+        """Let another table take over: at once for who connects, at the next request for who is connected."""
+        former, now = {allowance.name: allowance for allowance in self._table}, self.now()
+        if not rows or rows[-1].name != OTHERS:
+            rows = (*rows, PeerRow(name=OTHERS))
+        self._counts = {row.name: self._counts.get(row.name, Counts()) for row in rows}
+        self._table = [Allowance(row, self._counts[row.name], now) for row in rows]
+        for allowance in self._table:
+            before = former.get(allowance.name)
+            if before is not None and before.row.rate == allowance.row.rate:
+                allowance.bucket = before.bucket  # a reload gives nobody a fresh start
+        for member in self.members:
+            member.move(self.find(member.peer))
+        for allowance in former.values():
+            allowance.release()
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Numbers of each row, by its name."""
+        return {
+            allowance.name: {
+                "connections": allowance.connections,
+                "in_flight": allowance.in_flight,
+                **asdict(allowance.counts),
+            }
+            for allowance in self._table
+        }
