@@ -22,10 +22,10 @@ from nsfwd.scanning.index.rejudge import Rejudging
 from nsfwd.scanning.reports.audit import Audit
 from nsfwd.scanning.reports.diff import differences
 from nsfwd.scanning.reports.index_export import WRITERS, records
-from nsfwd.scanning.reports.report import Wanted, report
+from nsfwd.scanning.reports.report import ReportOptions, report
 from nsfwd.scanning.reports.sampling import sample
 from nsfwd.scanning.reports.where import parse
-from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.trees.walk import WalkedTree
 
 LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
 IN_A_DIRECTORY = 100
@@ -64,7 +64,7 @@ def _looked(session: Session, index: Index, rows: int) -> Iterator[dict[str, obj
             "export --where alarm = true": lambda: WRITERS["csv"](records(index, parse("alarm = true")), nowhere),
             "export (csv)": lambda: WRITERS["csv"](records(index), nowhere),
             "export (parquet)": lambda: WRITERS["parquet"](records(index), nowhere),
-            "report -n 0": lambda: _count(report(index, Wanted(worst=0))),
+            "report -n 0": lambda: _count(report(index, ReportOptions(worst=0))),
         }
         for name, work in works.items():
             session.say(f"index: {name}")
@@ -93,7 +93,7 @@ def _audited(session: Session, files: int) -> dict[str, object]:
             for place in tree.iterdir():
                 _record(index, place)
         session.say("index: audit")
-        audit = Audit(index, Tree((os.fsencode(tree),)))
+        audit = Audit(index, WalkedTree((os.fsencode(tree),)))
         began = time.perf_counter()
         _count(audit.entries())
         seconds = time.perf_counter() - began

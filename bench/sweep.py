@@ -21,10 +21,10 @@ from bench import daemon, echo, figures, machine
 from bench.load import Load, Ndjson
 from bench.session import Session
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.file_table import Ledger, Outcome, Settled
+from nsfwd.scanning.index.file_table import FileTable, RowOutcome, Settled
 from nsfwd.scanning.index.runs import Run
-from nsfwd.scanning.trees.file_entry import Found
-from nsfwd.scanning.trees.walk import Tree, Walk
+from nsfwd.scanning.trees.file_entry import FileEntry
+from nsfwd.scanning.trees.walk import Walk, WalkedTree
 
 IN_FLIGHT = 64
 FILES_A_DIRECTORY = 100
@@ -213,14 +213,14 @@ def _fill(tree: Path, path: Path, server: daemon.Nsfwd, others: int) -> None:
     roots = os.fsencode(tree)
     with Index(path) as index:
         run = Run.begin(index, "sweep", [roots])
-        ledger = Ledger(index, run.id)
+        ledger = FileTable(index, run.id)
         with index.transaction():
             ledger.enrol({told["name"]: told["model"]}, {told["name"]: told["labels"]}, told["policy"])
             run.judged_by("bench", ledger.present["models"], ledger.present["policy"])
         with _without_indexes(index):
-            for part in Walk(Tree((roots,))):
+            for part in Walk(WalkedTree((roots,))):
                 with index.transaction():
-                    ledger.save(_settled(Found(part.directory, *entry), ledger) for entry in part.entries)
+                    ledger.save(_settled(FileEntry(part.directory, *entry), ledger) for entry in part.entries)
                     run.counts.ok += len(part.entries)
             with index.transaction():
                 _elsewhere(index, ledger, others)
@@ -244,14 +244,14 @@ def _without_indexes(index: Index) -> Iterator[None]:
         index.write("INSERT INTO history SELECT id, run, status, code, verdict, 0 FROM file")
 
 
-def _settled(found: Found, ledger: Ledger) -> Settled:
+def _settled(found: FileEntry, ledger: FileTable) -> Settled:
     digest = hashlib.sha256(found.path).digest()
     present = ledger.present
-    outcome = Outcome(digest, "ok", None, "safe", 0, "neutral", 0.1, None, present["models"], present["policy"])
+    outcome = RowOutcome(digest, "ok", None, "safe", 0, "neutral", 0.1, None, present["models"], present["policy"])
     return Settled(found, outcome, {"nsfw": dict.fromkeys(LABELS, 0.2)})
 
 
-def _elsewhere(index: Index, ledger: Ledger, rows: int) -> None:
+def _elsewhere(index: Index, ledger: FileTable, rows: int) -> None:
     """Write rows of files of other trees."""
     numbers = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :rows)"
     digest = "CAST(printf('%032d', i) AS BLOB)"

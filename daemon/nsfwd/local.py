@@ -31,9 +31,9 @@ from nsfwd.errors import NsfwdError, SettingsError
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol.messages import Lane, Style
 from nsfwd.server.connection import Connection
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.daemon import open_bundles
-from nsfwd.server.listen_spec import Address, Family, ListenSpec
+from nsfwd.server.listen_spec import Family, ListenAddress, ListenSpec
 from nsfwd.server.peer_credentials import Peer
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "local"
 
-_SPEC = ListenSpec(Address(Family.UNIX, path=ADDRESS), Style.PLAIN, Lane.NORMAL)
+_SPEC = ListenSpec(ListenAddress(Family.UNIX, path=ADDRESS), Style.PLAIN, Lane.NORMAL)
 _PEER = Peer(ADDRESS, ADDRESS, admin=False)
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
 
@@ -55,7 +55,7 @@ class _House:
 
     def __init__(self, settings: Settings, bundles: Sequence[Bundle]) -> None:
         self._settings, self._bundles = settings, bundles
-        self._started: Future[Service] = Future()
+        self._started: Future[ServerContext] = Future()
         self._connections: set[Connection] = set()
         self._stop: asyncio.Event
         self.error: BaseException | None = None
@@ -63,7 +63,7 @@ class _House:
         self._thread.start()
         atexit.register(self.close)  # whoever forgets it leaves no processes behind, and ends all the same
 
-    def service(self) -> Service:
+    def service(self) -> ServerContext:
         """Return what connections share, once images are being scored.
 
         Raises:
@@ -83,7 +83,7 @@ class _House:
             self._started.result().loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    def _serve(self, sock: socket.socket, service: Service) -> None:
+    def _serve(self, sock: socket.socket, service: ServerContext) -> None:
         connection = Connection(sock, _SPEC, _PEER, service, on_closed=self._connections.discard)
         self._connections.add(connection)
         connection.start()
@@ -103,7 +103,7 @@ class _House:
     async def _live(self) -> None:
         self._stop = asyncio.Event()
         pipeline = Pipeline(self._settings, self._bundles)
-        service = Service(asyncio.get_running_loop(), self._settings, pipeline, self._bundles)
+        service = ServerContext(asyncio.get_running_loop(), self._settings, pipeline, self._bundles)
         pipeline.start()
         stop: asyncio.Future[Any] = asyncio.create_task(self._stop.wait())
         ready: asyncio.Future[Any] = asyncio.create_task(pipeline.ready.wait())

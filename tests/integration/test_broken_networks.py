@@ -100,11 +100,11 @@ SPOIL_AND_LOAD = """
 import json, sys
 from pathlib import Path
 from nsfwd.bundles.bundle_store import read_manifest
-from nsfwd.engines import loading, quiet
+from nsfwd.engines import framework_logging, keras_loading
 from nsfwd.errors import BundleError
 
 manifest, path, told = read_manifest(Path(sys.argv[1])), Path(sys.argv[2]), {}
-with quiet.muted():
+with framework_logging.muted():
     import keras
 
     class Odd(keras.layers.Layer):
@@ -121,7 +121,7 @@ with quiet.muted():
         if broken == "cut":
             path.write_bytes(path.read_bytes()[:-100])
         try:
-            loading.load(path, manifest)
+            keras_loading.load(path, manifest)
         except BundleError as error:
             told[broken] = str(error)
 print(json.dumps(told))

@@ -170,10 +170,10 @@ def test_the_serving_process_never_loads_tensorflow(bundle: Bundle, cache: Path)
         "import sys\n"
         "from pathlib import Path\n"
         "from nsfwd.bundles.bundle_store import open_bundle\n"
-        "from nsfwd.engines import choose\n"
+        "from nsfwd.engines import factory\n"
         "from nsfwd.engines.contract import EngineOptions\n"
         "options = EngineOptions(bundle=open_bundle(Path(sys.argv[1])), device='cpu', cache=Path(sys.argv[2]))\n"
-        "choose.build('auto', options).warm()\n"
+        "factory.build('auto', options).warm()\n"
         "print(sorted({'tensorflow', 'keras', 'jax', 'torch', 'openvino_telemetry.main'} & set(sys.modules)))\n"
     )
     ended = subprocess.run(
@@ -219,8 +219,8 @@ def test_an_export_does_without_what_fails_on_python_3_13(bundle: Bundle, tmp_pa
     program = (
         "import sys\n"
         "sys.modules['openvino.frontend.tensorflow.utils'] = None\n"
-        "from nsfwd.engines import export\n"
-        "sys.exit(export.main(sys.argv[1:]))\n"
+        "from nsfwd.engines import openvino_export\n"
+        "sys.exit(openvino_export.main(sys.argv[1:]))\n"
     )
     arguments = [str(bundle.directory), "--into", str(tmp_path / "exported")]
     done = subprocess.run(

@@ -21,7 +21,7 @@ from nsfwd.bundles.bundle_store import Bundle, catalogue, open_bundle, verify_we
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.engines import framework_logging, keras_loading
 from nsfwd.model_tools import keras_file
-from nsfwd.model_tools.golden_images import PICTURES, Picture
+from nsfwd.model_tools.golden_images import PICTURES, GoldenPicture
 from nsfwd.model_tools.npm import npm_package
 
 ROOT = Path(__file__).parents[2]
@@ -121,14 +121,14 @@ def each(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
 
 
-def exact(picture: Picture, recipe: Recipe) -> bytes:
+def exact(picture: GoldenPicture, recipe: Recipe) -> bytes:
     """The picture's formula drawn at the network's own size, so that nothing is resized on either side."""
 
     def clipped(x: int, y: int) -> tuple[int, int, int]:
         red, green, blue = picture.colour(x, y)
         return (min(red, 255), min(green, 255), min(blue, 255))
 
-    return Picture(recipe.width, recipe.height, clipped).pixels()
+    return GoldenPicture(recipe.width, recipe.height, clipped).pixels()
 
 
 def test_scores_are_those_of_nsfwjs(bundle: Bundle, nsfwjs: Path) -> None:

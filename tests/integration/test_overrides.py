@@ -17,7 +17,7 @@ import pytest
 
 from nsfwd.client import Client, Reply
 from nsfwd.local import Scanner
-from nsfwd.overrides.override_store import Overrides
+from nsfwd.overrides.override_store import OverrideStore
 from nsfwd.protocol.messages import Override
 from tests import pictures
 from tests.echo_bundle import echo_bundle
@@ -43,8 +43,8 @@ def client(daemon: Daemon) -> Iterator[Client]:
 
 
 @pytest.fixture
-def store(daemon: Daemon) -> Iterator[Overrides]:
-    with Overrides.open(daemon.overrides) as store:
+def store(daemon: Daemon) -> Iterator[OverrideStore]:
+    with OverrideStore.open(daemon.overrides) as store:
         yield store
 
 
@@ -89,7 +89,7 @@ def typed(daemon: Daemon, path: Path) -> Json:
 
 
 def test_a_decision_is_honoured_from_the_next_second_on_until_it_is_taken_back(
-    daemon: Daemon, place: Path, client: Client, store: Overrides
+    daemon: Daemon, place: Path, client: Client, store: OverrideStore
 ) -> None:
     path, digest = place_picture(place, 1)
     before = client.scan(path)
@@ -124,7 +124,7 @@ def test_a_decision_is_honoured_from_the_next_second_on_until_it_is_taken_back(
     assert "override" not in typed(daemon, path)[str(path)]
 
 
-def test_what_is_cached_honours_a_decision_that_came_later(place: Path, client: Client, store: Overrides) -> None:
+def test_what_is_cached_honours_a_decision_that_came_later(place: Path, client: Client, store: OverrideStore) -> None:
     path, digest = place_picture(place, 2)
     client.scan(path)
     assert client.scan(path).raw["cached"] == "digest"
@@ -135,7 +135,7 @@ def test_what_is_cached_honours_a_decision_that_came_later(place: Path, client: 
     store.remove(digest)
 
 
-def test_what_has_expired_is_the_models_again(place: Path, client: Client, store: Overrides) -> None:
+def test_what_has_expired_is_the_models_again(place: Path, client: Client, store: OverrideStore) -> None:
     path, digest = place_picture(place, 3)
     store.add(digest, "sensitive", expires=time.time() + 2)
     other, sign = place_picture(place, 4)
@@ -147,7 +147,7 @@ def test_what_has_expired_is_the_models_again(place: Path, client: Client, store
 
 
 def test_a_verdict_that_no_policy_has_is_an_alarm_and_said(
-    daemon: Daemon, place: Path, client: Client, store: Overrides
+    daemon: Daemon, place: Path, client: Client, store: OverrideStore
 ) -> None:
     path, digest = place_picture(place, 5)
     store.add(digest, "fine")
@@ -156,7 +156,7 @@ def test_a_verdict_that_no_policy_has_is_an_alarm_and_said(
     store.remove(digest)
 
 
-def test_nothing_that_is_not_scored_gets_a_verdict(place: Path, client: Client, store: Overrides) -> None:
+def test_nothing_that_is_not_scored_gets_a_verdict(place: Path, client: Client, store: OverrideStore) -> None:
     broken = place / "broken.jpg"
     broken.write_bytes(pictures.truncated())
     store.add(hashlib.sha256(broken.read_bytes()).hexdigest(), "safe")
@@ -167,7 +167,7 @@ def test_nothing_that_is_not_scored_gets_a_verdict(place: Path, client: Client, 
 
 
 def test_the_command_line_shows_who_decided_and_its_exit_code_follows(
-    daemon: Daemon, place: Path, client: Client, store: Overrides
+    daemon: Daemon, place: Path, client: Client, store: OverrideStore
 ) -> None:
     path, digest = place_picture(place, 7)
     store.add(digest, "sensitive", reason="a complaint", by="eva")
@@ -202,7 +202,7 @@ def test_a_store_that_is_lost_stays_in_force_and_is_said(place: Path) -> None:
     directory = place / "lost"
     path, digest = place_picture(place, 8)
     store = directory / "overrides.sqlite"
-    with Overrides.open(store) as made:
+    with OverrideStore.open(store) as made:
         made.add(digest, "sensitive")
     with Daemon(directory, root=place) as daemon, Client(f"unix:{daemon.unix}") as client:
         assert client.scan(path).verdict == "sensitive"
@@ -217,7 +217,7 @@ def test_a_store_that_is_lost_stays_in_force_and_is_said(place: Path) -> None:
         assert daemon.stderr.count("the 1 known before stay in force") == 1
         assert ask(daemon.unix, {"op": "reload"})["status"] == "ok"
         assert client.scan(path).verdict == "sensitive"
-        with Overrides.open(store) as made:
+        with OverrideStore.open(store) as made:
             made.add(digest, "review")
         seen(client, path, "review")
         assert client.ready()["why"] == ""
@@ -227,7 +227,7 @@ def test_a_store_that_is_damaged_refuses_the_reload_as_the_check_does(place: Pat
     directory = place / "damaged"
     path, digest = place_picture(place, 9)
     store = directory / "overrides.sqlite"
-    with Overrides.open(store) as made:
+    with OverrideStore.open(store) as made:
         made.add(digest, "sensitive")
     with Daemon(directory, root=place) as daemon, Client(f"unix:{daemon.unix}") as client:
         for file in directory.glob("overrides.sqlite-*"):
@@ -264,7 +264,7 @@ def test_a_scanner_without_a_daemon_honours_them(place: Path) -> None:
     shelf, store = place / "shelf", place / "local.sqlite"
     echo_bundle(shelf)
     path, digest = place_picture(place, 9)
-    with Overrides.open(store) as made:
+    with OverrideStore.open(store) as made:
         made.add(digest, "sensitive", by="eva")
     places = {"models_dir": str(shelf), "cache_dir": str(place / "cache"), "overrides": str(store)}
     with Scanner(options=None, models=("echo=nsfw",), engine="echo", **places) as scanner:
@@ -280,7 +280,7 @@ def test_a_hundred_thousand_are_known_in_little_memory(place: Path) -> None:
     with Daemon(directory, root=place) as daemon, Client(f"unix:{daemon.unix}") as client:
         client.scan(path)
         before = resident(daemon.pid)
-        with Overrides.open(daemon.overrides) as store:
+        with OverrideStore.open(daemon.overrides) as store:
             store.take(
                 Override(hashlib.sha256(b"%d" % number).digest(), "safe", f"reason {number}", "eva", 1e9)
                 for number in range(100_000)

@@ -17,7 +17,7 @@ from nsfwd.errors import CodedError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.pipeline.decode.decode_stage import DecodeStage
-from nsfwd.pipeline.decode.decoder_pool import Plan
+from nsfwd.pipeline.decode.decoder_pool import DecoderPlan
 from nsfwd.pipeline.decode.poison_list import PoisonList
 from nsfwd.pipeline.queueing.admission import Admission
 from nsfwd.pipeline.queueing.slots import Slots
@@ -41,7 +41,7 @@ class Daemon:
         recipe = msgspec.to_builtins(Recipe(width=SIDE, height=SIDE))
         setup = child_messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(directory),), LIMITS)
         self.stage = DecodeStage(
-            Plan(self.arena, self.slots, setup, 1, 30.0, self.poison),
+            DecoderPlan(self.arena, self.slots, setup, 1, 30.0, self.poison),
             on_broken=lambda error: loop.call_exception_handler({"message": str(error)}),
         )
         self.admission = Admission(100, loop)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.submission.action_handler import Actor, Onlooker
-from nsfwd.scanning.submission.scan_run import Asking
+from nsfwd.scanning.submission.action_handler import ActionHandler, NullActionHandler
+from nsfwd.scanning.submission.scan_run import RunOptions
 from nsfwd.scanning.sweeps.pause import Pause
-from nsfwd.scanning.sweeps.sweep import Plan, Progress, sweep
+from nsfwd.scanning.sweeps.sweep import SweepPlan, SweepProgress, sweep
 from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.trees.walk import WalkedTree
 
 
 class Place:
@@ -33,21 +33,27 @@ class Place:
         path.write_bytes(content)
         return path
 
-    def plan(self, *, seconds: float | None = None, exclude: tuple[str, ...] = (), **asking: Any) -> Plan:
+    def plan(self, *, seconds: float | None = None, exclude: tuple[str, ...] = (), **asking: Any) -> SweepPlan:
         """What a sweep of the tree is about."""
         tree = {key: asking.pop(key) for key in ("follow", "cross") if key in asking}
         root = str(self.tree).encode()
         told: dict[str, Any] = {"connect": self.address, "say": self._say} | asking
-        return Plan(
-            Tree((root,), Exclusion(exclude), **tree), Asking("sweep", (root,), **told), pause=Pause(seconds=seconds)
+        return SweepPlan(
+            WalkedTree((root,), Exclusion(exclude), **tree),
+            RunOptions("sweep", (root,), **told),
+            pause=Pause(seconds=seconds),
         )
 
     def sweep(
-        self, actor: Actor | None = None, *, stop: Callable[[Callable[[], None]], None] | None = None, **plan: Any
-    ) -> Progress:
+        self,
+        actor: ActionHandler | None = None,
+        *,
+        stop: Callable[[Callable[[], None]], None] | None = None,
+        **plan: Any,
+    ) -> SweepProgress:
         """Run one sweep to its end."""
         with Index(self.path) as index:
-            running = sweep(index, self.plan(**plan), actor or Onlooker(), stop=stop or (lambda _: None))
+            running = sweep(index, self.plan(**plan), actor or NullActionHandler(), stop=stop or (lambda _: None))
             return asyncio.run(asyncio.wait_for(running, 60))
 
     def _say(self, text: str) -> None:

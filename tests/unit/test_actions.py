@@ -22,14 +22,14 @@ from nsfwd.cli import main
 from nsfwd.errors import ActionFailure, BreakerOpen
 from nsfwd.scanning.actions import breaker, executor, hook, placeholder
 from nsfwd.scanning.actions.breaker import Breaker, Limits
-from nsfwd.scanning.actions.executor import Actions, Plan
+from nsfwd.scanning.actions.executor import ActionExecutor, ActionPlan
 from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
 from nsfwd.scanning.actions.move_out import Subject, take
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.restore import restore
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 
 READER = "import json, sys; open(sys.argv[1], 'a').write(json.load(sys.stdin)['path'] + '\\n')"
 
@@ -49,7 +49,7 @@ def picture(tmp_path: Path, name: str, *, verdict: str = "sensitive") -> Judged:
         path.write_bytes(name.encode() * 100)
     now = path.stat()
     return Judged(
-        Found(
+        FileEntry(
             os.fsencode(path.parent), os.fsencode(name), now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns,
             now.st_ctime_ns,
         ),
@@ -62,16 +62,16 @@ def picture(tmp_path: Path, name: str, *, verdict: str = "sensitive") -> Judged:
     )  # fmt: skip
 
 
-def plan(tmp_path: Path, *kinds: str, **rest: Any) -> Plan:
-    return Plan(kinds, **{"apply": True, "quarantine": tmp_path / "quarantine", "to": tmp_path / "to", **rest})
+def plan(tmp_path: Path, *kinds: str, **rest: Any) -> ActionPlan:
+    return ActionPlan(kinds, **{"apply": True, "quarantine": tmp_path / "quarantine", "to": tmp_path / "to", **rest})
 
 
-def perform(index: Index, wanted: Plan, *judged: Judged) -> list[str]:
+def perform(index: Index, wanted: ActionPlan, *judged: Judged) -> list[str]:
     """Act on files one after the other, and return what was said."""
     said: list[str] = []
 
     async def work() -> None:
-        actor = Actions(index, wanted, roots=[b"/"], say=said.append)
+        actor = ActionExecutor(index, wanted, roots=[b"/"], say=said.append)
         try:
             for each in judged:
                 await actor.act(each)
@@ -124,7 +124,7 @@ def test_what_was_done_is_not_done_again(index: Index, tmp_path: Path) -> None:
     perform(index, wanted, judged)
     perform(index, wanted, judged)
     assert rows(index) == [("log", "done"), ("copy", "done"), ("hook", "done")]
-    actor = Actions(index, wanted, roots=[b"/"], say=print)
+    actor = ActionExecutor(index, wanted, roots=[b"/"], say=print)
     assert judged.digest is not None
     assert actor.done(judged.found.path, judged.digest) and not actor.done(b"/other", judged.digest)
 
@@ -256,7 +256,7 @@ def test_the_placeholder_and_the_store_are_never_acted_upon(index: Index, tmp_pa
     (tmp_path / "quarantine" / "x").write_bytes(b"x")
     inside = picture(tmp_path, "grey.png")
     stored = Judged(
-        Found(os.fsencode(tmp_path / "quarantine"), b"x", 1, 1, 1, 1, 1), "ok", digest=b"x" * 32, alarm=True
+        FileEntry(os.fsencode(tmp_path / "quarantine"), b"x", 1, 1, 1, 1, 1), "ok", digest=b"x" * 32, alarm=True
     )
     perform(index, plan(tmp_path, "quarantine"), inside, stored)
     assert not rows(index)

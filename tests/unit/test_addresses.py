@@ -12,7 +12,7 @@ import pytest
 
 from nsfwd.errors import ListenError
 from nsfwd.protocol.messages import Lane, Style
-from nsfwd.server.listen_spec import Address, Family, by_name, parse
+from nsfwd.server.listen_spec import Family, ListenAddress, by_name, parse
 from nsfwd.server.listeners import Listener, close_all, inherited_listeners, open_listeners
 from nsfwd.server.peer_credentials import identify, lower_lane
 
@@ -22,13 +22,13 @@ NOWHERE = "tcp:127.0.0.1:0"
 @pytest.mark.parametrize(
     ("text", "address", "style", "lane"),
     [
-        ("tcp:127.0.0.1:1235", Address(Family.TCP, "127.0.0.1", 1235), Style.SESSION, Lane.INTERACTIVE),
-        ("tcp:[::1]:1235,style=plain", Address(Family.TCP, "::1", 1235), Style.PLAIN, Lane.NORMAL),
-        ("tcp:*:7,style=oneshot,lane=background", Address(Family.TCP, "", 7), Style.ONESHOT, Lane.BACKGROUND),
-        ("unix:/run/nsfwd.sock", Address(Family.UNIX, path="/run/nsfwd.sock"), Style.PLAIN, Lane.NORMAL),
+        ("tcp:127.0.0.1:1235", ListenAddress(Family.TCP, "127.0.0.1", 1235), Style.SESSION, Lane.INTERACTIVE),
+        ("tcp:[::1]:1235,style=plain", ListenAddress(Family.TCP, "::1", 1235), Style.PLAIN, Lane.NORMAL),
+        ("tcp:*:7,style=oneshot,lane=background", ListenAddress(Family.TCP, "", 7), Style.ONESHOT, Lane.BACKGROUND),
+        ("unix:/run/nsfwd.sock", ListenAddress(Family.UNIX, path="/run/nsfwd.sock"), Style.PLAIN, Lane.NORMAL),
     ],
 )
-def test_addresses(text: str, address: Address, style: Style, lane: Lane) -> None:
+def test_addresses(text: str, address: ListenAddress, style: Style, lane: Lane) -> None:
     spec = parse(text)
     assert (spec.address, spec.style, spec.lane) == (address, style, lane)
     assert parse(str(spec.address)).address == address
@@ -54,7 +54,7 @@ def test_wrong_spellings_are_refused_with_one_line(text: str) -> None:
 
 
 def test_descriptor_names_choose_style_and_lane() -> None:
-    tcp = Address(Family.TCP, "127.0.0.1", 1)
+    tcp = ListenAddress(Family.TCP, "127.0.0.1", 1)
     assert by_name("nsfwd.socket", tcp).style is Style.SESSION
     assert by_name("nsfwd-oneshot.socket", tcp).style is Style.ONESHOT
     spec = by_name("plain-background", tcp)

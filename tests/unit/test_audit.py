@@ -10,9 +10,9 @@ import pytest
 
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.runs import Run
-from nsfwd.scanning.reports.audit import COUNTED, Audit, Kind, Tally, as_dict
+from nsfwd.scanning.reports.audit import COUNTED, Audit, AuditTally, Kind, as_dict
 from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.trees.walk import WalkedTree
 from tests.unit.shelves import Shelf
 
 ODD = b"odd\xff name\n.jpg"
@@ -48,8 +48,8 @@ def swept(index: Index, tree: Path) -> Shelf:
     return shelf
 
 
-def audited(index: Index, *roots: Path, exclude: tuple[str, ...] = ()) -> tuple[Tally, dict[Kind, set[bytes]]]:
-    audit = Audit(index, Tree(tuple(os.fsencode(root) for root in roots), Exclusion(exclude)))
+def audited(index: Index, *roots: Path, exclude: tuple[str, ...] = ()) -> tuple[AuditTally, dict[Kind, set[bytes]]]:
+    audit = Audit(index, WalkedTree(tuple(os.fsencode(root) for root in roots), Exclusion(exclude)))
     lists: dict[Kind, set[bytes]] = {kind: set() for kind in Kind}
     for entry in audit.entries():
         lists[entry.kind].add(entry.path)
@@ -146,7 +146,7 @@ def test_a_sweep_that_was_cut_short_shows(index: Index, swept: Shelf, tree: Path
 
 
 def test_an_audit_that_is_stopped_says_so(index: Index, swept: Shelf, tree: Path) -> None:
-    audit = Audit(index, Tree((os.fsencode(tree),)), stopped=lambda: True)
+    audit = Audit(index, WalkedTree((os.fsencode(tree),)), stopped=lambda: True)
     seen = list(audit.entries())
     assert 0 < len(seen) < 6 and audit.tally.cut_short and not audit.tally.proven
 

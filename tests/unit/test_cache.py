@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from nsfwd.ipc.child_messages import HASH, STAT, Decoded, Stamp
-from nsfwd.pipeline.decode.result_cache import SETTLED, Cache
+from nsfwd.pipeline.decode.result_cache import SETTLED, ResultCache
 from nsfwd.pipeline.infer.views import Scored
 from nsfwd.protocol.messages import Image
 
@@ -30,13 +30,13 @@ class FakeTicket:
         frames = 0
 
 
-def find(cache: Cache, decoding: FakeDecoding, image: Image | None = None) -> str | None:
+def find(cache: ResultCache, decoding: FakeDecoding, image: Image | None = None) -> str | None:
     hit = asyncio.run(cache.find(decoding, image or Image(b"/a"), FakeTicket()))  # type: ignore[arg-type]
     return hit.by if hit else None
 
 
 def test_an_identity_leads_to_a_digest_and_that_to_scores() -> None:
-    cache, decoding = Cache(10, clock=lambda: SETTLED + 1000), FakeDecoding(OLD, "ab")
+    cache, decoding = ResultCache(10, clock=lambda: SETTLED + 1000), FakeDecoding(OLD, "ab")
     assert find(cache, decoding) is None
     cache.keep("ab", 0, SCORED)
     assert find(cache, decoding) == "identity"
@@ -49,7 +49,7 @@ def test_an_identity_leads_to_a_digest_and_that_to_scores() -> None:
 
 
 def test_what_changed_just_now_is_not_believed() -> None:
-    cache, decoding = Cache(10, clock=lambda: SETTLED + 999), FakeDecoding(OLD, "ab")
+    cache, decoding = ResultCache(10, clock=lambda: SETTLED + 999), FakeDecoding(OLD, "ab")
     cache.keep("ab", 0, SCORED)
     assert [find(cache, decoding) for _ in range(2)] == ["digest", "digest"]
 
@@ -57,7 +57,7 @@ def test_what_changed_just_now_is_not_believed() -> None:
 def test_what_was_read_too_early_is_not_believed_later_either() -> None:
     """It may have been written to again within the same tick of the file system's clock."""
     now = SETTLED + 999
-    cache, decoding = Cache(10, clock=lambda: now), FakeDecoding(OLD, "ab")
+    cache, decoding = ResultCache(10, clock=lambda: now), FakeDecoding(OLD, "ab")
     cache.keep("ab", 0, SCORED)
     assert find(cache, decoding) == "digest"
     now, decoding.digest = SETTLED * 9, "cd"
@@ -65,14 +65,14 @@ def test_what_was_read_too_early_is_not_believed_later_either() -> None:
 
 
 def test_bytes_have_no_identity() -> None:
-    cache, decoding = Cache(10, clock=lambda: SETTLED * 2), FakeDecoding(OLD, "ab")
+    cache, decoding = ResultCache(10, clock=lambda: SETTLED * 2), FakeDecoding(OLD, "ab")
     cache.keep("ab", 0, SCORED)
     assert [find(cache, decoding, Image(None, 5)) for _ in range(2)] == ["digest", "digest"]
     assert decoding.asked == [HASH, HASH]
 
 
 def test_it_is_bounded_and_forgets_what_was_used_least() -> None:
-    cache, decoding = Cache(2, clock=lambda: 0), FakeDecoding(OLD, "ab")
+    cache, decoding = ResultCache(2, clock=lambda: 0), FakeDecoding(OLD, "ab")
     for digest in ("ab", "cd"):
         cache.keep(digest, 0, SCORED)
     assert find(cache, decoding) == "digest"

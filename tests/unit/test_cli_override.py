@@ -18,7 +18,7 @@ import pytest
 from nsfwd.cli import main
 from nsfwd.cli.tiers import floor_of
 from nsfwd.config import load_settings
-from nsfwd.overrides.override_store import Overrides
+from nsfwd.overrides.override_store import OverrideStore
 from tests.unit.fakedaemon import FakeDaemon, Request
 from tests.unit.shelf import make_bundle
 
@@ -46,8 +46,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     return override
 
 
-def store() -> Overrides:
-    return Overrides.open(Path("state/o.sqlite"))
+def store() -> OverrideStore:
+    return OverrideStore.open(Path("state/o.sqlite"))
 
 
 def test_a_decision_is_kept_by_content_with_who_why_and_where(run: Run, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from nsfwd.cli import main
 from nsfwd.cli.options.default_paths import default_index
 from nsfwd.cli.options.param_types import Clock, Duration, many, spelled
 from nsfwd.cli.sweep import line, summary
-from nsfwd.scanning.index.runs import Counts
-from nsfwd.scanning.sweeps.sweep import Progress
+from nsfwd.scanning.index.runs import RunCounts
+from nsfwd.scanning.sweeps.sweep import SweepProgress
 from tests.unit.scripted import Script, serving
 from tests.unit.sweeping import Place
 
@@ -116,8 +116,8 @@ def test_it_tells_the_service_manager_how_far_it_is(
 
 
 def test_the_summary_says_every_count_once() -> None:
-    counts = Counts(unchanged=2, known=1, ok=3, skipped=4, errors=5, excluded=6, alarms=1)
-    progress = Progress(counts, 7, why="finished", seconds=61, alarming=2, gone=8, unreadable=1, rejudged=9)
+    counts = RunCounts(unchanged=2, known=1, ok=3, skipped=4, errors=5, excluded=6, alarms=1)
+    progress = SweepProgress(counts, 7, why="finished", seconds=61, alarming=2, gone=8, unreadable=1, rejudged=9)
     first, second = summary(progress)
     assert first == (
         "run 7: 21 files in 1m 1s: 2 unchanged, 1 of known content, 3 scored, 4 skipped, 5 errors, 6 excluded"
@@ -129,10 +129,10 @@ def test_the_summary_says_every_count_once() -> None:
 
 
 def test_a_pause_tells_the_nights_that_are_left() -> None:
-    counts = Counts(unchanged=600_000, ok=600_000)
-    *_, last = summary(Progress(counts, 1, total=3_000_000, why="paused"))
+    counts = RunCounts(unchanged=600_000, ok=600_000)
+    *_, last = summary(SweepProgress(counts, 1, total=3_000_000, why="paused"))
     assert last == "paused, 1.2 M of 3.0 M, ETA 3 nights"
-    assert "1.2 M of 3.0 M files" in line(Progress(counts, 1, total=3_000_000, seconds=100))
+    assert "1.2 M of 3.0 M files" in line(SweepProgress(counts, 1, total=3_000_000, seconds=100))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from nsfwd.protocol.limits import DESCRIPTORS, WINDOW
 from nsfwd.protocol.messages import Image, Lane, Outcome, Style, Timing
 from nsfwd.protocol.session import Session
 from nsfwd.server.connection import QUIET, Connection
-from nsfwd.server.context import Service
-from nsfwd.server.listen_spec import Address, Family, ListenSpec
+from nsfwd.server.context import ServerContext
+from nsfwd.server.listen_spec import Family, ListenAddress, ListenSpec
 from nsfwd.server.multi_scan import SERIES_MARK
 from nsfwd.server.peer_credentials import Peer
 from tests.descriptors import all_closed
@@ -135,16 +135,16 @@ class Talk:
     """Both ends of one connection, with a service of its own or that of another one."""
 
     def __init__(
-        self, style: Style, family: socket.AddressFamily, *, service: Service | None = None, **settings: Any
+        self, style: Style, family: socket.AddressFamily, *, service: ServerContext | None = None, **settings: Any
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.service = service or Service(loop, Settings(**settings), FakePipeline())
+        self.service = service or ServerContext(loop, Settings(**settings), FakePipeline())
         assert isinstance(self.service.pipeline, FakePipeline)
         self.pipeline = self.service.pipeline
         self.client, server = _pair(family)
         self.client.setblocking(False)
         self.closed = asyncio.Event()
-        spec = ListenSpec(Address(Family.UNIX, path="/x"), style, Lane.NORMAL)
+        spec = ListenSpec(ListenAddress(Family.UNIX, path="/x"), style, Lane.NORMAL)
         self.connection = Connection(
             server, spec, Peer("test", "test", False), self.service, on_closed=lambda _connection: self.closed.set()
         )

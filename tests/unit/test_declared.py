@@ -142,7 +142,7 @@ FILM = Recipe(width=64, height=64, frames=FramePolicy(sample=4))
 def views(content: bytes) -> list[preprocess.Pixels]:
     found = [preprocess.decode(io.BytesIO(content), FILM, LIMITS)]
     while found[-1].next:
-        wanted = preprocess.Wanted(found[-1].next)
+        wanted = preprocess.WantedView(found[-1].next)
         found.append(preprocess.decode(io.BytesIO(content), FILM, LIMITS, wanted=wanted))
     return found
 

@@ -37,7 +37,7 @@ class Bench:
         self.broken: list[EngineError] = []
         self.poison = PoisonList(Path("/dev/null/nowhere"))
         self.slots = Slots(slots, lambda: self.stage.slot_freed(), own=1)
-        plan = decoder_pool.Plan(self.arena, self.slots, SETUP, workers, 10.0, self.poison)  # type: ignore[arg-type]  # notes only
+        plan = decoder_pool.DecoderPlan(self.arena, self.slots, SETUP, workers, 10.0, self.poison)  # type: ignore[arg-type]  # notes only
         self.stage = DecodeStage(plan, on_broken=self.broken.append)
         self.stage.start()
         for child in FakeChild.born:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nsfwd.engines.contract import Pixels, Probabilities
-from nsfwd.engines.engine_process import Body, Loaded
+from nsfwd.engines.engine_process import EngineProcess, Loaded
 from nsfwd.errors import EngineError
 from nsfwd.ipc.child_messages import Batch, EngineNote, Scores, encode
 from nsfwd.ipc.link import MAX_PACKET
@@ -58,7 +58,7 @@ class FakeArena:
 
 def test_what_the_engine_gives_up_is_told_once() -> None:
     link, engine = FakeLink(), Worsening()
-    body = Body(link, FakeArena(), Loaded(engine, None, (2, 2, 3)), None)  # type: ignore[arg-type]  # no memory
+    body = EngineProcess(link, FakeArena(), Loaded(engine, None, (2, 2, 3)), None)  # type: ignore[arg-type]  # no memory
     told = []
     for number in range(4):
         reply = body.score(Batch(number, [0, 1]))
@@ -103,7 +103,7 @@ class OneBatch(FakeLink):
 @pytest.mark.parametrize("engine", [Wordy("no /m\udcff.keras"), Wordy("why " * MAX_PACKET), Wordy(""), Talkative()])
 def test_what_cannot_be_sent_fails_its_batch_and_not_the_engine(engine: Worsening) -> None:
     link = OneBatch()
-    Body(link, FakeArena(), Loaded(engine, None, (2, 2, 3)), None).run()  # type: ignore[arg-type]  # no memory
+    EngineProcess(link, FakeArena(), Loaded(engine, None, (2, 2, 3)), None).run()  # type: ignore[arg-type]  # no memory
     (packet,) = link.sent
     reply = msgspec.msgpack.decode(packet, type=Scores)
     assert (reply.number, reply.scores) == (1, b"")

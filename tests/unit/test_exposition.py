@@ -19,7 +19,7 @@ from nsfwd.config import Settings
 from nsfwd.errors import CODES, Status
 from nsfwd.metrics import Metrics
 from nsfwd.pipeline.pipeline import Pipeline
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.listen_spec import by_name, parse_address
 from nsfwd.server.listeners import close_all, open_listeners
 from nsfwd.server.prometheus import PREFIX, ROWS, Stats
@@ -74,7 +74,7 @@ def answer(head: bytes) -> tuple[bytes, bytes]:
     found: list[bytes] = []
 
     async def scenario(loop: manual.ManualLoop) -> None:
-        service = Service(loop, Settings(), FakePipeline())  # type: ignore[arg-type]
+        service = ServerContext(loop, Settings(), FakePipeline())  # type: ignore[arg-type]
         service.metrics.requests_total = 4
         found.append(MetricsServer([], service).answer(head))
 
@@ -178,7 +178,7 @@ def test_two_names_are_none() -> None:
 
 def test_idle_scrapers_keep_nobody_out(tmp_path: Path) -> None:
     async def scenario() -> None:
-        service = Service(asyncio.get_running_loop(), Settings(), FakePipeline())  # type: ignore[arg-type]
+        service = ServerContext(asyncio.get_running_loop(), Settings(), FakePipeline())  # type: ignore[arg-type]
         listeners = open_listeners([f"unix:{tmp_path}/a"], [], "", roots=False, metrics=[f"unix:{tmp_path}/m"])
         server = MetricsServer([one for one in listeners if one.spec.metrics], service)
         await server.start()

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli.main import run
-from nsfwd.scanning.actions.executor import Actions, Plan
+from nsfwd.scanning.actions.executor import ActionExecutor, ActionPlan
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.restore import restore
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.file_table import Known, Ledger, Outcome, Settled
+from nsfwd.scanning.index.file_table import FileTable, Known, RowOutcome, Settled
 from nsfwd.scanning.index.stat_columns import loaded_identity, local, stored_identity, utc
 from nsfwd.scanning.reports.audit import Audit
 from nsfwd.scanning.reports.index_export import WRITERS, records
 from nsfwd.scanning.reports.records import file
 from nsfwd.scanning.reports.where import parse
-from nsfwd.scanning.trees.file_entry import Found, Identity
-from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.trees.file_entry import FileEntry, FileIdentity
+from nsfwd.scanning.trees.walk import WalkedTree
 from tests.unit.scripted import Script, serving
 from tests.unit.shelves import Shelf
 from tests.unit.sweeping import Place
@@ -34,13 +34,13 @@ SECONDS = 10_413_792_000
 BITS = (0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 TIMES = (0, -1, (1 << 63) - 1, 1 << 63, -(1 << 63) - 1, (1 << 64) - 1, 10**23, -(10**23))
 FILES = [
-    *(Found(b"/t", b"dev %d" % number, number, 5, 3, 7, 8) for number in BITS),
-    *(Found(b"/t", b"ino %d" % number, 5, number, 3, 7, 8) for number in BITS),
-    *(Found(b"/t", b"size %d" % number, 5, 6, number, 7, 8) for number in BITS[:3]),
-    *(Found(b"/t", b"mtime %d" % number, 5, 6, 3, number, 8) for number in TIMES),
-    *(Found(b"/t", b"ctime %d" % number, 5, 6, 3, 7, number) for number in TIMES),
+    *(FileEntry(b"/t", b"dev %d" % number, number, 5, 3, 7, 8) for number in BITS),
+    *(FileEntry(b"/t", b"ino %d" % number, 5, number, 3, 7, 8) for number in BITS),
+    *(FileEntry(b"/t", b"size %d" % number, 5, 6, number, 7, 8) for number in BITS[:3]),
+    *(FileEntry(b"/t", b"mtime %d" % number, 5, 6, 3, number, 8) for number in TIMES),
+    *(FileEntry(b"/t", b"ctime %d" % number, 5, 6, 3, 7, number) for number in TIMES),
 ]
-OUTCOME = Outcome(b"\1" * 32, "ok", None, "safe", 0, "neutral", 0.1, None, "{}", None)
+OUTCOME = RowOutcome(b"\1" * 32, "ok", None, "safe", 0, "neutral", 0.1, None, "{}", None)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 def filled(index: Index) -> Index:
     """Every extreme file, as a sweep records it."""
     shelf = Shelf(index)
-    ledger = Ledger(index, shelf.run())
+    ledger = FileTable(index, shelf.run())
     with index.transaction():
         ledger.enrol({}, {}, "policy")
         outcome = OUTCOME._replace(policy=ledger.present["policy"])
@@ -62,14 +62,14 @@ def filled(index: Index) -> Index:
 
 
 @pytest.mark.parametrize("found", FILES, ids=lambda found: found.name.decode())
-def test_what_is_stored_is_read_back(index: Index, found: Found) -> None:
+def test_what_is_stored_is_read_back(index: Index, found: FileEntry) -> None:
     numbers = (found.dev, found.ino, found.size, found.mtime_ns, found.ctime_ns)
     row = index.one("SELECT ?, ?, ?, ?, ?", stored_identity(*numbers))
     assert row is not None and loaded_identity(row) == numbers
 
 
 def test_an_extreme_file_is_known_again_and_another_one_is_not(filled: Index) -> None:
-    ledger = Ledger(filled, 1)
+    ledger = FileTable(filled, 1)
     with filled.transaction():
         ledger.enrol({}, {}, "policy")
     for found in FILES:
@@ -126,17 +126,17 @@ def test_a_file_of_the_far_future_is_swept_audited_taken_and_put_back(place: Pla
     place.write("plain.jpg", b"plain")
     late = place.write("late.jpg", b"alarm late")
     os.utime(late, (SECONDS, SECONDS))
-    before = Identity.of(late.stat())
+    before = FileIdentity.of(late.stat())
     assert before.mtime_ns > 1 << 63
     assert place.sweep().counts.ok == 2 and place.sweep().counts.unchanged == 2
     with Index(place.path) as index:
-        audit = Audit(index, Tree((os.fsencode(place.tree),)))
+        audit = Audit(index, WalkedTree((os.fsencode(place.tree),)))
         list(audit.entries())
         assert audit.tally.proven
         quarantine = place.path.with_name("quarantine")
-        plan = Plan(("quarantine",), apply=True, quarantine=quarantine, placeholder=True)
+        plan = ActionPlan(("quarantine",), apply=True, quarantine=quarantine, placeholder=True)
     with Index(place.path) as index:
-        actions = Actions(index, plan, roots=(os.fsencode(place.tree),), say=place.said.append)
+        actions = ActionExecutor(index, plan, roots=(os.fsencode(place.tree),), say=place.said.append)
         place.sweep(actions)
     assert late.read_bytes() != b"alarm late"
     with Store.quarantine(quarantine) as store:
@@ -148,13 +148,13 @@ def test_a_file_of_the_far_future_is_swept_audited_taken_and_put_back(place: Pla
 def test_a_row_that_cannot_be_written_costs_that_row_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         place.write(f"{number % 3}/{number}.jpg", b"picture %d" % number)
-    outcome = Ledger.outcome
+    outcome = FileTable.outcome
 
-    def odd(ledger: Ledger, judged: object) -> Outcome:
+    def odd(ledger: FileTable, judged: object) -> RowOutcome:
         told = outcome(ledger, judged)  # type: ignore[arg-type]
         return told._replace(label="\ud800") if judged.found.name == b"7.jpg" else told  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(Ledger, "outcome", odd)
+    monkeypatch.setattr(FileTable, "outcome", odd)
     progress = place.sweep()
     assert len(place.rows()) == 19 and "1/7.jpg" not in place.rows()
     assert (progress.counts.ok, progress.counts.errors, progress.unscored) == (19, 1, 1)

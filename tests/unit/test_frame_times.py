@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.imaging import frame_times, frames
-from nsfwd.imaging.preprocess import Wanted, decode
+from nsfwd.imaging.preprocess import WantedView, decode
 from nsfwd.ipc.child_messages import ImageLimits
 from tests import pictures
 
@@ -38,7 +38,7 @@ def seen(content: bytes, sample: int) -> list[int]:
     recipe = Recipe(width=48, height=32, draft=0, frames=FramePolicy(sample=sample))
     found = [decode(io.BytesIO(content), recipe, LIMITS)]
     while found[-1].next:
-        found.append(decode(io.BytesIO(content), recipe, LIMITS, wanted=Wanted(found[-1].next)))
+        found.append(decode(io.BytesIO(content), recipe, LIMITS, wanted=WantedView(found[-1].next)))
     return [one.frame for one in found]
 
 

@@ -17,7 +17,7 @@ from pillow_heif import register_heif_opener
 from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import frames
-from nsfwd.imaging.preprocess import Pixels, Wanted, decode
+from nsfwd.imaging.preprocess import Pixels, WantedView, decode
 from nsfwd.ipc.child_messages import ImageLimits
 from tests import coloured, pictures
 
@@ -33,9 +33,9 @@ def recipe(sample: int = 50, **keys: Any) -> Recipe:
 
 def views(content: bytes, wanted: Recipe, most: int = 0, limits: ImageLimits = LIMITS) -> list[Pixels]:
     """All views of an image, asked for as the server asks for them."""
-    found = [decode(io.BytesIO(content), wanted, limits, wanted=Wanted(0, most))]
+    found = [decode(io.BytesIO(content), wanted, limits, wanted=WantedView(0, most))]
     while found[-1].next:
-        found.append(decode(io.BytesIO(content), wanted, limits, wanted=Wanted(found[-1].next, most)))
+        found.append(decode(io.BytesIO(content), wanted, limits, wanted=WantedView(found[-1].next, most)))
     return found
 
 

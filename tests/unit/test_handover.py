@@ -11,7 +11,7 @@ import pytest
 from nsfwd.errors import BundleError, CodedError
 from nsfwd.pipeline.queueing.admission import Admission
 from nsfwd.pipeline.queueing.tickets import Claim, Ticket
-from nsfwd.pipeline.reload.reload_coordinator import Handover
+from nsfwd.pipeline.reload.reload_coordinator import ReloadCoordinator
 from nsfwd.protocol.messages import Lane
 from tests.unit import manual
 
@@ -56,7 +56,7 @@ class Site:
         self.admission = Admission(100, loop)
         self.ready = asyncio.Event()
         self.fault: Any = None
-        self.handover = Handover(self)  # type: ignore[arg-type]
+        self.handover = ReloadCoordinator(self)  # type: ignore[arg-type]
         self.generation: Any = self.build(SimpleNamespace(reload_mode="auto", name="first"), ())
         self.generation.start()
         self.ready.set()

@@ -19,8 +19,8 @@ from nsfwd.metrics import Metrics
 from nsfwd.protocol.limits import DESCRIPTORS
 from nsfwd.protocol.messages import Image, Outcome, Style
 from nsfwd.server.acceptor import Acceptor
-from nsfwd.server.attachments import PATIENCE, Parcels, Room
-from nsfwd.server.context import Service
+from nsfwd.server.attachments import PATIENCE, Attachments, MemoryBudget
+from nsfwd.server.context import ServerContext
 from nsfwd.server.holdings import LONG_REQUESTS
 from nsfwd.server.listen_spec import parse
 from nsfwd.server.listeners import close_all, open_listeners
@@ -209,8 +209,8 @@ def test_descriptors_that_no_request_takes_are_closed_after_a_while() -> None:
 def test_descriptors_that_are_still_being_closed_count_and_hold_up_nobody_while_there_are_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    room = Room(Metrics(), Budgets(4000, max_connections=1, body_memory=1))
-    parcels = Parcels(room, "a", lambda: None)
+    room = MemoryBudget(Metrics(), Budgets(4000, max_connections=1, body_memory=1))
+    parcels = Attachments(room, "a", lambda: None)
     monkeypatch.setattr("nsfwd.server.attachments.closing", lambda: 500)
     assert parcels.wanted() == DESCRIPTORS
     monkeypatch.setattr("nsfwd.server.attachments.closing", lambda: 5000)
@@ -271,7 +271,7 @@ def test_idle_connections_make_room_for_a_peer_that_has_fewer_and_admins_always_
     async def main() -> None:
         loop = asyncio.get_running_loop()
         listeners = open_listeners(["tcp:127.0.0.1:0", "tcp:[::1]:0"], [], "", roots=True)
-        service = Service(loop, Settings(max_connections=4), FakePipeline())
+        service = ServerContext(loop, Settings(max_connections=4), FakePipeline())
         acceptor = Acceptor(listeners, service)
         acceptor.start()
         (one, two) = (listener.sock.getsockname()[:2] for listener in listeners)

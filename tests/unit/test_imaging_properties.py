@@ -14,7 +14,7 @@ from PIL import Image
 from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.errors import CODES, CodedError, Status
 from nsfwd.imaging import formats, frames
-from nsfwd.imaging.preprocess import Wanted, decode
+from nsfwd.imaging.preprocess import WantedView, decode
 from nsfwd.ipc.child_messages import ImageLimits
 from tests import hostile, pictures
 
@@ -37,7 +37,7 @@ def check(content: bytes, recipe: Recipe = SMALL) -> int:
     view = count = 0
     while count == 0 or view:
         try:
-            pixels = decode(io.BytesIO(content), recipe, LIMITS, wanted=Wanted(view))
+            pixels = decode(io.BytesIO(content), recipe, LIMITS, wanted=WantedView(view))
         except CodedError as error:
             assert error.code in EXPECTED, error
             assert CODES[error.code].status in (Status.SKIPPED, Status.ERROR)

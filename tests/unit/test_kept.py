@@ -16,7 +16,7 @@ from nsfwd.bundles.manifest import FramePolicy, Recipe
 from nsfwd.imaging import kept
 from nsfwd.imaging.decoder import Decoder
 from nsfwd.imaging.kept import KeptImages
-from nsfwd.imaging.preprocess import OpenImage, Wanted, decode
+from nsfwd.imaging.preprocess import OpenImage, WantedView, decode
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from tests import pictures
@@ -47,7 +47,7 @@ def test_going_on_gives_the_same_pixels_as_beginning_anew(form: str) -> None:
     view, seen = 0, 0
     while True:
         shown = image.decode(view)
-        assert shown == decode(io.BytesIO(encoded), RECIPE, LIMITS, wanted=Wanted(view))
+        assert shown == decode(io.BytesIO(encoded), RECIPE, LIMITS, wanted=WantedView(view))
         seen += 1
         view = shown.next
         if not view:

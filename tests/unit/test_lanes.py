@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from nsfwd.pipeline.queueing.fair_queue import WEIGHTS, LaneQueue
+from nsfwd.pipeline.queueing.fair_queue import WEIGHTS, FairQueue
 from nsfwd.protocol.messages import Lane
 
 
-def drain(queue: LaneQueue[str], most: int = 10_000) -> list[str]:
+def drain(queue: FairQueue[str], most: int = 10_000) -> list[str]:
     taken: list[str] = []
     while len(taken) < most and (item := queue.pop()) is not None:
         taken.append(item)
@@ -14,7 +14,7 @@ def drain(queue: LaneQueue[str], most: int = 10_000) -> list[str]:
 
 
 def test_one_connection_keeps_its_order() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for item in "abc":
         queue.push(item, Lane.NORMAL, ("one",))
     assert drain(queue) == ["a", "b", "c"]
@@ -23,7 +23,7 @@ def test_one_connection_keeps_its_order() -> None:
 
 
 def test_connections_of_a_lane_take_turns() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for number in range(1000):
         queue.push(f"greedy{number}", Lane.NORMAL, ("greedy",))
     queue.push("telnet", Lane.NORMAL, ("person",))
@@ -31,7 +31,7 @@ def test_connections_of_a_lane_take_turns() -> None:
 
 
 def test_lanes_share_by_weight_and_none_starves() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for lane in Lane:
         for number in range(1000):
             queue.push(f"{lane.value}:{number}", lane, ("client",))
@@ -40,7 +40,7 @@ def test_lanes_share_by_weight_and_none_starves() -> None:
 
 
 def test_an_idle_lane_saves_nothing_up() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for number in range(100):
         queue.push(f"n{number}", Lane.NORMAL, ("client",))
     drain(queue)
@@ -52,7 +52,7 @@ def test_an_idle_lane_saves_nothing_up() -> None:
 
 
 def test_push_front_goes_first_again() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     queue.push("b", Lane.NORMAL, ("one",))
     queue.push("x", Lane.NORMAL, ("two",))
     queue.push_front("a", Lane.NORMAL)
@@ -60,7 +60,7 @@ def test_push_front_goes_first_again() -> None:
 
 
 def test_who_asks_rarely_waits_for_nobodys_queue() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for connection in range(32):
         for number in range(64):
             queue.push(f"{connection}:{number}", Lane.NORMAL, (connection,))
@@ -70,7 +70,7 @@ def test_who_asks_rarely_waits_for_nobodys_queue() -> None:
 
 
 def test_more_connections_are_not_more_turns() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for connection in range(32):
         for number in range(64):
             queue.push(f"crowd:{connection}:{number}", Lane.NORMAL, ("uid 7", 100, connection))
@@ -82,7 +82,7 @@ def test_more_connections_are_not_more_turns() -> None:
 
 
 def test_turns_go_round_the_connections_of_one_process() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for connection in "abc":
         for number in range(8):
             queue.push(f"{connection}{number}", Lane.NORMAL, ("uid 7", 100, connection))
@@ -90,7 +90,7 @@ def test_turns_go_round_the_connections_of_one_process() -> None:
 
 
 def test_who_was_alone_has_no_turn_before_the_next_who_asks() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     queue.push("a", Lane.NORMAL, ("one", 1, "x"))
     assert drain(queue) == ["a"]
     queue.push("b", Lane.NORMAL, ("one", 1, "x"))
@@ -99,7 +99,7 @@ def test_who_was_alone_has_no_turn_before_the_next_who_asks() -> None:
 
 
 def test_it_is_known_whether_somebody_only_begins_to_ask() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     assert not queue.fresh
     for number in range(8):
         queue.push(f"crowd{number}", Lane.BACKGROUND, ("uid 7", 100, "a"))
@@ -116,7 +116,7 @@ def test_it_is_known_whether_somebody_only_begins_to_ask() -> None:
 
 
 def test_a_discarded_item_is_counted_out_of_every_circle() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     queue.push("a", Lane.NORMAL, ("one", 1, "x"))
     queue.push("b", Lane.NORMAL, ("one", 1, "y"))
     queue.push("c", Lane.NORMAL, ("two", 2, "z"))
@@ -128,7 +128,7 @@ def test_a_discarded_item_is_counted_out_of_every_circle() -> None:
 
 
 def test_asking_again_and_again_gains_nothing() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for connection in range(4):
         for number in range(64):
             queue.push(f"{connection}:{number}", Lane.NORMAL, (connection,))
@@ -145,7 +145,7 @@ def test_asking_again_and_again_gains_nothing() -> None:
 
 
 def test_a_discarded_item_leaves_no_turn_behind() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     queue.push("a", Lane.NORMAL, ("one",))
     queue.push("b", Lane.NORMAL, ("two",))
     queue.discard("a", Lane.NORMAL, ("one",))
@@ -154,7 +154,7 @@ def test_a_discarded_item_leaves_no_turn_behind() -> None:
 
 
 def test_discard_takes_out_of_the_middle_and_twice_is_harmless() -> None:
-    queue: LaneQueue[str] = LaneQueue()
+    queue: FairQueue[str] = FairQueue()
     for item in "abc":
         queue.push(item, Lane.NORMAL, ("one",))
     queue.discard("b", Lane.NORMAL, ("one",))

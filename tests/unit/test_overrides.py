@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfwd.errors import OverridesFailure
-from nsfwd.overrides.override_store import MOST_REASON, MOST_TIME, Overrides, to_digest
+from nsfwd.overrides.override_store import MOST_REASON, MOST_TIME, OverrideStore, to_digest
 from nsfwd.overrides.override_tables import MIGRATIONS
 from nsfwd.protocol.messages import Override
 
@@ -37,12 +37,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[Overrides]:
-    with Overrides.open(path) as opened:
+def store(path: Path) -> Iterator[OverrideStore]:
+    with OverrideStore.open(path) as opened:
         yield opened
 
 
-def test_a_store_is_for_its_owner_alone(store: Overrides, path: Path) -> None:
+def test_a_store_is_for_its_owner_alone(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe")
     files = list(path.parent.iterdir())
     assert path in files
@@ -50,7 +50,7 @@ def test_a_store_is_for_its_owner_alone(store: Overrides, path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_what_was_decided_is_found_by_its_digest_however_that_is_spelled(store: Overrides) -> None:
+def test_what_was_decided_is_found_by_its_digest_however_that_is_spelled(store: OverrideStore) -> None:
     made = store.add(ONE.hex().upper(), "safe", reason="a statue", by="eva", path=b"/srv/\xff.jpg")
     assert made.digest == ONE
     assert abs(made.time - time.time()) < 60
@@ -58,13 +58,13 @@ def test_what_was_decided_is_found_by_its_digest_however_that_is_spelled(store: 
     assert store.get(TWO) is None
 
 
-def test_a_later_decision_takes_the_place_of_the_earlier(store: Overrides) -> None:
+def test_a_later_decision_takes_the_place_of_the_earlier(store: OverrideStore) -> None:
     store.add(ONE, "safe", by="eva")
     store.add(ONE, "sensitive", by="kim")
     assert [(one.verdict, one.by) for one in store.items()] == [("sensitive", "kim")]
 
 
-def test_what_has_expired_is_not_given(store: Overrides) -> None:
+def test_what_has_expired_is_not_given(store: OverrideStore) -> None:
     store.add(ONE, "safe", expires=time.time() - 1)
     store.add(TWO, "safe", expires=time.time() + 1000)
     assert store.get(ONE) is None
@@ -73,7 +73,7 @@ def test_what_has_expired_is_not_given(store: Overrides) -> None:
     assert [one.digest for one in store.items(expired=True)] == [ONE, TWO]
 
 
-def test_removing_tells_what_it_was_and_history_who_did_what(store: Overrides) -> None:
+def test_removing_tells_what_it_was_and_history_who_did_what(store: OverrideStore) -> None:
     store.add(ONE, "safe", reason="a statue", by="eva")
     store.add(ONE, "sensitive", by="kim")
     gone = store.remove(ONE, by="lou")
@@ -91,11 +91,11 @@ def test_removing_tells_what_it_was_and_history_who_did_what(store: Overrides) -
 
 
 def test_a_store_is_opened_again_with_what_was_written(path: Path) -> None:
-    with Overrides.open(path) as store:
+    with OverrideStore.open(path) as store:
         made = store.add(ONE, "safe", expires=2e9)
-    with Overrides.open(path, create=False) as store:
+    with OverrideStore.open(path, create=False) as store:
         assert store.get(ONE) == made
-    with Overrides.read(path) as store:
+    with OverrideStore.read(path) as store:
         assert store.get(ONE) == made
         with pytest.raises(OverridesFailure, match="readonly"):
             store.add(TWO, "safe")
@@ -105,7 +105,7 @@ def test_a_store_is_opened_again_with_what_was_written(path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "ab", "g" * 64, " " + "a" * 63, "a" * 65, b"short", "sha256:" + "a" * 64])
-def test_what_is_no_digest_is_refused(store: Overrides, bad: str | bytes) -> None:
+def test_what_is_no_digest_is_refused(store: OverrideStore, bad: str | bytes) -> None:
     with pytest.raises(OverridesFailure, match="64 hexadecimal digits"):
         store.get(bad)
 
@@ -124,7 +124,7 @@ def test_what_is_no_digest_is_refused(store: Overrides, bad: str | bytes) -> Non
         Override(ONE, "safe", expires=MOST_TIME * 2),
     ],
 )
-def test_what_is_no_override_is_refused_and_nothing_of_its_import_is_kept(store: Overrides, bad: Override) -> None:
+def test_what_is_no_override_is_refused_and_nothing_of_its_import_is_kept(store: OverrideStore, bad: Override) -> None:
     with pytest.raises(OverridesFailure):
         store.take([Override(TWO, "safe"), bad])
     assert list(store.items()) == []
@@ -133,14 +133,14 @@ def test_what_is_no_override_is_refused_and_nothing_of_its_import_is_kept(store:
 
 def test_a_missing_store_is_said_and_not_made_by_a_reader(path: Path) -> None:
     with pytest.raises(OverridesFailure, match="there is no store"):
-        Overrides.read(path)
+        OverrideStore.read(path)
     with pytest.raises(OverridesFailure, match="there is no store"):
-        Overrides.open(path, create=False)
+        OverrideStore.open(path, create=False)
     assert not path.exists()
 
 
 def test_a_directory_is_named_as_one(tmp_path: Path) -> None:
-    for opening in (Overrides.open, Overrides.read):
+    for opening in (OverrideStore.open, OverrideStore.read):
         with pytest.raises(OverridesFailure, match=r"it is a directory$"):
             opening(tmp_path)
 
@@ -148,7 +148,7 @@ def test_a_directory_is_named_as_one(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database, but long enough for a header of one" * 10)
-    for opening in (Overrides.open, Overrides.read):
+    for opening in (OverrideStore.open, OverrideStore.read):
         with pytest.raises(OverridesFailure, match="not a database"):
             opening(path)
 
@@ -158,40 +158,40 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path: Path) -
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE cookies (name)")
     before = path.read_bytes()
-    for opening in (Overrides.open, Overrides.read):
+    for opening in (OverrideStore.open, OverrideStore.read):
         with pytest.raises(OverridesFailure, match="no store of overrides"):
             opening(path)
     assert path.read_bytes() == before
 
 
 def test_a_store_of_a_newer_version_is_refused(path: Path) -> None:
-    Overrides.open(path).close()
+    OverrideStore.open(path).close()
     with sqlite3.connect(path) as newer:
         newer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    for opening in (Overrides.open, Overrides.read):
+    for opening in (OverrideStore.open, OverrideStore.read):
         with pytest.raises(OverridesFailure, match="newer nsfwd"):
             opening(path)
 
 
 def test_damage_is_named_with_the_file(path: Path) -> None:
-    with Overrides.open(path) as store:
+    with OverrideStore.open(path) as store:
         store.take(Override(digest(number), "safe", "reason " * 20) for number in range(500))
     sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = bytearray(path.read_bytes())
     content[8192:-4096] = b"\xa5" * len(content[8192:-4096])
     path.write_bytes(content)
     with pytest.raises(OverridesFailure, match=r"overrides\.sqlite: database disk image is malformed"):
-        Overrides.read(path).changes()
+        OverrideStore.read(path).changes()
 
 
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from nsfwd.overrides.override_store import Overrides
+from nsfwd.overrides.override_store import OverrideStore
 if os.geteuid() == 0:
     os.chown(sys.argv[1], 65534, 65534)
     os.setuid(65534)
-with Overrides.read(Path(sys.argv[1])) as store:
+with OverrideStore.read(Path(sys.argv[1])) as store:
     print(len(list(store.items())))
 """
 
@@ -199,7 +199,7 @@ with Overrides.read(Path(sys.argv[1])) as store:
 def test_a_store_that_nobody_writes_to_is_read_where_nothing_can_be_written() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "overrides.sqlite"
-        with Overrides.open(path) as store:
+        with OverrideStore.open(path) as store:
             store.add(ONE, "safe")
         assert list(path.parent.iterdir()) == [path]
         path.parent.chmod(0o555)
@@ -211,7 +211,7 @@ def test_a_store_that_nobody_writes_to_is_read_where_nothing_can_be_written() ->
 # -- import ------------------------------------------------------------------------------------------------------------
 
 
-def test_of_two_decisions_about_one_content_an_import_keeps_the_later(store: Overrides) -> None:
+def test_of_two_decisions_about_one_content_an_import_keeps_the_later(store: OverrideStore) -> None:
     store.take([Override(ONE, "safe", time=100.0), Override(TWO, "safe", time=100.0)])
     taken = store.take(
         [
@@ -245,7 +245,7 @@ def test_imports_in_any_pieces_come_to_the_same_and_a_reader_of_changes_knows_it
     model: dict[bytes, Override] = {}
     known: dict[bytes, Override] = {}
     identity, number = "", 0
-    with Overrides.open(tmp_path_factory.mktemp("store") / "s.sqlite") as store:
+    with OverrideStore.open(tmp_path_factory.mktemp("store") / "s.sqlite") as store:
         for part in parts:
             latest = {one.digest: one for one in sorted(part, key=lambda one: one.time)}
             model |= {key: one for key, one in latest.items() if key not in model or one.time > model[key].time}
@@ -262,10 +262,10 @@ def test_imports_in_any_pieces_come_to_the_same_and_a_reader_of_changes_knows_it
 # -- several at once ---------------------------------------------------------------------------------------------------
 
 
-def test_a_reader_learns_what_changed_and_of_another_store_everything(store: Overrides, path: Path) -> None:
+def test_a_reader_learns_what_changed_and_of_another_store_everything(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe")
     store.add(TWO, "safe")
-    with Overrides.read(path) as reader:
+    with OverrideStore.read(path) as reader:
         identity, number, whole, first = reader.changes()
         assert whole
         assert first.keys() == {ONE, TWO}
@@ -281,10 +281,10 @@ def test_a_reader_learns_what_changed_and_of_another_store_everything(store: Ove
 WRITER = """
 import sys
 from pathlib import Path
-from nsfwd.overrides.override_store import Overrides
+from nsfwd.overrides.override_store import OverrideStore
 path, writer = Path(sys.argv[1]), int(sys.argv[2])
 for number in range(20):
-    with Overrides.open(path) as store:
+    with OverrideStore.open(path) as store:
         store.add((writer * 1000 + number).to_bytes(32, "big"), "safe", by=str(writer))
 """
 
@@ -292,7 +292,7 @@ for number in range(20):
 def test_writers_that_begin_at_once_make_one_store_and_lose_nothing(path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, str(number)]) for number in range(4)]
     assert [writer.wait() for writer in writers] == [0] * 4
-    with Overrides.read(path) as store:
+    with OverrideStore.read(path) as store:
         assert len(list(store.items())) == len(list(store.history())) == 80
 
 
@@ -301,7 +301,7 @@ def test_what_root_makes_belongs_to_the_owner_of_its_directory(path: Path) -> No
         pytest.skip("only root gives files away")
     path.parent.mkdir()
     os.chown(path.parent, 65534, 65534)
-    with Overrides.open(path) as store:
+    with OverrideStore.open(path) as store:
         store.add(ONE, "safe")
         assert {file.stat().st_uid for file in path.parent.iterdir()} == {65534}
 

@@ -19,8 +19,8 @@ from nsfwd.config import Settings
 from nsfwd.errors import OverridesFailure, Status
 from nsfwd.overrides import override_tables
 from nsfwd.overrides import override_watcher as module
-from nsfwd.overrides.override_store import Overrides
-from nsfwd.overrides.override_watcher import NONE, Overriding
+from nsfwd.overrides.override_store import OverrideStore
+from nsfwd.overrides.override_watcher import NONE, OverrideWatcher
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol.messages import Identity, Outcome, Override, Timing
 from nsfwd.protocol.replies import spell_outcome
@@ -40,14 +40,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[Overrides]:
-    with Overrides.open(path) as opened:
+def store(path: Path) -> Iterator[OverrideStore]:
+    with OverrideStore.open(path) as opened:
         yield opened
 
 
-def test_what_is_decided_is_known_at_the_next_look(store: Overrides, path: Path) -> None:
+def test_what_is_decided_is_known_at_the_next_look(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe")
-    known = Overriding.load(str(path))
+    known = OverrideWatcher.load(str(path))
     assert known.find(identity(ONE)) is not None
     assert known.find(identity(TWO)) is None
     assert known.find(None) is None
@@ -61,10 +61,10 @@ def test_what_is_decided_is_known_at_the_next_look(store: Overrides, path: Path)
     assert known.stats() == {"known": 1, "failures": 0, "trouble": ""}
 
 
-def test_what_has_expired_no_longer_decides(store: Overrides, path: Path) -> None:
+def test_what_has_expired_no_longer_decides(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe", expires=1000.0)
     now = 999.0
-    known = Overriding(str(path), clock=lambda: now)
+    known = OverrideWatcher(str(path), clock=lambda: now)
     known.look()
     assert known.find(identity(ONE)) is not None
     now = 1000.0
@@ -72,17 +72,17 @@ def test_what_has_expired_no_longer_decides(store: Overrides, path: Path) -> Non
 
 
 def test_a_file_that_stays_as_it_is_is_not_read_again(
-    store: Overrides, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: OverrideStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SETTLED", 0)
     store.add(ONE, "safe")
-    known = Overriding.load(str(path))
+    known = OverrideWatcher.load(str(path))
     known.look()  # reading has made the companions of the store anew
 
-    def read(_path: Path) -> Overrides:
+    def read(_path: Path) -> OverrideStore:
         raise AssertionError
 
-    monkeypatch.setattr(Overrides, "read", read)
+    monkeypatch.setattr(OverrideStore, "read", read)
     known.look()
     store.add(TWO, "safe")
     with pytest.raises(AssertionError):
@@ -90,8 +90,8 @@ def test_a_file_that_stays_as_it_is_is_not_read_again(
 
 
 def test_a_store_may_be_missing_and_come_later(path: Path) -> None:
-    known = Overriding.load(str(path))
-    with Overrides.open(path) as store:
+    known = OverrideWatcher.load(str(path))
+    with OverrideStore.open(path) as store:
         store.add(ONE, "safe")
     known.look()
     assert known.find(identity(ONE)) is not None
@@ -99,7 +99,7 @@ def test_a_store_may_be_missing_and_come_later(path: Path) -> None:
 
 @pytest.mark.parametrize("off", ["", NONE])
 def test_without_a_store_nothing_is_looked_for(off: str) -> None:
-    known = Overriding.load(off)
+    known = OverrideWatcher.load(off)
     known.start(1)
     known.look()
     assert known.find(identity(ONE)) is None
@@ -109,7 +109,7 @@ def test_without_a_store_nothing_is_looked_for(off: str) -> None:
 def test_a_store_that_is_there_and_cannot_be_read_refuses_the_start(path: Path) -> None:
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(OverridesFailure, match=r"overrides\.sqlite: file is not a database; .*overrides = \"none\""):
-        Overriding.load(str(path))
+        OverrideWatcher.load(str(path))
 
 
 def wait(condition: Callable[[], object]) -> None:
@@ -136,10 +136,10 @@ def test_what_was_known_stays_in_force_while_the_store_cannot_be_read(
     path: Path, harm: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK", 0.001)
-    with Overrides.open(path) as store:
+    with OverrideStore.open(path) as store:
         store.add(ONE, "safe")
     shutil.copy(path, path.with_name("copy"))
-    known = Overriding.load(str(path))
+    known = OverrideWatcher.load(str(path))
     for companion in path.parent.glob(f"{path.name}-*"):
         companion.unlink()
     harm(path)
@@ -158,10 +158,10 @@ def test_what_was_known_stays_in_force_while_the_store_cannot_be_read(
         known.stop(1)
 
 
-def test_another_store_in_its_place_is_read_as_a_whole(store: Overrides, path: Path) -> None:
+def test_another_store_in_its_place_is_read_as_a_whole(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe")
-    known = Overriding.load(str(path))
-    with Overrides.open(path.with_name("other")) as other:
+    known = OverrideWatcher.load(str(path))
+    with OverrideStore.open(path.with_name("other")) as other:
         other.add(TWO, "safe")
         other.add(TWO, "review")
     store.close()
@@ -172,8 +172,8 @@ def test_another_store_in_its_place_is_read_as_a_whole(store: Overrides, path: P
     assert known.known.keys() == {TWO}
 
 
-def test_a_disk_that_hangs_is_said(store: Overrides, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Overriding.load(str(path))
+def test_a_disk_that_hangs_is_said(store: OverrideStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = OverrideWatcher.load(str(path))
     monkeypatch.setattr(module, "LOOK", 1000.0)
     known.start(1)
     assert known.trouble == ""
@@ -183,8 +183,8 @@ def test_a_disk_that_hangs_is_said(store: Overrides, path: Path, monkeypatch: py
     assert known.trouble == ""
 
 
-def test_generations_share_what_is_known_of_the_same_store(store: Overrides, path: Path) -> None:
-    known = Overriding.load(str(path))
+def test_generations_share_what_is_known_of_the_same_store(store: OverrideStore, path: Path) -> None:
+    known = OverrideWatcher.load(str(path))
     assert known.at(str(path)) is known
     other = known.at(NONE)
     assert other is not known
@@ -192,7 +192,7 @@ def test_generations_share_what_is_known_of_the_same_store(store: Overrides, pat
 
 
 def test_a_reload_takes_up_another_store_or_refuses_what_cannot_be_read(
-    store: Overrides, path: Path, tmp_path: Path
+    store: OverrideStore, path: Path, tmp_path: Path
 ) -> None:
     store.add(ONE, "safe")
     wrong = tmp_path / "wrong"
@@ -212,11 +212,11 @@ def test_a_reload_takes_up_another_store_or_refuses_what_cannot_be_read(
     asyncio.run(reload())
 
 
-def test_a_store_that_another_is_writing_to_is_read_meanwhile(store: Overrides, path: Path) -> None:
+def test_a_store_that_another_is_writing_to_is_read_meanwhile(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe")
     with override_tables.transaction(path, store._db):
         store._db.execute("DELETE FROM override")
-        assert Overriding.load(str(path)).known.keys() == {ONE}
+        assert OverrideWatcher.load(str(path)).known.keys() == {ONE}
 
 
 # -- what it does to a judgement ---------------------------------------------------------------------------------------

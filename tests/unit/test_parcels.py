@@ -12,7 +12,7 @@ import uvloop
 from nsfwd.budgets import Budgets
 from nsfwd.metrics import Metrics
 from nsfwd.protocol.messages import Style
-from nsfwd.server.attachments import PATIENCE, Parcels, Room
+from nsfwd.server.attachments import PATIENCE, Attachments, MemoryBudget
 from tests.unit.test_connection import Talk, turns
 
 LIMITS: dict[str, Any] = {"body_memory": 1000, "max_bytes": 1000}
@@ -158,7 +158,7 @@ def test_a_stream_of_unknown_length_counts_as_it_comes() -> None:
 
 def test_the_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
     metrics = Metrics()
-    room = Room(metrics, budgets(100))
+    room = MemoryBudget(metrics, budgets(100))
     woken: list[str] = []
 
     def wake(name: str) -> Callable[[], None]:
@@ -182,8 +182,8 @@ def test_the_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
 
 def test_what_nobody_takes_is_given_back() -> None:
     metrics = Metrics()
-    room = Room(metrics, budgets(100))
-    parcels = Parcels(room, "a", lambda: None)
+    room = MemoryBudget(metrics, budgets(100))
+    parcels = Attachments(room, "a", lambda: None)
     parcels.start(50, 0.0)
     assert parcels.ready()
     assert metrics.body_bytes == 50

@@ -23,11 +23,11 @@ from nsfwd.config.peers import PeerRow, read_peers
 from nsfwd.errors import CodedError, SettingsError
 from nsfwd.protocol.messages import Lane, Style
 from nsfwd.server.acceptor import Acceptor
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.listen_spec import parse
 from nsfwd.server.listeners import close_all, open_listeners
 from nsfwd.server.peer_credentials import Peer, identify
-from nsfwd.server.quotas import LATEST, LONGEST_WAIT, Bucket, Peering
+from nsfwd.server.quotas import LATEST, LONGEST_WAIT, Quotas, TokenBucket
 from tests.unit.test_connection import FakePipeline, Talk, hold_conversation, turns
 
 
@@ -120,7 +120,7 @@ def test_the_first_row_that_matches_counts_and_others_are_for_the_rest() -> None
         {"name": "staff", "gid": [50, 51], "address": ["192.0.2.0/24", "2001:db8::/32"]},
         {"name": "one", "address": "192.0.2.9"},
     )
-    peering = Peering(table, lambda: 0.0)
+    peering = Quotas(table, lambda: 0.0)
     for peer, name in (
         (user(7, 50), "boss"),
         (user(8, 50), "staff"),
@@ -135,7 +135,7 @@ def test_the_first_row_that_matches_counts_and_others_are_for_the_rest() -> None
 
 def test_a_table_for_some_keeps_out_nobody_who_may_reload_it_unless_by_name() -> None:
     table = rows({"name": "root", "uid": 0, "connections": 0}, {"name": "others", "connections": 0})
-    peering, own = Peering(table, lambda: 0.0), os.getuid() or 4321
+    peering, own = Quotas(table, lambda: 0.0), os.getuid() or 4321
     for peer, kept_out in (
         (Peer("own", "own", True, pid=1, uid=own), False),
         (Peer("root", "root", True, pid=1, uid=0), True),
@@ -144,7 +144,7 @@ def test_a_table_for_some_keeps_out_nobody_who_may_reload_it_unless_by_name() ->
     ):
         allowance = peering.find(peer)
         assert (allowance.full_for(peer), allowance.closed_to(peer)) == (kept_out, kept_out), peer.name
-    busy = Peering(others(connections=1), lambda: 0.0)
+    busy = Quotas(others(connections=1), lambda: 0.0)
     busy.join(host("127.0.0.1"))
     assert busy.find(host("127.0.0.2")).full_for(host("127.0.0.2"))
     assert not busy.join(Peer("own", "own", True, pid=1, uid=own)).barred
@@ -202,7 +202,7 @@ def test_ids_of_users_may_need_all_32_bits() -> None:
 
 
 def test_a_bucket_allows_a_second_at_once_and_then_its_rate() -> None:
-    bucket = Bucket(4.0, 0.0)
+    bucket = TokenBucket(4.0, 0.0)
     assert [bucket.take(0.0) for _ in range(4)] == [0.0] * 4
     assert bucket.take(0.0) > 0
     assert bucket.take(0.26) == 0.0
@@ -212,18 +212,18 @@ def test_a_bucket_allows_a_second_at_once_and_then_its_rate() -> None:
 
 
 def test_refusals_take_nothing_however_many_there_are() -> None:
-    bucket = Bucket(10.0, 0.0)
+    bucket = TokenBucket(10.0, 0.0)
     while not bucket.take(0.0):
         pass
     assert {bucket.take(0.0) for _ in range(10_000)} == {0.1}
     assert bucket.take(0.11) == 0.0
-    slow = Bucket(0.001, 0.0)
+    slow = TokenBucket(0.001, 0.0)
     assert slow.take(0.0) == 0.0
     assert slow.take(0.0) == LONGEST_WAIT
 
 
 def test_each_refused_is_told_a_time_of_its_own() -> None:
-    member = Peering(others(rate=10), lambda: 0.0).join(user(1))
+    member = Quotas(others(rate=10), lambda: 0.0).join(user(1))
     told = set()
     for _ in range(110):
         try:
@@ -238,7 +238,7 @@ def test_each_refused_is_told_a_time_of_its_own() -> None:
 
 
 def test_another_table_counts_for_who_is_connected_and_takes_over_the_numbers() -> None:
-    peering = Peering(rows({"name": "a", "uid": 1, "in_flight": 1, "rate": 1}), lambda: 0.0)
+    peering = Quotas(rows({"name": "a", "uid": 1, "in_flight": 1, "rate": 1}), lambda: 0.0)
     member = peering.join(user(1))
     member.ask()
     member.spend()
@@ -257,7 +257,7 @@ def test_another_table_counts_for_who_is_connected_and_takes_over_the_numbers() 
 
 def test_a_reload_gives_nobody_a_fresh_start() -> None:
     table = rows({"name": "a", "uid": 1, "rate": 1})
-    peering = Peering(table, lambda: 0.0)
+    peering = Quotas(table, lambda: 0.0)
     member = peering.join(user(1))
     member.ask()
     member.spend()
@@ -420,7 +420,7 @@ def test_connecting_leaving_and_being_refused_is_logged_and_counted(
 
     async def main() -> dict[str, dict[str, int]]:
         loop = asyncio.get_running_loop()
-        service = Service(loop, Settings(peers=table), FakePipeline())
+        service = ServerContext(loop, Settings(peers=table), FakePipeline())
         listeners = open_listeners(["unix:" + str(tmp_path / "s"), "tcp:127.0.0.1:0"], [], "", roots=True)
         acceptor = Acceptor(listeners, service)
         acceptor.start()
@@ -477,7 +477,7 @@ def test_without_a_table_connections_are_no_events(tmp_path: Path, caplog: pytes
     async def main() -> None:
         loop = asyncio.get_running_loop()
         listeners = open_listeners(["unix:" + str(tmp_path / "s")], [], "", roots=True)
-        acceptor = Acceptor(listeners, Service(loop, Settings(), FakePipeline()))
+        acceptor = Acceptor(listeners, ServerContext(loop, Settings(), FakePipeline()))
         acceptor.start()
         with socket.socket(socket.AF_UNIX) as sock:
             sock.setblocking(False)

@@ -21,21 +21,21 @@ from nsfwd.escaping import unescape
 from nsfwd.scanning.actions import move_out, placeholder
 from nsfwd.scanning.actions.move_out import Subject, copy_out, take
 from nsfwd.scanning.actions.quarantine import Store
-from nsfwd.scanning.actions.quarantine_manifest import Entry, load
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, load
 from nsfwd.scanning.actions.recovery import recover
 from nsfwd.scanning.actions.restore import restore
 from nsfwd.scanning.trees import files
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.files import Changed
 
 CONTENT = b"what was scored" * 1000
 MODE, ATIME, MTIME = 0o664, 1_500_000_000_123_456_789, 1_600_000_000_987_654_321
 
 
-def found(path: Path) -> Found:
+def found(path: Path) -> FileEntry:
     now = path.lstat()
     name = os.fsencode(path)
-    return Found(
+    return FileEntry(
         os.path.dirname(name),  # noqa: PTH120
         os.path.basename(name),  # noqa: PTH119
         now.st_dev,
@@ -100,7 +100,7 @@ def _no_rename_between_directories(source: int, name: bytes, target: int, new: b
     files.rename(source, name, target, new, how)
 
 
-def taken(store: Store, path: Path, **rest: Any) -> Entry:
+def taken(store: Store, path: Path, **rest: Any) -> ManifestEntry:
     entry, _ = take(store, subject(path, **rest))
     store.file(entry)
     return entry
@@ -457,7 +457,7 @@ def test_killed_at_any_step_of_taking(tmp_path: Path, picture: Path, border: str
                 store.close()
 
             killed = _killed_at(step, work)
-            told: list[Entry] = []
+            told: list[ManifestEntry] = []
             recover(store, told.append, say=print)
             where = _where(picture, store)
             seen.add(where)
@@ -480,7 +480,7 @@ def test_killed_at_any_step_of_restoring(tmp_path: Path, picture: Path, border: 
         with Store.quarantine(tmp_path / f"quarantine-{step}") as store:
             entry = taken(store, picture, placeholder=filled)
 
-            def work(store: Store = store, entry: Entry = entry) -> None:
+            def work(store: Store = store, entry: ManifestEntry = entry) -> None:
                 restore(store, entry)
 
             killed = _killed_at(step, work)

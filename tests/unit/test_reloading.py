@@ -12,7 +12,7 @@ from nsfwd.bundles.bundle_store import Bundle
 from nsfwd.config import Settings
 from nsfwd.errors import CodedError, SettingsError
 from nsfwd.pipeline.accounts import CostCurve
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.reloading import Reloader, refuse_fixed
 from nsfwd.systemd import Notifier
 
@@ -40,7 +40,7 @@ class SlowPipeline:
 def test_who_asks_while_a_reload_waits_for_its_turn_shares_it_and_what_is_there_when_it_begins() -> None:
     async def storm() -> tuple[int, int, list[Any]]:
         pipeline: Any = SlowPipeline()
-        service = Service(asyncio.get_running_loop(), Settings(), pipeline)
+        service = ServerContext(asyncio.get_running_loop(), Settings(), pipeline)
         written, read = [1], 0
 
         def reread() -> tuple[Settings, list[Bundle]]:

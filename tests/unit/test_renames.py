@@ -15,7 +15,7 @@ from nsfwd.cli.serve import settings_from, settings_options
 from nsfwd.config import load_settings
 from nsfwd.config.renames import RENAMED, Rename
 from nsfwd.errors import SettingsError
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.reloading import Reloader
 from nsfwd.systemd import Notifier
 from tests.echo_bundle import echo_bundle
@@ -100,7 +100,7 @@ def test_a_reload_says_so(caplog: pytest.LogCaptureFixture) -> None:
             """Take anything."""
 
     async def reload() -> None:
-        service = Service(asyncio.get_running_loop(), settings, Pipeline())
+        service = ServerContext(asyncio.get_running_loop(), settings, Pipeline())
         reloader = Reloader(lambda: (settings, ()), service, service.pipeline, Notifier({}), str)  # type: ignore[arg-type]
         await reloader.reload()
 

@@ -16,7 +16,7 @@ import pytest
 from nsfwd.cli.main import run
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.reports import page
-from nsfwd.scanning.reports.report import Shown, Wanted, report
+from nsfwd.scanning.reports.report import ReportOptions, Shown, report
 from tests import pictures
 from tests.unit.shelves import Shelf
 
@@ -61,7 +61,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 
 def written(index: Index, shown: Shown = "clear") -> str:
-    return "".join(report(index, Wanted(shown=shown)))
+    return "".join(report(index, ReportOptions(shown=shown)))
 
 
 def test_it_says_what_the_index_holds_and_shows_the_worst_first(index: Index) -> None:

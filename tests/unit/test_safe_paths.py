@@ -16,11 +16,11 @@ from nsfwd.errors import ActionFailure, IndexFailure
 from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.move_out import Subject, copy_out, take
 from nsfwd.scanning.actions.quarantine import Store
-from nsfwd.scanning.actions.quarantine_manifest import Entry, dump, load
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, dump, load
 from nsfwd.scanning.actions.restore import restore
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.trees import files
-from nsfwd.scanning.trees.file_entry import Found, Identity
+from nsfwd.scanning.trees.file_entry import FileEntry, FileIdentity
 from nsfwd.scanning.trees.private_files import private
 from nsfwd.scanning.trees.safe_paths import Diverted, below, name_beside, safe_directory, safe_parent
 
@@ -36,12 +36,12 @@ def names(directory: Path) -> list[str]:
 
 def subject(path: Path) -> Subject:
     directory, name = os.path.split(os.fsencode(path))
-    now = Identity.of(path.lstat())
-    found = Found(directory, name, now.dev, now.ino, now.size, now.mtime_ns, now.ctime_ns)
+    now = FileIdentity.of(path.lstat())
+    found = FileEntry(directory, name, now.dev, now.ino, now.size, now.mtime_ns, now.ctime_ns)
     return Subject(found, hashlib.sha256(path.read_bytes()).digest(), {"verdict": "sensitive"})
 
 
-def taken(store: Store, path: Path) -> Entry:
+def taken(store: Store, path: Path) -> ManifestEntry:
     entry, _ = take(store, subject(path))
     store.file(entry)
     return entry
@@ -146,7 +146,9 @@ def test_through_anothers_link_a_file_goes_back_to_the_very_directory_it_came_fr
     real = picture_in(theirs / "release-1")
     plant(theirs / "current", theirs / "release-1")
     seen = subject(real)
-    through = Found(os.fsencode(theirs / "current"), *(getattr(seen.found, name) for name in seen.found.__slots__[1:]))
+    through = FileEntry(
+        os.fsencode(theirs / "current"), *(getattr(seen.found, name) for name in seen.found.__slots__[1:])
+    )
     entry, _ = take(store, Subject(through, seen.digest, seen.facts, home=os.fsencode(theirs / "release-1")))
     store.file(entry)
     assert entry.directory == os.fsencode(theirs / "current")
@@ -159,7 +161,9 @@ def test_taking_goes_through_no_link_that_came_since(store: Store, own: Path, th
     path.write_bytes(CONTENT)
     plant(theirs / "up", own / "secret")
     judged = subject(path)
-    through = Found(os.fsencode(theirs / "up"), *(getattr(judged.found, name) for name in judged.found.__slots__[1:]))
+    through = FileEntry(
+        os.fsencode(theirs / "up"), *(getattr(judged.found, name) for name in judged.found.__slots__[1:])
+    )
     for act in (lambda one: take(store, one), lambda one: copy_out(own / "copies", one)):
         with pytest.raises(Diverted):
             act(Subject(through, judged.digest, judged.facts))
@@ -195,7 +199,7 @@ def test_a_shelf_of_another_user_restores_only_where_that_user_may_write(own: Pa
                     restore(opened, entry)
 
 
-def _entry_in_a_shelf(shelf: Path, path: Path, home: Path) -> Entry:
+def _entry_in_a_shelf(shelf: Path, path: Path, home: Path) -> ManifestEntry:
     with Store.shelf(shelf) as opened:
         entry = taken(opened, path)
     if home.name == "secret":

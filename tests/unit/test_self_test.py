@@ -15,7 +15,7 @@ from nsfwd.bundles.bundle_store import open_bundle
 from nsfwd.config import Settings
 from nsfwd.errors import BundleError, CodedError, NsfwdError
 from nsfwd.ipc import child_messages
-from nsfwd.overrides.override_watcher import Overriding
+from nsfwd.overrides.override_watcher import OverrideWatcher
 from nsfwd.pipeline import self_test
 from nsfwd.pipeline.decode import decoder_pool
 from nsfwd.pipeline.decode.poison_list import PoisonList
@@ -56,7 +56,7 @@ class Bench:
             [open_bundle(directory)],
             workers=1,
             poison=PoisonList(Path("/dev/null/nowhere")),
-            overriding=Overriding("none"),
+            overriding=OverrideWatcher("none"),
             own_ticket=self.admission.own_ticket,
             on_proven=self._proven,
             on_broken=lambda _, error: self.broken.append(error),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nsfwd.ipc.child_messages import EngineReady
-from nsfwd.pipeline.infer.batch_size import COMPANY, Sizing
+from nsfwd.pipeline.infer.batch_size import COMPANY, BatchSizer
 from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Lane
 
@@ -18,8 +18,8 @@ def engine(*, lanes: int = 4, most: int = 8) -> EngineReady:
     return EngineReady("echo", "cpu", "f32", [1, most], 0.0, 0.0, "", lanes)
 
 
-def asked(*claims: Claim) -> Sizing:
-    sizing = Sizing()
+def asked(*claims: Claim) -> BatchSizer:
+    sizing = BatchSizer()
     for claim in claims:
         sizing.asked(claim, 10.0)
     return sizing

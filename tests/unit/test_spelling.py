@@ -9,9 +9,9 @@ import pytest
 from nsfwd.bundles.policy import Policy, Tier
 from nsfwd.client.results import to_reply
 from nsfwd.scanning.submission.reply_mapping import judged_of
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 
-FOUND = Found(b"/srv", b"statue.jpg", 1, 2, 3, 4, 5)
+FOUND = FileEntry(b"/srv", b"statue.jpg", 1, 2, 3, 4, 5)
 
 POLICY = Policy(
     name="site",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nsfwd.errors import SweepRuns
-from nsfwd.scanning.spool.spool_dir import LONGEST, Job, ListFailure, Spool
+from nsfwd.scanning.spool.spool_dir import LONGEST, ListFailure, Spool, SpoolJob
 
 
 def hand_in(root: Path, name: str, content: bytes) -> None:
@@ -23,7 +23,7 @@ def reply(path: bytes, verdict: str = "safe") -> dict[str, Any]:
     return {"path": path.decode("utf-8", "replace"), "status": "ok", "verdict": verdict, "alarm": verdict != "safe"}
 
 
-def answer(job: Job, most: int = 1000) -> list[tuple[int, bytes]]:
+def answer(job: SpoolJob, most: int = 1000) -> list[tuple[int, bytes]]:
     done: list[tuple[int, bytes]] = []
     for number, path in job.paths():
         if len(done) == most:
@@ -37,7 +37,7 @@ def lines(root: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "out" / f"{name}.ndjson").read_bytes().splitlines()]
 
 
-def begin(spool: Spool, name: str) -> Job:
+def begin(spool: Spool, name: str) -> SpoolJob:
     job = spool.begin(name)
     assert job is not None
     return job

@@ -18,10 +18,10 @@ from nsfwd.errors import BreakerOpen, DaemonUnreachable, IndexFailure, NsfwdErro
 from nsfwd.scanning.index import file_table
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.submission.file_hasher import Digests
+from nsfwd.scanning.submission.file_hasher import FileHasher
 from nsfwd.scanning.sweeps import change_detector
 from nsfwd.scanning.trees import walk
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 from tests.unit.scripted import Script, policy, serving
 from tests.unit.sweeping import Place
 
@@ -490,7 +490,7 @@ def test_digests_are_read_several_at_a_turn_and_a_failure_is_its_askers(
 ) -> None:
     turns: list[int] = []
 
-    def read(files: Sequence[Found]) -> list[bytes | None]:
+    def read(files: Sequence[FileEntry]) -> list[bytes | None]:
         turns.append(len(files))
         if any(found.name == b"bad" for found in files):
             raise MemoryError
@@ -499,8 +499,8 @@ def test_digests_are_read_several_at_a_turn_and_a_failure_is_its_askers(
     monkeypatch.setattr("nsfwd.scanning.submission.file_hasher._digests_of", read)
 
     async def ask(*names: bytes) -> list[Any]:
-        digests = Digests()
-        files = [Found(b"/", name, 1, 1, 1, 1, 1) for name in names]
+        digests = FileHasher()
+        files = [FileEntry(b"/", name, 1, 1, 1, 1, 1) for name in names]
         return await asyncio.gather(*map(digests.of, files), return_exceptions=True)
 
     names = [b"%d" % number for number in range(64)]

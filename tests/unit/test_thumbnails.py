@@ -17,7 +17,7 @@ from PIL import Image
 
 from nsfwd.errors import CodedError
 from nsfwd.scanning.reports.thumbnails import BLOCKS, SIDE, Thumbnails, data_uri
-from nsfwd.scanning.trees.file_entry import Identity
+from nsfwd.scanning.trees.file_entry import FileIdentity
 from tests import pictures
 from tests.descriptors import all_closed
 
@@ -28,8 +28,8 @@ def thumbnails() -> Iterator[Thumbnails]:
         yield opened
 
 
-def stamp(path: Path) -> Identity:
-    return Identity.of(path.stat())
+def stamp(path: Path) -> FileIdentity:
+    return FileIdentity.of(path.stat())
 
 
 def shown(thumbnails: Thumbnails, path: Path) -> Image.Image:
@@ -51,7 +51,7 @@ def test_what_cannot_be_shown_is_told_by_its_code(thumbnails: Thumbnails, tmp_pa
         shown(thumbnails, path)
     assert refused.value.code == "not_an_image"
     with pytest.raises(CodedError) as missing:
-        thumbnails.pixels(b"/nowhere/at/all", Identity(0, 0, 0, 0, 0))
+        thumbnails.pixels(b"/nowhere/at/all", FileIdentity(0, 0, 0, 0, 0))
     assert missing.value.code == "not_found"
     with pytest.raises(CodedError) as odd:
         thumbnails.pixels(os.fsencode(tmp_path), stamp(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 
 from nsfwd.scanning.trees import walk
 from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.walk import Tree, Walk, outermost, within
+from nsfwd.scanning.trees.walk import Walk, WalkedTree, outermost, within
 
 
 def made(directory: Path, *names: str) -> bytes:
@@ -20,13 +20,13 @@ def made(directory: Path, *names: str) -> bytes:
     return os.fsencode(directory)
 
 
-def found(tree: Tree) -> list[bytes]:
+def found(tree: WalkedTree) -> list[bytes]:
     return sorted(walk.join(part.directory, entry[0]) for part in Walk(tree) for entry in part.entries)
 
 
 def test_files_of_a_directory_come_in_the_order_of_their_inodes(tmp_path: Path) -> None:
     root = made(tmp_path, *(f"{number}.jpg" for number in range(100)))
-    (part,) = Walk(Tree((root,)))
+    (part,) = Walk(WalkedTree((root,)))
     inodes = [entry[2] for entry in part.entries]
     assert inodes == sorted(inodes) and len(inodes) == 100 and part.whole
     one = (tmp_path / "7.jpg").stat()
@@ -36,7 +36,7 @@ def test_files_of_a_directory_come_in_the_order_of_their_inodes(tmp_path: Path) 
 def test_a_large_directory_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "PART", 4)
     root = made(tmp_path, *(str(number) for number in range(10)), "below/a")
-    parts = list(Walk(Tree((root,))))
+    parts = list(Walk(WalkedTree((root,))))
     assert (parts[0].first, parts[0].last) == (True, False)
     assert sum(len(part.entries) for part in parts) == 11 and max(len(part.entries) for part in parts) <= 4
     assert [part.directory for part in parts if part.last] == [root, root + b"/below"]
@@ -47,7 +47,7 @@ def test_what_is_no_regular_file_is_passed_over(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "circle").symlink_to("circle")
-    assert found(Tree((root,))) == found(Tree((root,), follow=True)) == [root + b"/a"]
+    assert found(WalkedTree((root,))) == found(WalkedTree((root,), follow=True)) == [root + b"/a"]
 
 
 def test_followed_links_end(tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_followed_links_end(tmp_path: Path) -> None:
     made(tmp_path, "outside/d")
     (tmp_path / "tree/a/up").symlink_to(tmp_path / "tree")
     (tmp_path / "tree/out").symlink_to(tmp_path / "outside")
-    assert [path.rpartition(b"/")[2] for path in found(Tree((root,), follow=True))] == [b"c", b"d"]
-    walked = Walk(Tree((root,)))
+    assert [path.rpartition(b"/")[2] for path in found(WalkedTree((root,), follow=True))] == [b"c", b"d"]
+    walked = Walk(WalkedTree((root,)))
     assert sum(len(part.entries) for part in walked) == 1 and walked.links == 2
 
 
@@ -69,16 +69,16 @@ def test_other_file_systems_are_entered_on_request(tmp_path: Path, monkeypatch: 
         return os.stat_result((*status[:2], status.st_dev + 1, *status[3:])) if status.st_ino == inode else status
 
     monkeypatch.setattr("nsfwd.scanning.trees.walk.os.fstat", elsewhere)
-    one = Walk(Tree((root,)))
+    one = Walk(WalkedTree((root,)))
     assert [entry[0] for part in one for entry in part.entries] == [b"a"] and one.foreign == 1
-    assert len(found(Tree((root,), cross=True))) == 2
+    assert len(found(WalkedTree((root,), cross=True))) == 2
 
 
 def test_exclusions_are_by_name_or_by_path(tmp_path: Path) -> None:
     root = made(tmp_path, "a.jpg", "a.tmp", "cache/b.jpg", "deep/cache/c.jpg", "deep/d.jpg")
-    assert len(found(Tree((root,), Exclusion(["*.tmp", "cache"])))) == 2
-    assert len(found(Tree((root,), Exclusion([f"{tmp_path}/cache"])))) == 4
-    assert sum(part.excluded for part in Walk(Tree((root,), Exclusion(["*.jpg"])))) == 4
+    assert len(found(WalkedTree((root,), Exclusion(["*.tmp", "cache"])))) == 2
+    assert len(found(WalkedTree((root,), Exclusion([f"{tmp_path}/cache"])))) == 4
+    assert sum(part.excluded for part in Walk(WalkedTree((root,), Exclusion(["*.jpg"])))) == 4
 
 
 @pytest.mark.parametrize("pattern", ["*", "?.jpg", "[!b].jpg"])
@@ -87,7 +87,7 @@ def test_a_pattern_may_meet_names_that_are_no_utf_8(pattern: str) -> None:
 
 
 def test_a_missing_root_is_told(tmp_path: Path) -> None:
-    (part,) = Walk(Tree((os.fsencode(tmp_path / "nowhere"),)))
+    (part,) = Walk(WalkedTree((os.fsencode(tmp_path / "nowhere"),)))
     assert (part.code, part.last, part.entries) == ("not_found", True, [])
 
 
@@ -112,13 +112,13 @@ def test_a_directory_that_cannot_be_searched_is_told(tmp_path: Path, monkeypatch
         return looked
 
     monkeypatch.setattr(Walk, "_look", closed)
-    (part,) = Walk(Tree((root,)))
+    (part,) = Walk(WalkedTree((root,)))
     assert part.code == "permission" and [entry[0] for entry in part.entries] == [b"b"]
 
 
 def test_counting_looks_at_no_file(tmp_path: Path) -> None:
     root = made(tmp_path, "a", "b/c")
-    assert [entry for part in Walk(Tree((root,)), names_only=True) for entry in part.entries] == [
+    assert [entry for part in Walk(WalkedTree((root,)), names_only=True) for entry in part.entries] == [
         (b"a", 0, 0, 0, 0, 0),
         (b"c", 0, 0, 0, 0, 0),
     ]

@@ -12,12 +12,12 @@ import pytest
 
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.submission.action_handler import Onlooker
-from nsfwd.scanning.submission.scan_run import Asking
-from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.submission.action_handler import NullActionHandler
+from nsfwd.scanning.submission.scan_run import RunOptions
+from nsfwd.scanning.trees.walk import WalkedTree
 from nsfwd.scanning.watches import inotify_tree, root_state
 from nsfwd.scanning.watches.inotify import Inotify
-from nsfwd.scanning.watches.watch import Plan, watch
+from nsfwd.scanning.watches.watch import WatchPlan, watch
 from tests.unit.scripted import Script, serving
 
 
@@ -35,13 +35,13 @@ class Watching:
         asyncio.run(asyncio.wait_for(self._run(root, story, every), 60))
 
     async def _run(self, root: Path, story: Callable[[Watching], Awaitable[None]], every: float) -> None:
-        tree = Tree((os.fsencode(root),))
-        asking = Asking("watch", tree.roots, connect=self.address, say=self._say, told=self._told)
+        tree = WalkedTree((os.fsencode(root),))
+        asking = RunOptions("watch", tree.roots, connect=self.address, say=self._say, told=self._told)
         stops: list[Callable[[], object]] = []
         ready = asyncio.Event()
         with Index(self.directory / "index.db") as index:
-            plan = Plan(tree, asking, settle=0.01, every=every, roots=0.01)
-            running = asyncio.create_task(watch(index, plan, Onlooker(), stop=stops.append, ready=ready.set))
+            plan = WatchPlan(tree, asking, settle=0.01, every=every, roots=0.01)
+            running = asyncio.create_task(watch(index, plan, NullActionHandler(), stop=stops.append, ready=ready.set))
             telling = asyncio.create_task(self._tell(ready, story))
             try:
                 await asyncio.wait((running, telling), return_when=asyncio.FIRST_COMPLETED)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.walk import Tree
+from nsfwd.scanning.trees.walk import WalkedTree
 from nsfwd.scanning.watches import debounce, inotify, inotify_tree
-from nsfwd.scanning.watches.debounce import Settling
+from nsfwd.scanning.watches.debounce import Debouncer
 from nsfwd.scanning.watches.inotify import Inotify
-from nsfwd.scanning.watches.inotify_tree import News, Watched
+from nsfwd.scanning.watches.inotify_tree import InotifyTree, TreeEvents
 
 
 @pytest.fixture
@@ -26,21 +26,21 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tree(root: Path) -> Iterator[Watched]:
-    opened = Watched(Tree((os.fsencode(root),), Exclusion(("*.tmp", "hidden"))))
+def tree(root: Path) -> Iterator[InotifyTree]:
+    opened = InotifyTree(WalkedTree((os.fsencode(root),), Exclusion(("*.tmp", "hidden"))))
     cover(opened, root)
     yield opened
     opened.close()
 
 
-def cover(tree: Watched, directory: Path) -> list[str]:
+def cover(tree: InotifyTree, directory: Path) -> list[str]:
     """Watch a directory and return the files found."""
     return [os.fsdecode(path) for files in tree.cover(os.fsencode(directory)) for path in files]
 
 
-def news(tree: Watched) -> News:
+def news(tree: InotifyTree) -> TreeEvents:
     """All that happened. Events are in the queue before the call that caused them returns."""
-    whole = News()
+    whole = TreeEvents()
     while select.select([tree.descriptor], [], [], 0)[0]:
         part = tree.read()
         whole.files += part.files
@@ -50,18 +50,18 @@ def news(tree: Watched) -> News:
     return whole
 
 
-def test_every_directory_is_watched_once(tree: Watched, root: Path) -> None:
+def test_every_directory_is_watched_once(tree: InotifyTree, root: Path) -> None:
     assert tree.count == 3
     cover(tree, root)
     assert tree.count == 3 and not tree.unwatched
 
 
-def test_written_moved_in_and_linked(tree: Watched, root: Path, tmp_path: Path) -> None:
+def test_written_moved_in_and_linked(tree: InotifyTree, root: Path, tmp_path: Path) -> None:
     deep = root / "below" / "deep"
     with (deep / "a.jpg").open("wb") as file:
         file.write(b"half")
         file.flush()
-        assert news(tree) == News()  # it is still being written
+        assert news(tree) == TreeEvents()  # it is still being written
     assert news(tree).files == [os.fsencode(deep / "a.jpg")]
     (tmp_path / "b.jpg").write_bytes(b"whole")
     (tmp_path / "b.jpg").rename(deep / "b.jpg")
@@ -69,16 +69,16 @@ def test_written_moved_in_and_linked(tree: Watched, root: Path, tmp_path: Path) 
     assert news(tree).files == [os.fsencode(deep / name) for name in ("b.jpg", "c.jpg")]
     (deep / "c.jpg").chmod(0o600)
     (deep / "c.jpg").unlink()
-    assert news(tree) == News()
+    assert news(tree) == TreeEvents()
 
 
-def test_what_is_excluded_is_no_news(tree: Watched, root: Path) -> None:
+def test_what_is_excluded_is_no_news(tree: InotifyTree, root: Path) -> None:
     (root / "a.tmp").write_bytes(b"")
     (root / "hidden").mkdir()
-    assert news(tree) == News()
+    assert news(tree) == TreeEvents()
 
 
-def test_a_new_directory_is_watched_and_listed(tree: Watched, root: Path) -> None:
+def test_a_new_directory_is_watched_and_listed(tree: InotifyTree, root: Path) -> None:
     (root / "new" / "deeper").mkdir(parents=True)
     (root / "new" / "deeper" / "early.jpg").write_bytes(b"before it was watched")
     assert os.fsencode(root / "new") in news(tree).directories
@@ -87,7 +87,7 @@ def test_a_new_directory_is_watched_and_listed(tree: Watched, root: Path) -> Non
     assert news(tree).files == [os.fsencode(root / "new" / "deeper" / "late.jpg")]
 
 
-def test_a_directory_that_moves_within_the_tree_is_known_by_its_new_name(tree: Watched, root: Path) -> None:
+def test_a_directory_that_moves_within_the_tree_is_known_by_its_new_name(tree: InotifyTree, root: Path) -> None:
     (root / "below").rename(root / "moved")
     assert news(tree).directories == [os.fsencode(root / "moved")]
     cover(tree, root / "moved")
@@ -95,20 +95,20 @@ def test_a_directory_that_moves_within_the_tree_is_known_by_its_new_name(tree: W
     assert news(tree).files == [os.fsencode(root / "moved" / "deep" / "a.jpg")]
 
 
-def test_a_directory_that_leaves_the_tree_is_no_longer_watched(tree: Watched, root: Path, tmp_path: Path) -> None:
+def test_a_directory_that_leaves_the_tree_is_no_longer_watched(tree: InotifyTree, root: Path, tmp_path: Path) -> None:
     (root / "below").rename(tmp_path / "outside")
     news(tree)
     (tmp_path / "outside" / "deep" / "a.jpg").write_bytes(b"")
     assert news(tree).files == [] and tree.count == 1
 
 
-def test_a_removed_directory_gives_its_watch_back(tree: Watched, root: Path) -> None:
+def test_a_removed_directory_gives_its_watch_back(tree: InotifyTree, root: Path) -> None:
     (root / "below" / "deep").rmdir()
     news(tree)
     assert tree.count == 2
 
 
-def test_the_root_may_go(tree: Watched, root: Path) -> None:
+def test_the_root_may_go(tree: InotifyTree, root: Path) -> None:
     root.rename(root.with_name("elsewhere"))
     assert news(tree).gone
 
@@ -119,12 +119,12 @@ def test_links_are_followed_only_on_request(root: Path, tmp_path: Path) -> None:
     (root / "link").symlink_to(tmp_path / "outside")
     (root / "loop").symlink_to(root)
     for follow, files, count in ((False, [], 3), (True, [str(root / "link" / "a.jpg")], 4)):
-        tree = Watched(Tree((os.fsencode(root),), follow=follow))
+        tree = InotifyTree(WalkedTree((os.fsencode(root),), follow=follow))
         assert (cover(tree, root), tree.count) == (files, count)
         tree.close()
 
 
-def test_events_that_were_lost_are_said_to_be(tree: Watched, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_were_lost_are_said_to_be(tree: InotifyTree, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 100_000:
         pytest.skip("this machine's queue of events is too long to fill")
@@ -154,7 +154,7 @@ def test_too_few_watches_are_counted(root: Path, monkeypatch: pytest.MonkeyPatch
         return plain(self, directory, follow=follow)
 
     monkeypatch.setattr(Inotify, "add", limited)
-    tree = Watched(Tree((os.fsencode(root),)))
+    tree = InotifyTree(WalkedTree((os.fsencode(root),)))
     found = cover(tree, root)
     assert tree.count == 2 and len(tree.unwatched) == 6
     assert len(found) == 5  # what cannot be watched is listed all the same
@@ -189,7 +189,7 @@ def test_a_file_is_scored_once_it_is_still(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     name = os.fsencode(path)
     path.write_bytes(b"half")
-    waiting = Settling(0.5)
+    waiting = Debouncer(0.5)
     waiting.add(name, 10.0)
     assert waiting.due() == 10.5 and list(waiting.ready(10.4)) == []
     path.write_bytes(b"half and more")  # without an event yet
@@ -202,7 +202,7 @@ def test_a_file_is_scored_once_it_is_still(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_or_no_file_is_not_scored(tmp_path: Path) -> None:
-    waiting = Settling(0.5)
+    waiting = Debouncer(0.5)
     (tmp_path / "link").symlink_to(tmp_path / "a")
     os.mkfifo(tmp_path / "fifo")
     for name in ("gone", "link", "fifo"):
@@ -212,6 +212,6 @@ def test_what_is_gone_or_no_file_is_not_scored(tmp_path: Path) -> None:
 
 def test_no_more_wait_than_can_be_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debounce, "MOST", 2)
-    waiting = Settling(0.5)
+    waiting = Debouncer(0.5)
     assert waiting.add(b"/a", 1.0) and waiting.add(b"/b", 1.0) and waiting.add(b"/a", 1.1)
     assert not waiting.add(b"/c", 1.2)

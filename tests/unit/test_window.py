@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from nsfwd.scanning.submission.congestion_window import Pace, Window
+from nsfwd.scanning.submission.congestion_window import CongestionWindow, RateLimit
 
 
 def test_a_refusal_halves_it_and_replies_bring_it_back() -> None:
-    window = Window(64)
+    window = CongestionWindow(64)
     window.shrink(0)
     window.shrink(1)
     assert window.limit == 16
@@ -21,14 +21,14 @@ def test_a_refusal_halves_it_and_replies_bring_it_back() -> None:
 
 
 def test_it_never_closes() -> None:
-    window = Window(4)
+    window = CongestionWindow(4)
     for times in range(10):
         window.shrink(times)
     assert window.limit == 1
 
 
 def test_refusals_of_what_went_out_together_count_as_one() -> None:
-    window = Window(64)
+    window = CongestionWindow(64)
     for _ in range(64):
         window.shrink(0)
     assert window.limit == 32
@@ -38,7 +38,7 @@ def test_refusals_of_what_went_out_together_count_as_one() -> None:
 
 def test_who_waits_gets_the_place_that_is_given_back() -> None:
     async def play() -> list[str]:
-        window, told = Window(1), []
+        window, told = CongestionWindow(1), []
         await window.take()
         waiting = asyncio.create_task(window.take())
         await asyncio.sleep(0)
@@ -53,7 +53,7 @@ def test_who_waits_gets_the_place_that_is_given_back() -> None:
 
 def test_one_that_shrank_gives_no_place_before_enough_came_back() -> None:
     async def play() -> bool:
-        window = Window(4)
+        window = CongestionWindow(4)
         for _ in range(4):
             await window.take()
         window.shrink(0)
@@ -72,7 +72,7 @@ def test_one_that_shrank_gives_no_place_before_enough_came_back() -> None:
 
 def test_a_waiter_that_leaves_costs_no_place() -> None:
     async def play() -> None:
-        window = Window(1)
+        window = CongestionWindow(1)
         await window.take()
         waiting = asyncio.create_task(window.take())
         await asyncio.sleep(0)
@@ -86,7 +86,7 @@ def test_a_waiter_that_leaves_costs_no_place() -> None:
 
 def test_no_rate_is_no_limit() -> None:
     async def play() -> None:
-        pace = Pace(None)
+        pace = RateLimit(None)
         for _ in range(1000):
             await pace.keep()
 

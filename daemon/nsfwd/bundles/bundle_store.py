@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from nsfwd.bundles.manifest import GOLDENS, MANIFEST, WEIGHTS, Golden, Manifest, identity, parse_manifest
-from nsfwd.bundles.policy import Change, Policy, check_policy
+from nsfwd.bundles.policy import Policy, PolicyChange, check_policy
 from nsfwd.documents import DocumentError, read_document
 from nsfwd.errors import BundleError
 
@@ -59,7 +59,7 @@ class Bundle:
         """How near to a threshold an image must lie to be scored again in full precision; 0 for never."""
         return self.manifest.drift_for(self.precision)
 
-    def judging(self, change: Change) -> Bundle:
+    def judging(self, change: PolicyChange) -> Bundle:
         """Return the bundle as the site wants it to judge. Its model stays what it is.
 
         Raises:

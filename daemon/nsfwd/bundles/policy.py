@@ -55,7 +55,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return cls(name="labels", groups={label: (label,) for label in labels})
 
 
-class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PolicyChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a site says of a bundle's policy: all of it anew, or some thresholds and alarms.
 
     Attributes:

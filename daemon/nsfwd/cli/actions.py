@@ -13,7 +13,7 @@ from nsfwd.cli.options.param_types import Duration, FiniteRange
 
 if TYPE_CHECKING:
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.submission.action_handler import Actor
+    from nsfwd.scanning.submission.action_handler import ActionHandler
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -82,7 +82,9 @@ def action_options(command: _Command) -> _Command:
     return command
 
 
-def actor(flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | None = None) -> Callable[[Index], Actor]:
+def actor(
+    flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | None = None
+) -> Callable[[Index], ActionHandler]:
     """Return what makes the actor once the index is open.
 
     Args:
@@ -92,13 +94,13 @@ def actor(flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | N
         click.UsageError: the flags contradict each other.
     """
     _check(flags)
-    from nsfwd.scanning.submission.action_handler import Onlooker
+    from nsfwd.scanning.submission.action_handler import NullActionHandler
 
     if not flags["actions"]:
-        return lambda _: Onlooker()
-    from nsfwd.scanning.actions.executor import Actions, Plan
+        return lambda _: NullActionHandler()
+    from nsfwd.scanning.actions.executor import ActionExecutor, ActionPlan
 
-    plan = Plan(
+    plan = ActionPlan(
         kinds=tuple(flags["actions"]),
         on=frozenset(flags["on"]),
         apply=flags["apply"],
@@ -108,7 +110,7 @@ def actor(flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | N
         hook=_hook(flags),
         limits=_limits(flags, window),
     )
-    return lambda index: Actions(index, plan, roots=roots, say=_say)
+    return lambda index: ActionExecutor(index, plan, roots=roots, say=_say)
 
 
 def _check(flags: Mapping[str, Any]) -> None:

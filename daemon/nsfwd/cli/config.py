@@ -100,10 +100,10 @@ def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:
         OverridesFailure: it is there and cannot be read.
     """
     from nsfwd.bundles.verdict import verdicts
-    from nsfwd.overrides.override_watcher import Overriding
+    from nsfwd.overrides.override_watcher import OverrideWatcher
 
     known = verdicts(bundles)
-    strange = {override.verdict for override in Overriding.load(settings.overrides).known.values()} - known.keys()
+    strange = {override.verdict for override in OverrideWatcher.load(settings.overrides).known.values()} - known.keys()
     for verdict in sorted(strange):
         text = f'warning: overrides say "{verdict}", which no policy does ({", ".join(known)}): they count as alarms'
         click.echo(text, err=True)

@@ -20,7 +20,7 @@ from nsfwd.cli.trees import tree_of, tree_options
 from nsfwd.escaping import escape
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.reports.audit import Entry, Tally
+    from nsfwd.scanning.reports.audit import AuditEntry, AuditTally
 
 KINDS = ("ok", "skipped", "error", "excluded", "changed-since", "never-seen", "unreadable")
 
@@ -83,7 +83,7 @@ def _interruptible() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _text(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
+def _text(entries: Iterator[AuditEntry], tally: AuditTally, kinds: int) -> Iterator[str]:
     for entry in entries:
         code = f"  {entry.code}" if entry.code else ""
         kind = f"{entry.kind}  " if kinds > 1 else ""
@@ -92,7 +92,7 @@ def _text(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
     yield from (line + "\n" for line in _lines(tally))
 
 
-def _lines(tally: Tally) -> Iterator[str]:
+def _lines(tally: AuditTally) -> Iterator[str]:
     from nsfwd.scanning.reports.audit import COUNTED, Kind
 
     def codes(kind: Kind) -> str:
@@ -119,14 +119,14 @@ def _lines(tally: Tally) -> Iterator[str]:
         yield f"the audit was cut short ({tally.cut_short}): it proves nothing"
 
 
-def _object(entry: Entry) -> str:
+def _object(entry: AuditEntry) -> str:
     from nsfwd.scanning.trees.path_text import spelled
 
     told: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
     return json.dumps(told | ({"code": entry.code} if entry.code else {}), ensure_ascii=False)
 
 
-def _json(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
+def _json(entries: Iterator[AuditEntry], tally: AuditTally, kinds: int) -> Iterator[str]:
     from nsfwd.scanning.reports.audit import as_dict
 
     yield '{"files": ['
@@ -135,7 +135,7 @@ def _json(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
     yield f'],\n"audit": {json.dumps(as_dict(tally), indent=2)}}}\n'
 
 
-def _ndjson(entries: Iterator[Entry], tally: Tally, kinds: int) -> Iterator[str]:
+def _ndjson(entries: Iterator[AuditEntry], tally: AuditTally, kinds: int) -> Iterator[str]:
     from nsfwd.scanning.reports.audit import as_dict
 
     yield from (f"{_object(entry)}\n" for entry in entries)

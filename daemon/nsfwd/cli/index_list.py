@@ -38,9 +38,9 @@ def list_files(paths: tuple[bytes, ...], index: Path, spelling: str, **rest: Any
       nsfwd index list /srv/uploads --status error --format csv
     """
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.reports.records import Chosen, files
+    from nsfwd.scanning.reports.records import ChosenRows, files
 
-    chosen = Chosen(
+    chosen = ChosenRows(
         tuple(os.path.abspath(path) for path in paths),  # noqa: PTH100 (pathlib knows no bytes)
         verdicts=rest["verdict"],
         statuses=rest["status"],

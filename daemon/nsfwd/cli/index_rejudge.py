@@ -97,12 +97,12 @@ def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
     Raises:
         OverridesFailure: it is there and cannot be read: a decision must not be undone because nobody noticed.
     """
-    from nsfwd.overrides.override_store import Overrides
+    from nsfwd.overrides.override_store import OverrideStore
 
     path = Path(settings.overrides)
     if settings.overrides == "none" or not path.exists():
         return None
-    with Overrides.read(path) as store:
+    with OverrideStore.read(path) as store:
         return store.changes().overrides
 
 

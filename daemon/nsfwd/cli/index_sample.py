@@ -16,7 +16,7 @@ from nsfwd.cli.options.param_types import RowNumber
 
 if TYPE_CHECKING:
     from nsfwd.scanning.reports.intervals import Estimate
-    from nsfwd.scanning.reports.sampling import Figures
+    from nsfwd.scanning.reports.sampling import SampleFigures
 
 
 @click.command()
@@ -97,7 +97,7 @@ def estimate(labelled: Path, flagged: tuple[str, ...], spelling: str) -> None:
         _tell(figures)
 
 
-def _tell(figures: Figures) -> None:
+def _tell(figures: SampleFigures) -> None:
     click.echo(f"{figures.labelled} of {figures.drawn} files labelled; they stand for {figures.files} files,")
     click.echo(f"{figures.flagged} of them flagged. In 95 of 100 samples the truth lies between:\n")
     rows = [

@@ -27,7 +27,7 @@ from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
 from nsfwd.escaping import escape
 from nsfwd.overrides import override_lists
-from nsfwd.overrides.override_store import MOST_TIME, Change, Overrides, to_digest
+from nsfwd.overrides.override_store import MOST_TIME, OverrideChange, OverrideStore, to_digest
 from nsfwd.protocol.messages import Override
 
 STDIN = "-"
@@ -96,7 +96,7 @@ def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, *
     if not rest["force"]:
         _check_verdicts([verdict], settings)
     contents = [_content(one) for one in what]
-    with Overrides.open(_path(rest["store"], settings)) as store:
+    with OverrideStore.open(_path(rest["store"], settings)) as store:
         for digest, path in contents:
             made = store.add(digest, verdict, reason=reason, by=rest["by"], expires=until, path=path)
             click.echo(_line(made))
@@ -142,7 +142,7 @@ def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | No
     """
     missing = 0
     contents = [(one, _content(one)[0]) for one in what]
-    with Overrides.open(_path(store, _settings(config)), create=False) as overrides:
+    with OverrideStore.open(_path(store, _settings(config)), create=False) as overrides:
         for name, digest in contents:
             gone = overrides.remove(digest, by=by)
             if gone is None:
@@ -167,7 +167,7 @@ def import_overrides(file: Path, spelling: str | None, *, force: bool, config: P
     """
     settings = _settings(config)
     source = sys.stdin.buffer if str(file) == STDIN else file.open("rb")
-    with source, Overrides.open(_path(store, settings)) as overrides:
+    with source, OverrideStore.open(_path(store, settings)) as overrides:
         spelling = spelling or ("csv" if file.suffix.lower() == ".csv" else "ndjson")
         given = override_lists.read(source, spelling)
         taken = overrides.take(given if force else _known(given, settings))
@@ -213,13 +213,13 @@ def _path(store: Path | None, settings: Settings) -> Path:
     return Path(settings.overrides)
 
 
-def _open(config: Path | None, store: Path | None) -> Overrides | None:
+def _open(config: Path | None, store: Path | None) -> OverrideStore | None:
     """Open what is there, or say that nothing was decided yet; a store that was named has to be there."""
     path = _path(store, _settings(config))
     if store is None and not path.exists():
         click.echo(escape(f"nsfwd: nothing was decided yet ({path})"), err=True)
         return None
-    return Overrides.open(path, create=False) if os.access(path, os.W_OK) else Overrides.read(path)
+    return OverrideStore.open(path, create=False) if os.access(path, os.W_OK) else OverrideStore.read(path)
 
 
 # -- what is given -----------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def _text(file: BinaryIO) -> Iterator[TextIO]:
         out.detach()
 
 
-def _changes(overrides: Overrides, wanted: list[bytes]) -> Iterator[Change]:
+def _changes(overrides: OverrideStore, wanted: list[bytes]) -> Iterator[OverrideChange]:
     if not wanted:
         yield from overrides.history()
     for digest in wanted:
@@ -334,7 +334,7 @@ def _line(one: Override) -> str:
     return escape(f"{PREFIX}{one.digest.hex()} {one.verdict}{ends}{by} on {_date(one.time)}{reason}{path}")
 
 
-def _told(change: Change) -> str:
+def _told(change: OverrideChange) -> str:
     by, reason = f" by {change.by}" if change.by else "", f": {change.reason}" if change.reason else ""
     digest = f"{PREFIX}{change.digest.hex()}"
     return escape(f"{_date(change.time)} {change.what} {digest} {change.verdict}{by}{reason}")

@@ -53,13 +53,13 @@ def progress(count: Counting | None, *, quiet: bool, filtered: bool = False) -> 
     from rich.progress import TimeRemainingColumn as Remaining
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class FileRate(ProgressColumn):
         """Files a second."""
 
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.0f} files/s" if task.speed else "")
 
-    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), Rate())
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), FileRate())
     times = ("elapsed", Elapsed(), "left", Remaining())
     over = threading.Event()
     with Progress(*columns, *times, console=Console(stderr=True), transient=True) as shown:

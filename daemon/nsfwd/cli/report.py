@@ -48,11 +48,11 @@ def report(index: Path, output: Path, worst: int, verdicts: tuple[str, ...], pix
       nsfwd report --html report.html --verdict review -n 500 --pixels blurred
     """
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.reports.report import Wanted
+    from nsfwd.scanning.reports.report import ReportOptions
     from nsfwd.scanning.reports.report import report as page
     from nsfwd.scanning.trees.private_files import private
 
     with Index(index, write=False) as opened, private(output) as out:
-        for piece in page(opened, Wanted(worst, pixels, verdicts)):
+        for piece in page(opened, ReportOptions(worst, pixels, verdicts)):
             out.write(piece.encode("utf-8", "replace"))
     click.echo(f"{output} is written", err=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nsfwd.config import Settings
     from nsfwd.protocol.messages import Override
     from nsfwd.scanning.actions.quarantine import Store
-    from nsfwd.scanning.actions.quarantine_manifest import Entry
+    from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry
 
 PREFIX = "sha256:"
 
@@ -30,7 +30,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class RestoreSelection:
     """Which entries are meant; all conditions must hold.
 
     Attributes:
@@ -43,7 +43,7 @@ class Chosen:
     run: int | None = None
     index: Path | None = None
 
-    def fits(self, entry: Entry) -> bool:
+    def fits(self, entry: ManifestEntry) -> bool:
         """Tell whether an entry is meant."""
         if self.run is not None and entry.run != self.run:
             return False
@@ -104,14 +104,14 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
     return exit_codes.FAILED if failed else exit_codes.OK
 
 
-def _chosen(what: tuple[bytes, ...], flags: dict[str, Any]) -> Chosen:
+def _chosen(what: tuple[bytes, ...], flags: dict[str, Any]) -> RestoreSelection:
     if not (what or flags["number"] is not None or flags["everything"] or flags["listing"]):
         raise click.UsageError("name a PATH or a digest, or say --run, --all or --list")
     if flags["everything"] and what:
         raise click.UsageError("--all leaves nothing to name")
     digests = [one.decode("ascii", "replace").removeprefix(PREFIX).lower() for one in what if _is_digest(one)]
     paths = tuple(os.path.abspath(one) for one in what if not _is_digest(one))  # noqa: PTH100  # bytes
-    return Chosen(paths, frozenset(digests), flags["number"], flags["index"])
+    return RestoreSelection(paths, frozenset(digests), flags["number"], flags["index"])
 
 
 def _is_digest(what: bytes) -> bool:
@@ -133,7 +133,7 @@ def _store(flags: dict[str, Any]) -> Iterator[Store]:
         yield store
 
 
-def _list(store: Store, entry: Entry, spelling: str) -> None:
+def _list(store: Store, entry: ManifestEntry, spelling: str) -> None:
     from nsfwd.scanning.index.stat_columns import local
 
     lies = store.path_of(entry)
@@ -148,16 +148,16 @@ def _list(store: Store, entry: Entry, spelling: str) -> None:
 
 
 @contextmanager
-def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[Entry], Override | None]]:
+def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[ManifestEntry], Override | None]]:
     """Give what writes an override for the content of an entry."""
     if flags["no_override"]:
         yield lambda entry: None
         return
-    from nsfwd.overrides.override_store import Overrides
+    from nsfwd.overrides.override_store import OverrideStore
 
     settings = _settings(flags)
     verdict = _verdict(flags, settings)
-    with Overrides.open(flags["store"] or Path(settings.overrides)) as overrides:
+    with OverrideStore.open(flags["store"] or Path(settings.overrides)) as overrides:
         yield lambda entry: overrides.add(
             entry.digest, verdict, reason=flags["reason"], by=flags["by"], path=entry.path
         )
@@ -182,7 +182,7 @@ def _verdict(flags: dict[str, Any], settings: Settings) -> str:
         raise OverridesFailure(f"which verdict is harmless cannot be told: {error}; say --verdict") from error
 
 
-def _rehearse(store: Store, entry: Entry, verdict: str | None) -> bool:
+def _rehearse(store: Store, entry: ManifestEntry, verdict: str | None) -> bool:
     """Say what would be done, or what would stand in its way."""
     from nsfwd.errors import ActionFailure
     from nsfwd.scanning.actions.restore import rehearse
@@ -196,7 +196,7 @@ def _rehearse(store: Store, entry: Entry, verdict: str | None) -> bool:
     return True
 
 
-def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], Override | None]) -> bool:
+def _put_back(store: Store, entry: ManifestEntry, decide: Callable[[ManifestEntry], Override | None]) -> bool:
     """Decide, note, put back, in this order: a watch that sees the file come leaves it alone."""
     from nsfwd.errors import ActionFailure
     from nsfwd.scanning.actions.restore import restore as put_back
@@ -215,7 +215,7 @@ def _put_back(store: Store, entry: Entry, decide: Callable[[Entry], Override | N
     return True
 
 
-def _mark(store: Store, entry: Entry, restored: float | None, override: Override | None = None) -> None:
+def _mark(store: Store, entry: ManifestEntry, restored: float | None, override: Override | None = None) -> None:
     """Note in the index, where that is still there, when the file came back, and what was decided."""
     from nsfwd.scanning.actions.action_rows import mark_restored, note_override
     from nsfwd.scanning.index.database import Index
@@ -227,7 +227,7 @@ def _mark(store: Store, entry: Entry, restored: float | None, override: Override
                 note_override(index, override)
 
 
-def _write_down(store: Store, entry: Entry) -> None:
+def _write_down(store: Store, entry: ManifestEntry) -> None:
     from nsfwd.scanning.actions.action_rows import note_recovered
     from nsfwd.scanning.index.database import Index
 

@@ -59,7 +59,7 @@ setting ``deadline``, is a minute."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScanOptions:
     """What the command line asks for.
 
     Attributes:
@@ -172,7 +172,7 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
     if rest["listing"] and rest["spelling"]:
         raise click.UsageError("-l shows paths alone: leave out --format")
     exclusion, end = Exclusion(rest["exclude"]), b"\0" if null else b"\n"
-    asked = Asked(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
+    asked = ScanOptions(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
     summary, started = Summary(frozenset(rest["fail_on"])), time.perf_counter()
     try:
         _scan(asked, summary, rest)
@@ -186,7 +186,7 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
     return summary.exit_code(strict=rest["strict"])
 
 
-def _scan(asked: Asked, summary: Summary, rest: dict[str, Any]) -> None:
+def _scan(asked: ScanOptions, summary: Summary, rest: dict[str, Any]) -> None:
     from nsfwd.cli.options.output_formats import PathWriter, writer
     from nsfwd.cli.progress import progress
     from nsfwd.client import Options
@@ -301,7 +301,7 @@ def _wait(connect: str | None) -> None:
         time.sleep(BETWEEN_LOOKS)
 
 
-def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
+def _replies(client: Client, asked: ScanOptions, summary: Summary) -> Iterator[Reply]:
     """Yield what comes; a daemon that goes away ends the run with one line, and what came before still counts.
 
     Raises:
@@ -341,7 +341,7 @@ def _replies(client: Client, asked: Asked, summary: Summary) -> Iterator[Reply]:
         _tell(f"{error}; the rest was not scanned")
 
 
-def _items(asked: Asked, local: Local, summary: Summary, *, listing: bool, here: bool) -> Iterator[Item | None]:
+def _items(asked: ScanOptions, local: Local, summary: Summary, *, listing: bool, here: bool) -> Iterator[Item | None]:
     """Yield what is to be asked, what has to be opened here in its place, and None before a wait."""
     named = _deep(asked, summary) if here or asked.opening else asked.each()
     paths: Iterator[bytes | Tree | None] = (
@@ -361,7 +361,7 @@ def _items(asked: Asked, local: Local, summary: Summary, *, listing: bool, here:
                 yield None
 
 
-def _deep(asked: Asked, summary: Summary) -> Iterator[bytes | None]:
+def _deep(asked: ScanOptions, summary: Summary) -> Iterator[bytes | None]:
     """Yield the paths of which something is scanned, and say why the others are left out."""
     for path in asked.each():
         if asked.shallow(path):

@@ -26,9 +26,9 @@ from nsfwd.cli.trees import send_option, tree_of, tree_options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nsfwd.scanning.submission.action_handler import Actor
-    from nsfwd.scanning.sweeps.sweep import Plan, Progress
-    from nsfwd.scanning.trees.walk import Tree
+    from nsfwd.scanning.submission.action_handler import ActionHandler
+    from nsfwd.scanning.sweeps.sweep import SweepPlan, SweepProgress
+    from nsfwd.scanning.trees.walk import WalkedTree
 
 TEXT = """\b
 Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored by this run,
@@ -74,17 +74,21 @@ def sweep(directories: tuple[bytes, ...], **flags: Any) -> int:
     return run(flags["index"], plan, acting, strict=flags["strict"], quiet=flags["quiet"])
 
 
-def _plan(tree: Tree, flags: dict[str, Any]) -> Plan:
-    from nsfwd.scanning.submission.scan_run import Asking
+def _plan(tree: WalkedTree, flags: dict[str, Any]) -> SweepPlan:
+    from nsfwd.scanning.submission.scan_run import RunOptions
     from nsfwd.scanning.sweeps.pause import Pause
-    from nsfwd.scanning.sweeps.sweep import Plan
+    from nsfwd.scanning.sweeps.sweep import SweepPlan
 
     limits = flags["clock"], flags["seconds"]
     own = {name: flags[name] for name in ("connect", "wait", "send", "again", "rate")}
-    return Plan(tree, Asking("sweep", tree.roots, say=_say, **own), pause=Pause(*limits) if any(limits) else None)
+    return SweepPlan(
+        tree, RunOptions("sweep", tree.roots, say=_say, **own), pause=Pause(*limits) if any(limits) else None
+    )
 
 
-def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool = False, quiet: bool = False) -> int:
+def run(
+    index: Path, plan: SweepPlan, acting: Callable[[Any], ActionHandler], *, strict: bool = False, quiet: bool = False
+) -> int:
     """Run a sweep from the command line and return its exit code.
 
     Args:
@@ -114,7 +118,7 @@ def run(index: Path, plan: Plan, acting: Callable[[Any], Actor], *, strict: bool
     return exit_codes.UNSCORED if progress.unscored else exit_codes.OK
 
 
-def _swept(index: Any, plan: Plan, actor: Actor) -> tuple[Progress, int]:
+def _swept(index: Any, plan: SweepPlan, actor: ActionHandler) -> tuple[SweepProgress, int]:
     """Sweep until it ends; also tell the signal that ended it, 0 if none did."""
     import uvloop
 
@@ -122,7 +126,7 @@ def _swept(index: Any, plan: Plan, actor: Actor) -> tuple[Progress, int]:
 
     signs: list[int] = []
 
-    async def run_with_signals() -> Progress:
+    async def run_with_signals() -> SweepProgress:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         stops: list[Callable[[], object]] = [task.cancel]  # until there is something to be stopped in good order
@@ -152,7 +156,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _shown(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+def _shown(*, quiet: bool) -> Iterator[Callable[[SweepProgress], None] | None]:
     """Give what shows how far a sweep is: a line on a terminal, the status of a service; None where nobody looks."""
     from nsfwd.systemd import Notifier
 
@@ -171,7 +175,7 @@ def _shown(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
         yield None
 
 
-def line(progress: Progress) -> str:
+def line(progress: SweepProgress) -> str:
     """Say in a line how far it is."""
     counts = progress.counts
     of = f" of {many(progress.total)}" if progress.total else ""
@@ -186,7 +190,7 @@ def line(progress: Progress) -> str:
     return "; ".join(parts) + (" (waiting for the daemon)" if progress.waiting else "")
 
 
-def summary(progress: Progress) -> Iterator[str]:
+def summary(progress: SweepProgress) -> Iterator[str]:
     """Say what a sweep came to."""
     counts = progress.counts
     buckets = ("unchanged", "known", "ok", "skipped", "errors", "excluded")
@@ -208,7 +212,7 @@ def summary(progress: Progress) -> Iterator[str]:
         yield f"{progress.why}, {_far(progress)}"
 
 
-def _far(progress: Progress) -> str:
+def _far(progress: SweepProgress) -> str:
     """Say how far it came, and how many runs like this one are still to come."""
     counts = progress.counts
     if not progress.total:

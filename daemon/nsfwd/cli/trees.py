@@ -15,7 +15,7 @@ from nsfwd.cli.options.default_paths import index_files, index_option, taken_fil
 from nsfwd.cli.options.path_inputs import exclude_option
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.trees.walk import Tree
+    from nsfwd.scanning.trees.walk import WalkedTree
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -46,18 +46,18 @@ def send_option(command: _Command) -> _Command:
     )(command)
 
 
-def tree_of(directories: Sequence[bytes], flags: Mapping[str, Any]) -> Tree:
+def tree_of(directories: Sequence[bytes], flags: Mapping[str, Any]) -> WalkedTree:
     """Return the trees that a command line speaks of; ``quarantine`` and ``to`` are among its flags too.
 
     Raises:
         click.UsageError: one is no directory.
     """
     from nsfwd.scanning.trees.exclusion import Exclusion
-    from nsfwd.scanning.trees.walk import Tree, outermost
+    from nsfwd.scanning.trees.walk import WalkedTree, outermost
 
     for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)
             raise click.UsageError(f"{os.fsdecode(directory)}: no such directory")
     roots = tuple(outermost([os.path.abspath(directory) for directory in directories]))  # noqa: PTH100
     own = (*index_files(flags["index"]), *taken_files(flags["quarantine"], flags["to"]))
-    return Tree(roots, Exclusion((*flags["exclude"], *own)), follow=flags["follow"], cross=flags["cross"])
+    return WalkedTree(roots, Exclusion((*flags["exclude"], *own)), follow=flags["follow"], cross=flags["cross"])

@@ -24,9 +24,9 @@ from nsfwd.cli.options.param_types import Duration, many
 from nsfwd.cli.trees import send_option, tree_of, tree_options
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.submission.action_handler import Actor
-    from nsfwd.scanning.trees.walk import Tree
-    from nsfwd.scanning.watches.watch import Plan, Progress
+    from nsfwd.scanning.submission.action_handler import ActionHandler
+    from nsfwd.scanning.trees.walk import WalkedTree
+    from nsfwd.scanning.watches.watch import WatchPlan, WatchProgress
 
 TEXT = """\b
 Exit codes: 0 stopped by SIGTERM, 3 stopped by the circuit breaker, 64 wrong usage, 70 a defect,
@@ -67,16 +67,16 @@ def watch(directories: tuple[bytes, ...], index: Path, **flags: Any) -> int:
     return exit_codes.INTERRUPTED if sign == signal.SIGINT else exit_codes.OK
 
 
-def _plan(tree: Tree, flags: dict[str, Any]) -> Plan:
-    from nsfwd.scanning.submission.scan_run import Asking
+def _plan(tree: WalkedTree, flags: dict[str, Any]) -> WatchPlan:
+    from nsfwd.scanning.submission.scan_run import RunOptions
     from nsfwd.scanning.watches.debounce import SETTLE
-    from nsfwd.scanning.watches.watch import EVERY, Plan
+    from nsfwd.scanning.watches.watch import EVERY, WatchPlan
 
-    asking = Asking("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=_say)
-    return Plan(tree, asking, settle=flags["settle"] or SETTLE, every=flags["every"] or EVERY)
+    asking = RunOptions("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=_say)
+    return WatchPlan(tree, asking, settle=flags["settle"] or SETTLE, every=flags["every"] or EVERY)
 
 
-def _watched(index: Any, plan: Plan, acting: Actor, ready: Callable[[], None]) -> int:
+def _watched(index: Any, plan: WatchPlan, acting: ActionHandler, ready: Callable[[], None]) -> int:
     """Watch until a signal comes, and return it."""
     import uvloop
 
@@ -112,7 +112,7 @@ def _say(text: str) -> None:
     click.echo(f"nsfwd: {visible(text)}", err=True)
 
 
-_Show = tuple[Callable[["Progress"], None] | None, Callable[[], None]]
+_Show = tuple[Callable[["WatchProgress"], None] | None, Callable[[], None]]
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _shown(*, quiet: bool) -> Iterator[_Show]:
         yield None, (lambda: None) if quiet else (lambda: _say("watching"))
 
 
-def line(progress: Progress) -> str:
+def line(progress: WatchProgress) -> str:
     """Say in a line how it goes."""
     counts = progress.counts
     parts = [f"{many(progress.watched)} directories", f"{many(counts.ok + counts.known)} files judged"]

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from nsfwd.client.async_session import Conversation, Mailbox
+from nsfwd.client.async_session import AsyncSession, Mailbox
 from nsfwd.client.scan_inputs import Item, Options, Path, each
 from nsfwd.client.sync_client import PATIENCE
 from nsfwd.protocol.limits import WINDOW
@@ -42,7 +42,7 @@ class AsyncClient:
         self._options = options or Options()
         self._timeout = timeout
         self._patience = patience
-        self._connection: Conversation | None = None
+        self._connection: AsyncSession | None = None
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -197,20 +197,20 @@ class AsyncClient:
             await _finish(connection, inbox)
             return inbox.only_answer()
 
-    async def _open(self) -> Conversation:
+    async def _open(self) -> AsyncSession:
         if self._connection is not None and self._connection.usable:
             return self._connection
         async with self._opening:
             if self._connection is not None and not self._connection.usable:
                 await self.close()
             if self._connection is None:
-                connection = Conversation(self._address, timeout=self._timeout, patience=self._patience)
+                connection = AsyncSession(self._address, timeout=self._timeout, patience=self._patience)
                 await connection.open()
                 self._connection = connection
             return self._connection
 
 
-async def _finish(connection: Conversation, inbox: Mailbox) -> None:
+async def _finish(connection: AsyncSession, inbox: Mailbox) -> None:
     await connection.send()
     while inbox.pending:
         await connection.change(inbox)
@@ -218,7 +218,7 @@ async def _finish(connection: Conversation, inbox: Mailbox) -> None:
             raise connection.lost
 
 
-async def _rest(connection: Conversation, inbox: Mailbox, *, down_to: int = 0) -> AsyncIterator[Reply]:
+async def _rest(connection: AsyncSession, inbox: Mailbox, *, down_to: int = 0) -> AsyncIterator[Reply]:
     """Yield what arrives until at most ``down_to`` requests are still to end."""
     while inbox.replies or inbox.pending > down_to:
         if not inbox.replies:

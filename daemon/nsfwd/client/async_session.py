@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from nsfwd.client.addresses import candidates, connect, pauses
-from nsfwd.client.async_stream import Stream
+from nsfwd.client.async_stream import AsyncStream
 from nsfwd.client.core import ClientCore, Inbox
 from nsfwd.errors import ConnectionLost, DaemonUnreachable
 from nsfwd.protocol.limits import WINDOW
@@ -55,7 +55,7 @@ class Mailbox(Inbox):
         self.woken.set()
 
 
-class Conversation:
+class AsyncSession:
     """One conversation with a daemon, over one socket after the other, and the tasks that wait on it.
 
     Args:
@@ -69,7 +69,7 @@ class Conversation:
         self.lost: ConnectionLost | None = None
         self._places, self._timeout, self._patience = places, timeout, patience
         self._window = asyncio.Semaphore(WINDOW)
-        self._stream: Stream
+        self._stream: AsyncStream
         self._waiting = 0
         self._wanted = asyncio.Event()
         self._inboxes: set[Mailbox] = set()
@@ -88,7 +88,7 @@ class Conversation:
 
     async def _connect(self) -> None:
         sock, address = await asyncio.to_thread(connect, candidates(self._places))
-        self._stream = Stream(sock)
+        self._stream = AsyncStream(sock)
         self.address = str(address)
 
     @property

@@ -13,7 +13,7 @@ from contextlib import suppress
 from nsfwd.client.sockets import CHUNK, Outgoing, has_ended, passes_descriptors
 
 
-class Stream:
+class AsyncStream:
     """One connection. To be made, used and closed inside one event loop."""
 
     def __init__(self, sock: socket.socket) -> None:

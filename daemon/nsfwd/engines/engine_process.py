@@ -67,7 +67,7 @@ class Loaded(NamedTuple):
     shape: tuple[int, int, int]
 
 
-class Body:
+class EngineProcess:
     """One engine between a link and an arena.
 
     Args:
@@ -197,7 +197,7 @@ def main() -> None:
         link.send(encode(ready))
     except EOFError:
         _end(0)
-    Body(link, arena, loaded, setup.recheck).run()
+    EngineProcess(link, arena, loaded, setup.recheck).run()
     _end(0)
 
 

@@ -1,4 +1,4 @@
-"""Makes a bundle's OpenVINO form from its Keras model: ``python -P -m nsfwd.engines.openvino_export BUNDLE [--into D]``.
+"""Make a bundle's OpenVINO form from its Keras model: ``python -P -m nsfwd.engines.openvino_export BUNDLE [--into D]``.
 
 A program of its own, because it loads TensorFlow. It writes the network as it is, in full precision and for any batch
 size; preprocessing and precision are applied when it is loaded, so that a changed recipe needs no new export.

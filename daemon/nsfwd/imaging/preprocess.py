@@ -34,7 +34,7 @@ _BACKGROUNDS = {"white": color_modes.WHITE, "black": color_modes.BLACK}
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedView:
     """Which view of an image to decode.
 
     Attributes:
@@ -46,7 +46,7 @@ class Wanted:
     frames: int = 0
 
 
-FIRST = Wanted()
+FIRST = WantedView()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Seen:
 
 
 def decode(
-    source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen | None = None, wanted: Wanted = FIRST
+    source: BinaryIO, recipe: Recipe, limits: ImageLimits, seen: Seen | None = None, wanted: WantedView = FIRST
 ) -> Pixels:
     """Turn one view of an encoded image into the recipe's pixels.
 

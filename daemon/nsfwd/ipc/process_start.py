@@ -30,7 +30,7 @@ KILL_PATIENCE = 1.0
 _log = logging.getLogger("nsfwd.pipeline")
 
 
-class Starter:
+class ProcessStarter:
     """Starts the processes of one stage, and remembers how often in a row that failed.
 
     Args:

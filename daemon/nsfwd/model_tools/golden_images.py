@@ -14,7 +14,7 @@ from typing import NamedTuple
 Pixel = tuple[int, int, int]
 
 
-class Picture(NamedTuple):
+class GoldenPicture(NamedTuple):
     """A picture to be drawn: its size, and the colour at (x, y)."""
 
     width: int
@@ -81,13 +81,13 @@ def _stripes(x: int, y: int) -> Pixel:
     return (250 - wave * 4, 190 - wave * 5, 165 - wave * 4)
 
 
-PICTURES: dict[str, Picture] = {
-    "ramp.png": Picture(224, 224, _ramp),
-    "cells.png": Picture(301, 224, _cells),
-    "checkers.png": Picture(512, 384, _checkers),
-    "sheen.png": Picture(400, 300, _sheen),
-    "folds.png": Picture(300, 420, _folds),
-    "stripes.png": Picture(180, 130, _stripes),
+PICTURES: dict[str, GoldenPicture] = {
+    "ramp.png": GoldenPicture(224, 224, _ramp),
+    "cells.png": GoldenPicture(301, 224, _cells),
+    "checkers.png": GoldenPicture(512, 384, _checkers),
+    "sheen.png": GoldenPicture(400, 300, _sheen),
+    "folds.png": GoldenPicture(300, 420, _folds),
+    "stripes.png": GoldenPicture(180, 130, _stripes),
 }
 """File name -> picture. A picture may be added, but never changed: bundles pin the scores of these pixels."""
 

@@ -36,7 +36,7 @@ class Measured(NamedTuple):
     seconds: float
 
 
-class Found(NamedTuple):
+class TuneResult(NamedTuple):
     """What was measured, what was chosen, and where that was stored."""
 
     alone: list[Measured]
@@ -45,7 +45,7 @@ class Found(NamedTuple):
     file: Path
 
 
-def tune(bundle: Bundle, cache: Path, *, rounds: int, clock: Clock = time.perf_counter) -> Found:
+def tune(bundle: Bundle, cache: Path, *, rounds: int, clock: Clock = time.perf_counter) -> TuneResult:
     """Measure, choose and store.
 
     Args:
@@ -68,7 +68,7 @@ def tune(bundle: Bundle, cache: Path, *, rounds: int, clock: Clock = time.perf_c
     alone_found = [Measured(one, seconds) for one, seconds in zip(one_by_one, alone, strict=True)]
     crowd_found = [Measured(one, seconds) for one, seconds in zip(many, crowd, strict=True)]
     chosen = Tuning(alone=choose(alone_found), crowd=choose(crowd_found))
-    return Found(alone_found, crowd_found, chosen, openvino_tuning.store(chosen, bundle, cache))
+    return TuneResult(alone_found, crowd_found, chosen, openvino_tuning.store(chosen, bundle, cache))
 
 
 def choose(found: Sequence[Measured]) -> Streams:

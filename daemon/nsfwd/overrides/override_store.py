@@ -1,6 +1,6 @@
-"""``Overrides``: what people decided about contents, in a SQLite file, by the SHA-256 of the content.
+"""``OverrideStore``: what people decided about contents, in a SQLite file, by the SHA-256 of the content.
 
-    with Overrides.open(path) as store:
+    with OverrideStore.open(path) as store:
         store.add(digest, "safe", reason="a statue", by="eva")
 
 Several processes read and write one store at once: write-ahead log, transactions of milliseconds that begin IMMEDIATE,
@@ -51,7 +51,7 @@ class Changes(NamedTuple):
     overrides: dict[bytes, Override | None]
 
 
-class Change(NamedTuple):
+class OverrideChange(NamedTuple):
     """One line of the history: ``what`` is ``added``, ``replaced`` or ``removed``, at ``time`` and by whom."""
 
     digest: bytes
@@ -109,7 +109,7 @@ def check(override: Override) -> Override:
     return override
 
 
-class Overrides:
+class OverrideStore:
     """An open store; ``open`` and ``read`` make one. For one thread. Every method may raise ``OverridesFailure``."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -192,13 +192,13 @@ class Overrides:
                 if expired or override.holds(now):
                     yield override
 
-    def history(self, digest: str | bytes | None = None) -> Iterator[Change]:
+    def history(self, digest: str | bytes | None = None) -> Iterator[OverrideChange]:
         """Yield what was done, to one content or to all, in the order in which it was done."""
         which, values = ("", ()) if digest is None else ("WHERE digest = ?", (to_digest(digest),))
         columns = "digest, what, time, author, verdict, reason, expires"
         with border(self.path):
             for row in self._db.execute(f"SELECT {columns} FROM change {which} ORDER BY number", values):
-                yield Change(*row)
+                yield OverrideChange(*row)
 
     def take(self, overrides: Iterable[Override]) -> Taken:
         """Take decisions from elsewhere: all or none. Of two about one content the later one wins.

@@ -1,4 +1,4 @@
-"""The file behind ``Overrides``: its tables as named migrations, how it is made, opened and renewed.
+"""The file behind ``OverrideStore``: its tables as named migrations, how it is made, opened and renewed.
 
 This is the one border where sqlite3's errors about it are translated. Knows SQL and files, and nothing of what an
 override means.

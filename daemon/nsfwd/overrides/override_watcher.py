@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import OverridesFailure
-from nsfwd.overrides.override_store import Changes, Overrides
+from nsfwd.overrides.override_store import Changes, OverrideStore
 
 if TYPE_CHECKING:
     from nsfwd.protocol.messages import Identity, Override
@@ -37,7 +37,7 @@ NONE = "none"
 _log = logging.getLogger("nsfwd.pipeline")
 
 
-class Overriding:
+class OverrideWatcher:
     """The overrides in force, and the thread that keeps them so. Generations share it, while its store is the same.
 
     Args:
@@ -63,7 +63,7 @@ class Overriding:
         self._looked = time.monotonic()
 
     @classmethod
-    def load(cls, store: str) -> Overriding:
+    def load(cls, store: str) -> OverrideWatcher:
         """Read the store, before any image is judged.
 
         Raises:
@@ -76,9 +76,9 @@ class Overriding:
             raise OverridesFailure(f'overrides: {error}; to judge without any: overrides = "{NONE}"') from error
         return overriding
 
-    def at(self, store: str) -> Overriding:
+    def at(self, store: str) -> OverrideWatcher:
         """Return what keeps this store: itself where it is the same. Raises as ``load``."""
-        return self if store == self._store else Overriding.load(store)
+        return self if store == self._store else OverrideWatcher.load(store)
 
     def start(self, user: object) -> None:
         """Keep it known for one user more."""
@@ -123,7 +123,7 @@ class Overriding:
         if self._path is None or stamp is None or stamp == self._stamp:
             return
         self._stamp = None
-        with Overrides.read(self._path) as store:
+        with OverrideStore.read(self._path) as store:
             changes = store.changes(self._identity, self._number)
         if self._identity and not changes.identity:
             raise OverridesFailure(f"{self._path}: was emptied")

@@ -15,7 +15,7 @@ STAGES = tuple(stage.name for stage in fields(Timing))
 
 
 @dataclass(slots=True)
-class Accounts:
+class OutcomeCounters:
     """Outcomes so far.
 
     Attributes:

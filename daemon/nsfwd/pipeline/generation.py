@@ -20,8 +20,8 @@ from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.pipeline.decode.coalescing import Coalescing
 from nsfwd.pipeline.decode.decode_stage import MOST_PENDING, DecodeStage
-from nsfwd.pipeline.decode.decoder_pool import Plan
-from nsfwd.pipeline.decode.result_cache import Cache, Hit
+from nsfwd.pipeline.decode.decoder_pool import DecoderPlan
+from nsfwd.pipeline.decode.result_cache import Hit, ResultCache
 from nsfwd.pipeline.infer.batch_size import BATCHES_IN_FLIGHT
 from nsfwd.pipeline.infer.score_stage import ScoreStage
 from nsfwd.pipeline.infer.unpacking import MOST_SCORES
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.bundles.verdict import View
     from nsfwd.config import Settings
-    from nsfwd.overrides.override_watcher import Overriding
+    from nsfwd.overrides.override_watcher import OverrideWatcher
     from nsfwd.pipeline.decode.poison_list import PoisonList
     from nsfwd.pipeline.infer.views import Scored
     from nsfwd.pipeline.queueing.tickets import Claim, Ticket
@@ -80,7 +80,7 @@ class Generation:
         *,
         workers: int,
         poison: PoisonList,
-        overriding: Overriding,
+        overriding: OverrideWatcher,
         own_ticket: Callable[[Claim, int], Ticket],
         on_proven: Callable[[Generation], None],
         on_broken: Callable[[Generation, NsfwdError], None],
@@ -108,10 +108,12 @@ class Generation:
         own = self.self_test.slots
         self.arena = Arena.create(count + own, slot_bytes, workers)
         self.slots = Slots(count, lambda: self.decoding.slot_freed(), own=own)
-        plan = Plan(self.arena, self.slots, self._decoder_setup(slot_bytes), workers, settings.decode_timeout, poison)
+        plan = DecoderPlan(
+            self.arena, self.slots, self._decoder_setup(slot_bytes), workers, settings.decode_timeout, poison
+        )
         self.decoding = DecodeStage(plan, on_broken=lambda error: on_broken(self, error))
         self.decoding.identify = lambda: self.cache is not None or bool(self.overriding.known)
-        self.cache = Cache(settings.cache_entries) if settings.cache == "on" else None
+        self.cache = ResultCache(settings.cache_entries) if settings.cache == "on" else None
         if self.cache is not None:
             self.decoding.coalescing = Coalescing()
         self.scoring = ScoreStage(
@@ -165,7 +167,7 @@ class Generation:
             return self._find_known(self.cache, image, ticket)
         return self.decoding.decode(image, ticket)
 
-    async def _find_known(self, cache: Cache, image: Image, ticket: Ticket) -> Hit | child_messages.Decoded:
+    async def _find_known(self, cache: ResultCache, image: Image, ticket: Ticket) -> Hit | child_messages.Decoded:
         hit = await cache.find(self.decoding, image, ticket)
         return hit if hit is not None else await self.decoding.decode(image, ticket)
 

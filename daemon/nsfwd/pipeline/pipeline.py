@@ -17,9 +17,9 @@ from nsfwd.budgets import LISTINGS, Budget
 from nsfwd.errors import CodedError, NsfwdError, Status
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.fd_closer import close_foreign
-from nsfwd.overrides.override_watcher import Overriding
+from nsfwd.overrides.override_watcher import OverrideWatcher
 from nsfwd.pipeline import stats
-from nsfwd.pipeline.accounts import Accounts
+from nsfwd.pipeline.accounts import OutcomeCounters
 from nsfwd.pipeline.canary import Canary
 from nsfwd.pipeline.decode.decode_job import identity_of
 from nsfwd.pipeline.decode.list_stage import CHUNK, ListStage
@@ -29,7 +29,7 @@ from nsfwd.pipeline.generation import Generation
 from nsfwd.pipeline.infer import views
 from nsfwd.pipeline.queueing.admission import Admission
 from nsfwd.pipeline.queueing.tickets import Claim, Ticket
-from nsfwd.pipeline.reload.reload_coordinator import STOP_TIMEOUT, Handover
+from nsfwd.pipeline.reload.reload_coordinator import STOP_TIMEOUT, ReloadCoordinator
 from nsfwd.protocol.messages import Image, Lane, Outcome, Timing
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.config import Settings
-    from nsfwd.pipeline.queueing.fair_queue import Asker
+    from nsfwd.pipeline.queueing.fair_queue import FlowKey
 
 STANDSTILL = 30.0
 """Seconds in which a stage with work has to get something done: three decode timeouts, many times the longest batch."""
@@ -69,14 +69,14 @@ class Pipeline:
         self.ready = asyncio.Event()
         self.admission = Admission(settings.queue, loop)
         self.poison = PoisonList(Path(settings.cache_dir))
-        self._overriding = Overriding.load(settings.overrides)
+        self._overriding = OverrideWatcher.load(settings.overrides)
         self.generation = self.build(settings, bundles)
         self.lister = _lister(settings)
         self.listings = Budget("listings", LISTINGS)
-        self._handover = Handover(self)
+        self._handover = ReloadCoordinator(self)
         self._canary = Canary(loop, lambda: self.generation)
         self.started = time.monotonic()
-        self.accounts = Accounts()
+        self.accounts = OutcomeCounters()
 
     async def scan(self, image: Image, claim: Claim) -> Outcome:
         """Score one image.
@@ -119,7 +119,7 @@ class Pipeline:
     def claim(
         self,
         *,
-        asker: Asker,
+        asker: FlowKey,
         lane: Lane = Lane.NORMAL,
         deadline: float | None = None,
         identity: bool = False,
@@ -129,7 +129,7 @@ class Pipeline:
         """On whose behalf the images of one request are scored.
 
         Args:
-            asker: whose turn it is within the lane (``lanes.Asker``).
+            asker: whose turn it is within the lane (``fair_queue.FlowKey``).
             deadline: seconds for the whole request; None gives each image the default of its lane (none in background).
             frames: how many frames of each image to look at most; 0 for as many as the bundle says.
             roots: below which its files must lie, beside the daemon's own; none for no further limit.
@@ -208,7 +208,7 @@ class Pipeline:
     # -- reload ------------------------------------------------------------------------------------------------------
 
     async def reload(self, settings: Settings, bundles: Sequence[Bundle]) -> str:
-        """Let new settings and bundles take over; returns how (``Handover.reload``).
+        """Let new settings and bundles take over; returns how (``ReloadCoordinator.reload``).
 
         Raises:
             NsfwdError: why not; what served before serves on.

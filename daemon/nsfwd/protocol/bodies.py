@@ -11,7 +11,7 @@ from nsfwd.protocol.messages import Scan
 
 
 @dataclass(slots=True)
-class Body:
+class IncomingBody:
     """Raw bytes that belong to the request read last; with an ``error`` they are dropped.
 
     Attributes:

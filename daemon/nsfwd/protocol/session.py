@@ -16,7 +16,7 @@ from collections import deque
 
 from nsfwd.errors import CodedError
 from nsfwd.protocol import text, wire
-from nsfwd.protocol.bodies import Body
+from nsfwd.protocol.bodies import IncomingBody
 from nsfwd.protocol.events import (
     BodyData,
     BodyEnd,
@@ -59,7 +59,7 @@ class Session(Responder):
         self._reader = LineReader(telnet=style is not Style.PLAIN)
         self._events: deque[Event] = deque()
         self._inline = 0  # bytes of the image that came inside a line, among the events
-        self._body: Body | None = None
+        self._body: IncomingBody | None = None
         self._eof = False
         self._silent = False
         self._first = True
@@ -172,7 +172,7 @@ class Session(Responder):
         if error is None and size is not None and size > self._max_bytes:
             error = CodedError("too_large", f"more than {self._max_bytes} bytes")
         if parsed.body is not None:
-            self._body = Body(turn, parsed.body, scan, error)
+            self._body = IncomingBody(turn, parsed.body, scan, error)
             return BodyStart(turn, parsed.body) if error is None else None
         if error is not None:
             return self._reject(turn, error)
@@ -190,7 +190,7 @@ class Session(Responder):
         self._events.extend((BodyEnd(turn), request))
         return BodyStart(turn, len(parsed.data))
 
-    def _read_body(self, body: Body) -> Event | None:
+    def _read_body(self, body: IncomingBody) -> Event | None:
         piece = body.take(self._reader)
         if piece:
             return BodyData(body.turn, piece)

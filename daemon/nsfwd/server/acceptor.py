@@ -17,10 +17,10 @@ from nsfwd.errors import CODES, ListenError
 from nsfwd.logs import fields
 from nsfwd.protocol.jsonio import dumps
 from nsfwd.server.connection import Connection
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.listeners import Listener, close_all
 from nsfwd.server.peer_credentials import Peer, identify
-from nsfwd.server.quotas import NOT_WELCOME, Allowance
+from nsfwd.server.quotas import NOT_WELCOME, QuotaGroup
 
 BURST = 64
 """Connections taken from one listener before others get their turn."""
@@ -48,7 +48,7 @@ class Acceptor:
         empty: set while there are none.
     """
 
-    def __init__(self, listeners: Sequence[Listener], service: Service) -> None:
+    def __init__(self, listeners: Sequence[Listener], service: ServerContext) -> None:
         self._listeners = list(listeners)
         self._service = service
         self.connections: set[Connection] = set()
@@ -153,10 +153,10 @@ class Acceptor:
         """Who comes and leaves is of interest where a table says who may: else health checks would fill the log."""
         return logging.INFO if self._service.settings.peers else logging.DEBUG
 
-    def _row(self, allowance: Allowance) -> str:
+    def _row(self, allowance: QuotaGroup) -> str:
         return f", peers {allowance.name}" if self._service.settings.peers else ""
 
-    def _deny(self, sock: socket.socket, peer: Peer, allowance: Allowance, listener: Listener) -> None:
+    def _deny(self, sock: socket.socket, peer: Peer, allowance: QuotaGroup, listener: Listener) -> None:
         """Close a connection that its row of the table of peers does not allow."""
         self._service.metrics.connections_denied_total += 1
         allowance.counts.denied += 1
@@ -199,7 +199,7 @@ BUSY_LINE = _line("busy", "too many connections", retry_after=1.0)
 """Said to a connection over the limit of all."""
 
 
-def _about(peer: Peer, allowance: Allowance, listener: Listener, **more: object) -> dict[str, object]:
+def _about(peer: Peer, allowance: QuotaGroup, listener: Listener, **more: object) -> dict[str, object]:
     """The fields of an event about a peer."""
     return fields(
         kind=allowance.name,

@@ -17,7 +17,7 @@ from nsfwd.metrics import Metrics
 from nsfwd.protocol.events import Turn
 from nsfwd.protocol.limits import DESCRIPTORS, KIB
 from nsfwd.protocol.messages import Image, Scan
-from nsfwd.server.memfd_upload import Body
+from nsfwd.server.memfd_upload import MemfdUpload
 
 PATIENCE = 10.0
 """Seconds that a body waits for room before its request is refused, and a descriptor for the request that takes it."""
@@ -39,7 +39,7 @@ Parcel = tuple[int, int]
 NO_PARCEL: Parcel = (0, 0)
 
 
-class Room:
+class MemoryBudget:
     """The memory and descriptors for images that clients send; among those of one peer, first come, first served.
 
     Args:
@@ -105,7 +105,7 @@ class Room:
             next(iter(waiting))()
 
 
-class Parcels:
+class Attachments:
     """Bodies and descriptors of one connection.
 
     Args:
@@ -132,11 +132,11 @@ class Parcels:
         "in_flight",
     )
 
-    def __init__(self, room: Room, peer: Hashable, wake: Callable[[], None]) -> None:
+    def __init__(self, room: MemoryBudget, peer: Hashable, wake: Callable[[], None]) -> None:
         self._room = room
         self._peer = peer
         self._wake = wake
-        self._body: Body | None = None
+        self._body: MemfdUpload | None = None
         self._held = 0  # bytes of room that the body has
         self._missing: int | None = None  # bytes of room that it waits for
         self._since = 0.0
@@ -183,7 +183,7 @@ class Parcels:
 
     def start(self, size: int, now: float) -> None:
         """A body of this size begins."""
-        self._body = Body(size)
+        self._body = MemfdUpload(size)
         self._missing = min(size, FIRST)
         self._since = now
         self._mark = now, 0

@@ -18,17 +18,17 @@ from nsfwd.protocol.events import ScanRequest, Turn
 from nsfwd.protocol.limits import SILENCE, WINDOW
 from nsfwd.protocol.messages import Lane
 from nsfwd.server import conversations
-from nsfwd.server.attachments import Parcels
+from nsfwd.server.attachments import Attachments
 from nsfwd.server.handling import handle
 from nsfwd.server.holdings import LONG_REQUESTS, Holdings
 from nsfwd.server.listen_spec import ListenSpec
-from nsfwd.server.multi_scan import HELD_MARK, SERIES_MARK, Series
+from nsfwd.server.multi_scan import HELD_MARK, SERIES_MARK, MultiScan
 from nsfwd.server.peer_credentials import Peer, lower_lane
 from nsfwd.server.requests import Request
-from nsfwd.server.socket_stream import Stream
+from nsfwd.server.socket_stream import SocketStream
 
 if TYPE_CHECKING:
-    from nsfwd.server.context import Service
+    from nsfwd.server.context import ServerContext
 
 BURST = 32
 """Requests understood in one turn of the loop: a peer that sends many cheap ones must not keep the others waiting."""
@@ -100,7 +100,7 @@ class Connection:
         sock: socket.socket,
         spec: ListenSpec,
         peer: Peer,
-        service: Service,
+        service: ServerContext,
         *,
         on_closed: Callable[[Connection], None],
     ) -> None:
@@ -109,16 +109,16 @@ class Connection:
         self._spec = spec
         self.service = service
         self._on_closed = on_closed
-        self._stream = Stream(service.loop, sock, self)
+        self._stream = SocketStream(service.loop, sock, self)
         self._max_bytes = service.settings.max_bytes
         self.session = conversations.begin(spec, peer, self._max_bytes)
         self._write_buffer = service.settings.write_buffer
         self.requests: dict[Turn, Request] = {}
-        self.series: set[Series] = set()
+        self.series: set[MultiScan] = set()
         self.member = service.peering.join(peer)
         self.holdings = Holdings(service.budgets, peer.guard)
         service.budgets.connections.add(peer.guard, 1)
-        self.parcels = Parcels(service.bodies, peer.guard, self.changed)
+        self.parcels = Attachments(service.bodies, peer.guard, self.changed)
         self.parked: ScanRequest | None = None
         self.bytes_in = self.bytes_out = self.reloads = 0
         self.why = "done"

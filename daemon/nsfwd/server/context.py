@@ -16,8 +16,8 @@ from nsfwd.budgets import Budget, Budgets, own_descriptors
 from nsfwd.errors import CodedError
 from nsfwd.metrics import Metrics
 from nsfwd.protocol.messages import Image, Lane, Outcome
-from nsfwd.server.attachments import Room
-from nsfwd.server.quotas import Peering
+from nsfwd.server.attachments import MemoryBudget
+from nsfwd.server.quotas import Quotas
 
 if TYPE_CHECKING:
     from nsfwd.bundles.bundle_store import Bundle
@@ -27,7 +27,7 @@ COMPLAINTS = 1024
 """Peers remembered as having been complained about, so that one that keeps on fills no log."""
 
 
-class Claim(Protocol):
+class RequestClaim(Protocol):
     """On whose behalf images are scored."""
 
     error: CodedError | None
@@ -36,7 +36,7 @@ class Claim(Protocol):
         """End everything under way, and everything admitted later, with this code."""
 
 
-class Scanner(Protocol):
+class ImageScanner(Protocol):
     """What a connection wants of the pipeline."""
 
     def claim(
@@ -71,7 +71,7 @@ class Scanner(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Service:
+class ServerContext:
     """The common ground of all connections.
 
     Attributes:
@@ -86,7 +86,7 @@ class Service:
 
     loop: asyncio.AbstractEventLoop
     settings: Settings
-    pipeline: Scanner
+    pipeline: ImageScanner
     bundles: Sequence[Bundle] = ()
     queue: Budget = field(default_factory=lambda: Budget("queue", 1 << 20))
     metrics: Metrics = field(default_factory=Metrics)
@@ -94,18 +94,18 @@ class Service:
     reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
     tasks: set[asyncio.Future[Any]] = field(default_factory=set)
     budgets: Budgets = field(init=False)
-    peering: Peering = field(init=False)
-    bodies: Room = field(init=False)
+    peering: Quotas = field(init=False)
+    bodies: MemoryBudget = field(init=False)
     _complained: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.peering = Peering(self.settings.peers, self.loop.time)
+        self.peering = Quotas(self.settings.peers, self.loop.time)
         self.budgets = Budgets(
             room_for_peers(self.settings),
             max_connections=self.settings.max_connections,
             body_memory=self.settings.body_memory,
         )
-        self.bodies = Room(self.metrics, self.budgets)
+        self.bodies = MemoryBudget(self.metrics, self.budgets)
 
     def settle(self, settings: Settings, bundles: Sequence[Bundle]) -> None:
         """Take over changed settings and bundles; who is connected notices at the next request."""

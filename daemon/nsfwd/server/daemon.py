@@ -17,7 +17,7 @@ import uvloop
 
 from nsfwd import logs
 from nsfwd.bundles.bundle_store import Bundle, find, open_bundle, usual_places
-from nsfwd.bundles.policy import Change
+from nsfwd.bundles.policy import PolicyChange
 from nsfwd.config import DEFAULT_LISTEN, parse_model
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.server.acceptor import check_descriptors
@@ -90,7 +90,7 @@ def open_bundles(settings: Settings) -> list[Bundle]:
 
 def _judging(bundle: Bundle, name: str, table: dict[str, object]) -> Bundle:
     try:
-        return bundle.judging(msgspec.convert({"name": name, **table}, Change))
+        return bundle.judging(msgspec.convert({"name": name, **table}, PolicyChange))
     except (msgspec.ValidationError, BundleError) as error:
         reason = str(error).replace("`", "").replace(" - at $.", " at ").removeprefix("policy: ")
         raise SettingsError(f"[policy.{name}]: {reason[:1].lower()}{reason[1:]}") from None

@@ -21,17 +21,17 @@ from nsfwd.protocol.events import (
     Turn,
 )
 from nsfwd.protocol.messages import Paths
-from nsfwd.server.inquiries import Asked, answer
+from nsfwd.server.inquiries import OperationHost, answer
 from nsfwd.server.quotas import NOT_WELCOME
 from nsfwd.server.requests import Request
 
 if TYPE_CHECKING:
-    from nsfwd.server.attachments import Parcels
+    from nsfwd.server.attachments import Attachments
 
 _log = logging.getLogger("nsfwd.server")
 
 
-class Heard(Asked, Protocol):
+class Heard(OperationHost, Protocol):
     """The connection whose peer said something.
 
     Attributes:
@@ -42,7 +42,7 @@ class Heard(Asked, Protocol):
     """
 
     active: float
-    parcels: Parcels
+    parcels: Attachments
     parked: ScanRequest | None
     requests: dict[Turn, Request]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("nsfwd.server")
 
 
-class Asked(Host, Protocol):
+class OperationHost(Host, Protocol):
     """The connection that was asked.
 
     Attributes:
@@ -44,7 +44,7 @@ class Asked(Host, Protocol):
         """What the series under way may wait for has changed."""
 
 
-def answer(asked: Asked, event: OperationRequest) -> None:
+def answer(asked: OperationHost, event: OperationRequest) -> None:
     """Answer one request, at once or when it is done."""
     service, session, turn, operation = asked.service, asked.session, event.turn, event.operation
     service.metrics.operations_total += 1
@@ -63,7 +63,7 @@ def answer(asked: Asked, event: OperationRequest) -> None:
         session.fail(turn, CodedError("internal"), 0.0)
 
 
-def _cancel(asked: Asked, turn: Turn, target: str | int | None) -> None:
+def _cancel(asked: OperationHost, turn: Turn, target: str | int | None) -> None:
     found = [
         request
         for request in asked.under_way
@@ -77,7 +77,7 @@ def _cancel(asked: Asked, turn: Turn, target: str | int | None) -> None:
     asked.session.operation(turn, {"target": target})
 
 
-def _reloaded(asked: Asked, turn: Turn, task: asyncio.Future[dict[str, Any]]) -> None:
+def _reloaded(asked: OperationHost, turn: Turn, task: asyncio.Future[dict[str, Any]]) -> None:
     asked.reloads -= 1
     if asked.closed:
         return

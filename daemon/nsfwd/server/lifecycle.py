@@ -16,9 +16,9 @@ from nsfwd.errors import NsfwdError
 from nsfwd.pipeline.pipeline import LONGEST_LOAD, Pipeline
 from nsfwd.protocol.limits import WINDOW
 from nsfwd.server.acceptor import Acceptor
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.listeners import Listener
-from nsfwd.server.malloc_tuning import Trimmer
+from nsfwd.server.malloc_tuning import MallocTrimmer
 from nsfwd.server.operations import VERSION
 from nsfwd.server.reloading import Reloader, Reread
 from nsfwd.server.scraping import MetricsServer
@@ -76,7 +76,7 @@ class Daemon:
         self._listeners = listeners
         self._notifier = notifier
         self._pipeline = Pipeline(settings, bundles)
-        self._service = Service(self._loop, settings, self._pipeline, bundles, self._pipeline.admission.budget)
+        self._service = ServerContext(self._loop, settings, self._pipeline, bundles, self._pipeline.admission.budget)
         self._reloader = Reloader(reread, self._service, self._pipeline, notifier, self._status)
         self._service.reload = self._reloader.reload
         self._acceptor = Acceptor([listener for listener in listeners if not listener.spec.metrics], self._service)
@@ -86,7 +86,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
-        self._trimmer = Trimmer(self._loop)
+        self._trimmer = MallocTrimmer(self._loop)
 
     async def run(self) -> int:
         """Serve until a signal or a failure; return the exit code."""

@@ -32,7 +32,7 @@ _STYLES = {Family.TCP: Style.SESSION, Family.UNIX: Style.PLAIN}
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ListenAddress:
     """Where to listen: ``host`` and ``port`` of tcp (an empty host is every interface), or ``path`` of unix."""
 
     family: Family
@@ -58,7 +58,7 @@ class ListenSpec:
         metrics: it serves metrics over HTTP, and no requests; style and lane mean nothing then.
     """
 
-    address: Address
+    address: ListenAddress
     style: Style
     lane: Lane
     mode: int = UNIX_MODE
@@ -82,7 +82,7 @@ def parse(text: str) -> ListenSpec:
     return ListenSpec(address, style, lane, _mode(text, options), _yes(text, options.get("color", "no")))
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str) -> ListenAddress:
     """Read ``tcp:HOST:PORT``, ``tcp:[IPV6]:PORT`` or ``unix:PATH``.
 
     Raises:
@@ -94,7 +94,7 @@ def parse_address(text: str) -> Address:
             raise ListenError(f"{text}: the path of a Unix socket has at most {UNIX_PATH_BYTES} bytes")
         if "\0" in rest or rest.startswith("@"):
             raise ListenError(f"{text}: a Unix socket needs a path of the file system")
-        return Address(Family.UNIX, path=rest)
+        return ListenAddress(Family.UNIX, path=rest)
     host, second, port = rest.rpartition(":")
     if family != Family.TCP or not colon or not second:
         raise ListenError(f"{text}: write tcp:HOST:PORT or unix:/path")
@@ -104,10 +104,10 @@ def parse_address(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise ListenError(f"{text}: write an IPv6 address in brackets, as in tcp:[::1]:{port}")
-    return Address(Family.TCP, host="" if host == "*" else host, port=int(port))
+    return ListenAddress(Family.TCP, host="" if host == "*" else host, port=int(port))
 
 
-def by_name(name: str, address: Address) -> ListenSpec:
+def by_name(name: str, address: ListenAddress) -> ListenSpec:
     """Derive style and lane of an inherited socket from its descriptor name.
 
     Args:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nsfwd.errors import ListenError
-from nsfwd.server.listen_spec import Address, Family, ListenSpec, by_name, parse
+from nsfwd.server.listen_spec import Family, ListenAddress, ListenSpec, by_name, parse
 
 BACKLOG = 1024
 """Connections the kernel holds for us; it lowers this to net.core.somaxconn."""
@@ -135,17 +135,17 @@ def _inherit(descriptor: int, name: str) -> Listener:
     return Listener(sock, by_name(name, _bound(sock)), inherited=True)
 
 
-def _with_options(listener: Listener, wanted: dict[Address, ListenSpec]) -> Listener:
+def _with_options(listener: Listener, wanted: dict[ListenAddress, ListenSpec]) -> Listener:
     spec = wanted.pop(listener.spec.address, None)
     return listener if spec is None else replace(listener, spec=spec)
 
 
-def _bound(sock: socket.socket) -> Address:
+def _bound(sock: socket.socket) -> ListenAddress:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return Address(Family.UNIX, path=os.fsdecode(name))
+        return ListenAddress(Family.UNIX, path=os.fsdecode(name))
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        return Address(Family.TCP, host=name[0], port=name[1])
+        return ListenAddress(Family.TCP, host=name[0], port=name[1])
     raise ListenError(f"descriptor {sock.fileno()}: neither TCP nor Unix")
 
 
@@ -172,7 +172,7 @@ class _NoSuchFamily(ListenError):
     """The machine does not speak this kind of IP."""
 
 
-def _resolve(address: Address) -> list[tuple[int, str]]:
+def _resolve(address: ListenAddress) -> list[tuple[int, str]]:
     try:
         found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -225,7 +225,7 @@ def _open_unix(spec: ListenSpec) -> Listener:
     return Listener(sock, spec, inode=_inode(path))
 
 
-def _remove_stale(address: Address) -> None:
+def _remove_stale(address: ListenAddress) -> None:
     """Remove the socket that a daemon which is no more left behind; never one that is answered, nor another file."""
     path = Path(address.path)
     try:
@@ -264,6 +264,6 @@ _REASONS: Mapping[int, str] = {
 }
 
 
-def _refusal(address: Address, error: OSError) -> ListenError:
+def _refusal(address: ListenAddress, error: OSError) -> ListenError:
     kind = _NoSuchFamily if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) else ListenError
     return kind(f"cannot listen on {address}: {_REASONS.get(error.errno or 0, error.strerror)}")

@@ -35,7 +35,7 @@ KEPT = 512
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Trimmer:
+class MallocTrimmer:
     """Gives the heap back after peers held much of it: small things lie among what is free, so that it does not shrink.
 
     Called about once a second.

@@ -11,7 +11,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 """Whoever holds the descriptor from then on can neither change nor resize what is scored."""
 
 
-class Body:
+class MemfdUpload:
     """A nameless file in memory (memfd) that grows as the bytes arrive. Its descriptor is given away or closed, once.
 
     A body for which there is no memory or descriptor swallows its bytes; ``take`` then tells why.

@@ -21,8 +21,8 @@ from nsfwd.protocol.messages import Image, Outcome, Scan, Timing
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from nsfwd.server.context import Claim, Service
-    from nsfwd.server.quotas import Member
+    from nsfwd.server.context import RequestClaim, ServerContext
+    from nsfwd.server.quotas import ConnectionQuota
 
 IS_DIRECTORY = "is_directory"
 """The code with which a path comes back from the pipeline when it is no file but may be listed."""
@@ -36,7 +36,7 @@ HELD_MARK = 64 * KIB
 _log = logging.getLogger("nsfwd.server")
 
 
-class Series:
+class MultiScan:
     """The images of one request, scored with a window.
 
     Args:
@@ -50,13 +50,13 @@ class Series:
 
     def __init__(
         self,
-        service: Service,
+        service: ServerContext,
         scan: Scan,
-        claim: Claim,
+        claim: RequestClaim,
         *,
         send: Callable[[Outcome], None],
         clogged: Callable[[], bool],
-        member: Member,
+        member: ConnectionQuota,
     ) -> None:
         self._service = service
         self._scan = scan

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.protocol import limits
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.peer_credentials import Peer
 
 if TYPE_CHECKING:
@@ -35,16 +35,16 @@ _LIMIT_SETTINGS = (
 )
 
 
-def _ping(_service: Service, _peer: Peer) -> dict[str, Any]:
+def _ping(_service: ServerContext, _peer: Peer) -> dict[str, Any]:
     return {}
 
 
-def _ready(service: Service, _peer: Peer) -> dict[str, Any]:
+def _ready(service: ServerContext, _peer: Peer) -> dict[str, Any]:
     readiness = service.pipeline.readiness()
     return {"ready": readiness["ready"], "why": readiness.get("why", "")}
 
 
-def _version(service: Service, peer: Peer) -> dict[str, Any]:
+def _version(service: ServerContext, peer: Peer) -> dict[str, Any]:
     return {
         "protocol": limits.PROTOCOL,
         "version": VERSION,
@@ -60,7 +60,7 @@ def _version(service: Service, peer: Peer) -> dict[str, Any]:
     }
 
 
-def _models(service: Service, _peer: Peer) -> dict[str, Any]:
+def _models(service: ServerContext, _peer: Peer) -> dict[str, Any]:
     return {"models": [describe(bundle) for bundle in service.bundles]}
 
 
@@ -81,7 +81,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def numbers(service: Service) -> dict[str, Any]:
+def numbers(service: ServerContext) -> dict[str, Any]:
     """Return every number of the daemon, those of the pipeline and those of the sockets."""
     stats = service.pipeline.stats()
     return {
@@ -92,19 +92,19 @@ def numbers(service: Service) -> dict[str, Any]:
     }
 
 
-def _stats(service: Service, _peer: Peer) -> dict[str, Any]:
+def _stats(service: ServerContext, _peer: Peer) -> dict[str, Any]:
     return numbers(service)
 
 
-def _poison(service: Service, _peer: Peer) -> dict[str, Any]:
+def _poison(service: ServerContext, _peer: Peer) -> dict[str, Any]:
     return {"poison": service.pipeline.poisoned()}
 
 
-def _clear_poison(service: Service, _peer: Peer) -> dict[str, Any]:
+def _clear_poison(service: ServerContext, _peer: Peer) -> dict[str, Any]:
     return {"cleared": service.pipeline.clear_poison()}
 
 
-OPERATIONS: dict[str, Callable[[Service, Peer], dict[str, Any]]] = {
+OPERATIONS: dict[str, Callable[[ServerContext, Peer], dict[str, Any]]] = {
     "ping": _ping,
     "ready": _ready,
     "version": _version,

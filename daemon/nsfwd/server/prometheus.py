@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from nsfwd.errors import CODES, Fault
 from nsfwd.metrics import METRICS
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.operations import VERSION, numbers
 
 PREFIX = "nsfwd_"
@@ -162,7 +162,7 @@ ROWS: tuple[Row, ...] = (
 class Collector:
     """Reads the numbers of a service at each scrape."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServerContext) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
 """What peers may do beyond the limits of all: the rows of the table of peers, and how much of each is in use.
 
-A connection is a ``Member`` of the row that its peer matches first. A reload puts every member into its row of the new
-table. Knows no socket and no request.
+A connection is a ``ConnectionQuota`` of the row that its peer matches first. A reload puts every member into its row
+of the new table. Knows no socket and no request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LATEST = 2.0
 """How many times the shortest wait a refused peer is told at most: those who come back are not to come all at once."""
 
 
-class Bucket:
+class TokenBucket:
     """Allows ``rate`` events a second, and as many at once as a second brings, but at least one.
 
     A refusal takes nothing, however many there are.
@@ -52,7 +52,7 @@ class Bucket:
 
 
 @dataclass(slots=True)
-class Counts:
+class QuotaCounts:
     """What the peers of one row did: ``requests`` understood, ``limited`` by rate, connections ``denied``."""
 
     requests: int = 0
@@ -60,7 +60,7 @@ class Counts:
     denied: int = 0
 
 
-class Allowance:
+class QuotaGroup:
     """One row of the table and what is in use of it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Allowance:
         counts: kept over reloads.
     """
 
-    def __init__(self, row: PeerRow, counts: Counts, now: float) -> None:
+    def __init__(self, row: PeerRow, counts: QuotaCounts, now: float) -> None:
         self.row = row
         self.name = row.name
         self.lane = Lane(row.lane) if row.lane is not None else None
@@ -84,7 +84,7 @@ class Allowance:
         self._networks: dict[int, list[Network]] = {4: [], 6: []}
         for network in row.networks():
             self._networks[network.version].append(network)
-        self.bucket = Bucket(row.rate, now) if row.rate is not None else None
+        self.bucket = TokenBucket(row.rate, now) if row.rate is not None else None
         self.bounded = row.in_flight is not None
         # A dict is an ordered set here: whoever has waited longest is woken first, and anybody may give up.
         self._waiting: dict[Callable[[], None], None] = {}
@@ -136,7 +136,7 @@ class Allowance:
             wake()
 
 
-class Member:
+class ConnectionQuota:
     """One connection's part in its row.
 
     Attributes:
@@ -147,7 +147,7 @@ class Member:
 
     __slots__ = ("_in_flight", "_peering", "allowance", "limited", "peer", "requests")
 
-    def __init__(self, peering: Peering, peer: Peer, allowance: Allowance) -> None:
+    def __init__(self, peering: Quotas, peer: Peer, allowance: QuotaGroup) -> None:
         self._peering = peering
         self.peer = peer
         self.allowance = allowance
@@ -220,7 +220,7 @@ class Member:
         self.allowance.forget(wake)
         self.allowance.pass_on()
 
-    def move(self, allowance: Allowance) -> None:
+    def move(self, allowance: QuotaGroup) -> None:
         """Belong to another row from now on, with all that is in flight."""
         self.allowance.connections -= 1
         self.allowance.in_flight -= self._in_flight
@@ -234,7 +234,7 @@ class Member:
         self._peering.members.discard(self)
 
 
-class Peering:
+class Quotas:
     """The table in force and everybody connected.
 
     Args:
@@ -244,18 +244,18 @@ class Peering:
 
     def __init__(self, rows: Sequence[PeerRow], now: Callable[[], float]) -> None:
         self.now = now
-        self.members: set[Member] = set()
-        self._counts: dict[str, Counts] = {}
-        self._table: list[Allowance] = []
+        self.members: set[ConnectionQuota] = set()
+        self._counts: dict[str, QuotaCounts] = {}
+        self._table: list[QuotaGroup] = []
         self.take_up(rows)
 
-    def find(self, peer: Peer) -> Allowance:
+    def find(self, peer: Peer) -> QuotaGroup:
         """The row of a peer: the first that matches."""
         return next(allowance for allowance in self._table if allowance.matches(peer))
 
-    def join(self, peer: Peer) -> Member:
+    def join(self, peer: Peer) -> ConnectionQuota:
         """Make a member of a connection."""
-        member = Member(self, peer, self.find(peer))
+        member = ConnectionQuota(self, peer, self.find(peer))
         member.allowance.connections += 1
         self.members.add(member)
         return member
@@ -265,8 +265,8 @@ class Peering:
         former, now = {allowance.name: allowance for allowance in self._table}, self.now()
         if not rows or rows[-1].name != OTHERS:
             rows = (*rows, PeerRow(name=OTHERS))
-        self._counts = {row.name: self._counts.get(row.name, Counts()) for row in rows}
-        self._table = [Allowance(row, self._counts[row.name], now) for row in rows]
+        self._counts = {row.name: self._counts.get(row.name, QuotaCounts()) for row in rows}
+        self._table = [QuotaGroup(row, self._counts[row.name], now) for row in rows]
         for allowance in self._table:
             before = former.get(allowance.name)
             if before is not None and before.row.rate == allowance.row.rate:

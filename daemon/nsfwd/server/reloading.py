@@ -14,13 +14,13 @@ from nsfwd import logs
 from nsfwd.bundles.previous_versions import formers
 from nsfwd.config import TABLE
 from nsfwd.errors import BundleError, CodedError, EngineError, NsfwdError, SettingsError
-from nsfwd.overrides.override_watcher import Overriding
+from nsfwd.overrides.override_watcher import OverrideWatcher
 
 if TYPE_CHECKING:
     from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.config import Settings
     from nsfwd.pipeline.pipeline import Pipeline
-    from nsfwd.server.context import Service
+    from nsfwd.server.context import ServerContext
     from nsfwd.systemd import Notifier
 
 Reread = Callable[[], "tuple[Settings, Sequence[Bundle]]"]
@@ -44,7 +44,7 @@ class Reloader:
     """
 
     def __init__(
-        self, reread: Reread, service: Service, pipeline: Pipeline, notifier: Notifier, status: Callable[[], str]
+        self, reread: Reread, service: ServerContext, pipeline: Pipeline, notifier: Notifier, status: Callable[[], str]
     ) -> None:
         self._reread = reread
         self._service = service
@@ -80,7 +80,9 @@ class Reloader:
                 for warning in settings.warnings:
                     _log.warning("%s", warning)
                 refuse_fixed(self._service.settings, settings)
-                await asyncio.to_thread(Overriding.load, settings.overrides)  # damaged since, it would refuse a start
+                await asyncio.to_thread(
+                    OverrideWatcher.load, settings.overrides
+                )  # damaged since, it would refuse a start
                 mode = await self._pipeline.reload(settings, bundles)
             except NsfwdError as error:
                 if isinstance(error, CodedError) and error.code == "draining":

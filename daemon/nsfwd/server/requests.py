@@ -9,17 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from nsfwd.errors import CodedError
-from nsfwd.server.multi_scan import IS_DIRECTORY, Series
+from nsfwd.server.multi_scan import IS_DIRECTORY, MultiScan
 from nsfwd.server.peer_credentials import lower_lane
 
 if TYPE_CHECKING:
     from nsfwd.protocol.events import Turn
     from nsfwd.protocol.messages import Lane, Outcome, Scan
     from nsfwd.server.attachments import Parcel
-    from nsfwd.server.context import Claim, Service
+    from nsfwd.server.context import RequestClaim, ServerContext
     from nsfwd.server.conversations import Conversation
     from nsfwd.server.holdings import Holdings
-    from nsfwd.server.quotas import Member
+    from nsfwd.server.quotas import ConnectionQuota
 
 _log = logging.getLogger("nsfwd.server")
 
@@ -36,10 +36,10 @@ class Host(Protocol):
 
     asker: tuple[Hashable, ...]
     holdings: Holdings
-    member: Member
-    service: Service
+    member: ConnectionQuota
+    service: ServerContext
     session: Conversation
-    series: set[Series]
+    series: set[MultiScan]
 
     @property
     def lane(self) -> Lane:
@@ -77,7 +77,7 @@ class Request:
         self.turn = turn
         self.parcel = parcel
         self.size = size
-        self.claim: Claim = service.pipeline.claim(
+        self.claim: RequestClaim = service.pipeline.claim(
             asker=host.asker,
             lane=lower_lane(host.lane, scan.lane),
             deadline=scan.deadline,
@@ -115,7 +115,7 @@ class Request:
             self._host.finished(self)
 
     async def _serve_series(self, directory: bytes | None) -> None:
-        series = Series(
+        series = MultiScan(
             self._host.service,
             self._scan,
             self.claim,

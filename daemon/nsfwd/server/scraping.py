@@ -17,7 +17,7 @@ from contextlib import suppress
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from nsfwd.server.context import Service
+from nsfwd.server.context import ServerContext
 from nsfwd.server.listeners import Listener
 from nsfwd.server.peer_credentials import identify
 from nsfwd.server.prometheus import Collector
@@ -42,7 +42,7 @@ class MetricsServer:
         service: whose numbers.
     """
 
-    def __init__(self, listeners: Sequence[Listener], service: Service) -> None:
+    def __init__(self, listeners: Sequence[Listener], service: ServerContext) -> None:
         self._listeners = listeners
         self._service = service
         self._servers: list[asyncio.Server] = []

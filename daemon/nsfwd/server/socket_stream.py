@@ -21,7 +21,7 @@ READ_SIZE = 64 * KIB
 _DESCRIPTOR_SIZE = array.array("i").itemsize
 
 
-class Owner(Protocol):
+class StreamOwner(Protocol):
     """Whoever is told what happens to a stream."""
 
     def portion(self) -> int:
@@ -49,7 +49,7 @@ class Owner(Protocol):
         """The peer is gone; nothing can be sent."""
 
 
-class Stream:
+class SocketStream:
     """The edge between a socket and its owner.
 
     Attributes:
@@ -59,7 +59,7 @@ class Stream:
 
     __slots__ = ("_buffer", "_fd", "_looked", "_loop", "_owner", "_receive", "_sock", "progress", "reading")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, owner: Owner) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, owner: StreamOwner) -> None:
         sock.setblocking(False)
         if sock.family == socket.AF_UNIX:
             self._receive = self._receive_unix

@@ -52,7 +52,7 @@ class DecodeJob:
         self.probe = probe
         self.ticket = ticket
         self.after = after
-        self.home: Worker | None = None
+        self.home: DecoderWorker | None = None
         self.since = ticket.admitted if after is None else time.monotonic()
         self.lease: Lease | None = None
         self.deaths = 0
@@ -66,7 +66,7 @@ class DecodeJob:
         return self.ticket.time.decode if self.after is not None else 0.0
 
 
-class Worker:
+class DecoderWorker:
     """One decoder process and the jobs it holds.
 
     Attributes:

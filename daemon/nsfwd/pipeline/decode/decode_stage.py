@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CODES, CodedError
 from nsfwd.ipc import child_messages
-from nsfwd.pipeline.decode.decode_job import DecodeJob, Worker
-from nsfwd.pipeline.decode.decoder_pool import Crew, Plan
+from nsfwd.pipeline.decode.decode_job import DecodeJob, DecoderWorker
+from nsfwd.pipeline.decode.decoder_pool import DecoderPlan, DecoderPool
 from nsfwd.pipeline.decode.poison_list import CRASHES, CRASHES_BEFORE_LISTING
-from nsfwd.pipeline.queueing.fair_queue import LaneQueue
+from nsfwd.pipeline.queueing.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -60,16 +60,16 @@ class DecodeStage:
         decoded: jobs that ended.
     """
 
-    def __init__(self, plan: Plan, *, on_broken: Callable[[EngineError], None]) -> None:
+    def __init__(self, plan: DecoderPlan, *, on_broken: Callable[[EngineError], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._slots = plan.slots
         self._kept = min(plan.workers, plan.slots.count // KEPT_OF)
         self._poison = plan.poison
-        self.crew = Crew(self, plan, on_broken=on_broken)
-        self.queue: LaneQueue[DecodeJob] = LaneQueue()
+        self.crew = DecoderPool(self, plan, on_broken=on_broken)
+        self.queue: FairQueue[DecodeJob] = FairQueue()
         self._own: list[DecodeJob] = []
         self._suspects: list[DecodeJob] = []
-        self._homes: dict[int, Worker] = {}
+        self._homes: dict[int, DecoderWorker] = {}
         self._mean_seconds = GROUP_SECONDS
         self._scheduled = False
         self._stopping = False
@@ -216,7 +216,7 @@ class DecodeStage:
             worker.jobs[job.ticket.number] = job
             self._send(worker, [job])
 
-    def _send_suspect(self) -> Worker | None:
+    def _send_suspect(self) -> DecoderWorker | None:
         """Give a suspect to an idle decoder, alone; without an idle one, keep the least loaded free of new work."""
         self._suspects = [job for job in self._suspects if job.ticket.settled is None]
         if not self._suspects:
@@ -241,8 +241,10 @@ class DecodeStage:
         """How many images a decoder may hold: the one it is on and about five milliseconds of others."""
         return min(1 + max(1, int(GROUP_SECONDS / max(self._mean_seconds, 1e-6))), MOST_PENDING)
 
-    def _least_loaded(self, parcels: dict[int, list[DecodeJob]], depth: int, reserved: Worker | None) -> Worker | None:
-        best: Worker | None = None
+    def _least_loaded(
+        self, parcels: dict[int, list[DecodeJob]], depth: int, reserved: DecoderWorker | None
+    ) -> DecoderWorker | None:
+        best: DecoderWorker | None = None
         for worker in self.crew.workers:
             if not worker.working or worker.alone or worker is reserved or len(worker.jobs) >= depth:
                 continue
@@ -250,7 +252,7 @@ class DecodeStage:
                 best = worker
         return best
 
-    def _home(self, job: DecodeJob, reserved: Worker | None) -> Worker | None:
+    def _home(self, job: DecodeJob, reserved: DecoderWorker | None) -> DecoderWorker | None:
         """Return the decoder that has a job's image open, if it can be given the job."""
         worker = job.home
         if worker is None or not worker.working or worker.alone or worker is reserved:
@@ -258,7 +260,7 @@ class DecodeStage:
         present = worker is self.crew.workers[worker.number]
         return worker if present and len(worker.jobs) < MOST_PENDING else None
 
-    def _send(self, worker: Worker, jobs: list[DecodeJob]) -> None:
+    def _send(self, worker: DecoderWorker, jobs: list[DecodeJob]) -> None:
         assert worker.child is not None
         now = time.monotonic()
         wire: list[child_messages.Job] = []
@@ -302,13 +304,13 @@ class DecodeStage:
 
     # -- taking back -------------------------------------------------------------------------------------------------
 
-    def finished(self, worker: Worker, results: list[child_messages.Decoded]) -> None:
+    def finished(self, worker: DecoderWorker, results: list[child_messages.Decoded]) -> None:
         """A decoder has done these."""
         for decoded in results:
             self._finish(worker, decoded)
         self.schedule()
 
-    def _finish(self, worker: Worker, decoded: child_messages.Decoded) -> None:
+    def _finish(self, worker: DecoderWorker, decoded: child_messages.Decoded) -> None:
         job = worker.jobs.get(decoded.number)
         if job is None or job.lease is None or not job.lease.echoed(decoded.slot, decoded.generation):
             return  # stale: answered before a death that has been dealt with

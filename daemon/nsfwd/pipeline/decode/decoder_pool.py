@@ -17,8 +17,8 @@ import msgspec
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.child import LEAN, Child, Exit
-from nsfwd.ipc.process_start import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, Starter, most_abandoned, tell_end
-from nsfwd.pipeline.decode.decode_job import DecodeJob, Worker
+from nsfwd.ipc.process_start import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, ProcessStarter, most_abandoned, tell_end
+from nsfwd.pipeline.decode.decode_job import DecodeJob, DecoderWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,10 +45,10 @@ _MESSAGES = msgspec.msgpack.Decoder(child_messages.Hello | child_messages.Decode
 _log = logging.getLogger("nsfwd.pipeline")
 
 
-class Stage(Protocol):
+class DecoderOwner(Protocol):
     """Whom the crew works for."""
 
-    def finished(self, worker: Worker, results: list[child_messages.Decoded]) -> None:
+    def finished(self, worker: DecoderWorker, results: list[child_messages.Decoded]) -> None:
         """A decoder has done these."""
 
     def put_back(self, job: DecodeJob, *, held: bool) -> None:
@@ -62,7 +62,7 @@ class Stage(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DecoderPlan:
     """What all decoders of one stage have in common.
 
     Attributes:
@@ -82,7 +82,7 @@ class Plan:
     poison: PoisonList
 
 
-class Crew:
+class DecoderPool:
     """All decoders of one stage.
 
     Args:
@@ -96,17 +96,17 @@ class Crew:
         applied, missing: what decoders gave up before their first image, and what they could not.
     """
 
-    def __init__(self, stage: Stage, plan: Plan, *, on_broken: Callable[[EngineError], None]) -> None:
+    def __init__(self, stage: DecoderOwner, plan: DecoderPlan, *, on_broken: Callable[[EngineError], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stage = stage
         self._plan = plan
         self._on_broken = on_broken
-        self._starter = Starter(self._loop, on_broken)
+        self._starter = ProcessStarter(self._loop, on_broken)
         self._stopping = False
         self._early_deaths = 0
         self._watch: asyncio.TimerHandle | None = None
-        self.workers = [Worker(number) for number in range(plan.workers)]
-        self.abandoned: list[Worker] = []
+        self.workers = [DecoderWorker(number) for number in range(plan.workers)]
+        self.abandoned: list[DecoderWorker] = []
         self.restarts = 0
         self.applied: list[str] = []
         self.missing: list[str] = []
@@ -134,7 +134,7 @@ class Crew:
         """Process ids of the live decoders."""
         return [worker.child.pid for worker in self.workers if worker.child is not None and worker.child.alive]
 
-    def _receive(self, worker: Worker, packet: bytes) -> None:
+    def _receive(self, worker: DecoderWorker, packet: bytes) -> None:
         try:
             message = _MESSAGES.decode(packet)
         except msgspec.MsgspecError:
@@ -151,7 +151,7 @@ class Crew:
         elif message.number in worker.jobs:
             worker.jobs[message.number].digest = (message.size, message.sha256)
 
-    def _greet(self, worker: Worker, hello: child_messages.Hello) -> None:
+    def _greet(self, worker: DecoderWorker, hello: child_messages.Hello) -> None:
         if not worker.greeted:
             worker.greeted = True
             worker.heard = time.monotonic()
@@ -162,7 +162,7 @@ class Crew:
                 _log.warning("decoders could not give up, on this system: %s", "; ".join(hello.missing))
         self.applied, self.missing = hello.applied, hello.missing
 
-    def _spawn(self, worker: Worker) -> None:
+    def _spawn(self, worker: DecoderWorker) -> None:
         if self._stopping:
             return
         worker.renew()
@@ -181,7 +181,7 @@ class Crew:
         child.send(child_messages.encode(setup))
         self._stage.schedule()
 
-    def _reaped(self, worker: Worker, exit_: Exit) -> None:
+    def _reaped(self, worker: DecoderWorker, exit_: Exit) -> None:
         child, worker.child = worker.child, None
         if worker in self.abandoned:
             self._found(worker)
@@ -204,7 +204,7 @@ class Crew:
         else:
             self._died_early(worker, exit_)
 
-    def _take_back(self, worker: Worker) -> DecodeJob | None:
+    def _take_back(self, worker: DecoderWorker) -> DecodeJob | None:
         """The decoder does no more work: what it had not begun waits again. Return what it was on."""
         note = self._plan.arena.note(worker.number)
         self._plan.arena.clear_note(worker.number)
@@ -219,7 +219,7 @@ class Crew:
             self._stage.put_back(job, held=worker.greeted)
         return culprit
 
-    def _abandon(self, worker: Worker) -> None:
+    def _abandon(self, worker: DecoderWorker) -> None:
         """Leave a decoder behind that the kernel does not let end (a stalled mount), and put another in its place.
 
         Only the slot that it may be writing to stays taken until it has ended; it never runs another instruction of its
@@ -231,23 +231,23 @@ class Crew:
         if culprit is not None:
             worker.lost, culprit.lease = culprit.lease, None
             culprit.ticket.fail(self.too_late())  # unless that was said when it was killed
-        successor = self.workers[worker.number] = Worker(worker.number)
+        successor = self.workers[worker.number] = DecoderWorker(worker.number)
         self._spawn(successor)
 
-    def _found(self, worker: Worker) -> None:
+    def _found(self, worker: DecoderWorker) -> None:
         """An abandoned decoder has ended after all."""
         self.abandoned.remove(worker)
         if worker.lost is not None:
             self._plan.slots.release(worker.lost)
 
-    def _died_early(self, worker: Worker, exit_: Exit) -> None:
+    def _died_early(self, worker: DecoderWorker, exit_: Exit) -> None:
         self._early_deaths += 1
         if self._early_deaths >= EARLY_DEATHS:
             self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
         else:
             self._replace(worker)
 
-    def _replace(self, worker: Worker) -> None:
+    def _replace(self, worker: DecoderWorker) -> None:
         """Start another in its place: at once, unless one after the other ends before it is of use."""
         if worker.futile < 2:
             self._spawn(worker)
@@ -278,7 +278,7 @@ class Crew:
             elif worker.jobs:
                 self._look_at(worker, now)
 
-    def _look_at(self, worker: Worker, now: float) -> None:
+    def _look_at(self, worker: DecoderWorker, now: float) -> None:
         """Kill a decoder that is too long on an image, by its note or because it has answered nothing for longer."""
         number, began = self._plan.arena.note(worker.number) or (None, now)
         silent = now - worker.heard > self._plan.timeout + WATCH_INTERVAL

@@ -17,7 +17,7 @@ import msgspec
 from nsfwd.errors import CodedError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.child import LEAN, Child, Exit
-from nsfwd.ipc.process_start import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, Starter, most_abandoned, tell_end
+from nsfwd.ipc.process_start import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, ProcessStarter, most_abandoned, tell_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -40,7 +40,7 @@ _LISTER = "nsfwd.imaging.lister"
 _MESSAGES = msgspec.msgpack.Decoder(child_messages.Hello | child_messages.Entries)
 
 
-class Listing:
+class DirectoryListing:
     """One directory being listed; a part of its claim, so that a cancel or a drain ends it.
 
     Attributes:
@@ -88,10 +88,10 @@ class ListStage:
         self._setup = setup
         self._patience = patience
         self._numbers = itertools.count(1)
-        self._listings: dict[int, Listing] = {}
+        self._listings: dict[int, DirectoryListing] = {}
         self._asked: deque[int] = deque()
         self._child: Child | None = None
-        self._starter = Starter(self._loop, self._broken)
+        self._starter = ProcessStarter(self._loop, self._broken)
         self._watch: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._killed: float | None = None
@@ -147,7 +147,7 @@ class ListStage:
             CodedError: the directory cannot be listed to its end; what was named before stands.
         """
         number = next(self._numbers)
-        listing = Listing(path, recursive=recursive, roots=claim.roots)
+        listing = DirectoryListing(path, recursive=recursive, roots=claim.roots)
         self._listings[number] = listing
         self._unused.clear()
         claim.parts.add(listing)
@@ -176,7 +176,7 @@ class ListStage:
         """Process id of the lister, if it lives."""
         return [self._child.pid] if self._child is not None and self._child.alive else []
 
-    async def _chunk(self, listing: Listing, claim: Claim) -> child_messages.Entries:
+    async def _chunk(self, listing: DirectoryListing, claim: Claim) -> child_messages.Entries:
         if claim.error is not None:
             raise claim.error
         try:
@@ -188,7 +188,7 @@ class ListStage:
 
     # -- the lister --------------------------------------------------------------------------------------------------
 
-    def _go_on(self, number: int, listing: Listing) -> None:
+    def _go_on(self, number: int, listing: DirectoryListing) -> None:
         """Ask for the next chunk; of a lister that took the place of the one asked last, from where that one was."""
         if listing.asked_of is self._child:
             self._ask(number, child_messages.More(number))

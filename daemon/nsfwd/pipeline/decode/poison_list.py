@@ -36,7 +36,7 @@ FILE = "poison.json"
 _log = logging.getLogger("nsfwd.pipeline")
 
 
-class Entry(msgspec.Struct, frozen=True):
+class PoisonEntry(msgspec.Struct, frozen=True):
     """One file that crashed decoders.
 
     Attributes:
@@ -65,10 +65,10 @@ class PoisonList:
         self._clock = clock
         self._pillow = _pillow()
         self._unwritten = False
-        self._entries: dict[str, Entry] = {entry.sha256: entry for entry in self._read()}
+        self._entries: dict[str, PoisonEntry] = {entry.sha256: entry for entry in self._read()}
         self._forget_old()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[PoisonEntry]:
         """All that holds now, oldest first."""
         self._forget_old()
         return list(self._entries.values())
@@ -79,7 +79,7 @@ class PoisonList:
 
     def add(self, size: int, sha256: str, number: int) -> None:
         """List a file that has crashed decoders by the signal ``number``."""
-        entry = Entry(sha256, size, signal.Signals(number).name, self._clock(), self._pillow)
+        entry = PoisonEntry(sha256, size, signal.Signals(number).name, self._clock(), self._pillow)
         self._entries.pop(sha256, None)
         self._entries[sha256] = entry
         while len(self._entries) > MOST_ENTRIES:
@@ -105,9 +105,9 @@ class PoisonList:
             if entry.listed < oldest or entry.pillow != self._pillow:
                 del self._entries[entry.sha256]
 
-    def _read(self) -> list[Entry]:
+    def _read(self) -> list[PoisonEntry]:
         try:
-            return decode_json(read_document(self._file), list[Entry])
+            return decode_json(read_document(self._file), list[PoisonEntry])
         except (FileNotFoundError, NotADirectoryError):
             return []
         except (OSError, DocumentError) as error:

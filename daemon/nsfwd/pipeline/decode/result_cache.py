@@ -44,7 +44,7 @@ class Hit:
     file: Identity
 
 
-class Cache:
+class ResultCache:
     """What was scored lately, the least recently used forgotten first.
 
     Args:
@@ -98,7 +98,7 @@ class Cache:
         """Remember the scores of this content, looked at in so many frames."""
         self._put(self._results, (digest, frames), scored)
 
-    def count_on(self, former: Cache) -> None:
+    def count_on(self, former: ResultCache) -> None:
         """Go on counting where one that is replaced stands; what it kept is gone."""
         self.misses += former.misses
         for by, count in former.hits.items():

@@ -24,7 +24,7 @@ COMPANY = 2.0
 look at a reply and ask again."""
 
 
-class Sizing:
+class BatchSizer:
     """Remembers who asked last."""
 
     def __init__(self) -> None:

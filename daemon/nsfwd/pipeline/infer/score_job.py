@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.queueing.tickets import Ticket
 
 
-class Entry(msgspec.Struct, eq=False):
+class ScoreJob(msgspec.Struct, eq=False):
     """One image with pixels that waits for scores, or is in the engine.
 
     Attributes:

@@ -18,13 +18,13 @@ import msgspec
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.child import Child, Exit
-from nsfwd.ipc.process_start import Starter, tell_end
+from nsfwd.ipc.process_start import ProcessStarter, tell_end
 from nsfwd.pipeline.accounts import CostCurve
-from nsfwd.pipeline.infer.batch_size import Sizing
+from nsfwd.pipeline.infer.batch_size import BatchSizer
 from nsfwd.pipeline.infer.engine_restarts import DEATH_WINDOW, MOST_DEATHS, Restarts
-from nsfwd.pipeline.infer.score_job import Entry
+from nsfwd.pipeline.infer.score_job import ScoreJob
 from nsfwd.pipeline.infer.unpacking import MOST_SCORES, unpack
-from nsfwd.pipeline.queueing.fair_queue import LaneQueue
+from nsfwd.pipeline.queueing.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,17 +86,17 @@ class ScoreStage:
         self._loss = ""
         self._on_warm = on_warm
         self._on_broken = on_broken
-        self.queue: LaneQueue[Entry] = LaneQueue()
-        self._sizing = Sizing()
-        self._probes: deque[Entry] = deque()
-        self._suspects: deque[Entry] = deque()
-        self._batches: dict[int, list[Entry]] = {}
+        self.queue: FairQueue[ScoreJob] = FairQueue()
+        self._sizing = BatchSizer()
+        self._probes: deque[ScoreJob] = deque()
+        self._suspects: deque[ScoreJob] = deque()
+        self._batches: dict[int, list[ScoreJob]] = {}
         self._number = 0
         self._most_images = MOST_SCORES // labels
         self._deaths = Restarts()
         self._useful = False
         self._child: Child | None = None
-        self._starter = Starter(self._loop, on_broken)
+        self._starter = ProcessStarter(self._loop, on_broken)
         self._restart: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._heard = 0.0
@@ -153,7 +153,7 @@ class ScoreStage:
             CodedError: ``engine_died``, ``engine_failed``, or what settled the ticket.
         """
         claim, now = ticket.claim, time.monotonic()
-        entry = Entry(ticket, now)
+        entry = ScoreJob(ticket, now)
         if entry.probe:
             self._probes.append(entry)
         else:
@@ -206,7 +206,7 @@ class ScoreStage:
                 return
             self._send(batch, now)
 
-    def _next_batch(self, ceiling: int) -> list[Entry]:
+    def _next_batch(self, ceiling: int) -> list[ScoreJob]:
         """What goes next: the self-test; then a suspect, alone, so that a second end has one author; then the lanes."""
         if any(entry.suspect for batch in self._batches.values() for entry in batch):
             return []
@@ -224,15 +224,15 @@ class ScoreStage:
         return batch
 
     @staticmethod
-    def _take(waiting: deque[Entry], most: int) -> list[Entry]:
-        batch: list[Entry] = []
+    def _take(waiting: deque[ScoreJob], most: int) -> list[ScoreJob]:
+        batch: list[ScoreJob] = []
         while waiting and len(batch) < most:
             entry = waiting.popleft()
             if entry.ticket.settled is None:
                 batch.append(entry)
         return batch
 
-    def _send(self, batch: list[Entry], now: float) -> None:
+    def _send(self, batch: list[ScoreJob], now: float) -> None:
         assert self._child is not None
         self._number += 1
         self._batches[self._number] = batch
@@ -342,7 +342,7 @@ class ScoreStage:
             self._slots.release(entry.take_back())
             entry.ticket.resolve(row)
 
-    def _count(self, batch: list[Entry], message: child_messages.Scores) -> None:
+    def _count(self, batch: list[ScoreJob], message: child_messages.Scores) -> None:
         self.batches += 1
         self.images += len(batch)
         self.rechecked += message.rechecked
@@ -376,7 +376,7 @@ class ScoreStage:
             return
         self._restart = self._loop.call_later(delay, self.start)
 
-    def _return(self, entries: list[Entry], error: CodedError, *, alone: bool) -> None:
+    def _return(self, entries: list[ScoreJob], error: CodedError, *, alone: bool) -> None:
         """What becomes of images in an engine that died or whose batch failed: each is tried again, alone.
 
         Args:

@@ -46,7 +46,7 @@ class Rate:
         self._since, self._count = now, 0
 
 
-class Pace:
+class FlowRate:
     """How fast work gets done while there is any: time without work says nothing about it.
 
     Attributes:
@@ -102,7 +102,7 @@ class Admission:
         self.tickets: set[Ticket] = set()
         self.draining = False
         self.rate = Rate(loop.time())
-        self._pace = Pace()
+        self._pace = FlowRate()
         self.admitted = 0
         self.refused: dict[str, int] = {"busy": 0, "draining": 0}
         self._empty: asyncio.Event = asyncio.Event()

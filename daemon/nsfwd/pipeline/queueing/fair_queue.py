@@ -13,7 +13,7 @@ from nsfwd.protocol.messages import Lane
 
 Item = TypeVar("Item", bound=Hashable)
 
-Asker = tuple[Hashable, ...]
+FlowKey = tuple[Hashable, ...]
 """Who asks, from the widest circle to the narrowest: user or host, process, connection. Turns go round at each level,
 so that more connections are not more turns. No asker is the beginning of another."""
 
@@ -22,7 +22,7 @@ WEIGHTS: dict[Lane, int] = {Lane.INTERACTIVE: 8, Lane.NORMAL: 3, Lane.BACKGROUND
 tenth at least beside a saturated interactive lane."""
 
 
-class _Circle(Generic[Item]):
+class _FlowNode(Generic[Item]):
     """One who asks, or a circle of such, whose members take turns.
 
     Who begins to ask has the first turn at once, before those who have been asking all along (the rule of FQ-CoDel,
@@ -38,23 +38,23 @@ class _Circle(Generic[Item]):
 
     __slots__ = ("above", "items", "key", "members", "new", "old", "waiting")
 
-    def __init__(self, key: Hashable = None, above: _Circle[Item] | None = None) -> None:
+    def __init__(self, key: Hashable = None, above: _FlowNode[Item] | None = None) -> None:
         self.key = key
         self.above = above
         self.waiting = 0
         # A dict is an ordered set here: a settled ticket leaves the middle of a long queue in constant time.
         self.items: dict[Item, None] = {}
-        self.members: dict[Hashable, _Circle[Item]] = {}
-        self.new: deque[_Circle[Item]] = deque()
-        self.old: deque[_Circle[Item]] = deque()
+        self.members: dict[Hashable, _FlowNode[Item]] = {}
+        self.new: deque[_FlowNode[Item]] = deque()
+        self.old: deque[_FlowNode[Item]] = deque()
 
-    def push(self, item: Item, asker: Asker) -> None:
+    def push(self, item: Item, asker: FlowKey) -> None:
         """Queue behind the asker's other items."""
         circle = self
         for key in asker:
             member = circle.members.get(key)
             if member is None:
-                member = circle.members[key] = _Circle(key, circle)
+                member = circle.members[key] = _FlowNode(key, circle)
                 circle.new.append(member)
             circle = member
         circle.items[item] = None
@@ -63,9 +63,9 @@ class _Circle(Generic[Item]):
             circle = circle.above
             circle.waiting += 1
 
-    def discard(self, item: Item, asker: Asker) -> bool:
+    def discard(self, item: Item, asker: FlowKey) -> bool:
         """Take an item out; tell whether it was there."""
-        circle: _Circle[Item] | None = self
+        circle: _FlowNode[Item] | None = self
         for key in asker:
             circle = circle.members.get(key) if circle is not None else None
         if circle is None or item not in circle.items:
@@ -93,7 +93,7 @@ class _Circle(Generic[Item]):
             circle = circle.above
             circle.waiting -= 1
 
-    def next(self) -> _Circle[Item]:
+    def next(self) -> _FlowNode[Item]:
         """The member whose turn it is; those that have had no work for a round are forgotten on the way."""
         while True:
             member = self.new.popleft() if self.new else self.old.popleft()
@@ -134,9 +134,9 @@ class _LaneItems(Generic[Item]):
         self.credit = 0
         self.size = 0
         self.again: dict[Item, None] = {}
-        self.turns: _Circle[Item] = _Circle()
+        self.turns: _FlowNode[Item] = _FlowNode()
 
-    def push(self, item: Item, asker: Asker) -> None:
+    def push(self, item: Item, asker: FlowKey) -> None:
         """Queue behind the asker's other items."""
         self.turns.push(item, asker)
         self.size += 1
@@ -146,7 +146,7 @@ class _LaneItems(Generic[Item]):
         self.again = {item: None, **self.again}
         self.size += 1
 
-    def discard(self, item: Item, asker: Asker) -> bool:
+    def discard(self, item: Item, asker: FlowKey) -> bool:
         """Take an item out, wherever it waits."""
         if item in self.again:
             del self.again[item]
@@ -172,7 +172,7 @@ class _LaneItems(Generic[Item]):
             self.turns.clear()
 
 
-class LaneQueue(Generic[Item]):
+class FairQueue(Generic[Item]):
     """Items waiting for a stage.
 
     ``pop`` takes from the lanes that have items by smooth weighted round-robin (the scheme of nginx's upstreams: every
@@ -197,7 +197,7 @@ class LaneQueue(Generic[Item]):
         """Items waiting in each lane."""
         return {lane.value: items.size for lane, items in self._lanes.items()}
 
-    def push(self, item: Item, lane: Lane, asker: Asker) -> None:
+    def push(self, item: Item, lane: Lane, asker: FlowKey) -> None:
         """Queue ``item`` behind the others of its asker."""
         self._lanes[lane].push(item, asker)
         self._count(self._lanes[lane], 1)
@@ -207,7 +207,7 @@ class LaneQueue(Generic[Item]):
         self._lanes[lane].push_front(item)
         self._count(self._lanes[lane], 1)
 
-    def discard(self, item: Item, lane: Lane, asker: Asker) -> None:
+    def discard(self, item: Item, lane: Lane, asker: FlowKey) -> None:
         """Take ``item`` out if it still waits."""
         if self._lanes[lane].discard(item, asker):
             self._count(self._lanes[lane], -1)

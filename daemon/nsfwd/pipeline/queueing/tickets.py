@@ -12,12 +12,12 @@ import time
 from typing import Any, Protocol
 
 from nsfwd.errors import CodedError
-from nsfwd.pipeline.queueing.fair_queue import Asker
+from nsfwd.pipeline.queueing.fair_queue import FlowKey
 from nsfwd.pipeline.queueing.slots import Lease
 from nsfwd.protocol.messages import Identity, Lane, Timing
 
 
-class Part(Protocol):
+class ClaimPart(Protocol):
     """Something under way for a claim: a ticket or a listing."""
 
     def fail(self, error: CodedError) -> None:
@@ -28,7 +28,7 @@ class Claim:
     """On whose behalf a request's images are scored.
 
     Attributes:
-        asker: whose turn it is (``lanes.Asker``).
+        asker: whose turn it is (``fair_queue.FlowKey``).
         lane: the lane it is served in.
         deadline: loop time at which the whole request ends; None when only each image has a limit.
         allowance: seconds for each image from its admission; None for no limit.
@@ -42,7 +42,7 @@ class Claim:
 
     def __init__(
         self,
-        asker: Asker,
+        asker: FlowKey,
         lane: Lane,
         *,
         deadline: float | None = None,
@@ -58,7 +58,7 @@ class Claim:
         self.identity = identity
         self.frames = frames
         self.roots = roots
-        self.parts: set[Part] = set()
+        self.parts: set[ClaimPart] = set()
         self.error: CodedError | None = None
 
     def cancel(self, code: str, message: str = "") -> None:

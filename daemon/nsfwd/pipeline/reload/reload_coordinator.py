@@ -30,7 +30,7 @@ STOP_TIMEOUT = 2.0
 _log = logging.getLogger("nsfwd.pipeline")
 
 
-class Handover:
+class ReloadCoordinator:
     """The reloads of one pipeline, one at a time.
 
     Attributes:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 
 from nsfwd.protocol.messages import Override
-from nsfwd.scanning.actions.quarantine_manifest import Entry
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.rejudge import spelled_override
 
 
-def mark_restored(index: Index, entry: Entry, target: bytes, restored: float | None) -> None:
+def mark_restored(index: Index, entry: ManifestEntry, target: bytes, restored: float | None) -> None:
     """Note when the file of an entry came back; None takes the note back."""
     with index.transaction():
         index.write_all(
@@ -21,7 +21,7 @@ def mark_restored(index: Index, entry: Entry, target: bytes, restored: float | N
         )
 
 
-def _rows(index: Index, entry: Entry, target: bytes) -> list[int]:
+def _rows(index: Index, entry: ManifestEntry, target: bytes) -> list[int]:
     """Return the rows of an entry, by whatever way its store was named when they were written."""
     rows = index.rows(
         "SELECT id, target FROM action WHERE digest = ? AND target IS NOT NULL", (bytes.fromhex(entry.digest),)
@@ -39,7 +39,7 @@ def note_override(index: Index, override: Override) -> None:
         )
 
 
-def note_recovered(index: Index, entry: Entry, target: bytes) -> None:
+def note_recovered(index: Index, entry: ManifestEntry, target: bytes) -> None:
     """Write a row for an entry that has none."""
     with index.transaction():
         if _rows(index, entry, target):

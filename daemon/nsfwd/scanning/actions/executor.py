@@ -1,4 +1,4 @@
-"""``Actions``: what is done about a verdict, each once, none before the breaker allowed it, and every one written down.
+"""``ActionExecutor``: acts on verdicts: each once, none before the breaker allowed it, and every one written down.
 
     log          a line that says so; done without ``apply`` too, as it changes nothing
     copy         a copy below a directory
@@ -29,12 +29,12 @@ from nsfwd.scanning.actions.breaker import Breaker, Limits
 from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
 from nsfwd.scanning.actions.move_out import Subject, copy_out, take
 from nsfwd.scanning.actions.quarantine import Store, records_of
-from nsfwd.scanning.actions.quarantine_manifest import Entry, because, text_of
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, because, text_of
 from nsfwd.scanning.actions.recovery import recover
 from nsfwd.scanning.actions.restored import Releases
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.trees.file_entry import Identity
+from nsfwd.scanning.trees.file_entry import FileIdentity
 from nsfwd.scanning.trees.files import Changed
 from nsfwd.scanning.trees.path_text import below
 from nsfwd.scanning.trees.walk import join, within
@@ -49,7 +49,7 @@ _TAKING = frozenset({"move", "quarantine"})
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ActionPlan:
     """What is to be done about which verdicts.
 
     Attributes:
@@ -72,7 +72,7 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
 
 
-class Actions:
+class ActionExecutor:
     """The actor of a run; for one event loop, in the thread of the index.
 
     Args:
@@ -83,7 +83,7 @@ class Actions:
         ActionFailure: a directory cannot be used.
     """
 
-    def __init__(self, index: Index, plan: Plan, *, roots: Sequence[bytes], say: Callable[[str], None]) -> None:
+    def __init__(self, index: Index, plan: ActionPlan, *, roots: Sequence[bytes], say: Callable[[str], None]) -> None:
         self.acted = 0
         self.outcomes: Counter[str] = Counter()
         self._index, self._plan, self._roots, self._say = index, plan, tuple(roots), say
@@ -92,7 +92,7 @@ class Actions:
         self._hook = Hook(plan.hook) if plan.hook is not None else None
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: NsfwdError | None = None
-        self._linked: dict[tuple[int, int], Identity] = {}
+        self._linked: dict[tuple[int, int], FileIdentity] = {}
         self._moving = asyncio.Lock()
         self._store, self._releases = _store(plan), _releases(plan)
         if self._store is not None:
@@ -314,7 +314,7 @@ class Actions:
         row = self._index.one("SELECT max(id) FROM run WHERE pid = ? AND ended IS NULL", (os.getpid(),))
         return row[0] if row else None
 
-    def _recovered(self, entry: Entry) -> None:
+    def _recovered(self, entry: ManifestEntry) -> None:
         """Write down what a run did that was killed before it could."""
         assert self._store is not None
         note_recovered(self._index, entry, self._store.path_of(entry))
@@ -331,7 +331,7 @@ def _remaining(links: int | None) -> str:
     return f"; other hard links to it that still exist: {others}" if others else ""
 
 
-def _releases(plan: Plan) -> Releases | None:
+def _releases(plan: ActionPlan) -> Releases | None:
     """Return what people let go of the store that is taken into; a dry run heeds it as well."""
     if "quarantine" in plan.kinds and plan.quarantine is not None:
         return Releases(records_of(plan.quarantine, sealed=True))
@@ -340,7 +340,7 @@ def _releases(plan: Plan) -> Releases | None:
     return None
 
 
-def _store(plan: Plan) -> Store | None:
+def _store(plan: ActionPlan) -> Store | None:
     if "quarantine" in plan.kinds and plan.apply:
         assert plan.quarantine is not None
         return Store.quarantine(plan.quarantine)

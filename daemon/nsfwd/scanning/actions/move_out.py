@@ -25,8 +25,8 @@ import msgspec
 from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.quarantine import Store
-from nsfwd.scanning.actions.quarantine_manifest import Entry, text_of
-from nsfwd.scanning.trees.file_entry import Found, Identity
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, text_of
+from nsfwd.scanning.trees.file_entry import FileEntry, FileIdentity
 from nsfwd.scanning.trees.files import (
     HOPELESS,
     Attributes,
@@ -59,15 +59,15 @@ class Subject:
         ours: its state as it is after another of its hard links was taken; None where none was.
     """
 
-    found: Found
+    found: FileEntry
     digest: bytes
     facts: Mapping[str, Any] = field(default_factory=dict)
     placeholder: bool = False
     home: bytes | None = None
-    ours: Identity | None = None
+    ours: FileIdentity | None = None
 
 
-def take(store: Store, subject: Subject) -> tuple[Entry, Identity]:
+def take(store: Store, subject: Subject) -> tuple[ManifestEntry, FileIdentity]:
     """Take a file away. The caller files its manifest then.
 
     Returns:
@@ -146,7 +146,7 @@ def _explained(subject: Subject) -> Iterator[None]:
         raise
 
 
-def _take(store: Store, source: int, subject: Subject) -> tuple[Entry, Identity]:
+def _take(store: Store, source: int, subject: Subject) -> tuple[ManifestEntry, FileIdentity]:
     with regular(source, subject.found.name) as file:
         _compare(file, subject)
         check_writable(source)
@@ -159,10 +159,10 @@ def _take(store: Store, source: int, subject: Subject) -> tuple[Entry, Identity]
                 store.forget(entry)
             raise
         settle(store, source, entry)
-        return entry, Identity.of(os.fstat(file))
+        return entry, FileIdentity.of(os.fstat(file))
 
 
-def _lies_in(store: Store, entry: Entry) -> bool:
+def _lies_in(store: Store, entry: ManifestEntry) -> bool:
     try:
         with store.place(entry) as (place, name):
             return looked_at(place, name) is not None
@@ -171,19 +171,19 @@ def _lies_in(store: Store, entry: Entry) -> bool:
 
 
 def _compare(file: int, subject: Subject) -> None:
-    judged, now = subject.found.identity, Identity.of(os.fstat(file))
+    judged, now = subject.found.identity, FileIdentity.of(os.fstat(file))
     if now != judged and not (now == subject.ours and now.same_content(judged)):
         raise Changed("it was changed or replaced since it was judged")
 
 
-def _entry(store: Store, subject: Subject, before: Attributes, home: os.stat_result) -> Entry:
+def _entry(store: Store, subject: Subject, before: Attributes, home: os.stat_result) -> ManifestEntry:
     found, digest = subject.found, subject.digest.hex()
     name = f"{digest}.{secrets.token_hex(4)}"
     target = f"files/{digest[:2]}/{name}".encode() if store.sealed else found.path.lstrip(b"/")
     if not store.sealed and os.path.lexists(b"%b/%b" % (os.fsencode(store.root), target)):
         parent, slash, last = target.rpartition(b"/")
         target = parent + slash + name_beside(last, b"~" + name[-8:].encode())
-    return Entry(
+    return ManifestEntry(
         name=name,
         kind=store.kind,
         time=time.time(),
@@ -209,7 +209,7 @@ def _entry(store: Store, subject: Subject, before: Attributes, home: os.stat_res
     )
 
 
-def _move(store: Store, source: int, file: int, entry: Entry) -> Entry:
+def _move(store: Store, source: int, file: int, entry: ManifestEntry) -> ManifestEntry:
     with store.place(entry) as (place, name):
         try:
             rename(source, entry.basename, place, name)
@@ -234,20 +234,20 @@ def _move(store: Store, source: int, file: int, entry: Entry) -> Entry:
         return entry
 
 
-def _verify(source: int, entry: Entry, place: int, name: bytes) -> None:
+def _verify(source: int, entry: ManifestEntry, place: int, name: bytes) -> None:
     """Send a file back that came under the name between the comparison and the rename, or was written to."""
     if not is_the_one(entry, looked_at(place, name)):
         rename(place, name, source, entry.basename)
         raise Changed("it was replaced while it was taken")
 
 
-def is_the_one(entry: Entry, found: os.stat_result | None) -> bool:
+def is_the_one(entry: ManifestEntry, found: os.stat_result | None) -> bool:
     """Tell whether this is the inode of an entry with its content; its ctime is another after each rename."""
-    judged = Identity(entry.dev, entry.ino, entry.size, entry.mtime_ns, entry.ctime_ns)
-    return found is not None and judged.same_content(Identity.of(found))
+    judged = FileIdentity(entry.dev, entry.ino, entry.size, entry.mtime_ns, entry.ctime_ns)
+    return found is not None and judged.same_content(FileIdentity.of(found))
 
 
-def _bring(source: int, file: int, entry: Entry, place: int, name: bytes) -> None:
+def _bring(source: int, file: int, entry: ManifestEntry, place: int, name: bytes) -> None:
     """Copy it beside the final name, compare, give the copy its attributes, and only then that name."""
     part = entry.passing
     copied = copy(file, place, part)
@@ -266,11 +266,11 @@ def _bring(source: int, file: int, entry: Entry, place: int, name: bytes) -> Non
         os.close(copied)
 
 
-def _unchanged(file: int, entry: Entry) -> bool:
+def _unchanged(file: int, entry: ManifestEntry) -> bool:
     return is_the_one(entry, os.fstat(file))
 
 
-def _leave(source: int, entry: Entry) -> None:
+def _leave(source: int, entry: ManifestEntry) -> None:
     """Take the original away under a name of our own, so that what is unlinked is what was compared."""
     rename(source, entry.basename, source, entry.passing)
     if not is_the_one(entry, looked_at(source, entry.passing)):
@@ -280,12 +280,12 @@ def _leave(source: int, entry: Entry) -> None:
     os.fsync(source)
 
 
-def attributes_of(entry: Entry) -> Attributes:
+def attributes_of(entry: ManifestEntry) -> Attributes:
     """Return what the file of an entry had besides its content."""
     return Attributes(entry.mode, entry.uid, entry.gid, entry.atime_ns, entry.mtime_ns, entry.links, entry.extended)
 
 
-def settle(store: Store, source: int | None, entry: Entry) -> None:
+def settle(store: Store, source: int | None, entry: ManifestEntry) -> None:
     """Do what is left once the file lies in the store: seal it, fill its place. May be done twice.
 
     Args:
@@ -301,7 +301,7 @@ def settle(store: Store, source: int | None, entry: Entry) -> None:
             _fill(source, entry)
 
 
-def _fill(source: int, entry: Entry) -> None:
+def _fill(source: int, entry: ManifestEntry) -> None:
     """Put the placeholder where the file was, unless something is there again."""
     write_new(source, entry.passing, placeholder.PICTURE, entry.mode & 0o666)
     try:

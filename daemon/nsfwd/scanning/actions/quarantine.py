@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Self
 
 from nsfwd.errors import ActionFailure
-from nsfwd.scanning.actions.quarantine_manifest import Entry, dump, load
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, dump, load
 from nsfwd.scanning.actions.restored import Release, Releases
 from nsfwd.scanning.trees.files import looked_at, write_new
 from nsfwd.scanning.trees.safe_paths import Diverted, below, safe_directory
@@ -107,12 +107,12 @@ class Store:
         except OSError as error:
             raise ActionFailure(f"{self.root}: {error.strerror or error}") from error
 
-    def path_of(self, entry: Entry) -> bytes:
+    def path_of(self, entry: ManifestEntry) -> bytes:
         """Return where the file of an entry lies."""
         return b"%b/%b" % (os.fsencode(self.root), entry.target)
 
     @contextmanager
-    def home(self, entry: Entry) -> Iterator[int]:
+    def home(self, entry: ManifestEntry) -> Iterator[int]:
         """Lend the directory where the file of an entry was, to put something there.
 
         A link on the way that another user may change is followed only to the very directory that the file was in. Out
@@ -127,7 +127,7 @@ class Store:
                 self._check_permitted(entry, found)
             yield opened
 
-    def _check_permitted(self, entry: Entry, home: os.stat_result) -> None:
+    def _check_permitted(self, entry: ManifestEntry, home: os.stat_result) -> None:
         with self.place(entry) as (place, name):
             lies = looked_at(place, name)
         users = {self._owner} | ({lies.st_uid} if lies is not None else set())
@@ -140,7 +140,7 @@ class Store:
         return path.startswith((os.fsencode(self.root) + b"/", os.path.realpath(os.fsencode(self.root)) + b"/"))
 
     @contextmanager
-    def place(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
+    def place(self, entry: ManifestEntry) -> Iterator[tuple[int, bytes]]:
         """Lend the directory where the file of an entry lies, made where it is missing, and its name there.
 
         Raises:
@@ -155,12 +155,12 @@ class Store:
 
     # -- manifests ------------------------------------------------------------------------------------------------
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: ManifestEntry) -> None:
         """Put the manifest of what is being taken on the disk, over an earlier one of the same entry."""
         with self.border():
             write_new(self._own_desk(), _file_of(entry), dump(entry))
 
-    def file(self, entry: Entry, desk: int | None = None) -> None:
+    def file(self, entry: ManifestEntry, desk: int | None = None) -> None:
         """Put the manifest of what was taken where it stays; ``desk`` is whose it is, None for the own one."""
         with self.border():
             source = self._own_desk() if desk is None else desk
@@ -169,31 +169,31 @@ class Store:
                 os.fsync(place)
             os.fsync(source)
 
-    def forget(self, entry: Entry, desk: int | None = None) -> None:
+    def forget(self, entry: ManifestEntry, desk: int | None = None) -> None:
         """Remove the manifest of what was not taken after all."""
         with self.border():
             os.unlink(_file_of(entry), dir_fd=self._own_desk() if desk is None else desk)
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: ManifestEntry) -> None:
         """Remove the manifest of what is back in its place."""
         with self.border(), self._drawer(entry) as place:
             os.unlink(_file_of(entry), dir_fd=place)
             os.fsync(place)
 
-    def correct(self, entry: Entry) -> None:
+    def correct(self, entry: ManifestEntry) -> None:
         """Write the manifest of what lies here anew; one whose file has come back meanwhile stays gone."""
         with self.border(), self._drawer(entry) as drawer, self.place(entry) as (place, name):
             write_new(drawer, _file_of(entry), dump(entry))
             if looked_at(place, name) is None:
                 os.unlink(_file_of(entry), dir_fd=drawer)
 
-    def release(self, entry: Entry, decided: float) -> None:
+    def release(self, entry: ManifestEntry, decided: float) -> None:
         """Note that a person lets a content go, by an override of this time: no run takes it while that holds."""
         release = Release(digest=entry.digest, time=time.time(), decided=decided, path=entry.path_text)
         with self.border():
             self.releases.note(release)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ManifestEntry]:
         """Yield what lies here, in no order that matters; what another process is taking just now is not among it."""
         with self.border(), self._records(b"manifests") as manifests:
             shards = _listed(manifests)
@@ -205,12 +205,12 @@ class Store:
                         yield entry
 
     @contextmanager
-    def abandoned(self) -> Iterator[Iterator[tuple[int, Entry]]]:
+    def abandoned(self) -> Iterator[Iterator[tuple[int, ManifestEntry]]]:
         """Lend what dead workers left: a descriptor of each one's desk with an entry. Their desks go when empty."""
         with self.border(), self._records(b"pending") as pending:
             yield self._abandoned(pending)
 
-    def _abandoned(self, pending: int) -> Iterator[tuple[int, Entry]]:
+    def _abandoned(self, pending: int) -> Iterator[tuple[int, ManifestEntry]]:
         for worker in _listed(pending):
             with suppress(FileNotFoundError), below(pending, worker) as desk:
                 try:
@@ -237,10 +237,10 @@ class Store:
         ):
             yield opened
 
-    def _drawer(self, entry: Entry, *, make: bool = False) -> AbstractContextManager[int]:
+    def _drawer(self, entry: ManifestEntry, *, make: bool = False) -> AbstractContextManager[int]:
         return self._records(b"manifests/" + entry.name[:2].encode(), make=make)
 
-    def _read(self, place: int, name: bytes) -> Entry | None:
+    def _read(self, place: int, name: bytes) -> ManifestEntry | None:
         """Return a manifest; None where it has gone meanwhile."""
         try:
             with os.fdopen(os.open(name, _READ, dir_fd=place), "rb") as file:
@@ -259,7 +259,7 @@ class Store:
         return self._desk[0]
 
 
-def _file_of(entry: Entry) -> bytes:
+def _file_of(entry: ManifestEntry) -> bytes:
     return entry.name.encode() + _ENDING
 
 
@@ -268,7 +268,7 @@ def _listed(place: int) -> list[bytes]:
 
 
 @contextmanager
-def _way_home(entry: Entry) -> Iterator[int]:
+def _way_home(entry: ManifestEntry) -> Iterator[int]:
     with ExitStack() as stack:
         try:
             opened = stack.enter_context(safe_directory(entry.directory))

@@ -23,7 +23,7 @@ How = Literal["rename", "copy"]
 _NAME = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """One file in a store.
 
     Attributes:
@@ -94,19 +94,19 @@ def text_of(path: bytes) -> str:
     return escape(path)
 
 
-def dump(entry: Entry) -> bytes:
+def dump(entry: ManifestEntry) -> bytes:
     """Spell a manifest."""
     return json.dumps(msgspec.to_builtins(entry), indent=2).encode() + b"\n"  # times may need more than 64 bits
 
 
-def load(content: bytes, where: str, *, kind: str) -> Entry:
+def load(content: bytes, where: str, *, kind: str) -> ManifestEntry:
     """Read a manifest of a store of this kind.
 
     Raises:
         ActionFailure: it is none, of a newer version, or speaks of a place where the store puts nothing.
     """
     try:
-        entry = decode_json(content, Entry)
+        entry = decode_json(content, ManifestEntry)
     except DocumentError as error:
         raise ActionFailure(f"{where}: no manifest: {error}") from error
     if entry.version > 1:
@@ -116,7 +116,7 @@ def load(content: bytes, where: str, *, kind: str) -> Entry:
     return entry
 
 
-def _is_consistent(entry: Entry, kind: str) -> bool:
+def _is_consistent(entry: ManifestEntry, kind: str) -> bool:
     """Tell whether an entry is one of the store's: what it says is done as root, in directories of others."""
     if entry.kind != kind or not _NAME.fullmatch(entry.name) or not entry.name.startswith(entry.digest + "."):
         return False

@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from nsfwd.scanning.actions.move_out import is_the_one, settle
 from nsfwd.scanning.actions.quarantine import Store
-from nsfwd.scanning.actions.quarantine_manifest import Entry
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry
 from nsfwd.scanning.trees.files import looked_at, rename
 
 
-def recover(store: Store, told: Callable[[Entry], None], *, say: Callable[[str], None]) -> int:
+def recover(store: Store, told: Callable[[ManifestEntry], None], *, say: Callable[[str], None]) -> int:
     """Finish or undo what dead workers were at; called at the beginning of every run that uses a store.
 
     Args:
@@ -44,7 +44,7 @@ def recover(store: Store, told: Callable[[Entry], None], *, say: Callable[[str],
 
 
 @contextmanager
-def _source(store: Store, entry: Entry) -> Iterator[int | None]:
+def _source(store: Store, entry: ManifestEntry) -> Iterator[int | None]:
     """Lend the directory where the file was; None where that is gone, or the way there leads elsewhere."""
     with ExitStack() as stack:
         try:
@@ -54,7 +54,7 @@ def _source(store: Store, entry: Entry) -> Iterator[int | None]:
         yield opened
 
 
-def _lies_in(store: Store, source: int | None, entry: Entry) -> bool:
+def _lies_in(store: Store, source: int | None, entry: ManifestEntry) -> bool:
     """Bring the file to one of the two places where it may be, and tell whether that is the store."""
     with store.place(entry) as (place, name):
         with suppress(FileNotFoundError):
@@ -73,7 +73,7 @@ def _lies_in(store: Store, source: int | None, entry: Entry) -> bool:
         return True
 
 
-def _left(source: int | None, entry: Entry, place: int, name: bytes) -> bool:
+def _left(source: int | None, entry: ManifestEntry, place: int, name: bytes) -> bool:
     """With a whole copy in the store: end what was begun, or drop the copy where the original is in its place."""
     if source is None:
         return True

@@ -16,7 +16,7 @@ from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.move_out import attributes_of
 from nsfwd.scanning.actions.quarantine import Store
-from nsfwd.scanning.actions.quarantine_manifest import Entry
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry
 from nsfwd.scanning.trees.files import (
     EXCHANGE,
     NOREPLACE,
@@ -31,7 +31,7 @@ from nsfwd.scanning.trees.files import (
 )
 
 
-def restore(store: Store, entry: Entry) -> tuple[str, ...]:
+def restore(store: Store, entry: ManifestEntry) -> tuple[str, ...]:
     """Put one file back, with the owner that it has in the store, its mode, times and extended attributes.
 
     Returns:
@@ -54,7 +54,7 @@ def restore(store: Store, entry: Entry) -> tuple[str, ...]:
     return lost
 
 
-def rehearse(store: Store, entry: Entry) -> None:
+def rehearse(store: Store, entry: ManifestEntry) -> None:
     """Look whether a file could be put back, and touch nothing.
 
     Raises:
@@ -69,7 +69,7 @@ def rehearse(store: Store, entry: Entry) -> None:
 
 
 @contextmanager
-def _explained(entry: Entry) -> Iterator[None]:
+def _explained(entry: ManifestEntry) -> Iterator[None]:
     try:
         yield
     except Changed as error:
@@ -80,7 +80,7 @@ def _explained(entry: Entry) -> Iterator[None]:
         raise ActionFailure(f"{entry.path_text}: {error.strerror or error}") from error
 
 
-def _bring_back(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, ...]:
+def _bring_back(home: int, entry: ManifestEntry, place: int, name: bytes) -> tuple[str, ...]:
     filled = _check_place(home, entry)
     with _taken(place, name, entry) as file:
         lost = _dress(file, entry, os.fstat(file))
@@ -107,7 +107,7 @@ def _bring_back(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, 
     return lost
 
 
-def _dress(file: int, entry: Entry, lies: os.stat_result) -> tuple[str, ...]:
+def _dress(file: int, entry: ManifestEntry, lies: os.stat_result) -> tuple[str, ...]:
     """Give a file its attributes; its owner is who owns what lies in the store, whatever the manifest says."""
     owned = replace(attributes_of(entry), uid=lies.st_uid, gid=lies.st_gid)
     other = (lies.st_uid, lies.st_gid) != (entry.uid, entry.gid)
@@ -115,7 +115,7 @@ def _dress(file: int, entry: Entry, lies: os.stat_result) -> tuple[str, ...]:
 
 
 @contextmanager
-def _taken(place: int, name: bytes, entry: Entry) -> Iterator[int]:
+def _taken(place: int, name: bytes, entry: ManifestEntry) -> Iterator[int]:
     """Lend what lies in the store.
 
     Raises:
@@ -127,7 +127,7 @@ def _taken(place: int, name: bytes, entry: Entry) -> Iterator[int]:
         yield file
 
 
-def _check_place(home: int, entry: Entry) -> bool:
+def _check_place(home: int, entry: ManifestEntry) -> bool:
     """Tell whether the placeholder is in the file's place, and not nothing.
 
     Raises:
@@ -146,7 +146,7 @@ def _is_placeholder(home: int, name: bytes) -> bool:
     return content_is(home, name, placeholder.DIGEST)
 
 
-def _put(source: int, name: bytes, home: int, entry: Entry, *, filled: bool) -> None:
+def _put(source: int, name: bytes, home: int, entry: ManifestEntry, *, filled: bool) -> None:
     """Rename into place: into an empty one, or changing places with the placeholder, which goes then."""
     if not filled:
         rename(source, name, home, entry.basename, NOREPLACE)
@@ -164,7 +164,7 @@ def _put(source: int, name: bytes, home: int, entry: Entry, *, filled: bool) -> 
     os.unlink(name, dir_fd=source)
 
 
-def _put_by_steps(source: int, name: bytes, home: int, entry: Entry) -> None:
+def _put_by_steps(source: int, name: bytes, home: int, entry: ManifestEntry) -> None:
     """Put the placeholder aside, the file in its place, and drop the placeholder: where no two names change places."""
     rename(home, entry.basename, home, _aside(entry))
     try:
@@ -177,7 +177,7 @@ def _put_by_steps(source: int, name: bytes, home: int, entry: Entry) -> None:
     os.unlink(_aside(entry), dir_fd=home)
 
 
-def _aside(entry: Entry) -> bytes:
+def _aside(entry: ManifestEntry) -> bytes:
     """A hidden name that the placeholder has for a moment."""
     return entry.passing + b".old"
 
@@ -185,7 +185,7 @@ def _aside(entry: Entry) -> bytes:
 _OVERTAKEN = "another file came into its place; move that away, then restore"
 
 
-def _tidy(home: int, entry: Entry, place: int, name: bytes) -> tuple[str, ...]:
+def _tidy(home: int, entry: ManifestEntry, place: int, name: bytes) -> tuple[str, ...]:
     """The very content is in its place: of an attempt that was cut off, or put there again. End what is left over."""
     for where, leftover in ((home, entry.passing), (place, name)):
         if _is_placeholder(where, leftover) or content_is(where, leftover, bytes.fromhex(entry.digest)):

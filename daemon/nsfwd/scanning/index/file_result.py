@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nsfwd.client.results import graded
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Judged:
         reply: the daemon's JSON object; of what was known by its digest one with the same keys, made of the index.
     """
 
-    found: Found
+    found: FileEntry
     status: str
     code: str | None = None
     message: str | None = None

@@ -1,4 +1,4 @@
-"""``Ledger``: what the index knows of a file that was found, and the rows of what it came to.
+"""``FileTable``: what the index knows of a file that was found, and the rows of what it came to.
 
 A file is as it was when device, inode, size, mtime and ctime are; its content is when inode, size and mtime are, or
 when its digest is. What the present models and policy said of a content is never asked again. Knows the index and
@@ -23,7 +23,7 @@ from nsfwd.errors import CODES, Status
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.index.stat_columns import identity_of
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 
 ATTEMPTS = 3
 """Runs in which a file is tried whose error may pass."""
@@ -84,7 +84,7 @@ _SAVE = f"""
 """
 
 
-class Outcome(NamedTuple):
+class RowOutcome(NamedTuple):
     """What a row says of a content."""
 
     digest: bytes | None
@@ -112,7 +112,7 @@ class Looked(NamedTuple):
     """What the index knows of a file, and what it said."""
 
     known: Known
-    outcome: Outcome | None = None
+    outcome: RowOutcome | None = None
     culprit: int = 0
 
 
@@ -122,8 +122,8 @@ _NOTHING, _SIZE = Looked(Known.NOTHING), Looked(Known.SIZE)
 class Settled(NamedTuple):
     """A file and what it came to, to be written."""
 
-    found: Found
-    outcome: Outcome
+    found: FileEntry
+    outcome: RowOutcome
     scores: Mapping[str, Mapping[str, float]]
 
 
@@ -136,7 +136,7 @@ class _Present:
     again: bool = False
 
 
-class Ledger:
+class FileTable:
     """The index for one run. Every method may raise ``IndexFailure``.
 
     Args:
@@ -173,7 +173,7 @@ class Ledger:
         """
         self._present.models, self._present.policy = self._spelled(models, labels), self._policy(policy, policies or {})
 
-    def look(self, found: Found) -> Looked:
+    def look(self, found: FileEntry) -> Looked:
         """Tell what is known of a file."""
         where = (found.directory, found.name, *identity_of(found)[:3])
         name, inode, size = self._index.one(_HINTS, where) or (0, 0, 0)
@@ -182,36 +182,36 @@ class Ledger:
             looked = self._elsewhere(found)
         return looked or (_SIZE if size else _NOTHING)
 
-    def _here(self, found: Found) -> Looked | None:
+    def _here(self, found: FileEntry) -> Looked | None:
         row = self._index.one(_BY_NAME, {**self.present, "directory": found.directory, "name": found.name})
         if row is None or not row[5]:
             return None
-        outcome = Outcome(*row[7:])
+        outcome = RowOutcome(*row[7:])
         identity = identity_of(found)
         if row[:5] == identity:
             return Looked(Known.UNCHANGED, outcome, row[6])
         same = row[1:4] == identity[1:4] and outcome.digest is not None
         return Looked(Known.CONTENT, outcome) if same else None
 
-    def _elsewhere(self, found: Found) -> Looked | None:
+    def _elsewhere(self, found: FileEntry) -> Looked | None:
         """Look for the content under other names. One that was moved there needs no read."""
         identity = dict(zip(("dev", "ino", "size", "mtime"), identity_of(found), strict=False))
         row = self._index.one(_BY_INODE, {**self.present, **identity})
-        return Looked(Known.CONTENT, Outcome(*row)) if row is not None else None
+        return Looked(Known.CONTENT, RowOutcome(*row)) if row is not None else None
 
-    def content(self, digest: bytes) -> Outcome | None:
+    def content(self, digest: bytes) -> RowOutcome | None:
         """Return what the present models and policy said of a content."""
         row = self._index.one(_BY_DIGEST, {**self.present, "digest": digest})
-        return Outcome(*row) if row is not None else None
+        return RowOutcome(*row) if row is not None else None
 
-    def outcome(self, judged: Judged) -> Outcome:
+    def outcome(self, judged: Judged) -> RowOutcome:
         """Spell what the daemon said of a file; within a transaction, as it may name a model that is new here."""
         models, policy = self._present.models, self._present.policy
         if judged.status == Status.OK:
             told = judged.reply
             models, policy = self._spelled(told["model"], judged.scores), self._policy(str(told["policy"]), {})
         override = None if judged.override is None else json.dumps(judged.override, separators=(",", ":"))
-        return Outcome(
+        return RowOutcome(
             judged.digest,
             judged.status,
             judged.code,
@@ -244,7 +244,7 @@ class Ledger:
         self._index.write_all(_SAVE, rows)
         self._index.write_all("INSERT OR REPLACE INTO score VALUES (?, ?, ?, ?)", scores)
 
-    def vanished(self, files: Iterable[Found]) -> None:
+    def vanished(self, files: Iterable[FileEntry]) -> None:
         """Note that files are no longer there; within a transaction."""
         self._index.write_all(
             """
@@ -271,7 +271,7 @@ class Ledger:
             known.clear()
 
     def _score_rows(
-        self, outcome: Outcome, said: Mapping[str, Mapping[str, float]], now: float
+        self, outcome: RowOutcome, said: Mapping[str, Mapping[str, float]], now: float
     ) -> Iterator[tuple[bytes, int, bytes, float]]:
         if outcome.digest is None or not said:
             return
@@ -315,7 +315,7 @@ class Ledger:
         return self._policies[identity]
 
 
-def scores_of(index: Index, outcome: Outcome) -> dict[str, dict[str, float]]:
+def scores_of(index: Index, outcome: RowOutcome) -> dict[str, dict[str, float]]:
     """Return the scores of a content: short name -> label -> probability."""
     found: dict[str, dict[str, float]] = {}
     for name, model in json.loads(outcome.models or "{}").items():

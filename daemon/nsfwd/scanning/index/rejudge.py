@@ -25,14 +25,14 @@ from nsfwd.protocol.messages import Judgement, Override
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.index.stat_columns import loaded_found
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.path_text import spelled
 
 STEP = 5000
 """Files read, judged and written at once: a tenth of a second, of which the index is held for a tenth."""
 
 
-class Change(NamedTuple):
+class VerdictChange(NamedTuple):
     """A file that came to another verdict, and what its verdict was."""
 
     before: str
@@ -103,7 +103,7 @@ class Rejudging:
         self.verdicts: Counter[tuple[str, str]] = Counter()
         self.left: Counter[str] = Counter()
 
-    def changes(self) -> Iterator[Change]:
+    def changes(self) -> Iterator[VerdictChange]:
         """Judge everything, and yield what came to another verdict once that is written."""
         spellings = self._index.read("SELECT models, count(*) FROM file WHERE status = 'ok' GROUP BY models")
         for models, count in list(spellings):
@@ -145,7 +145,7 @@ class Rejudging:
         assert row is not None
         return int(row[0])
 
-    def _pass(self, kind: _Kind) -> Iterator[Change]:
+    def _pass(self, kind: _Kind) -> Iterator[VerdictChange]:
         query = _query(kind)
         last = 0
         while rows := list(self._index.read(query, (kind.models, last, STEP))):
@@ -190,7 +190,7 @@ class Rejudging:
                 rows,
             )
 
-    def _counted(self, kind: _Kind, told: list[tuple[_New, Row]]) -> Iterator[Change]:
+    def _counted(self, kind: _Kind, told: list[tuple[_New, Row]]) -> Iterator[VerdictChange]:
         for new, row in told:
             _, _, _, before, _, gone, *_ = row
             if gone is not None:
@@ -200,7 +200,7 @@ class Rejudging:
             self.verdicts[before, new.verdict] += 1
             if before != new.verdict:
                 self.changed += 1
-                yield Change(before, self._spelled(kind, new, row))
+                yield VerdictChange(before, self._spelled(kind, new, row))
 
     def _spelled(self, kind: _Kind, new: _New, row: Row) -> Judged:
         """A change as those who act want it: with the file, and in the words of a reply."""
@@ -249,7 +249,7 @@ def spelled_override(override: Override) -> str:
     return json.dumps(told | {"expires": override.expires})
 
 
-def _reply(found: Found, new: _New, judgement: Judgement) -> dict[str, Any]:
+def _reply(found: FileEntry, new: _New, judgement: Judgement) -> dict[str, Any]:
     return {
         **spelled(found.path),
         "status": "ok",

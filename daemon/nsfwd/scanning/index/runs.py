@@ -24,7 +24,7 @@ _LOCK = struct.Struct("hhqqi4x")
 
 
 @dataclass(slots=True)
-class Counts:
+class RunCounts:
     """What a run came to so far. Each file is in exactly one of the first six.
 
     Attributes:
@@ -54,7 +54,7 @@ class Counts:
         return self.known + self.ok + self.skipped + self.errors
 
 
-_COLUMNS = ("found", *(each.name for each in fields(Counts)))
+_COLUMNS = ("found", *(each.name for each in fields(RunCounts)))
 
 
 class Run:
@@ -62,7 +62,7 @@ class Run:
 
     def __init__(self, index: Index, number: int, lock: int) -> None:
         self.id = number
-        self.counts = Counts()
+        self.counts = RunCounts()
         self._index, self._lock = index, lock
 
     @classmethod

@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from nsfwd.scanning.index.database import Row
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 _UNSIGNED = 1 << 64
@@ -29,7 +29,7 @@ def stored_identity(dev: int, ino: int, size: int, mtime_ns: int, ctime_ns: int)
     return _stored_bits(dev), _stored_bits(ino), size, _stored_time(mtime_ns), _stored_time(ctime_ns)
 
 
-def identity_of(found: Found) -> tuple[int | bytes, ...]:
+def identity_of(found: FileEntry) -> tuple[int | bytes, ...]:
     """Return the identity of a file as the columns keep it."""
     return stored_identity(found.dev, found.ino, found.size, found.mtime_ns, found.ctime_ns)
 
@@ -40,9 +40,9 @@ def loaded_identity(columns: Row) -> tuple[int, int, int, int, int]:
     return dev % _UNSIGNED, ino % _UNSIGNED, size, int(mtime), int(ctime)
 
 
-def loaded_found(columns: Row) -> Found:
+def loaded_found(columns: Row) -> FileEntry:
     """Return a file from the columns directory, name, dev, ino, size, mtime_ns and ctime_ns."""
-    return Found(columns[0], columns[1], *loaded_identity(columns[2:7]))
+    return FileEntry(columns[0], columns[1], *loaded_identity(columns[2:7]))
 
 
 def utc(nanoseconds: int) -> datetime | None:

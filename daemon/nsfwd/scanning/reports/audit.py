@@ -21,7 +21,7 @@ from nsfwd.scanning.index.runs import alive
 from nsfwd.scanning.index.stat_columns import stored_identity
 from nsfwd.scanning.trees.exclusion import Exclusion
 from nsfwd.scanning.trees.path_text import below
-from nsfwd.scanning.trees.walk import Part, Tree, Walk, join, outermost, within
+from nsfwd.scanning.trees.walk import Walk, WalkedTree, WalkPart, join, outermost, within
 
 
 class Kind(StrEnum):
@@ -44,7 +44,7 @@ _ABSENT = frozenset({"not_found", "bad_path"})
 """Codes of a directory that is no longer there."""
 
 
-class Entry(NamedTuple):
+class AuditEntry(NamedTuple):
     """One thing found. ``code``: of a skipped, an error or an unreadable one; ``known``: the index has it so."""
 
     kind: Kind
@@ -62,7 +62,7 @@ class Unended(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
+class AuditTally:
     """What an audit found.
 
     Attributes:
@@ -95,7 +95,7 @@ class Tally:
         """Whether the index accounts for every file of the trees as it is now."""
         return not (self.kinds[Kind.CHANGED] or self.kinds[Kind.UNSEEN] or self.unknown or self.cut_short)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: AuditEntry) -> None:
         """Count one thing."""
         self.kinds[entry.kind] += 1
         if entry.code is not None:
@@ -131,14 +131,14 @@ class Audit:
         stopped: asked between two parts of a directory; True ends the walk, and ``tally`` says that it was cut short.
     """
 
-    def __init__(self, index: Index, tree: Tree, *, stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, index: Index, tree: WalkedTree, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._index, self._stopped = index, stopped
         self._noting = _Noting(tree.exclusion)
-        self._tree = Tree(tree.roots, self._noting, follow=tree.follow, cross=tree.cross)
+        self._tree = WalkedTree(tree.roots, self._noting, follow=tree.follow, cross=tree.cross)
         self._known = 0
-        self.tally = Tally()
+        self.tally = AuditTally()
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[AuditEntry]:
         """Walk, and yield everything that was found, counted already.
 
         Raises:
@@ -157,7 +157,7 @@ class Audit:
             tally.gone = sum(map(self._expected, outermost(self._tree.roots))) - self._known
         tally.unended = list(self._unended())
 
-    def _part(self, part: Part) -> Iterator[Entry]:
+    def _part(self, part: WalkPart) -> Iterator[AuditEntry]:
         row = self._index.one("SELECT id, code FROM directory WHERE path = ?", (part.directory,))
         number, code = row or (None, None)
         for entry in part.entries:
@@ -168,21 +168,21 @@ class Audit:
                 self._known += self._expected(path)
             else:
                 self._known += self._row(number, os.path.basename(path)) is not None  # noqa: PTH119 - names are bytes
-                yield Entry(Kind.EXCLUDED, path)
+                yield AuditEntry(Kind.EXCLUDED, path)
         if part.code is not None:
             if not part.entries and part.first and part.code not in _ABSENT:
                 self._known += self._expected(part.directory)  # cannot be seen, which is not gone
-            yield Entry(Kind.UNREADABLE, part.directory, part.code, known=code is not None)
+            yield AuditEntry(Kind.UNREADABLE, part.directory, part.code, known=code is not None)
 
-    def _file(self, directory: bytes, number: int | None, entry: tuple[bytes, int, int, int, int, int]) -> Entry:
+    def _file(self, directory: bytes, number: int | None, entry: tuple[bytes, int, int, int, int, int]) -> AuditEntry:
         path = join(directory, entry[0])
         row = self._row(number, entry[0])
         if row is None:
-            return Entry(Kind.UNSEEN, path)
+            return AuditEntry(Kind.UNSEEN, path)
         self._known += 1
         if row[:5] != stored_identity(*entry[1:]):
-            return Entry(Kind.CHANGED, path)
-        return Entry(Kind(row[5]), path, row[6])
+            return AuditEntry(Kind.CHANGED, path)
+        return AuditEntry(Kind(row[5]), path, row[6])
 
     def _row(self, directory: int | None, name: bytes) -> Row | None:
         return None if directory is None else self._index.one(_LOOK_UP, (directory, name))
@@ -229,7 +229,7 @@ def _is_directory(path: bytes, *, follow: bool) -> bool:
         return False
 
 
-def as_dict(tally: Tally) -> dict[str, Any]:
+def as_dict(tally: AuditTally) -> dict[str, Any]:
     """Return what an audit found as JSON has it."""
     codes: dict[str, dict[str, int]] = {}
     for (kind, code), count in sorted(tally.codes.items()):
@@ -250,6 +250,6 @@ def as_dict(tally: Tally) -> dict[str, Any]:
     }
 
 
-def listed(entries: Iterable[Entry], kinds: frozenset[Kind]) -> Iterator[Entry]:
+def listed(entries: Iterable[AuditEntry], kinds: frozenset[Kind]) -> Iterator[AuditEntry]:
     """Yield those of some kinds, and let the others pass by."""
     return (entry for entry in entries if entry.kind in kinds)

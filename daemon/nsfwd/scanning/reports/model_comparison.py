@@ -198,6 +198,6 @@ def _pieces(comparison: Comparison, shown: Shown) -> Iterator[str]:
                 yield from page.gallery(_picture(thumbnails, flip, shown) for flip in flips)
 
 
-def _picture(thumbnails: Thumbnails, flip: Flip, shown: Shown) -> page.Picture:
+def _picture(thumbnails: Thumbnails, flip: Flip, shown: Shown) -> page.PagePicture:
     lines = tuple(f"{said.verdict} {said.score:.3f}" for said in (flip.first, flip.second))
     return lying(thumbnails, flip.path, shown, lines)

@@ -41,7 +41,7 @@ _POLICY = f"default-src 'none'; img-src data:; style-src 'sha256-{_HASH}'; base-
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PagePicture:
     """One picture of a gallery.
 
     Attributes:
@@ -108,7 +108,7 @@ def _cell(value: object) -> str:
     return f"<td>{text(value)}</td>"
 
 
-def gallery(pictures: Iterable[Picture]) -> Iterator[str]:
+def gallery(pictures: Iterable[PagePicture]) -> Iterator[str]:
     """Pictures side by side, blurred until they are clicked."""
     yield '<div class="gallery">\n'
     for picture in pictures:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.file_table import Outcome, scores_of
+from nsfwd.scanning.index.file_table import RowOutcome, scores_of
 from nsfwd.scanning.index.runs import alive
 from nsfwd.scanning.index.stat_columns import loaded_identity, local
 from nsfwd.scanning.trees.path_text import spelled
@@ -23,7 +23,7 @@ RUNS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenRows:
     """Which files.
 
     Attributes:
@@ -43,7 +43,7 @@ class Chosen:
     limit: int | None = None
 
 
-def files(index: Index, chosen: Chosen) -> Iterator[dict[str, Any]]:
+def files(index: Index, chosen: ChosenRows) -> Iterator[dict[str, Any]]:
     """Yield files in the order of their paths: directory by directory, so that nothing need be sorted first."""
     where, values = _where(chosen)
     rows = index.read(
@@ -70,7 +70,7 @@ def files(index: Index, chosen: Chosen) -> Iterator[dict[str, Any]]:
         }
 
 
-def _where(chosen: Chosen) -> tuple[str, list[Any]]:
+def _where(chosen: ChosenRows) -> tuple[str, list[Any]]:
     conditions = ["file.gone IS NOT NULL" if chosen.gone else "file.gone IS NULL"]
     values: list[Any] = []
     if chosen.below:
@@ -111,7 +111,7 @@ def file(index: Index, path: bytes) -> dict[str, Any] | None:
     if row is None:
         return None
     number, *identity, attempts, moment, run, gone, policy = row[:11]
-    outcome = Outcome(*row[11:])
+    outcome = RowOutcome(*row[11:])
     return {
         **spelled(path),
         "status": outcome.status,
@@ -136,7 +136,7 @@ def file(index: Index, path: bytes) -> dict[str, Any] | None:
     }
 
 
-def _identities(index: Index, outcome: Outcome) -> dict[str, str]:
+def _identities(index: Index, outcome: RowOutcome) -> dict[str, str]:
     rows = json.loads(outcome.models or "{}")
     found = {name: index.one("SELECT identity FROM model WHERE id = ?", (row,)) for name, row in rows.items()}
     return {name: row[0] for name, row in found.items() if row is not None}
@@ -169,7 +169,7 @@ def _actions(index: Index, path: bytes) -> Iterator[dict[str, Any]]:
         }
 
 
-def _copies(index: Index, number: int, outcome: Outcome) -> Iterator[str]:
+def _copies(index: Index, number: int, outcome: RowOutcome) -> Iterator[str]:
     """Yield other paths of the same content."""
     query = """
         SELECT directory.path, name FROM file JOIN directory ON directory.id = file.directory

@@ -16,7 +16,7 @@ from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.stat_columns import loaded_found, local
 from nsfwd.scanning.reports import page
 from nsfwd.scanning.reports.thumbnails import Thumbnails, data_uri
-from nsfwd.scanning.trees.file_entry import Found, Identity
+from nsfwd.scanning.trees.file_entry import FileEntry, FileIdentity
 
 BINS = 50
 RUNS = 20
@@ -27,7 +27,7 @@ Shown = Literal["clear", "blurred", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReportOptions:
     """What a report shows.
 
     Attributes:
@@ -40,12 +40,12 @@ class Wanted:
     verdicts: tuple[str, ...] = ()
 
 
-def report(index: Index, wanted: Wanted) -> Iterator[str]:
+def report(index: Index, wanted: ReportOptions) -> Iterator[str]:
     """Yield the page."""
     yield from page.document(f"nsfwd: {index.path}", _pieces(index, wanted))
 
 
-def _pieces(index: Index, wanted: Wanted) -> Iterator[str]:
+def _pieces(index: Index, wanted: ReportOptions) -> Iterator[str]:
     yield page.paragraph(f"As of {local(time.time())}.", dim=True)
     yield page.heading("Files")
     yield from page.table(("status", "verdict", "", "code", "files"), _counts(index))
@@ -102,7 +102,7 @@ def _runs(index: Index) -> Iterator[tuple[object, ...]]:
         yield str(number), kind, local(started), local(ended) if ended else None, why, *counts
 
 
-def _worst(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[page.Picture]:
+def _worst(index: Index, wanted: ReportOptions, thumbnails: Thumbnails) -> Iterator[page.PagePicture]:
     chosen = f"AND verdict IN ({', '.join('?' * len(wanted.verdicts))})" if wanted.verdicts else ""
     rows = index.read(
         f"""
@@ -119,7 +119,7 @@ def _worst(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[pag
         yield picture(thumbnails, found, wanted.shown, lines, alarm=bool(alarm))
 
 
-def _taken(index: Index, wanted: Wanted, thumbnails: Thumbnails) -> Iterator[page.Picture]:
+def _taken(index: Index, wanted: ReportOptions, thumbnails: Thumbnails) -> Iterator[page.PagePicture]:
     """What actions moved, shown from where it lies now under the name that it had."""
     chosen = f"AND action.verdict IN ({', '.join('?' * len(wanted.verdicts))})" if wanted.verdicts else ""
     rows = index.read(
@@ -143,7 +143,7 @@ def _lines(verdict: str, score: float | None, *more: str | None) -> tuple[str, .
 
 def lying(
     thumbnails: Thumbnails, path: bytes, shown: Shown, lines: tuple[str, ...], *, name: bytes | None = None
-) -> page.Picture:
+) -> page.PagePicture:
     """Make a picture of whatever file lies at a path now.
 
     Args:
@@ -153,20 +153,20 @@ def lying(
     try:
         found = os.lstat(path)
     except OSError as error:
-        return page.Picture(called, "", lines, missing=os.strerror(error.errno or 0))
-    lies = Found(*os.path.split(path), *astuple(Identity.of(found)))
+        return page.PagePicture(called, "", lines, missing=os.strerror(error.errno or 0))
+    lies = FileEntry(*os.path.split(path), *astuple(FileIdentity.of(found)))
     return replace(picture(thumbnails, lies, shown, lines), name=called)
 
 
 def picture(
-    thumbnails: Thumbnails, found: Found, shown: Shown, lines: tuple[str, ...], *, alarm: bool = False
-) -> page.Picture:
+    thumbnails: Thumbnails, found: FileEntry, shown: Shown, lines: tuple[str, ...], *, alarm: bool = False
+) -> page.PagePicture:
     """Make a picture of a file that was judged; where it cannot be shown it says why."""
     name = os.fsdecode(found.path)
     if shown == "none":
-        return page.Picture(name, "", lines, alarm, "not shown")
+        return page.PagePicture(name, "", lines, alarm, "not shown")
     try:
         pixels = thumbnails.pixels(found.path, found.identity)
     except CodedError as error:
-        return page.Picture(name, "", lines, alarm, error.message)
-    return page.Picture(name, data_uri(pixels, blurred=shown == "blurred"), lines, alarm)
+        return page.PagePicture(name, "", lines, alarm, error.message)
+    return page.PagePicture(name, data_uri(pixels, blurred=shown == "blurred"), lines, alarm)

@@ -146,7 +146,7 @@ def write(drawn: Iterable[Drawn], out: TextIO) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class SampleFigures:
     """What a labelled sample says about the index it was drawn from.
 
     Attributes:
@@ -178,7 +178,7 @@ class _Counted:
     positive: int = 0
 
 
-def estimate(labelled: BinaryIO, *, flagged: Sequence[str] = ()) -> Figures:
+def estimate(labelled: BinaryIO, *, flagged: Sequence[str] = ()) -> SampleFigures:
     """Estimate from a sample that people labelled: yes (1, y, true) where the picture should have been flagged, or no.
 
     Rows with an empty label count as not looked at.
@@ -226,13 +226,13 @@ def _count(strata: dict[str, _Counted], row: dict[str, str], flagged: Sequence[s
         raise ValueError(f"more rows of the stratum {row['stratum']} than it has files")
 
 
-def _figures(strata: Sequence[_Counted]) -> Figures:
+def _figures(strata: Sequence[_Counted]) -> SampleFigures:
     def proportion(chosen: Sequence[_Counted]) -> Estimate | None:
         return stratified([Stratum(one.files, one.looked, one.positive) for one in chosen]) if chosen else None
 
     above, below = [one for one in strata if one.flagged], [one for one in strata if not one.flagged]
     misses, quiet = proportion(below), sum(one.files for one in below)
-    return Figures(
+    return SampleFigures(
         drawn=sum(one.drawn for one in strata),
         labelled=sum(one.looked for one in strata),
         files=sum(one.files for one in strata),

@@ -23,7 +23,7 @@ from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.interpreter import start_python
 from nsfwd.ipc.link import Link
-from nsfwd.scanning.trees.file_entry import Identity
+from nsfwd.scanning.trees.file_entry import FileIdentity
 from nsfwd.scanning.trees.open_files import opened
 
 SIDE = 160
@@ -60,7 +60,7 @@ class Thumbnails:
         self._end()
         self._arena.close()
 
-    def pixels(self, path: bytes, judged: Identity) -> bytes:
+    def pixels(self, path: bytes, judged: FileIdentity) -> bytes:
         """Decode one file.
 
         Args:
@@ -142,13 +142,13 @@ class Thumbnails:
             self._process = None
 
 
-def _compare(descriptor: int, judged: Identity) -> None:
+def _compare(descriptor: int, judged: FileIdentity) -> None:
     """See that a file is still the one that was judged. Compared here: its times need not fit a message.
 
     Raises:
         CodedError: ``unreadable``: it is another one by now.
     """
-    if Identity.of(os.fstat(descriptor)) != judged:
+    if FileIdentity.of(os.fstat(descriptor)) != judged:
         raise CodedError("unreadable", "the file was changed or replaced since it was judged")
 
 

@@ -56,7 +56,7 @@ class ListFailure(Exception):
 
 
 @dataclass(slots=True)
-class Job:
+class SpoolJob:
     """A list that is under way.
 
     Attributes:
@@ -200,7 +200,7 @@ class Spool:
                 waiting.append((found.st_mtime_ns, name))
         return min(waiting)[1].removesuffix(LIST) if waiting else None
 
-    def begin(self, name: str) -> Job | None:
+    def begin(self, name: str) -> SpoolJob | None:
         """Open a job, to be begun or gone on with; None when it was over already, or is refused."""
         with ExitStack() as opened:
             try:
@@ -212,7 +212,7 @@ class Spool:
                 result = os.open(name + RESULT, _RESULT, 0o640, dir_fd=self._places["out"])
                 opened.callback(os.close, result)
                 _check_own(result)
-                job = Job(name, source, result, size=found.st_size)
+                job = SpoolJob(name, source, result, size=found.st_size)
                 _resume(job)
             except OSError as error:
                 self._refuse_for(name + LIST, error)
@@ -233,7 +233,7 @@ class Spool:
             return False
         return True
 
-    def end(self, job: Job, *, why: str | None = None) -> None:
+    def end(self, job: SpoolJob, *, why: str | None = None) -> None:
         """Write down that a job is over, and take its list away; ``why`` it could not be done to its end."""
         told = job.summary() if why is None else {"error": why, **job.summary()}
         try:
@@ -350,7 +350,7 @@ def _check_own(result: int) -> None:
         raise FileExistsError(errno.EEXIST, "its result is not a regular file of its own")
 
 
-def _resume(job: Job) -> None:
+def _resume(job: SpoolJob) -> None:
     """Count the whole lines of a result that was begun, and cut off what a kill left in pieces."""
     whole, rest, at = 0, b"", 0
     with suppress(ValueError, KeyError, TypeError, RecursionError):  # a power cut may leave anything behind the last

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import ActionFailure, CodedError, NsfwdError, Status
 from nsfwd.scanning.spool.spool_dir import ListFailure
-from nsfwd.scanning.submission.congestion_window import Window
-from nsfwd.scanning.submission.reconnecting_client import Door
+from nsfwd.scanning.submission.congestion_window import CongestionWindow
+from nsfwd.scanning.submission.reconnecting_client import ReconnectingClient
 from nsfwd.scanning.trees.files import HOPELESS
 from nsfwd.scanning.trees.path_text import spelled
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.spool.spool_dir import Job, Spool
+    from nsfwd.scanning.spool.spool_dir import Spool, SpoolJob
 
 SOONEST = 0.05
 """Seconds before a refused path is asked about again, however soon the daemon says."""
@@ -41,7 +41,7 @@ async def work_off(
     Raises:
         ActionFailure: the spool cannot be written.
     """
-    door, done = Door(connect, say), 0
+    door, done = ReconnectingClient(connect, say), 0
     try:
         while (name := spool.next()) is not None:
             job = spool.begin(name)
@@ -67,9 +67,9 @@ async def work_off(
 class _Work:
     """One list that is being answered."""
 
-    def __init__(self, job: Job, door: Door, shown: Callable[[str], None]) -> None:
+    def __init__(self, job: SpoolJob, door: ReconnectingClient, shown: Callable[[str], None]) -> None:
         self._job, self._door, self._shown = job, door, shown
-        self._window = Window()
+        self._window = CongestionWindow()
 
     async def run(self) -> None:
         """Answer all of it."""
@@ -121,7 +121,7 @@ def _failed(path: bytes, error: CodedError) -> dict[str, Any]:
     return {**spelled(path), "status": str(Status.ERROR), "error": told}
 
 
-def _unwritable(job: Job, error: BaseException) -> Exception:
+def _unwritable(job: SpoolJob, error: BaseException) -> Exception:
     text = f"the results cannot be written: {getattr(error, 'strerror', None) or error}"
     if getattr(error, "errno", None) in HOPELESS | {errno.EIO}:
         return ActionFailure(f"{job.name}: {text}; the next start goes on")

@@ -1,4 +1,4 @@
-"""``Actor``: what a run over files wants of whoever acts on its verdicts; and one who does nothing."""
+"""``ActionHandler``: what a run over files wants of whoever acts on its verdicts; and one who does nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 from nsfwd.scanning.index.file_result import Judged
 
 
-class Actor(Protocol):
+class ActionHandler(Protocol):
     """Does what is to be done about a verdict.
 
     Nothing is done on the word of the index alone. A file that it knows with a verdict that is wanted, and to which
@@ -40,7 +40,7 @@ class Actor(Protocol):
         """Wait for what was begun; the run ends."""
 
 
-class Onlooker:
+class NullActionHandler:
     """An actor that does nothing."""
 
     acted = 0

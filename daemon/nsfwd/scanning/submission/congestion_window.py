@@ -11,7 +11,7 @@ from collections import deque
 from nsfwd.protocol.limits import WINDOW
 
 
-class Window:
+class CongestionWindow:
     """Places for requests in flight.
 
     Args:
@@ -65,7 +65,7 @@ class Window:
             self.times += 1
 
 
-class Pace:
+class RateLimit:
     """At most so many a second, evenly.
 
     Args:

@@ -1,4 +1,4 @@
-"""``Digests``: SHA-256 of files, read in threads, several at a turn: handing over one costs as much as hashing it."""
+"""``FileHasher``: SHA-256 of files, read in threads, several in a turn: a hand-over costs as much as a hash."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.open_files import digest_of
 
 READERS = 4
@@ -16,15 +16,15 @@ MOST = 16
 """Files of one turn: a window of requests is shared by the readers."""
 
 
-class Digests:
+class FileHasher:
     """Reads what is asked for. For one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Found, asyncio.Future[bytes | None]]] = deque()
+        self._waiting: deque[tuple[FileEntry, asyncio.Future[bytes | None]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._readers = 0
 
-    async def of(self, found: Found) -> bytes | None:
+    async def of(self, found: FileEntry) -> bytes | None:
         """Return the digest of a file; None when it cannot be read or is no longer the one that was found."""
         answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((found, answer))
@@ -52,5 +52,5 @@ class Digests:
         self._readers -= 1  # in the same turn as the look at who waits: nobody is left behind
 
 
-def _digests_of(files: Sequence[Found]) -> list[bytes | None]:
+def _digests_of(files: Sequence[FileEntry]) -> list[bytes | None]:
     return [digest_of(found) for found in files]

@@ -1,4 +1,4 @@
-"""``Door``: the daemon as a run meets it. Waits for one that is gone, however long, and knows who judges there.
+"""``ReconnectingClient``: the daemon as a run meets it. Waits for one that is gone, and knows its models and policy.
 
 A request that had no reply is asked again: no reply means not done. Knows no index and no file.
 """
@@ -46,7 +46,7 @@ class Judges:
     policy: str
 
 
-class Door:
+class ReconnectingClient:
     """The daemon of one run. For one event loop.
 
     Args:

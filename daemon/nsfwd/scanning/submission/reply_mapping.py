@@ -11,16 +11,16 @@ from nsfwd.bundles.policy import check_policy
 from nsfwd.bundles.verdict import Judge, Terms
 from nsfwd.errors import BundleError, CodedError, Status
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.path_text import spelled
 
 if TYPE_CHECKING:
     from nsfwd.bundles.policy import Policy
     from nsfwd.client.results import Reply
-    from nsfwd.scanning.index.file_table import Outcome
+    from nsfwd.scanning.index.file_table import RowOutcome
 
 
-def judged_of(found: Found, reply: Reply, policies: Mapping[str, Policy]) -> Judged:
+def judged_of(found: FileEntry, reply: Reply, policies: Mapping[str, Policy]) -> Judged:
     """Return what the daemon said of a file: of the very file that it opened, where it told which.
 
     Args:
@@ -31,7 +31,7 @@ def judged_of(found: Found, reply: Reply, policies: Mapping[str, Policy]) -> Jud
     if file is not None:
         digest = bytes.fromhex(file["sha256"])
         state = [_number(file[name], getattr(found, name)) for name in _IDENTITY]
-        found = Found(found.directory, found.name, *state)
+        found = FileEntry(found.directory, found.name, *state)
     if not reply.scored:
         status = Status.ERROR if reply.status == Status.REFUSED else Status(reply.status)
         return Judged(found, status, reply.code, reply.message, digest, reply=reply.raw)
@@ -72,14 +72,14 @@ def _deciding(reply: Reply, policies: Mapping[str, Policy]) -> float:
     return judgement.because.score
 
 
-def failed(found: Found, error: CodedError) -> Judged:
+def failed(found: FileEntry, error: CodedError) -> Judged:
     """Return what a file came to about which the daemon could not be asked."""
     told = {"code": error.code, "message": error.message, "retry": error.row.retry}
     reply = {**spelled(found.path), "status": str(Status.ERROR), "error": told}
     return Judged(found, Status.ERROR, error.code, error.message, reply=reply)
 
 
-def known_as(found: Found, outcome: Outcome, scores: Mapping[str, Mapping[str, float]]) -> Judged:
+def known_as(found: FileEntry, outcome: RowOutcome, scores: Mapping[str, Mapping[str, float]]) -> Judged:
     """Return what the index says of a file, with a reply of the daemon's keys."""
     override = json.loads(outcome.override) if outcome.override else None
     reply: dict[str, Any] = {**spelled(found.path), "status": outcome.status}

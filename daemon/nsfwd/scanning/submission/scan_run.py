@@ -1,4 +1,4 @@
-"""``Scanning``: takes files, asks the daemon about those that the index does not know, records what they came to.
+"""``ScanRun``: takes files, asks the daemon about those that the index does not know, records what they came to.
 
 A sweep, a watch and a spool all feed their files through it. It keeps a window of requests in flight, adapts to the
 daemon's refusals, waits for a daemon that is gone, and loses no file. Knows no walk, and of actions that there are
@@ -20,14 +20,14 @@ from nsfwd.client.scan_inputs import each
 from nsfwd.errors import BreakerOpen, CodedError, IndexFailure, NsfwdError, Status
 from nsfwd.scanning.index.database import RowFailure
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.index.file_table import NO_LIMIT, Known, Ledger, Looked, Outcome, Settled, scores_of
+from nsfwd.scanning.index.file_table import NO_LIMIT, FileTable, Known, Looked, RowOutcome, Settled, scores_of
 from nsfwd.scanning.index.runs import Run
-from nsfwd.scanning.submission.action_handler import Actor
-from nsfwd.scanning.submission.congestion_window import Pace, Window
-from nsfwd.scanning.submission.file_hasher import Digests
-from nsfwd.scanning.submission.reconnecting_client import Door
+from nsfwd.scanning.submission.action_handler import ActionHandler
+from nsfwd.scanning.submission.congestion_window import CongestionWindow, RateLimit
+from nsfwd.scanning.submission.file_hasher import FileHasher
+from nsfwd.scanning.submission.reconnecting_client import ReconnectingClient
 from nsfwd.scanning.submission.reply_mapping import failed, judged_of, known_as
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.open_files import forget, is_there, opened
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _quiet(text: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class RunOptions:
     """What a run is about.
 
     Attributes:
@@ -101,14 +101,14 @@ class _Answer:
         vanished: it is no longer there.
     """
 
-    found: Found
+    found: FileEntry
     judged: Judged
-    outcome: Outcome | None = None
+    outcome: RowOutcome | None = None
     vanished: bool = False
     read: bool = True
 
 
-class Scanning:
+class ScanRun:
     """One run over files. Made by ``scanning``.
 
     Attributes:
@@ -121,16 +121,18 @@ class Scanning:
     Every method may raise ``IndexFailure``, and what the actor raises.
     """
 
-    def __init__(self, index: Index, asking: Asking, actor: Actor, door: Door, run: Run) -> None:
+    def __init__(
+        self, index: Index, asking: RunOptions, actor: ActionHandler, door: ReconnectingClient, run: Run
+    ) -> None:
         self.index, self.run, self.door = index, run, door
-        self.ledger = Ledger(index, run.id, again=asking.again)
+        self.ledger = FileTable(index, run.id, again=asking.again)
         self.actor = actor
         self.unscored = self.alarming = 0
         self.why = "finished"
-        self.settled: Callable[[Found], None] | None = None
+        self.settled: Callable[[FileEntry], None] | None = None
         self._asking = asking
-        self._window, self._pace = Window(), Pace(asking.rate)
-        self._digests = Digests()
+        self._window, self._pace = CongestionWindow(), RateLimit(asking.rate)
+        self._digests = FileHasher()
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: list[_Answer] = []
         self._writing = asyncio.Lock()
@@ -156,7 +158,7 @@ class Scanning:
             self.ledger.enrol(judges.models, judges.labels, judges.policy, judges.policies)
             self.run.judged_by(judges.daemon, self.ledger.present["models"], self.ledger.present["policy"])
 
-    async def scan(self, files: AsyncIterable[Found] | Iterable[Found]) -> None:
+    async def scan(self, files: AsyncIterable[FileEntry] | Iterable[FileEntry]) -> None:
         """Have every file judged, recorded and acted on; return when all of them are.
 
         May be called several times, one after the other. Ends early, with what is in flight finished, after ``stop``.
@@ -183,7 +185,7 @@ class Scanning:
         self.alarming += alarms
         self.unscored += unreported
 
-    async def _feed(self, files: AsyncIterable[Found] | Iterable[Found]) -> None:
+    async def _feed(self, files: AsyncIterable[FileEntry] | Iterable[FileEntry]) -> None:
         async for found in each(files):
             await self._begin(found)
             if len(self._answers) >= BATCH:
@@ -202,7 +204,7 @@ class Scanning:
             await _cancelled(*self._tasks)
             await self._write()
 
-    async def _begin(self, found: Found) -> None:
+    async def _begin(self, found: FileEntry) -> None:
         """Settle what is known, and begin to ask about the rest."""
         looked = self.ledger.look(found)
         outcome = looked.outcome
@@ -219,18 +221,18 @@ class Scanning:
         self._tasks.add(task)
         task.add_done_callback(self._given)
 
-    def _wanted(self, found: Found, outcome: Outcome) -> bool:
+    def _wanted(self, found: FileEntry, outcome: RowOutcome) -> bool:
         """Tell whether there is something to do about a verdict that the index knows: then it is asked about anew."""
         if outcome.status != Status.OK or outcome.verdict is None or outcome.digest is None:
             return False
         wants = self.actor.wants(outcome.verdict, bool(outcome.alarm))
         return wants and not self.actor.done(found.path, outcome.digest)
 
-    def _known(self, found: Found, outcome: Outcome) -> Judged:
+    def _known(self, found: FileEntry, outcome: RowOutcome) -> Judged:
         scores = scores_of(self.index, outcome) if self._asking.told is not None else {}
         return known_as(found, outcome, scores)
 
-    async def _settle(self, found: Found, looked: Looked) -> None:
+    async def _settle(self, found: FileEntry, looked: Looked) -> None:
         if looked.known is Known.SIZE:
             digest = await self._digests.of(found)
             outcome = self.ledger.content(digest) if digest is not None else None
@@ -246,7 +248,7 @@ class Scanning:
         vanished = reply.code == "not_found" and not is_there(found.path)
         self._answer(_Answer(found, judged_of(found, reply, self.door.judges.policies), vanished=vanished))
 
-    async def _asked(self, found: Found) -> Reply | None:
+    async def _asked(self, found: FileEntry) -> Reply | None:
         """Ask until there is an answer; None when the run is to end before there is one."""
         tries = 0
         while True:
@@ -271,7 +273,7 @@ class Scanning:
             if await self._halted_within(pause):
                 return None
 
-    async def _ask(self, found: Found) -> Reply:
+    async def _ask(self, found: FileEntry) -> Reply:
         send = self._asking.send if self.door.passes_descriptors else "never"
         if send != "always":
             reply = await self.door.scan(found.path)
@@ -369,7 +371,7 @@ class Scanning:
         self.alarming += judged.alarm
         self.unscored += judged.status != Status.OK and answer.outcome is None and judged.code not in NO_LIMIT
 
-    def _tell(self, found: Found, judged: Judged) -> None:
+    def _tell(self, found: FileEntry, judged: Judged) -> None:
         if self._asking.told is not None:
             self._asking.told(judged)
         if self.settled is not None:
@@ -377,7 +379,7 @@ class Scanning:
 
 
 @asynccontextmanager
-async def scanning(index: Index, asking: Asking, actor: Actor) -> AsyncIterator[Scanning]:
+async def scanning(index: Index, asking: RunOptions, actor: ActionHandler) -> AsyncIterator[ScanRun]:
     """Begin a row of ``run``, wait for the daemon, and write in the end why it ended.
 
     Raises:
@@ -386,10 +388,10 @@ async def scanning(index: Index, asking: Asking, actor: Actor) -> AsyncIterator[
         DaemonUnreachable: none answers, and it was not to be waited for.
     """
     run = Run.begin(index, asking.kind, asking.roots)
-    door = Door(asking.connect, asking.say)
+    door = ReconnectingClient(asking.connect, asking.say)
     try:
         await door.open(wait=asking.wait)
-        scan = Scanning(index, asking, actor, door, run)
+        scan = ScanRun(index, asking, actor, door, run)
         scan.introduce()
         yield scan
         await actor.finish()

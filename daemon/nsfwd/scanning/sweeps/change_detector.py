@@ -1,4 +1,4 @@
-"""``Scout``: walks ahead of a sweep and compares what it finds with the index; most files are as they were.
+"""``ChangeDetector``: walks ahead of a sweep and compares what it finds with the index; most files are as they were.
 
 For a thread of its own, with a connection of its own that only reads: one query a directory, plain tuples compared, no
 row written for what has not changed. Knows the walk and the index, no daemon.
@@ -17,8 +17,8 @@ from typing import Any
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.file_table import CULPRIT, SETTLED
 from nsfwd.scanning.index.stat_columns import stored_identity
-from nsfwd.scanning.trees.file_entry import Found
-from nsfwd.scanning.trees.walk import Entry, Part, Tree, Walk, join
+from nsfwd.scanning.trees.file_entry import FileEntry
+from nsfwd.scanning.trees.walk import Entry, Walk, WalkedTree, WalkPart, join
 
 FILES = 256
 """Files to be asked about that are handed over at once."""
@@ -47,7 +47,7 @@ class Ended:
 
 
 @dataclass(slots=True)
-class Batch:
+class ChangeBatch:
     """What was found since the last one.
 
     Attributes:
@@ -56,7 +56,7 @@ class Batch:
         excluded: files that were left out. ``ended``: directories; after all their files in this and earlier batches.
     """
 
-    files: list[Found] = field(default_factory=list)
+    files: list[FileEntry] = field(default_factory=list)
     unchanged: int = 0
     alarms: int = 0
     unreported: int = 0
@@ -74,7 +74,7 @@ class _Large:
     met: int = 0
 
 
-class Scout:
+class ChangeDetector:
     """One walk beside an index.
 
     Args:
@@ -87,7 +87,7 @@ class Scout:
     def __init__(
         self,
         index: Path,
-        tree: Tree,
+        tree: WalkedTree,
         present: Mapping[str, Any],
         *,
         wants: Callable[[str, bool], bool],
@@ -99,23 +99,23 @@ class Scout:
         self._wanted: dict[tuple[str | None, int], bool] = {}
         self._large: _Large | None = None
 
-    def batches(self) -> Generator[Batch, None, None]:
+    def batches(self) -> Generator[ChangeBatch, None, None]:
         """Walk. The last batch may be empty."""
         with Index(self._path, create=False) as index:
-            batch, since = Batch(), time.monotonic()
+            batch, since = ChangeBatch(), time.monotonic()
             for part in self.walk:
                 self._compare(index, part, batch)
                 if len(batch.files) >= FILES or time.monotonic() - since > SECONDS:
                     yield from _pieces(batch)
-                    batch, since = Batch(), time.monotonic()
+                    batch, since = ChangeBatch(), time.monotonic()
             yield from _pieces(batch)
 
-    def _compare(self, index: Index, part: Part, batch: Batch) -> None:
+    def _compare(self, index: Index, part: WalkPart, batch: ChangeBatch) -> None:
         batch.excluded += part.excluded
         number = index.one("SELECT id FROM directory WHERE path = ?", (part.directory,))
         gone: list[int] = []
         if number is None:
-            batch.files += (Found(part.directory, *entry) for entry in part.entries)
+            batch.files += (FileEntry(part.directory, *entry) for entry in part.entries)
         elif part.whole:
             query = f"SELECT {_COLUMNS} FROM file WHERE directory = :directory"
             rows = {row[0]: row for row in index.rows(query, {**self._present, "directory": number[0]})}
@@ -126,25 +126,25 @@ class Scout:
         if part.last:
             batch.ended.append(Ended(part.directory, part.code, gone if part.code is None else ()))
 
-    def _sort(self, part: Part, rows: dict[bytes, Row], batch: Batch) -> None:
+    def _sort(self, part: WalkPart, rows: dict[bytes, Row], batch: ChangeBatch) -> None:
         """Tell what is as it was from what is not; what is left of ``rows`` was not found."""
         take, wanted, untold = rows.pop, self._wanted, self._untold
         for entry in part.entries:
             row = take(entry[0], None)
             if row is None or not row[_HOLDS] or (row[:_HOLDS] != entry and row[:_HOLDS] != _stored(entry)):
-                batch.files.append(Found(part.directory, *entry))
+                batch.files.append(FileEntry(part.directory, *entry))
                 continue
             verdict = row[_VERDICT], row[_ALARM]
             if verdict not in wanted:
                 wanted[verdict] = verdict[0] is not None and self._wants(verdict[0], bool(verdict[1]))
             if wanted[verdict]:
-                batch.files.append(Found(part.directory, *entry))
+                batch.files.append(FileEntry(part.directory, *entry))
                 continue
             batch.unchanged += 1
             batch.alarms += row[_ALARM]
             batch.unreported += row[_CULPRIT] in untold
 
-    def _compare_large(self, index: Index, part: Part, number: int, batch: Batch) -> list[int]:
+    def _compare_large(self, index: Index, part: WalkPart, number: int, batch: ChangeBatch) -> list[int]:
         """As for a small one, with memory that does not grow with the directory."""
         large = self._large
         if part.first or large is None:
@@ -152,7 +152,7 @@ class Scout:
             rows, newest = index.one(query, (number,)) or (0, 0)
             large = self._large = _Large(number, rows, newest)
         for start in range(0, len(part.entries), NAMES):
-            piece = Part(part.directory, part.entries[start : start + NAMES])
+            piece = WalkPart(part.directory, part.entries[start : start + NAMES])
             found = self._named(index, number, [entry[0] for entry in piece.entries])
             large.met += sum(1 for row in found.values() if row[_THERE] and row[_ID] <= large.newest)
             self._sort(piece, found, batch)
@@ -175,10 +175,10 @@ class Scout:
         return [row[_ID] for row in rows if not _is_file(join(directory, row[0]), follow=self.walk.follow)]
 
 
-def _pieces(batch: Batch) -> Iterator[Batch]:
+def _pieces(batch: ChangeBatch) -> Iterator[ChangeBatch]:
     """Hand over the files of a large part a few at a time; counts and ends with the last."""
     while len(batch.files) > FILES:
-        yield Batch(batch.files[:FILES])
+        yield ChangeBatch(batch.files[:FILES])
         del batch.files[:FILES]
     yield batch
 

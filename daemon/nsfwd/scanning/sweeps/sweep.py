@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.rejudge import Rejudging
-from nsfwd.scanning.index.runs import Counts, alive
-from nsfwd.scanning.submission.action_handler import Actor
-from nsfwd.scanning.submission.scan_run import Asking, Scanning, scanning
-from nsfwd.scanning.sweeps.change_detector import Batch, Ended, Scout
+from nsfwd.scanning.index.runs import RunCounts, alive
+from nsfwd.scanning.submission.action_handler import ActionHandler
+from nsfwd.scanning.submission.scan_run import RunOptions, ScanRun, scanning
+from nsfwd.scanning.sweeps.change_detector import ChangeBatch, ChangeDetector, Ended
 from nsfwd.scanning.sweeps.pause import Pause
-from nsfwd.scanning.trees.file_entry import Found
-from nsfwd.scanning.trees.walk import Tree, Walk
+from nsfwd.scanning.trees.file_entry import FileEntry
+from nsfwd.scanning.trees.walk import Walk, WalkedTree
 
 DIRECTORIES = 500
 """Directories whose end is written at once."""
@@ -35,7 +35,7 @@ LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """What is swept, and how long.
 
     Attributes:
@@ -44,15 +44,15 @@ class Plan:
         shown: hears every second how far it is.
     """
 
-    tree: Tree
-    asking: Asking
+    tree: WalkedTree
+    asking: RunOptions
     pause: Pause | None = None
     count: bool = False
-    shown: Callable[[Progress], None] | None = None
+    shown: Callable[[SweepProgress], None] | None = None
 
 
 @dataclass(slots=True)
-class Progress:
+class SweepProgress:
     """How far a sweep is, and in the end what it came to.
 
     Attributes:
@@ -64,7 +64,7 @@ class Progress:
         foreign, links: not entered, not followed.
     """
 
-    counts: Counts = field(default_factory=Counts)
+    counts: RunCounts = field(default_factory=RunCounts)
     run: int = 0
     total: int | None = None
     why: str = ""
@@ -80,7 +80,9 @@ class Progress:
     links: int = 0
 
 
-async def sweep(index: Index, plan: Plan, actor: Actor, *, stop: Callable[[Callable[[], None]], None]) -> Progress:
+async def sweep(
+    index: Index, plan: SweepPlan, actor: ActionHandler, *, stop: Callable[[Callable[[], None]], None]
+) -> SweepProgress:
     """Run one sweep.
 
     Args:
@@ -114,17 +116,17 @@ async def sweep(index: Index, plan: Plan, actor: Actor, *, stop: Callable[[Calla
 class _Sweep:
     """A sweep that is under way."""
 
-    def __init__(self, index: Index, plan: Plan, scan: Scanning) -> None:
+    def __init__(self, index: Index, plan: SweepPlan, scan: ScanRun) -> None:
         self.over = threading.Event()
         self._index, self._plan, self._scan = index, plan, scan
         self._started = time.monotonic()
         self._open: Counter[bytes] = Counter()
         self._walked: dict[bytes, Ended] = {}
         self._ended: list[Ended] = []
-        self._progress = Progress(scan.run.counts, scan.run.id, total=self._known_total())
+        self._progress = SweepProgress(scan.run.counts, scan.run.id, total=self._known_total())
         scan.settled = self._settled
 
-    def progress(self, *, why: str = "") -> Progress:
+    def progress(self, *, why: str = "") -> SweepProgress:
         """Tell how far it is."""
         told, scan = self._progress, self._scan
         told.why, told.waiting, told.seconds = why, scan.door.waiting, time.monotonic() - self._started
@@ -157,10 +159,10 @@ class _Sweep:
         if self._scan.door.judges.policies and self._policy_changed():
             self._progress.rejudged = await asyncio.to_thread(self._rejudged)
 
-    async def files(self) -> AsyncIterator[Found]:
+    async def files(self) -> AsyncIterator[FileEntry]:
         """Yield what is to be looked at closely, and account for the rest."""
         untold = frozenset(_untold(self._index, self._scan.run.id, self._plan.tree.roots))
-        scout = Scout(
+        scout = ChangeDetector(
             self._index.path,
             self._plan.tree,
             self._scan.ledger.present,
@@ -180,7 +182,7 @@ class _Sweep:
                 thread.submit(batches.close)
                 self._progress.foreign, self._progress.links = scout.walk.foreign, scout.walk.links
 
-    def _taken(self, batch: Batch) -> Iterator[Found]:
+    def _taken(self, batch: ChangeBatch) -> Iterator[FileEntry]:
         self._scan.unchanged(batch.unchanged, alarms=batch.alarms, unreported=batch.unreported)
         self._scan.run.counts.excluded += batch.excluded
         for found in batch.files:
@@ -192,7 +194,7 @@ class _Sweep:
                 self._end(ended)
         yield from batch.files
 
-    def _settled(self, found: Found) -> None:
+    def _settled(self, found: FileEntry) -> None:
         self._open[found.directory] -= 1
         if not self._open[found.directory]:
             del self._open[found.directory]

@@ -8,7 +8,7 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class FileIdentity:
     """Which file, and which state of it: each write, and each change of owner, mode or links, alters ``ctime_ns``."""
 
     dev: int
@@ -22,13 +22,13 @@ class Identity:
         """Take it of stat(2)."""
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
-    def same_content(self, other: Identity) -> bool:
+    def same_content(self, other: FileIdentity) -> bool:
         """Tell whether it is the same inode with the same content, as it is after a rename, which alters its ctime."""
         return (self.dev, self.ino, self.size, self.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FileEntry:
     """A regular file as it was when somebody looked at it.
 
     Attributes:
@@ -51,6 +51,6 @@ class Found:
         return self.directory + self.name if self.directory == b"/" else b"%b/%b" % (self.directory, self.name)
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> FileIdentity:
         """Which file it was, and in which state."""
-        return Identity(self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
+        return FileIdentity(self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)

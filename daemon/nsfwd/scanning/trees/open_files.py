@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 
 _CHUNK = 1024 * 1024
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a FIFO must not hold it up
@@ -34,7 +34,7 @@ def opened(path: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def digest_of(found: Found) -> bytes | None:
+def digest_of(found: FileEntry) -> bytes | None:
     """Return the SHA-256 of a file; None when it cannot be read or is no longer the one that was found."""
     digest = hashlib.sha256()
     try:

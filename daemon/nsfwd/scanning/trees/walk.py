@@ -34,7 +34,7 @@ _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class WalkedTree:
     """What is walked.
 
     Attributes:
@@ -51,7 +51,7 @@ class Tree:
 
 
 @dataclass(slots=True)
-class Part:
+class WalkPart:
     """Some files of a directory.
 
     Attributes:
@@ -92,7 +92,7 @@ class Walk:
         foreign: directories on other file systems that were not entered.
     """
 
-    def __init__(self, tree: Tree, *, names_only: bool = False) -> None:
+    def __init__(self, tree: WalkedTree, *, names_only: bool = False) -> None:
         self._tree = tree
         self._names_only = names_only
         self._stack: list[bytes] = []
@@ -102,20 +102,20 @@ class Walk:
         self.links = 0
         self.foreign = 0
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[WalkPart]:
         for root in outermost(self._tree.roots):
             self._stack.append(root)
             self._device = -1
             while self._stack:
                 yield from self._directory(self._stack.pop(), follow=self._device < 0)
 
-    def _directory(self, place: bytes, *, follow: bool) -> Iterator[Part]:
+    def _directory(self, place: bytes, *, follow: bool) -> Iterator[WalkPart]:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             opened = os.open(place, flags | (0 if follow or self._tree.follow else os.O_NOFOLLOW))
         except OSError as error:
             if follow or error.errno not in _VANISHED:
-                yield Part(place, [], last=True, code=_code(error))
+                yield WalkPart(place, [], last=True, code=_code(error))
             return
         try:
             if self._enters(os.fstat(opened)):
@@ -136,7 +136,7 @@ class Walk:
             self._seen.add(identity)
         return True
 
-    def _parts(self, place: bytes, opened: int) -> Iterator[Part]:
+    def _parts(self, place: bytes, opened: int) -> Iterator[WalkPart]:
         below: list[tuple[int, bytes]] = []
         first, code = True, None
         try:
@@ -152,13 +152,13 @@ class Walk:
                     if last:
                         break
         except OSError as error:
-            yield Part(place, [], first=first, last=True, code=_code(error))
+            yield WalkPart(place, [], first=first, last=True, code=_code(error))
         below.sort(reverse=True)
         self._stack += (path for _, path in below)
 
-    def _part(self, place: bytes, names: Sequence[os.DirEntry[str]], below: list[tuple[int, bytes]]) -> Part:
+    def _part(self, place: bytes, names: Sequence[os.DirEntry[str]], below: list[tuple[int, bytes]]) -> WalkPart:
         looked = self._look(place, names, below)
-        part = Part(place, [], excluded=looked.excluded)
+        part = WalkPart(place, [], excluded=looked.excluded)
         if self._names_only:
             part.entries = [(os.fsencode(entry.name), 0, 0, 0, 0, 0) for _, entry in looked.files]
             return part

@@ -1,4 +1,4 @@
-"""``Settling``: files that something happened to wait until they are still, so that none is scored half-written.
+"""``Debouncer``: files that something happened to wait until they are still, so that none is scored half-written.
 
 Each waits for a while without an event, and then until two looks at it agree. Pure but for stat(2): it is told the
 time.
@@ -11,7 +11,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from nsfwd.scanning.trees.file_entry import Found
+from nsfwd.scanning.trees.file_entry import FileEntry
 
 SETTLE = 0.5
 """Seconds without an event or a change: programs that write a file in pieces, or close and open it again, are done."""
@@ -22,7 +22,7 @@ MOST = 100_000
 _State = tuple[int, int, int]
 
 
-class Settling:
+class Debouncer:
     """The files that wait.
 
     Args:
@@ -52,7 +52,7 @@ class Settling:
         first = next(iter(self._waiting.values()), None)
         return None if first is None else first[0]
 
-    def ready(self, now: float) -> Iterator[Found]:
+    def ready(self, now: float) -> Iterator[FileEntry]:
         """Yield the files that are still, and let the others wait on. What is no regular file any more goes."""
         while (due := self.due()) is not None and due <= now:
             path, (_, state) = self._waiting.popitem(last=False)
@@ -63,7 +63,7 @@ class Settling:
                 self._put(path, now, _state(found))
                 continue
             directory, _, name = path.rpartition(b"/")
-            yield Found(
+            yield FileEntry(
                 directory or b"/", name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
             )
 

@@ -1,4 +1,4 @@
-"""``Watched``: one tree under inotify: which directory each watch is of, and what its events come to.
+"""``InotifyTree``: one tree under inotify: which directory each watch is of, and what its events come to.
 
 A directory is watched before it is listed, so that what comes into it meanwhile is seen by one or by both. Where the
 kernel gives no more watches it counts on, to tell how many are missing. Directories are covered in a thread while
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nsfwd.scanning.trees.walk import Tree, join, within
+from nsfwd.scanning.trees.walk import WalkedTree, join, within
 from nsfwd.scanning.watches.inotify import (
     IN_CLOSE_WRITE,
     IN_CREATE,
@@ -36,7 +36,7 @@ _NO_MORE = frozenset({errno.ENOSPC, errno.ENOMEM})
 
 
 @dataclass(slots=True)
-class News:
+class TreeEvents:
     """What some events came to.
 
     Attributes:
@@ -50,7 +50,7 @@ class News:
     gone: bool = False
 
 
-class Watched:
+class InotifyTree:
     """The watches of one tree; ``cover`` sets them.
 
     Attributes:
@@ -58,7 +58,7 @@ class Watched:
         refused: why the kernel gave no queue of events; then nothing is watched. None where it did.
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: WalkedTree) -> None:
         (self.root,) = tree.roots
         self._tree = tree
         self._lock = threading.Lock()
@@ -158,15 +158,15 @@ class Watched:
         except OSError:
             return  # a link into a loop
 
-    def read(self) -> News:
+    def read(self) -> TreeEvents:
         """Return what happened since."""
-        news = News()
+        news = TreeEvents()
         with self._lock:
             for event in self._inotify.read() if self._inotify is not None else ():
                 self._take(event, news)
         return news
 
-    def _take(self, event: Event, news: News) -> None:
+    def _take(self, event: Event, news: TreeEvents) -> None:
         if event.mask & IN_Q_OVERFLOW:
             news.overflow = True
             return
@@ -188,7 +188,7 @@ class Watched:
                 return
             (news.directories if linked and os.path.isdir(path) else news.files).append(path)  # noqa: PTH112
 
-    def _directory(self, event: Event, path: bytes, news: News) -> None:
+    def _directory(self, event: Event, path: bytes, news: TreeEvents) -> None:
         if event.mask & (IN_CREATE | IN_MOVED_TO) and not self._tree.exclusion.holds(path):
             news.directories.append(path)
         elif event.mask & IN_MOVED_FROM:

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field, replace
 
 from nsfwd.errors import SweepRuns
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.runs import Counts
-from nsfwd.scanning.submission.action_handler import Actor
-from nsfwd.scanning.submission.scan_run import Asking, Scanning, scanning
+from nsfwd.scanning.index.runs import RunCounts
+from nsfwd.scanning.submission.action_handler import ActionHandler
+from nsfwd.scanning.submission.scan_run import RunOptions, ScanRun, scanning
 from nsfwd.scanning.sweeps import sweep as sweeping
-from nsfwd.scanning.trees.file_entry import Found
-from nsfwd.scanning.trees.walk import Tree
-from nsfwd.scanning.watches.debounce import SETTLE, Settling
-from nsfwd.scanning.watches.inotify_tree import News, Watched, inotify_limit
+from nsfwd.scanning.trees.file_entry import FileEntry
+from nsfwd.scanning.trees.walk import WalkedTree
+from nsfwd.scanning.watches.debounce import SETTLE, Debouncer
+from nsfwd.scanning.watches.inotify_tree import InotifyTree, TreeEvents, inotify_limit
 from nsfwd.scanning.watches.root_state import RootState, root_state
 
 EVERY = 600.0
@@ -42,7 +42,7 @@ LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WatchPlan:
     """What is watched.
 
     Attributes:
@@ -51,16 +51,16 @@ class Plan:
         shown: hears every second how it goes.
     """
 
-    tree: Tree
-    asking: Asking
+    tree: WalkedTree
+    asking: RunOptions
     settle: float = SETTLE
     every: float = EVERY
     roots: float = ROOTS
-    shown: Callable[[Progress], None] | None = None
+    shown: Callable[[WatchProgress], None] | None = None
 
 
 @dataclass(slots=True)
-class Progress:
+class WatchProgress:
     """How a watch goes.
 
     Attributes:
@@ -75,7 +75,7 @@ class Progress:
     settling: int = 0
     sweeping: bool = False
     waiting: bool = False
-    counts: Counts = field(default_factory=Counts)
+    counts: RunCounts = field(default_factory=RunCounts)
     sweeps: int = 0
     overflows: int = 0
     alarming: int = 0
@@ -83,8 +83,13 @@ class Progress:
 
 
 async def watch(
-    index: Index, plan: Plan, actor: Actor, *, stop: Callable[[Callable[[], object]], None], ready: Callable[[], None]
-) -> Progress:
+    index: Index,
+    plan: WatchPlan,
+    actor: ActionHandler,
+    *,
+    stop: Callable[[Callable[[], object]], None],
+    ready: Callable[[], None],
+) -> WatchProgress:
     """Watch until it is stopped.
 
     Args:
@@ -108,7 +113,7 @@ async def watch(
     return watching.progress()
 
 
-class _Branch(Watched):
+class _Branch(InotifyTree):
     """One tree, which closes itself; and what is to be done about it.
 
     Attributes:
@@ -130,14 +135,16 @@ class _Branch(Watched):
 class _Watch:
     """A watch that is under way."""
 
-    def __init__(self, index: Index, plan: Plan, actor: Actor, scan: Scanning, branches: list[_Branch]) -> None:
+    def __init__(
+        self, index: Index, plan: WatchPlan, actor: ActionHandler, scan: ScanRun, branches: list[_Branch]
+    ) -> None:
         self._index, self._plan, self._actor, self._scan, self._branches = index, plan, actor, scan, branches
-        self._settling = Settling(plan.settle, follow=plan.tree.follow)
+        self._settling = Debouncer(plan.settle, follow=plan.tree.follow)
         self._woken, self._halted = asyncio.Event(), asyncio.Event()
         self._fresh: asyncio.Queue[tuple[_Branch, bytes]] = asyncio.Queue()
         self._wanted = asyncio.Event()
         self._end_sweep: Callable[[], None] | None = None
-        self._told = Progress(counts=scan.run.counts)
+        self._told = WatchProgress(counts=scan.run.counts)
         self._complained = 0
 
     def stop(self) -> None:
@@ -149,7 +156,7 @@ class _Watch:
         if self._end_sweep is not None:
             self._end_sweep()
 
-    def progress(self) -> Progress:
+    def progress(self) -> WatchProgress:
         """Tell how it goes."""
         told = self._told
         told.watched = sum(branch.count for branch in self._branches)
@@ -200,7 +207,7 @@ class _Watch:
     def _read(self, branch: _Branch) -> None:
         self._take(branch, branch.read())
 
-    def _take(self, branch: _Branch, news: News) -> None:
+    def _take(self, branch: _Branch, news: TreeEvents) -> None:
         now = time.monotonic()
         if news.overflow:
             self._told.overflows += 1
@@ -247,7 +254,7 @@ class _Watch:
                 branch.state, branch.gone = now, False
                 self._renew(branch)
 
-    async def _files(self) -> AsyncIterator[Found]:
+    async def _files(self) -> AsyncIterator[FileEntry]:
         """Yield each file once it is still, until stopped."""
         while not self._halted.is_set():
             for found in self._settling.ready(time.monotonic()):
@@ -272,7 +279,7 @@ class _Watch:
     def _list(self, branch: _Branch, directory: bytes, loop: asyncio.AbstractEventLoop) -> None:
         for files in branch.cover(directory):
             if files:
-                loop.call_soon_threadsafe(self._take, branch, News(files=files))
+                loop.call_soon_threadsafe(self._take, branch, TreeEvents(files=files))
 
     # -- sweeps ---------------------------------------------------------------------------------------------------
 
@@ -306,7 +313,7 @@ class _Watch:
         if not roots:
             return
         asking = replace(self._plan.asking, kind="sweep", roots=roots, wait=True)
-        plan = sweeping.Plan(replace(self._plan.tree, roots=roots), asking)
+        plan = sweeping.SweepPlan(replace(self._plan.tree, roots=roots), asking)
         self._told.sweeping = True
         try:
             swept = await sweeping.sweep(self._index, plan, self._actor, stop=self._set_end)
