@@ -22,7 +22,8 @@ PAIRS = {
 }
 """Names used twice with reason: a verb in ``cli/`` and the module that does its work -> the room of the second."""
 
-DOCUMENTS = ("CONTRIBUTING.md",)
+ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
+DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md")
 
 
 def repeated(places: list[tuple[str, str]]) -> dict[str, list[str]]:
@@ -49,13 +50,13 @@ def test_a_public_class_name_occurs_once() -> None:
 
 
 def paths_in(text: str) -> set[str]:
-    """The modules and packages that the rows of tables name, such as ``ipc/`` and ``ipc/child.py``."""
-    rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
-    return set(re.findall(r"`(\w+(?:/\w+)*(?:/|\.py))`", rows))
+    """The modules and packages that a document names, such as ``ipc/`` and ``ipc/child.py``."""
+    named = re.findall(r"(?<![\w./-])(\w+(?:/\w+)*(?:/|\.py))(?![\w./-])", re.sub(r"\]\([^)]*\)", "", text))
+    return {name for name in named if "/" in name or f"`{name}`" in text}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_modules_in_tables_exist(document: str) -> None:
+def test_modules_in_documents_exist(document: str) -> None:
     named = paths_in((REPOSITORY / document).read_text("utf-8"))
     missing = {name for name in named if not (PACKAGE / name).exists() and not (REPOSITORY / name).exists()}
     assert named
@@ -66,3 +67,9 @@ def test_every_room_is_in_the_table_of_rooms() -> None:
     rooms = {f"{path.name}/" if path.is_dir() else path.name for path in PACKAGE.iterdir()}
     rooms -= {"__init__.py", "__main__.py", "__pycache__/", "py.typed"}
     assert rooms - paths_in((REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")) == set()
+
+
+def test_the_ten_questions_have_answers() -> None:
+    rows = re.findall(r"^\| ([A-Z][^|]+\?) \| `([\w/]+\.py)` \|$", ARCHITECTURE, re.MULTILINE)
+    assert len(rows) == len({question for question, _ in rows}) == 10
+    assert [file for _, file in rows if not (PACKAGE / file).is_file()] == []
