@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench import aims, corpus, page, plot, records
+from bench import corpus, markdown, plot, records, targets
 from bench.session import QUICK_ROUNDS, RESULTS, ROUNDS, Session
 
 COMMANDS: dict[str, str] = {
@@ -31,6 +31,9 @@ COMMANDS: dict[str, str] = {
 SHOW = {"show": "the tables and the plot of an earlier run again (--run, --markdown)"}
 
 BESIDE = {"against": "this tree beside another one, and that one beside itself (--tree)"}
+
+MODULES = {"limit": "ceiling", "noop": "overhead"}
+"""Commands that have another name than their module."""
 
 LONG = frozenset({"precisions", "roofline", "cli", "sweep", "index"})
 """Not of the daemon's own table: ``all --quick``, which is to end within ten minutes, leaves them out."""
@@ -63,12 +66,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         session.head()
         for name in chosen:
-            importlib.import_module(f"bench.{name}").measure(session)
+            importlib.import_module(f"bench.{MODULES.get(name, name)}").measure(session)
     finally:
         shutil.rmtree(session.directory, ignore_errors=True)
-    reached = list(aims.reached(records.read(session.kept)))
+    reached = list(targets.reached(records.read(session.kept)))
     if reached:
-        session.report(aims.NAME, reached, aims.NOTE)
+        session.report(targets.NAME, reached, targets.NOTE)
     plot.draw([session.kept])
     print(f"figures: {session.kept}", file=sys.stderr)
     _write(options.markdown, records.read(session.kept))
@@ -129,8 +132,8 @@ def _show(options: argparse.Namespace) -> None:
     tables: records.Tables = {}
     for run in runs:
         tables.update(records.read(run))
-    if reached := list(aims.reached(tables)):
-        tables[aims.NAME] = records.Table(aims.NOTE, reached)
+    if reached := list(targets.reached(tables)):
+        tables[targets.NAME] = records.Table(targets.NOTE, reached)
     for name, table in tables.items():
         print(f"### {name}\n\n{table}\n")
     plot.draw(runs)
@@ -138,7 +141,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _write(target: Path | None, tables: records.Tables) -> None:
-    for name in page.write(target, tables) if target else ():
+    for name in markdown.write(target, tables) if target else ():
         print(f"{target} has no marks for: {name}", file=sys.stderr)
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import daemon, echo, figures, machine
+from bench import daemon, echo_bundle, figures, machine
 from bench.load import Load, Ndjson
-from bench.noop import NOWHERE
+from bench.overhead import NOWHERE
 from bench.session import Session
 
 NOTE = (
@@ -60,9 +60,15 @@ Start = Callable[[Path | None, Path], daemon.Nsfwd]
 
 
 def _blank(session: Session) -> Start:
-    models = echo.bundle(session.directory / "models")
+    models = echo_bundle.bundle(session.directory / "models")
     return lambda tree, place: daemon.Nsfwd(
-        place, bundle=echo.NAME, models_dir=models, engine="echo", blank=True, tree=tree, flags=("--max-batch", "64")
+        place,
+        bundle=echo_bundle.NAME,
+        models_dir=models,
+        engine="echo",
+        blank=True,
+        tree=tree,
+        flags=("--max-batch", "64"),
     )
 
 

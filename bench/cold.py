@@ -46,7 +46,14 @@ def _bare(session: Session, picture: Path) -> tuple[float, float]:
     """A line server's first reply, and a process that scores one picture and ends."""
     with daemon.Line(session.directory) as line:
         reply = line.wait_ready()
-    command = [sys.executable, "-m", "bench.first", str(session.bundle_directory), str(picture), *session.precisions]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.cold_floor",
+        str(session.bundle_directory),
+        str(picture),
+        *session.precisions,
+    ]
     began = time.monotonic()
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     return reply, time.monotonic() - began

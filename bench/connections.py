@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import daemon, echo, figures, machine
+from bench import daemon, echo_bundle, figures, machine
 from bench.load import Load, Ndjson
-from bench.noop import NOWHERE
+from bench.overhead import NOWHERE
 from bench.session import Session
 
 IDLE = 10_000
@@ -20,7 +20,7 @@ SPARE = 500
 
 NOTE = (
     "Alone: the same request to a second server without them, in turn. Bare: a line server of a few lines "
-    "(`bench/line.py`), which keeps nothing of a client but what uvloop does."
+    "(`bench/line_server.py`), which keeps nothing of a client but what uvloop does."
 )
 
 Server = daemon.Nsfwd | daemon.Line
@@ -40,10 +40,10 @@ def measure(session: Session) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     wanted = min(IDLE, hard - SPARE)
-    models = echo.bundle(session.directory / "models")
+    models = echo_bundle.bundle(session.directory / "models")
 
     def ours(directory: Path) -> Server:
-        return daemon.Nsfwd(directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True)
+        return daemon.Nsfwd(directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True)
 
     try:
         bare = _crowded(session, "bare", daemon.Line, wanted)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import daemon, echo, figures, machine
+from bench import daemon, echo_bundle, figures, machine
 from bench.load import Load, Ndjson
-from bench.noop import NOWHERE
-from bench.rooms import Rooms
+from bench.overhead import NOWHERE
 from bench.session import Session
+from bench.shared import Rooms
 
 DECADES = (100, 1_000, 10_000, 100_000, 1_000_000)
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -25,9 +25,11 @@ def measure(session: Session) -> None:
 
 
 def _requests(session: Session) -> list[dict[str, object]]:
-    models = echo.bundle(session.directory / "models")
+    models = echo_bundle.bundle(session.directory / "models")
     rows: list[dict[str, object]] = []
-    with daemon.Nsfwd(session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True) as server:
+    with daemon.Nsfwd(
+        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True
+    ) as server:
         server.wait_ready()
         load = Load(server.unix, Ndjson(), 8)
         asked, first = 0, 0.0

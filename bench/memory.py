@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import daemon, echo, figures, machine
-from bench.limit import SERIAL, Bare
+from bench import daemon, echo_bundle, figures, machine
+from bench.ceiling import SERIAL, Bare
 from bench.load import Load, Ndjson
-from bench.noop import NOWHERE
+from bench.overhead import NOWHERE
 from bench.session import Session
 
 NOTE = (
@@ -21,9 +21,11 @@ FIRST = 10_000
 
 def measure(session: Session) -> None:
     """Print proportional set sizes and growth."""
-    models = echo.bundle(session.directory / "models")
+    models = echo_bundle.bundle(session.directory / "models")
     rows = []
-    with daemon.Nsfwd(session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True) as blank:
+    with daemon.Nsfwd(
+        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True
+    ) as blank:
         blank.wait_ready()
         rows.append(_grown(session, blank, "echo", NOWHERE, FIRST, session.count(1_000_000), depth=64))
     with daemon.Nsfwd(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bentoml
 
 from bench import machine
-from bench.rooms import Rooms
+from bench.shared import Rooms
 
 
 @bentoml.service(workers=machine.cores(), traffic={"timeout": 120})

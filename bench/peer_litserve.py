@@ -8,7 +8,7 @@ from typing import Any
 import litserve
 
 from bench import machine
-from bench.rooms import Rooms
+from bench.shared import Rooms
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from typing import Any
 from mosec import Server, Worker
 
 from bench import machine
-from bench.rooms import Rooms
+from bench.shared import Rooms
 
 
 class Decode(Worker):  # type: ignore[misc]

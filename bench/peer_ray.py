@@ -11,7 +11,7 @@ import ray
 from ray import serve
 
 from bench import machine
-from bench.rooms import Rooms
+from bench.shared import Rooms
 
 
 class Scan:

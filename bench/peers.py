@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bench import daemon, figures, machine
 from bench.load import Http, Load, Ndjson, Result, Speech
-from bench.rooms import BUNDLE, PRECISION
 from bench.session import CACHE, HERE, REPOSITORY, Session
+from bench.shared import BUNDLE, PRECISION
 
 NOTE = "By theirs, by ours: how many times as fast nsfwd is; median and quartiles of the ratios round by round."
 CONCURRENCY = (1, 8, 64)
@@ -123,7 +123,7 @@ def _peer(session: Session, stack: contextlib.ExitStack, name: str, python: Path
 
 def _ancestor(session: Session, stack: contextlib.ExitStack) -> list[Contender]:
     port = daemon.free_port()
-    command = [sys.executable, "-m", "bench.ancestor", str(port)]
+    command = [sys.executable, "-m", "bench.naive_server", str(port)]
     process = stack.enter_context(daemon.Process(command, _environment(session)))
     return _awaited(session, Contender(ANCESTOR, process, ("127.0.0.1", port), Ndjson()))
 

@@ -24,8 +24,8 @@ import numpy as np
 
 from bench import daemon, figures, machine
 from bench.load import Load, Ndjson
-from bench.rooms import LIMITS
 from bench.session import REPOSITORY, Session
+from bench.shared import LIMITS
 from nsfwd.bundles.bundle_store import open_bundle
 from nsfwd.engines import factory
 from nsfwd.engines.contract import EngineOptions

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import daemon, figures, machine
-from bench.limit import SERIAL, Bare, Measured, choose
+from bench.ceiling import SERIAL, Bare, Measured, choose
 from bench.load import Load, Ndjson
 from bench.session import Session
 

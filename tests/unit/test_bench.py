@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import aims, corpus, daemon, figures, line, machine, page, plot, records, sweep
-from bench.__main__ import COMMANDS, main
+from bench import corpus, daemon, figures, line_server, machine, markdown, plot, records, sweep, targets
+from bench.__main__ import COMMANDS, MODULES, main
 from bench.load import Http, Load, Ndjson
 from bench.records import Table
 from bench.session import Session
@@ -160,18 +160,18 @@ def test_runs_are_shown_as_one(
 def test_a_page_is_renewed_between_its_marks_alone(tmp_path: Path) -> None:
     target = tmp_path / "page.md"
     tables = {"one": Table("", [{"c": 1}]), "two": Table("Note.", [{"c": 2}])}
-    assert page.write(target, tables) == []
+    assert markdown.write(target, tables) == []
     told = "# Mine\n\n" + target.read_text() + "\nBehind it.\n"
     target.write_text(told)
-    assert page.write(target, {"two": Table("Other.", [{"c": 3}]), "three": Table()}) == ["three"]
+    assert markdown.write(target, {"two": Table("Other.", [{"c": 3}]), "three": Table()}) == ["three"]
     assert target.read_text() == told.replace("Note.", "Other.").replace("| 2 |", "| 3 |")
 
 
 def test_aims_of_other_runs_stay_on_the_page() -> None:
-    first, second, *_ = aims.AIMS
+    first, second, *_ = targets.AIMS
     block = "<!-- bench: aims -->\n\n{}\n\n<!-- bench end -->"
     before = block.format(Table("", [{"aim": second, "reached": "1.1"}, {"aim": "given up", "reached": "1"}]))
-    renewed, found = page.renew(before, {"aims": Table("", [{"aim": first, "reached": "**0.9**"}])})
+    renewed, found = markdown.renew(before, {"aims": Table("", [{"aim": first, "reached": "**0.9**"}])})
     rows = [{"aim": first, "reached": "**0.9**"}, {"aim": second, "reached": "1.1"}]
     assert (renewed, found) == (block.format(Table("", rows)), {"aims"})
 
@@ -179,20 +179,20 @@ def test_aims_of_other_runs_stay_on_the_page() -> None:
 def test_an_aim_says_whether_it_was_missed_and_by_more_than_the_rounds_are_apart() -> None:
     ratios = [figures.Spread(0.97, 0.9, 1.0), figures.Spread(0.94, 0.9, 0.96), figures.Spread(0.9, 0.85, 0.93)]
     tables = {"served": Table("", [{"c": 8, "ratio": ratio} for ratio in ratios]), "cold": Table("", [{"s": 0.5}])}
-    assert aims.Figure("served", "ratio", {"c": 8}, least=0.95, said="c = 8:").found(tables) == (
+    assert targets.Figure("served", "ratio", {"c": 8}, least=0.95, said="c = 8:").found(tables) == (
         "c = 8: 0.97, *0.94*, **0.9**"
     )
-    assert aims.Figure("cold", "s", {}, most=0.4).found(tables) == "**0.5**"
-    assert aims.Figure("served", "ratio", {"c": 1}, least=0.95).found(tables) == ""
-    assert aims.Figure("peers", "ratio", {}, least=0.95).found(tables) == ""
-    assert list(aims.reached({})) == []
+    assert targets.Figure("cold", "s", {}, most=0.4).found(tables) == "**0.5**"
+    assert targets.Figure("served", "ratio", {"c": 1}, least=0.95).found(tables) == ""
+    assert targets.Figure("peers", "ratio", {}, least=0.95).found(tables) == ""
+    assert list(targets.reached({})) == []
 
 
 def test_the_page_of_the_house_has_marks_for_every_table_that_is_aimed_at() -> None:
     told = (REPOSITORY / "docs" / "performance.md").read_text()
-    names = [match["name"] for match in page.BLOCK.finditer(told)]
+    names = [match["name"] for match in markdown.BLOCK.finditer(told)]
     assert len(names) == len(set(names)) == told.count("<!-- bench: ")
-    aimed = {figure.table for aim in aims.AIMS.values() for figure in aim}
+    aimed = {figure.table for aim in targets.AIMS.values() for figure in aim}
     once = {f"{table}, {kind}" for table in ("served", "peers", "precisions end to end") for kind in corpus.KINDS}
     assert aimed - once <= set(names)
 
@@ -232,7 +232,7 @@ def test_no_photos_without_the_package_that_brings_them(tmp_path: Path, monkeypa
 
 
 def test_the_bare_line_server_speaks_as_the_daemon_does() -> None:
-    told = line.reply(b'{"id":3,"path":"/a"}')
+    told = line_server.reply(b'{"id":3,"path":"/a"}')
     assert json.loads(told).items() >= {"id": 3, "path": "/a", "status": "ok", "verdict": "safe"}.items()
     assert Ndjson().replies(bytearray(told)) == [3]
 
@@ -257,7 +257,7 @@ def test_this_process_has_time_and_memory() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_something_to_run(name: str) -> None:
-    assert callable(importlib.import_module(f"bench.{name}").measure)
+    assert callable(importlib.import_module(f"bench.{MODULES.get(name, name)}").measure)
 
 
 def test_help_names_every_command() -> None:

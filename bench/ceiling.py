@@ -50,7 +50,7 @@ class Bare:
     """The processes of one setting, kept between rounds."""
 
     def __init__(self, session: Session, setting: Setting) -> None:
-        command = [sys.executable, "-m", "bench.bare", str(session.bundle_directory)]
+        command = [sys.executable, "-m", "bench.raw_loop", str(session.bundle_directory)]
         command += ["--threads", str(setting.threads), "--engine-threads", str(setting.engine_threads)]
         command += ["--precision", session.precision] if session.precision else []
         self._children = [

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import daemon, echo, figures, machine
+from bench import daemon, echo_bundle, figures, machine
 from bench.load import Load, Ndjson
 from bench.session import Session
 
@@ -47,13 +47,13 @@ class Side:
 
 def measure(session: Session) -> None:
     """Print requests a second and CPU an image, ours and the least that they could be."""
-    models = echo.bundle(session.directory / "models")
+    models = echo_bundle.bundle(session.directory / "models")
     rows = []
     with daemon.Line(session.directory) as bare, daemon.Line(session.directory, hops=2) as hops:
         for most in BATCHES:
             flags = ("--max-batch", str(most))
             with daemon.Nsfwd(
-                session.directory, bundle=echo.NAME, models_dir=models, engine="echo", blank=True, flags=flags
+                session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True, flags=flags
             ) as ours:
                 for server in (bare, hops, ours):
                     server.wait_ready()

@@ -1,4 +1,4 @@
-"""The bare limit: decoding and engine in a loop, without a server. Started by ``bench.limit`` as a process of its own.
+"""Decoding and engine in a loop, without a server. Started by ``bench.ceiling`` as a process of its own.
 
 Reads lines of JSON ``{"paths": [...]}``; scores them by so many threads, and writes one line of what it took.
 """
@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from bench.rooms import Rooms
+from bench.shared import Rooms
 
 
 def run(rooms: Rooms, paths: list[str], threads: int) -> dict[str, object]:

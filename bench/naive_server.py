@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 
-from bench.rooms import BUNDLE, Rooms
+from bench.shared import BUNDLE, Rooms
 
 ROOMS = Rooms.of_environment(engine="echo")
 MODEL: Any = keras.models.load_model(Path(os.environ[BUNDLE]) / "model.keras", compile=False)

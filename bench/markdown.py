@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bench import aims
+from bench import targets
 from bench.records import Table, Tables
 
 BLOCK = re.compile(r"<!-- bench: (?P<name>.+?) -->\n(?P<body>.*?)<!-- bench end -->", re.DOTALL)
@@ -39,7 +39,7 @@ def renew(page: str, tables: Tables) -> tuple[str, set[str]]:
         if name not in tables:
             return block[0]
         table = tables[name]
-        return _block(name, str(aims.merged(_rows(block["body"]), table) if name == aims.NAME else table))
+        return _block(name, str(targets.merged(_rows(block["body"]), table) if name == targets.NAME else table))
 
     return BLOCK.sub(put, page), found
 

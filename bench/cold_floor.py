@@ -1,6 +1,6 @@
 """The least that lies between a command and a first score: Python, OpenVINO, the network compiled once, one picture.
 
-Started as ``python -m bench.first BUNDLE PICTURE [PRECISION]``; writes the scores.
+Started as ``python -m bench.cold_floor BUNDLE PICTURE [PRECISION]``; writes the scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     import numpy as np
     import openvino
 
-    from bench.rooms import CACHE, LIMITS
+    from bench.shared import CACHE, LIMITS
 
     directory, picture, *precision = sys.argv[1:]
     bundle = open_bundle(Path(directory), precision=precision[0] if precision else None)

@@ -2,7 +2,8 @@
 
 Told a number of hops, it passes what arrived in one turn of the loop through so many processes, one after the other
 and in one packet, before it answers: the least that a server can do whose pictures are decoded in one process and
-scored in another. Replies have the daemon's keys, each spelled anew. Started as ``python -m bench.line SOCKET [HOPS]``.
+scored in another. Replies have the daemon's keys, each written anew. Started as
+``python -m bench.line_server SOCKET [HOPS]``.
 """
 
 from __future__ import annotations
