@@ -278,7 +278,7 @@ def test_running_out_of_memory_has_its_own_code(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("nsfwd.imaging.color_modes.to_rgb", fail)
+    monkeypatch.setattr("nsfwd.imaging.colour_modes.to_rgb", fail)
     assert refusal(pictures.encoded(pictures.photo(1), "PNG")).code == "decoder_memory"
 
 

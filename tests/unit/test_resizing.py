@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from nsfwd.bundles.manifest import Recipe
-from nsfwd.imaging.color_modes import BLACK, WHITE
+from nsfwd.imaging.colour_modes import BLACK, WHITE
 from nsfwd.imaging.resizing import check, draft_size, fitted, inside
 from tests.pictures import photo as make_photo
 from tests.pictures import solid

@@ -23,8 +23,8 @@ import msgspec
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import kept, preprocess, resizing, safe_open, sandbox
-from nsfwd.imaging.kept import Kept, KeptImages
+from nsfwd.imaging import open_image_cache, preprocess, resizing, safe_open, sandbox
+from nsfwd.imaging.open_image_cache import CachedImage, OpenImageCache
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.child_bootstrap import run_child
@@ -66,7 +66,7 @@ class Decoder:
         self._limits = setup.limits
         self._roots = safe_open.Roots(setup.roots)
         self._tell = tell
-        self._kept = KeptImages()
+        self._kept = OpenImageCache()
         self.avoid(setup.poison)
 
     def avoid(self, digests: Iterable[tuple[int, str]]) -> None:
@@ -161,7 +161,7 @@ class Decoder:
         else:
             held.file.close()
 
-    def _found(self, job: child_messages.Job, descriptor: int | None, facts: _Facts) -> Kept | None:
+    def _found(self, job: child_messages.Job, descriptor: int | None, facts: _Facts) -> CachedImage | None:
         """Open and check the job's image; None where less was asked for."""
         with ExitStack() as opened:
             file = opened.enter_context(self._opened(job, descriptor))
@@ -178,7 +178,9 @@ class Decoder:
                 return None
             image = preprocess.OpenImage(source, self._recipe, self._limits, facts.seen, frames=job.frames)
             opened.pop_all()
-            return Kept(image, file, 0 if source is file else found.st_size, facts.stamp, facts.seen, time.monotonic())
+            return CachedImage(
+                image, file, 0 if source is file else found.st_size, facts.stamp, facts.seen, time.monotonic()
+            )
 
     def _fill_at_any_rate(self, job: child_messages.Job, descriptor: int | None, facts: _Facts) -> None:
         """Fill the slot; where memory does not suffice, once more without what is kept of other images."""
@@ -309,7 +311,7 @@ def serve(link: Link, arena_fd: int) -> None:
     waiting = select.poll()
     waiting.register(link.fileno(), select.POLLIN)
     while True:
-        if decoder.keeps and not waiting.poll(kept.SECONDS * 1000):
+        if decoder.keeps and not waiting.poll(open_image_cache.SECONDS * 1000):
             decoder.rest()
         packet, descriptors = link.receive()
         request = requests.decode(packet)

@@ -19,7 +19,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 
 from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
-from nsfwd.imaging import boxes, color_modes, declared, formats, frames, orientation, resizing, tiff
+from nsfwd.imaging import boxes, colour_modes, declared_colours, formats, frames, orientation, resizing, tiff
 from nsfwd.ipc.child_messages import ImageLimits
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
@@ -30,7 +30,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # a broken file is told by i
 _SEQUENTIAL = frozenset(("gif", "png", "webp", "avif"))
 """Formats whose later frames build on earlier ones. A picture of any other stands for itself and is opened anew."""
 
-_BACKGROUNDS = {"white": color_modes.WHITE, "black": color_modes.BLACK}
+_BACKGROUNDS = {"white": colour_modes.WHITE, "black": colour_modes.BLACK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ def _pixels(
     image: Image.Image, form: formats.Format, source: BinaryIO, recipe: Recipe, background: str, part: boxes.Part | None
 ) -> tuple[bytes, bool]:
     """Decode the frame that ``image`` is at, and tell whether any pixel of it, or of a part of it, is transparent."""
-    conversion = declared.conversion(image, form.name, source)
+    conversion = declared_colours.conversion(image, form.name, source)
     early = conversion is not None and conversion.early
     if form.name == "png":
         image.load()  # its orientation may lie behind the pixels
@@ -249,8 +249,8 @@ def _pixels(
     if part is not None:
         image = image.crop(part)
     if conversion is not None and early:
-        image = conversion.to_srgb(color_modes.to_eight_bits(image))
-    image, transparent = color_modes.to_rgb(image, _BACKGROUNDS[background])
+        image = conversion.to_srgb(colour_modes.to_eight_bits(image))
+    image, transparent = colour_modes.to_rgb(image, _BACKGROUNDS[background])
     for turn in turns:
         image = image.transpose(turn)
     image = resizing.fitted(image, recipe, _BACKGROUNDS[background])
@@ -263,7 +263,7 @@ def _as_meant(image: Image.Image, form: formats.Format) -> Image.Image:
     """Undo what Pillow makes of a format and its viewers do not."""
     if form.name == "tiff":
         return tiff.as_meant(image)
-    return color_modes.without_blank_alpha(image) if form.name == "bmp" else image
+    return colour_modes.without_blank_alpha(image) if form.name == "bmp" else image
 
 
 def _check_pixels(size: tuple[int, int], limits: ImageLimits, seen: Seen | None = None) -> None:

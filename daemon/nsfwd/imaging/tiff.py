@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageChops
 
-from nsfwd.imaging import color_modes, colour
+from nsfwd.imaging import colour, colour_modes
 
 _BITS, _PHOTOMETRIC, _COLOURS, _EXTRA = 258, 262, 320, 338
 _WHITE_IS_ZERO = 0
@@ -37,7 +37,7 @@ def as_meant(page: Image.Image) -> Image.Image:
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     if page.mode == "I;16" and tags.get(_BITS, ())[:1] == (_SHORT,):
         page = page.point(lambda value: value * 16)
-    return ImageChops.invert(color_modes.to_eight_bits(page)) if inverted else page
+    return ImageChops.invert(colour_modes.to_eight_bits(page)) if inverted else page
 
 
 def _with_colours(page: Image.Image, table: tuple[int, ...]) -> Image.Image:

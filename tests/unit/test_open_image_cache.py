@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from nsfwd.bundles.manifest import FramePolicy, Recipe
-from nsfwd.imaging import kept
+from nsfwd.imaging import open_image_cache
 from nsfwd.imaging.decoder import Decoder
-from nsfwd.imaging.kept import KeptImages
+from nsfwd.imaging.open_image_cache import OpenImageCache
 from nsfwd.imaging.preprocess import OpenImage, WantedView, decode
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
@@ -107,7 +107,7 @@ def test_all_views_of_an_animation_are_one_opening(
 
 
 def test_views_of_several_images_in_turn(arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [tmp_path / f"{number}.gif" for number in range(kept.MOST + 4)]
+    names = [tmp_path / f"{number}.gif" for number in range(open_image_cache.MOST + 4)]
     for name in names:
         name.write_bytes(animation("GIF", 3))
     with all_closed():
@@ -115,7 +115,8 @@ def test_views_of_several_images_in_turn(arena: Arena, tmp_path: Path, monkeypat
         first = [bench.view(name, number, None) for number, name in enumerate(names)]
         for number, name in enumerate(names):
             assert bench.view(name, number, first[number]).code == ""
-        assert bench.opened == 2 * len(names) - kept.MOST, "as many as agreed are kept, however many take turns"
+        expected = 2 * len(names) - open_image_cache.MOST
+        assert bench.opened == expected, "as many as agreed are kept, however many take turns"
         bench.decoder.rest()
 
 
@@ -136,7 +137,7 @@ def test_a_file_that_changes_between_two_views_is_not_the_same_image(
 def test_what_takes_too_much_memory_is_not_kept(arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.gif"
     path.write_bytes(animation("GIF", 3))
-    monkeypatch.setattr(kept, "BUDGET", 1000)
+    monkeypatch.setattr(open_image_cache, "BUDGET", 1000)
     with all_closed():
         bench = Bench(arena, monkeypatch)
         bench.view(path, 1, None)
@@ -161,4 +162,4 @@ def test_what_is_kept_gives_way_when_memory_does_not_suffice(
         monkeypatch.setattr(OpenImage, "__init__", scarce)
         assert bench.view(tmp_path / "b.gif", 2, None, passed=True).code == ""
         bench.decoder.rest()
-    assert len(KeptImages()) == 0
+    assert len(OpenImageCache()) == 0

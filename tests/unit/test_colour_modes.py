@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nsfwd.imaging.color_modes import BLACK, WHITE, to_rgb, without_blank_alpha
+from nsfwd.imaging.colour_modes import BLACK, WHITE, to_rgb, without_blank_alpha
 from tests.pictures import photo
 
 Pixel = tuple[int, ...]

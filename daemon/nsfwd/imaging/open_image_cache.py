@@ -30,7 +30,7 @@ _PIXEL_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedImage:
     """An open image.
 
     Attributes:
@@ -54,16 +54,16 @@ class Kept:
         return self.image.pixels * _PIXEL_BYTES + self.content
 
 
-class KeptImages:
+class OpenImageCache:
     """The open images, by the number of their job: all views of one image have the same."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, CachedImage] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def take(self, number: int, stamp: Stamp | None) -> Kept | None:
+    def take(self, number: int, stamp: Stamp | None) -> CachedImage | None:
         """Take out what is kept for a job, if it is the file that the job asks for, unchanged since."""
         kept = self._kept.pop(number, None)
         if kept is None or kept.stamp == stamp == stamp_of_file(kept.file.fileno()):
@@ -71,7 +71,7 @@ class KeptImages:
         kept.file.close()
         return None
 
-    def keep(self, number: int, kept: Kept) -> None:
+    def keep(self, number: int, kept: CachedImage) -> None:
         """Keep an image for its next view, unless that is too much.
 
         Those that are kept come first: if each drove out another, images in turn would all be opened anew each time.
