@@ -93,6 +93,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.wording
 
 # Files are dealt out in this order, the long ones of the integration tests before the short ones that fill up the end.
 test: setup $(TEST_BUNDLES:%=$(MODELS)/%/bundle.toml) check
