@@ -1,8 +1,8 @@
-"""The log: one line an event on stderr, safe to read on a terminal and to parse; with fields where there is a journal.
+"""The log: one line per event on stderr, safe to read on a terminal and to parse; with fields in the journal.
 
 Built on the standard library's logging, so that a library user keeps control of it. Names of files come from strangers:
 control characters are escaped, a line break can never forge a second event, and paths may be shown in full, as a digest
-or not at all. Results never go here and logs never go to stdout.
+or not at all. Results are never logged and logs never go to stdout.
 
 This module knows no room of the house.
 """
@@ -48,20 +48,20 @@ class PathStyle(StrEnum):
 
 
 def fields(kind: str = "", **values: object) -> dict[str, object]:
-    """Return what to give a call of logging as ``extra``: fields of the event, which the journal keeps.
+    """Return the ``extra`` of a logging call: fields of the event, which the journal keeps.
 
     Args:
-        kind: events with the same text and another kind are counted apart when they repeat.
+        kind: events with the same text and another kind are counted separately when they repeat.
         values: by name; None is left out.
     """
     return {"kind": kind, "fields": {name: value for name, value in values.items() if value is not None}}
 
 
 class PathFilter:
-    """Spells paths for the log in one style.
+    """Formats paths for the log in one style.
 
     Digests are keyed with a secret of this process: equal paths look equal within one run, and a list of guessed names
-    does not tell which were scanned.
+    does not reveal which were scanned.
     """
 
     def __init__(self, style: PathStyle = PathStyle.FULL) -> None:
@@ -69,7 +69,7 @@ class PathFilter:
         self._key = secrets.token_bytes(16)
 
     def show(self, path: bytes | None) -> str:
-        """Return what the log may say about ``path``; None is an image that came as bytes."""
+        """Return ``path`` as the log may show it; None is an image that came as bytes."""
         if path is None:
             return "(bytes)"
         if self.style is PathStyle.HIDDEN:
@@ -84,7 +84,7 @@ paths = PathFilter()
 
 
 class LineFormatter(logging.Formatter):
-    """Spells one record as one line: time, level, room, message; a traceback is folded into the same line."""
+    """Formats one record as one line: time, level, room, message; a traceback is folded into the same line."""
 
     def __init__(self, *, journal: bool = False) -> None:
         super().__init__()
@@ -103,10 +103,10 @@ class LineFormatter(logging.Formatter):
 
 
 class JournalHandler(logging.Handler):
-    """Hands each event to the journal with its fields (systemd.journal-fields(7)); a traceback stays many lines.
+    """Sends each event to the journal with its fields (systemd.journal-fields(7)); a traceback keeps its lines.
 
     Args:
-        fallback: gets what the journal does not take, and first why.
+        fallback: gets the events that the journal refuses, after the reason.
         address: the journal's socket.
     """
 
@@ -121,15 +121,15 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one event; never waits and never fails."""
         try:
-            self._socket.sendto(self.spell(record), self._address)
+            self._socket.sendto(self.encode(record), self._address)
         except OSError as error:
             if not self._refused:
                 self._refused = True
-                why = "the journal takes no event (%s): it goes to standard error"
+                why = "cannot write to the journal (%s): events go to standard error"
                 self._fallback.handle(logging.LogRecord(_ROOT, logging.WARNING, "", 0, why, (error.strerror,), None))
             self._fallback.handle(record)
 
-    def spell(self, record: logging.LogRecord) -> bytes:
+    def encode(self, record: logging.LogRecord) -> bytes:
         """Return the event in the journal's own format: every value with its length, so that none can forge a field."""
         message = visible(record.getMessage())
         if record.exc_info:
@@ -153,10 +153,10 @@ class JournalHandler(logging.Handler):
 
 
 class Coalescer(logging.Filter):
-    """Keeps an event that comes again and again from filling the log: beyond a burst it is counted, then told of once.
+    """Keeps an event that repeats from filling the log: beyond a burst it is counted, and the count is logged once.
 
-    Events are of one kind when their text before the arguments is the same, and the kind given by ``fields``; what is
-    for debugging always passes.
+    Events are of one kind when their text before the arguments is the same, and the kind given by ``fields``; debug
+    events always pass.
     """
 
     def __init__(self) -> None:
@@ -164,14 +164,14 @@ class Coalescer(logging.Filter):
         self._kinds: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to show the event; the first one of a new window says how many were not shown."""
+        """Return whether to show the event; the first one of a new window says how many were suppressed."""
         if record.levelno <= logging.DEBUG:
             return True
         kind = f"{record.name} {record.msg} {getattr(record, 'kind', '')}"
         since, count = self._kinds.get(kind, (record.created, 0))
         if record.created - since >= WINDOW:
             if count > BURST:
-                record.msg = f"{record.msg} ({count - BURST} more like this before were not shown)"
+                record.msg = f"{record.msg} ({count - BURST} earlier events like this were suppressed)"
             since, count = record.created, 0
         self._kinds[kind] = (since, count + 1)
         return count < BURST
@@ -183,7 +183,7 @@ def setup(level: str = "info", style: str = "full", stream: TextIO | None = None
     Args:
         level: a name in ``LEVELS``.
         style: a value of ``PathStyle``.
-        stream: where to instead of stderr.
+        stream: destination instead of stderr.
     """
     journal = stream is None and _is_journal(sys.stderr)
     handler: logging.Handler = logging.StreamHandler(stream or sys.stderr)
@@ -204,7 +204,7 @@ def adjust(level: str, style: str) -> None:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Tell whether ``stream`` is the journal: it is when its inode is the one in JOURNAL_STREAM (systemd.exec(5))."""
+    """Return whether ``stream`` is the journal: its inode is then the one in JOURNAL_STREAM (systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):

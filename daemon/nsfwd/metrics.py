@@ -1,6 +1,6 @@
-"""What the server counts at its sockets: plain integers, raised where something happens and read by ``stats``.
+"""Counters and gauges of the server's sockets: plain integers, incremented where something happens, read by ``stats``.
 
-One dataclass is at once the storage and the table of names and help. No lock, because the server process counts in one
+One dataclass is both the storage and the table of names and help. No lock, because the server process counts in one
 thread only; the pipeline keeps its own numbers. This module knows no room of the house and never asks the time.
 """
 
@@ -24,21 +24,21 @@ def _metric(kind: str, text: str) -> Any:
 
 @dataclass(slots=True)
 class Metrics:
-    """Everything that is counted. A counter only grows; a gauge is what is so now."""
+    """All counters and gauges of the sockets. A counter only grows; a gauge is the present value."""
 
-    connections: int = _gauge("connections open now")
-    connections_total: int = _counter("connections accepted")
+    connections: int = _gauge("open connections")
+    connections_total: int = _counter("accepted connections")
     connections_refused_total: int = _counter("connections closed at once because of max_connections")
-    connections_denied_total: int = _counter("connections closed at once because their row of peers allows no more")
+    connections_denied_total: int = _counter("connections closed at once because of the limit in their row of peers")
     connections_stalled_total: int = _counter("connections closed because the peer read nothing for write_stall")
     connections_idle_total: int = _counter("connections closed after idle_timeout")
     connections_lost_total: int = _counter("connections that ended with requests in flight")
     http_total: int = _counter("connections closed because the peer spoke HTTP")
-    requests_total: int = _counter("scan requests understood")
-    operations_total: int = _counter("operations answered")
-    rejected_total: int = _counter("lines answered with an error because they are no valid request")
+    requests_total: int = _counter("valid scan requests")
+    operations_total: int = _counter("answered operations")
+    rejected_total: int = _counter("lines answered with an error because they are not a valid request")
     bodies_total: int = _counter("images received as bytes")
-    body_bytes: int = _gauge("bytes of images received and kept until they are answered")
+    body_bytes: int = _gauge("bytes of received images, kept until they are answered")
     bodies_refused_total: int = _counter("images received as bytes and refused because body_memory was in use")
     bytes_in_total: int = _counter("bytes received from clients")
     bytes_out_total: int = _counter("bytes sent to clients")

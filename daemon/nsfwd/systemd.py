@@ -1,6 +1,6 @@
-"""Tells the service manager how far the daemon is (sd_notify(3)); without one it says nothing.
+"""Reports the state of the daemon to the service manager (sd_notify(3)), where there is one.
 
-The message is a datagram; a manager that cannot be reached never stops the daemon.
+A report is a datagram; a manager that cannot be reached never stops the daemon.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _log = logging.getLogger("nsfwd.server")
 
 
 class Notifier:
-    """The line to the service manager.
+    """The sender of notifications to the service manager.
 
     Args:
-        environment: where NOTIFY_SOCKET is looked up; the variable is removed, so that no child speaks for the daemon.
+        environment: holds NOTIFY_SOCKET; the variable is removed, so that no child notifies in the daemon's name.
     """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
@@ -27,31 +27,31 @@ class Notifier:
         self._status = ""
 
     def ready(self, status: str) -> None:
-        """Say that requests are answered, after the start or again after a reload."""
+        """Report that requests are answered, after the start or again after a reload."""
         self._status = status
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """Say that changed settings are taken up; ``ready`` ends it."""
+        """Report that a reload is running; ``ready`` ends it."""
         stamp = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={stamp}", "STATUS=reloading")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Ask for so much more time from now for the step that is under way."""
+        """Ask for this many seconds from now for the present step."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def alive(self) -> None:
-        """Say that the daemon does its work: the manager kills one that does not say so for ``watchdog`` seconds."""
+        """Report that the daemon works: the manager kills a daemon that does not report for ``watchdog`` seconds."""
         self._send("WATCHDOG=1")
 
     def status(self, status: str) -> None:
-        """Say what the daemon is doing, in one line; what was said last is not said again."""
+        """Report the present activity in one line; a status equal to the last one is not sent again."""
         if status != self._status:
             self._send(f"STATUS={status}")
         self._status = status
 
     def stopping(self) -> None:
-        """Say that the daemon is on its way out."""
+        """Report that the daemon is stopping."""
         self._send("STOPPING=1", "STATUS=draining")
 
     def _send(self, *lines: str) -> None:
@@ -63,5 +63,5 @@ class Notifier:
                 sock.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             if not self._complained:
-                _log.warning("cannot tell the service manager: %s (said once)", error.strerror)
+                _log.warning("cannot notify the service manager: %s (logged once)", error.strerror)
             self._complained = True

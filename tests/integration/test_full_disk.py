@@ -123,5 +123,5 @@ def test_a_journal_that_is_not_there(tmp_path: Path, photo: Path) -> None:
         assert ask(daemon.unix, {"path": str(photo)})["status"] == "ok"
         wait_until(lambda: "is ready" in daemon.stderr)
     first, *others = daemon.stderr.splitlines()
-    assert first.startswith("<4>warning nsfwd: the journal takes no event (No such file or directory)")
+    assert first.startswith("<4>warning nsfwd: cannot write to the journal (No such file or directory)")
     assert others and all(line.startswith("<6>info ") for line in others)

@@ -109,7 +109,7 @@ def test_without_a_journal_events_go_where_they_went_before(tmp_path: Path) -> N
     for _ in range(2):
         handler.handle(record("still here"))
     told, *events = stream.getvalue().splitlines()
-    assert told == "the journal takes no event (No such file or directory): it goes to standard error"
+    assert told == "cannot write to the journal (No such file or directory): events go to standard error"
     assert events == ["still here"] * 2
 
 
@@ -121,7 +121,7 @@ def test_an_event_that_repeats_is_counted_instead_of_shown() -> None:
     assert coalescer.filter(record("peer %d is wrong", 1, created=1.0, level=logging.DEBUG))
     later = record("peer %d is wrong", 5, created=logs.WINDOW + 1)
     assert coalescer.filter(later)
-    assert later.getMessage() == f"peer 5 is wrong ({100 - logs.BURST} more like this before were not shown)"
+    assert later.getMessage() == f"peer 5 is wrong ({100 - logs.BURST} earlier events like this were suppressed)"
     again = record("peer %d is wrong", 6, created=2 * logs.WINDOW + 2)
     assert coalescer.filter(again)
     assert again.getMessage() == "peer 6 is wrong"

@@ -467,7 +467,7 @@ def test_connecting_leaving_and_being_refused_is_logged_and_counted(
     assert str(vars(denied)["fields"]["peer_address"]) == "127.0.0.1"
     counts = {"reason": "done", "seconds": 0, "requests": 1, "limited": 0, "bytes_in": 14, "bytes_out": 0}
     assert vars(left)["fields"] | {"seconds": 0, "bytes_out": 0} == me | counts
-    spelled = logs.JournalHandler(logging.NullHandler(), str(tmp_path / "none")).spell(left)
+    spelled = logs.JournalHandler(logging.NullHandler(), str(tmp_path / "none")).encode(left)
     assert b"NSFWD_PEER_UID\n" in spelled and b"NSFWD_REQUESTS\n" in spelled
 
 

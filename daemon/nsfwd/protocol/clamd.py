@@ -33,12 +33,12 @@ COMMANDS: dict[str, str] = {
     "PING": "`PONG`",
     "VERSION": "`nsfwd` and its version",
     "SCAN": "scan a file, or a directory with all below; the first find ends the reply",
-    "CONTSCAN": "the same, and every find is told",
+    "CONTSCAN": "the same, and every find is reported",
     "MULTISCAN": "as `CONTSCAN`",
     "ALLMATCHSCAN": "as `CONTSCAN`",
-    "INSTREAM": "scan bytes: chunks of a length (4 bytes, network order) and so many bytes; a length of 0 ends them",
-    "FILDES": "scan the descriptor that comes with the one byte behind the command (Unix sockets)",
-    "IDSESSION": "begin a session: many commands, and each reply begins with the number of its command",
+    "INSTREAM": "scan bytes in chunks: a length (4 bytes, network order) and that many bytes; a length of 0 ends",
+    "FILDES": "scan the descriptor that is passed with the one byte after the command (Unix sockets)",
+    "IDSESSION": "begin a session: many commands, each reply begins with the number of its command",
     "END": "end the session",
 }
 """What is understood; all else is answered ``UNKNOWN COMMAND``."""

@@ -13,15 +13,15 @@ from nsfwd.protocol.jsonio import dumps, dumps_indented
 from nsfwd.protocol.messages import Outcome
 
 COMMANDS: dict[str, str] = {
-    "help": "show this",
-    "ping": "is the daemon there?",
-    "ready": "are the models warmed and tested?",
+    "help": "show this help",
+    "ping": "check that the daemon is running",
+    "ready": "check that the models are loaded and tested",
     "version": "protocol, limits, operations, models",
     "models": "the models that score",
-    "stats": "what was counted so far",
+    "stats": "counters since the start",
     "labels": "show each label's score",
     "groups": "show the policy's groups (as at the start)",
-    "colour": "colours on or off",
+    "colour": "turn colours on or off",
     "quit": "end the session",
 }
 """Command words and their help; a path starts with ``/``, so no path is hidden by a word."""

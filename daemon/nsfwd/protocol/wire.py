@@ -20,15 +20,15 @@ from nsfwd.protocol.limits import ID_BYTES, MAX_DEADLINE, MAX_FRAMES_ASKED, MAX_
 from nsfwd.protocol.messages import Dialect, Image, Lane, Operation, Paths, RequestId, Scan
 
 OPERATIONS: dict[str, str] = {
-    "ping": "the daemon is there",
-    "ready": "whether the models are warmed and their goldens agree",
+    "ping": "the daemon is running",
+    "ready": "whether the models are loaded and their goldens agree",
     "version": "protocol, limits, operations open to this peer, models",
     "models": "the models that score and their policies",
-    "stats": "what was counted so far",
+    "stats": "counters since the start",
     "poison": "the files that crashed decoders and are not decoded again for a while",
-    "clear_poison": "forget them",
+    "clear_poison": "forget these files",
     "cancel": "drop an earlier request of this connection",
-    "reload": "take up changed settings and bundles",
+    "reload": "reload settings and bundles",
 }
 
 OPEN_OPERATIONS = frozenset(OPERATIONS) - {"reload", "clear_poison"}
@@ -166,7 +166,7 @@ KEYS: dict[str, Key] = {
     "paths": Key("array of strings", _check_paths, "several paths; the reply is a series"),
     "path_bytes": Key("base64", _check_path_bytes, "a path that is not UTF-8"),
     "data": Key("base64", _base64("data"), "the encoded image itself"),
-    "bytes": Key("integer", _check_size, "exactly so many raw bytes, the encoded image, follow the line's LF"),
+    "bytes": Key("integer", _check_size, "this many raw bytes, the encoded image, follow the line's LF"),
     "recursive": Key("boolean", _flag("recursive"), "walk below directories; the reply is a series"),
     "lane": Key("string", _check_lane, "interactive, normal or background; a request may lower its lane, not raise it"),
     "deadline": Key("number", _check_deadline, "seconds allowed for the whole request"),
@@ -174,14 +174,14 @@ KEYS: dict[str, Key] = {
     "op": Key("string", _check_op, "an operation instead of a scan"),
     "target": Key("string or integer", _check_id, "the id of the request to cancel"),
     "fd": Key("boolean", _check_fd, "true: take the next descriptor passed over the Unix socket"),
-    "name": Key("string", _check_name, "a name for what came without a path, returned as its path"),
+    "name": Key("string", _check_name, "a name for an image that came without a path, returned as its path"),
     "models": Key("array of strings", None, "score with these models only"),
     "frames": Key(
         "integer",
         _check_frames,
-        "how many frames of an animation to look at most, spread evenly over the time they are shown",
+        "largest number of frames to score of an animation, spread evenly over the time they are shown",
     ),
-    "boxes": Key("boolean", None, "where in the picture"),
+    "boxes": Key("boolean", None, "add the places of the findings in the picture"),
 }
 """Every request key. One with no check answers ``unsupported``; one not here answers ``unknown_key``."""
 
@@ -290,7 +290,7 @@ def _scan(values: dict[str, Any], parsed: Parsed) -> Scan:
         parsed.path = values.get("name")
         images: tuple[Image] | Paths = (Image(parsed.path),)
     elif "name" in values:
-        raise _bad("name is for what has no path")
+        raise _bad("name is for an image without a path")
     elif many:
         images = Paths(values["paths"])
     else:
