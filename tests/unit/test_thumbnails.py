@@ -84,14 +84,13 @@ def test_a_decoder_that_died_is_replaced(tmp_path: Path) -> None:
     path.write_bytes(pictures.encoded(pictures.photo(1), "PNG"))
     with Thumbnails() as thumbnails:
         before = shown(thumbnails, path)
-        assert thumbnails._process is not None
-        os.kill(thumbnails._process.pid, signal.SIGKILL)
-        thumbnails._process.wait()
+        assert thumbnails._decoder is not None
+        os.kill(thumbnails._decoder.pid, signal.SIGKILL)
         with pytest.raises(CodedError) as died:
             shown(thumbnails, path)
         assert died.value.code == "decoder_died"
         assert shown(thumbnails, path).tobytes() == before.tobytes()
-    assert thumbnails._process is None
+    assert thumbnails._decoder is None
 
 
 def test_a_blurred_one_holds_hardly_a_pixel() -> None:

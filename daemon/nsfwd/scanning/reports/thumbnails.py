@@ -9,10 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import select
-import subprocess
-import time
-from contextlib import closing
 from typing import Self
 
 import msgspec
@@ -21,8 +17,8 @@ from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
-from nsfwd.ipc.interpreter import start_python
-from nsfwd.ipc.link import Link
+from nsfwd.ipc.blocking_child import BlockingChild
+from nsfwd.ipc.child import CannotStart
 from nsfwd.scanning.trees.file_entry import FileIdentity
 from nsfwd.scanning.trees.open_files import opened
 
@@ -42,6 +38,8 @@ SECONDS = 10.0
 
 _RECIPE = Recipe(width=SIDE, height=SIDE, fit="pad", filter="bilinear", background="white", draft=1.0)
 _JPEG_QUALITY = 70
+_HELLO = msgspec.msgpack.Decoder(child_messages.Hello)
+_GROUPS = msgspec.msgpack.Decoder(child_messages.DecodedGroup)
 
 
 class Thumbnails:
@@ -49,8 +47,7 @@ class Thumbnails:
 
     def __init__(self) -> None:
         self._arena = Arena.create(1, SIDE * SIDE * 3, 1)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._link: Link | None = None
+        self._decoder: BlockingChild | None = None
         self._number = 0
 
     def __enter__(self) -> Self:
@@ -83,63 +80,35 @@ class Thumbnails:
             raise CodedError("unreadable", os.strerror(error.errno) if error.errno else "") from None
 
     def _decoded(self, descriptor: int) -> bytes:
-        link = self._started()
         self._number += 1
         job = child_messages.Job(self._number, 0, self._number, b"", True, False, frames=1)
         try:
-            link.send(child_messages.encode(child_messages.Decode([job])), [descriptor])
-            result = self._answer(link)
-        except EOFError:
+            decoder = self._decoder = self._decoder or self._started()
+            decoder.send(child_messages.encode(child_messages.Decode([job])), [descriptor])
+            (result,) = _GROUPS.decode(decoder.receive(SECONDS)).results
+        except TimeoutError:
             self._end()
-            raise CodedError("decoder_died") from None
+            raise CodedError("decode_timeout") from None
+        except (EOFError, CannotStart, ValueError, msgspec.MsgspecError) as error:
+            self._end()
+            raise CodedError("decoder_died", str(error) if isinstance(error, CannotStart) else "") from None
         if result.code:
             raise CodedError(result.code, result.message)
         with self._arena.slot(0) as slot:
             return bytes(slot)
 
-    def _answer(self, link: Link) -> child_messages.Decoded:
-        until = time.monotonic() + SECONDS
-        waiting = select.poll()
-        waiting.register(link.fileno(), select.POLLIN)
-        while waiting.poll(max(0.0, until - time.monotonic()) * 1000):
-            for result in msgspec.msgpack.decode(link.receive_packet(), type=child_messages.DecodedGroup).results:
-                if result.number == self._number:
-                    return result
-        self._end()
-        raise CodedError("decode_timeout")
-
-    def _started(self) -> Link:
-        if self._link is not None:
-            return self._link
-        self._link, theirs = Link.pair()
-        try:
-            with closing(theirs):
-                self._process = _decoder(theirs.fileno(), self._arena.fd)
-            self._greet(self._link)
-        except EOFError:
-            self._end()
-            raise CodedError("decoder_died", "the decoder process does not start") from None
-        except BaseException:
-            self._end()
-            raise
-        return self._link
-
-    def _greet(self, link: Link) -> None:
-        """Send a new decoder its setup and wait until it is ready."""
+    def _started(self) -> BlockingChild:
+        """Start a decoder, send it its setup, and wait until it is ready."""
+        self._decoder = decoder = BlockingChild("nsfwd.imaging.decoder", name="decoder", fds=[self._arena.fd])
         setup = child_messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(_RECIPE), (), LIMITS)
-        link.send(child_messages.encode(setup))
-        if not select.select([link], [], [], SECONDS)[0]:
-            raise CodedError("decode_timeout", "the decoder process does not start")
-        msgspec.msgpack.decode(link.receive_packet(), type=child_messages.Hello)
+        decoder.send(child_messages.encode(setup))
+        _HELLO.decode(decoder.receive(SECONDS))
+        return decoder
 
     def _end(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
 
 
 def _compare(descriptor: int, judged: FileIdentity) -> None:
@@ -150,17 +119,6 @@ def _compare(descriptor: int, judged: FileIdentity) -> None:
     """
     if FileIdentity.of(os.fstat(descriptor)) != judged:
         raise CodedError("unreadable", "the file was changed or replaced since it was judged")
-
-
-def _decoder(*inherited: int) -> subprocess.Popen[bytes]:
-    """Start a decoder process with these descriptors."""
-    return start_python(
-        "nsfwd.imaging.decoder",
-        *map(str, inherited),
-        inherited=inherited,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
 
 
 def data_uri(pixels: bytes, *, blurred: bool) -> str:
