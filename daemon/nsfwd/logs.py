@@ -38,6 +38,9 @@ BURST = 20
 WINDOW = 60.0
 """More than ``BURST`` events of one kind within ``WINDOW`` seconds are counted instead of shown."""
 
+KINDS = 1024
+"""Kinds of events that are counted apart; while there are so many, further ones of the same text count as one kind."""
+
 
 class PathStyle(StrEnum):
     """How the paths of images appear in the log."""
@@ -47,14 +50,19 @@ class PathStyle(StrEnum):
     HIDDEN = "hidden"
 
 
-def fields(kind: str = "", **values: object) -> dict[str, object]:
+def fields(kind: str = "", burst: int = BURST, **values: object) -> dict[str, object]:
     """Return the ``extra`` of a logging call: fields of the event, which the journal keeps.
 
     Args:
         kind: events with the same text and another kind are counted separately when they repeat.
+        burst: how many of them are shown within ``WINDOW`` seconds.
         values: by name; None is left out.
     """
-    return {"kind": kind, "fields": {name: value for name, value in values.items() if value is not None}}
+    return {
+        "kind": kind,
+        "burst": burst,
+        "fields": {name: value for name, value in values.items() if value is not None},
+    }
 
 
 class PathFilter:
@@ -156,7 +164,7 @@ class Coalescer(logging.Filter):
     """Keeps an event that repeats from filling the log: beyond a burst it is counted, and the count is logged once.
 
     Events are of one kind when their text before the arguments is the same, and the kind given by ``fields``; debug
-    events always pass.
+    events always pass. A kind that has not begun anew within ``WINDOW`` seconds is forgotten when memory is wanted.
     """
 
     def __init__(self) -> None:
@@ -167,14 +175,22 @@ class Coalescer(logging.Filter):
         """Return whether to show the event; the first one of a new window says how many were suppressed."""
         if record.levelno <= logging.DEBUG:
             return True
+        burst: int = getattr(record, "burst", BURST)
         kind = f"{record.name} {record.msg} {getattr(record, 'kind', '')}"
+        if kind not in self._kinds and len(self._kinds) >= KINDS:
+            self._forget(record.created)
+            if len(self._kinds) >= KINDS:
+                kind = f"{record.name} {record.msg}"
         since, count = self._kinds.get(kind, (record.created, 0))
         if record.created - since >= WINDOW:
-            if count > BURST:
-                record.msg = f"{record.msg} ({count - BURST} earlier events like this were suppressed)"
+            if count > burst:
+                record.msg = f"{record.msg} ({count - burst} earlier events like this were suppressed)"
             since, count = record.created, 0
         self._kinds[kind] = (since, count + 1)
-        return count < BURST
+        return count < burst
+
+    def _forget(self, now: float) -> None:
+        self._kinds = {kind: seen for kind, seen in self._kinds.items() if now - seen[0] < WINDOW}
 
 
 def setup(level: str = "info", style: str = "full", stream: TextIO | None = None) -> None:

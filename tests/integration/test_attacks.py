@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,9 @@ CALM = 10.0
 
 BLOCKED = 2.0
 """Seconds without progress after which the daemon takes no more."""
+
+LATE = 1.0
+"""Seconds within which a picture is answered while another peer floods the daemon; some hundredths where it is idle."""
 
 Attack = tuple[int, bytes]
 
@@ -157,6 +161,36 @@ def test_idle_connections_lock_no_admin_out(short_of_files: Daemon) -> None:
             stack.enter_context(raw_connect(short_of_files.tcp))
         wait_until(lambda: stats(short_of_files)["connections"]["refused"] > 0)
         assert ask(short_of_files.unix, {"op": "ping"})["status"] == "ok"
+
+
+@pytest.mark.parametrize("operation", [b'{"op":"stats"}\n', b'{"op":"ping"}\n', b'{"op":"cancel","target":1}\n'])
+def test_a_flood_of_operations_delays_nobody_else(operation: bytes, picture: Path, tmp_path: Path) -> None:
+    with Daemon(tmp_path, flags=["--decoders", "2"]) as daemon, ExitStack() as stack:
+        connections = [stack.enter_context(raw_connect(daemon.tcp)) for _ in range(300)]
+        ended = threading.Event()
+        flood = threading.Thread(target=keep_asking, args=(connections, operation * 1000, ended))
+        flood.start()
+        stack.callback(flood.join)
+        stack.callback(ended.set)
+        wait_until(lambda: ask(daemon.unix, {"op": "stats"})["server"]["operations_total"] > 10_000)
+        for _ in range(5):
+            since = time.monotonic()
+            assert ask(daemon.unix, {"path": str(picture)})["status"] == "ok"
+            assert time.monotonic() - since < LATE
+
+
+def keep_asking(connections: Sequence[socket.socket], data: bytes, ended: threading.Event) -> None:
+    """Send ``data`` over and over on every connection, and read what is answered."""
+    left = dict.fromkeys(connections, memoryview(data))
+    for connection in connections:
+        connection.setblocking(False)
+    while not ended.is_set():
+        for connection, rest in left.items():
+            with suppress(BlockingIOError):
+                while len(connection.recv(MIB)) == MIB:
+                    pass
+            with suppress(BlockingIOError):
+                left[connection] = rest[connection.send(rest) :] or memoryview(data)
 
 
 def stats(daemon: Daemon) -> dict[str, dict[str, int]]:

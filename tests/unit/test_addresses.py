@@ -194,6 +194,20 @@ def test_an_inherited_descriptor_that_does_not_listen_is_refused(monkeypatch: py
         inherited_listeners({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
 
 
+def test_sockets_that_were_inherited_are_closed_when_a_later_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wrong:
+        first = 600  # far above those that are open, so that the two stand side by side
+        os.dup2(server.fileno(), first)
+        os.dup2(wrong.fileno(), first + 1)
+    monkeypatch.setattr("nsfwd.server.listeners.FIRST_INHERITED", first)
+    with pytest.raises(ListenError, match="descriptor 601") as refused:
+        inherited_listeners({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"})
+    for descriptor in (first, first + 1):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+    assert refused.tb is not None, "its frames keep no socket open"
+
+
 def test_the_daemons_own_user_is_admin_over_unix_only() -> None:
     one, other = socket.socketpair()
     with one, other:

@@ -596,12 +596,13 @@ def test_oneshot_answers_an_unfinished_line_after_silence_and_closes() -> None:
     hold_conversation(conversation, Style.ONESHOT)
 
 
-def test_http_is_answered_once_counted_and_closed() -> None:
+def test_http_is_answered_once_counted_and_closed(caplog: pytest.LogCaptureFixture) -> None:
     async def conversation(talk: Talk) -> None:
         await talk.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await talk.text()).startswith(b"HTTP/1.1 400 ")
         assert talk.service.metrics.http_total == 1
-        assert not talk.service.complain_once("test")
+        [warning] = caplog.records
+        assert (vars(warning)["kind"], vars(warning)["burst"]) == ("test", 1), "one line a minute for each peer"
 
     hold_conversation(conversation, Style.SESSION, socket.AF_INET)
 

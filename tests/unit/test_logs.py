@@ -125,3 +125,18 @@ def test_an_event_that_repeats_is_counted_instead_of_shown() -> None:
     again = record("peer %d is wrong", 6, created=2 * logs.WINDOW + 2)
     assert coalescer.filter(again)
     assert again.getMessage() == "peer 6 is wrong"
+
+
+def test_any_number_of_peers_takes_bounded_memory_and_log_and_is_forgotten() -> None:
+    coalescer = logs.Coalescer()
+
+    def shown(peer: int, created: float) -> bool:
+        event = record("%d is denied", peer, created=created)
+        vars(event).update(logs.fields(f"peer {peer}", burst=1))
+        return coalescer.filter(event)
+
+    assert [shown(7, 0.0) for _ in range(100)].count(True) == 1
+    assert sum(shown(peer, 1.0) for peer in range(100_000)) <= logs.KINDS + 1
+    assert len(coalescer._kinds) <= logs.KINDS + 1
+    assert shown(200_000, 2.0 + logs.WINDOW), "a newcomer is shown once the others are forgotten"
+    assert len(coalescer._kinds) < logs.KINDS

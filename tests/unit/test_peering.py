@@ -464,6 +464,7 @@ def test_connecting_leaving_and_being_refused_is_logged_and_counted(
     }
     assert vars(connected)["fields"] == me
     assert vars(busy)["fields"] == me | {"reason": "more than 1 connections of its peers"}
+    assert [vars(record)["burst"] for record in (busy, denied)] == [1, 1], "denied peers do not fill the log"
     assert str(vars(denied)["fields"]["peer_address"]) == "127.0.0.1"
     counts = {"reason": "done", "seconds": 0, "requests": 1, "limited": 0, "bytes_in": 14, "bytes_out": 0}
     assert vars(left)["fields"] | {"seconds": 0, "bytes_out": 0} == me | counts

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 from math import inf
 from operator import itemgetter
+from typing import Any
 
+from nsfwd import logs
 from nsfwd.budgets import own_descriptors
 from nsfwd.errors import CODES, ListenError
-from nsfwd.logs import fields
 from nsfwd.protocol.jsonio import dumps
 from nsfwd.server.connection import Connection
 from nsfwd.server.context import ServerContext
@@ -130,7 +131,7 @@ class Acceptor:
 
     def _closed(self, listener: Listener, connection: Connection) -> None:
         peer, member = connection.peer, connection.member
-        counts = {
+        counts: dict[str, Any] = {
             "seconds": round(self._service.loop.time() - connection.born, 3),
             "requests": member.requests,
             "limited": member.limited,
@@ -165,15 +166,15 @@ class Acceptor:
         _log.warning(
             "%s refused at %s%s: %s",
             *(peer.name, listener.spec.address, self._row(allowance), why),
-            extra=_about(peer, allowance, listener, reason=why),
+            extra=_about(peer, allowance, listener, burst=1, reason=why),
         )
         _say_last(sock, _line("busy", why, retry_after=1.0) if most else _line("not_permitted", why))
 
     def _refuse(self, sock: socket.socket) -> None:
         self._service.metrics.connections_refused_total += 1
         self._service.budgets.connections.refused += 1
-        if self._service.complain_once("max_connections"):
-            _log.warning("%d connections are open, the most allowed; further ones are refused", len(self.connections))
+        full = "%d connections are open, the most allowed; further ones are refused"
+        _log.warning(full, len(self.connections), extra=logs.fields(burst=1))
         _say_last(sock, BUSY_LINE)
 
 
@@ -199,10 +200,13 @@ BUSY_LINE = _line("busy", "too many connections", retry_after=1.0)
 """Said to a connection over the limit of all."""
 
 
-def _about(peer: Peer, allowance: QuotaGroup, listener: Listener, **more: object) -> dict[str, object]:
+def _about(
+    peer: Peer, allowance: QuotaGroup, listener: Listener, burst: int = logs.BURST, **more: object
+) -> dict[str, object]:
     """The fields of an event about a peer."""
-    return fields(
+    return logs.fields(
         kind=allowance.name,
+        burst=burst,
         peer_uid=peer.uid,
         peer_pid=peer.pid,
         peer_address=peer.address,

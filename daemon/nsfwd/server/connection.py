@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nsfwd.server.context import ServerContext
 
 BURST = 32
-"""Requests understood in one turn of the loop: a peer that sends many cheap ones must not keep the others waiting."""
+"""Requests understood in one step: other connections of the same peer want their turn too."""
 
 LINGER = 1.0
 """Seconds in which input is read and dropped after the last reply: closing with unread input would reset the
@@ -133,7 +133,7 @@ class Connection:
 
     def start(self) -> None:
         """Begin to read; a session's greeting goes out when its time has come."""
-        self._step()
+        self.step()
 
     # -- what the stream tells ---------------------------------------------------------------------------------------
 
@@ -155,14 +155,20 @@ class Connection:
 
     def received(self, data: bytes) -> None:
         """Bytes came: understand as many requests as there is room for."""
+        service = self.service
+        if not self.bytes_in:
+            self.session = conversations.suited(self.session, data, self.peer, self._max_bytes)
         self.bytes_in += len(data)
-        self.service.metrics.bytes_in_total += len(data)
+        service.metrics.bytes_in_total += len(data)
         if self._lingering is not None:
             return
-        self.active = self.service.loop.time()
-        self.session = conversations.suited(self.session, data, self.peer, self._max_bytes)
+        self.active = service.loop.time()
         self.session.receive_data(data)
-        self._step()
+        if service.scheduler.is_free(self.active):
+            self.step()
+        else:
+            self._stream.read(False)
+            self.changed()
 
     def ended(self) -> None:
         """The peer sends no more; what it asked is still answered."""
@@ -173,7 +179,7 @@ class Connection:
         else:
             self._ended = True
             self.session.receive_eof()
-            self._step()
+            self.step()
 
     def relieved(self) -> None:
         """The peer took bytes: there may be room for more requests and for more of a series."""
@@ -234,7 +240,7 @@ class Connection:
         self._draining = True
         self.why = "the daemon stops"
         self.wake_series()
-        self._step()
+        self.step()
 
     def close(self, why: str = "") -> None:
         """Close at once: drop replies, give up what is under way. Idempotent."""
@@ -259,7 +265,8 @@ class Connection:
 
     # -- one step: requests in, replies out --------------------------------------------------------------------------
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Act on some of what the peer sent, and send what there is to send."""
         self._scheduled = False
         if self._stream.closed or self._lingering is not None:
             return
@@ -289,13 +296,17 @@ class Connection:
 
     def _pull(self) -> bool:
         """Take requests while there is room; tell whether the session then wants more bytes."""
+        scheduler = self.service.scheduler
         for _ in range(BURST if self.holdings.may_owe(FREE_REPLY + 1) else 1):
+            if scheduler.left <= 0:
+                break
             if not self._has_room():
                 return False
             event = self.parked or self.session.next_event()
             if event is None:
                 return True
             self.parked = None
+            scheduler.left -= 1
             handle(self, event)
         self.changed()
         return False
@@ -360,15 +371,15 @@ class Connection:
             self._silence = loop.call_later(SILENCE, self._silent)
             return
         self.session.receive_silence()
-        self._step()
+        self.step()
 
     # -- what a request tells ----------------------------------------------------------------------------------------
 
     def changed(self) -> None:
-        """Take a step in this turn of the loop, once, however many replies it brings."""
+        """Take a step soon, once, however many replies it brings."""
         if not self._scheduled:
             self._scheduled = True
-            self.service.loop.call_soon(self._step)
+            self.service.scheduler.add(self.peer.guard, self)
 
     def clogged(self, turn: Turn) -> bool:
         """Whether a series should start no further image. Never on a closed connection: there it ends by its claim."""

@@ -18,13 +18,11 @@ from nsfwd.metrics import Metrics
 from nsfwd.protocol.messages import Image, Lane, Outcome
 from nsfwd.server.attachments import MemoryBudget
 from nsfwd.server.quotas import Quotas
+from nsfwd.server.step_scheduler import StepScheduler
 
 if TYPE_CHECKING:
     from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.config import Settings
-
-COMPLAINTS = 1024
-"""Peers remembered as having been complained about, so that one that keeps on fills no log."""
 
 
 class RequestClaim(Protocol):
@@ -77,6 +75,7 @@ class ServerContext:
     Attributes:
         queue: the places for images in flight, which the pipeline gives; its own where nobody does.
         budgets: what else the peers share.
+        scheduler: which connection takes the next step.
         peering: what each peer may do.
         bodies: the memory for images that clients send.
         draining: the daemon stops: what has not begun is refused.
@@ -93,12 +92,13 @@ class ServerContext:
     draining: bool = False
     reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
     tasks: set[asyncio.Future[Any]] = field(default_factory=set)
+    scheduler: StepScheduler = field(init=False)
     budgets: Budgets = field(init=False)
     peering: Quotas = field(init=False)
     bodies: MemoryBudget = field(init=False)
-    _complained: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.scheduler = StepScheduler(self.loop)
         self.peering = Quotas(self.settings.peers, self.loop.time)
         self.budgets = Budgets(
             room_for_peers(self.settings),
@@ -131,13 +131,6 @@ class ServerContext:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, CodedError):
             self.loop.call_exception_handler({"message": "while reloading", "exception": error})
-
-    def complain_once(self, peer: str) -> bool:
-        """Tell whether this is the first complaint about ``peer``."""
-        if peer in self._complained or len(self._complained) >= COMPLAINTS:
-            return False
-        self._complained.add(peer)
-        return True
 
 
 def room_for_peers(settings: Settings) -> int:

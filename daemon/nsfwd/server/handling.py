@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nsfwd.budgets import FREE_LINE
 from nsfwd.errors import CodedError
+from nsfwd.logs import fields
 from nsfwd.protocol.events import (
     BodyData,
     BodyEnd,
@@ -24,6 +25,7 @@ from nsfwd.protocol.messages import Paths
 from nsfwd.server.inquiries import OperationHost, answer
 from nsfwd.server.quotas import NOT_WELCOME
 from nsfwd.server.requests import Request
+from nsfwd.server.step_scheduler import OPERATION
 
 if TYPE_CHECKING:
     from nsfwd.server.attachments import Attachments
@@ -74,6 +76,7 @@ def _on_scan(heard: Heard, event: ScanRequest) -> None:
 
 
 def _on_operation(heard: Heard, event: OperationRequest) -> None:
+    heard.service.scheduler.left -= OPERATION - 1
     if heard.member.barred:
         heard.session.fail(event.turn, CodedError("not_permitted", NOT_WELCOME), 0.0)
     else:
@@ -99,8 +102,7 @@ def _on_rejected(heard: Heard, event: Rejected) -> None:
     heard.parcels.drop(event.turn)
     if event.error.code == "http":
         service.metrics.http_total += 1
-        if service.complain_once(peer.guard):
-            _log.warning("%s speaks HTTP to a line protocol; closed (said once for each peer)", peer.name)
+        _log.warning("%s speaks HTTP to a line protocol; closed", peer.name, extra=fields(peer.guard, burst=1))
     else:
         _log.debug("%s: refused a line: %s", peer.name, event.error)
 

@@ -108,10 +108,16 @@ def inherited_listeners(environment: MutableMapping[str, str]) -> list[Listener]
     """Take the sockets that the service manager passed (sd_listen_fds(3)); the variables are removed.
 
     Raises:
-        ListenError: one of them is no listening stream socket of TCP or Unix.
+        ListenError: one of them is not a listening stream socket of TCP or Unix; it and those before it are closed.
     """
     count, names = _announced(environment)
-    return [_inherit(FIRST_INHERITED + index, names[index]) for index in range(count)]
+    listeners: list[Listener] = []
+    try:
+        listeners.extend(_inherit(FIRST_INHERITED + index, names[index]) for index in range(count))
+    except ListenError:
+        close_all(listeners)
+        raise
+    return listeners
 
 
 def _announced(environment: MutableMapping[str, str]) -> tuple[int, list[str]]:
@@ -123,16 +129,23 @@ def _announced(environment: MutableMapping[str, str]) -> tuple[int, list[str]]:
 
 
 def _inherit(descriptor: int, name: str) -> Listener:
+    what = f"inherited descriptor {descriptor} ({name})"
     try:
         os.set_inheritable(descriptor, False)
         sock = socket.socket(fileno=descriptor)
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise ListenError(f"inherited descriptor {descriptor} ({name}): {error.strerror}") from None
-    if sock.type != socket.SOCK_STREAM or not listening:
-        raise ListenError(f"inherited descriptor {descriptor} ({name}): not a listening stream socket (Accept=no)")
-    sock.setblocking(False)
-    return Listener(sock, by_name(name, _bound(sock)), inherited=True)
+        raise ListenError(f"{what}: {error.strerror}") from None
+    try:
+        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ListenError(f"{what}: not a listening stream socket (Accept=no)")
+        sock.setblocking(False)
+        return Listener(sock, by_name(name, _bound(sock)), inherited=True)
+    except OSError as error:
+        sock.close()
+        raise ListenError(f"{what}: {error.strerror}") from None
+    except ListenError:
+        sock.close()
+        raise
 
 
 def _with_options(listener: Listener, wanted: dict[ListenAddress, ListenSpec]) -> Listener:
