@@ -5,7 +5,7 @@ from typing import Any
 
 from nsfwd.ipc.child_messages import HASH, STAT, Decoded, Stamp
 from nsfwd.pipeline.decode.result_cache import SETTLED, ResultCache
-from nsfwd.pipeline.infer.views import Scored
+from nsfwd.pipeline.queueing.scored import Scored
 from nsfwd.protocol.messages import Image
 
 SCORED = Scored((), 1, 1, True)

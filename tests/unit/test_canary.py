@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from nsfwd.errors import BundleError, CodedError
-from nsfwd.pipeline.canary import INTERVAL, Canary
-from nsfwd.pipeline.self_test import PATIENCE
+from nsfwd.pipeline.self_test import INTERVAL, PATIENCE, Canary
 from tests.unit import manual
 
 
 class Site:
-    """A generation whose engine answers as the test wants."""
+    """A self-test whose engine answers as the test wants."""
 
     def __init__(self, loop: manual.ManualLoop) -> None:
         self.answers = self.right = True
         self.restarts = self.sent = 0
-        self.scoring = SimpleNamespace(trusted=True, restart=self._restart)
-        self.has_goldens = True
-        self.self_test = self
-        self.watch = Canary(loop, lambda: self)  # type: ignore[arg-type, return-value]
+        self.trusted = self.has_goldens = True
+        self.watch = Canary(loop, self)  # type: ignore[arg-type]
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
         self.restarts += 1
 
     async def send_canary(self) -> None:
@@ -74,9 +69,9 @@ def test_a_wrong_score_restarts_the_engine() -> None:
 def test_none_is_sent_without_a_golden_or_before_the_engine_is_trusted() -> None:
     async def scenario(loop: manual.ManualLoop) -> None:
         site = Site(loop)
-        site.scoring.trusted = False
+        site.trusted = False
         await site.watch.send()
-        site.scoring.trusted, site.has_goldens = True, False
+        site.trusted, site.has_goldens = True, False
         await site.watch.send()
         await loop.advance(PATIENCE + 1)
         assert site.sent == 0

@@ -10,8 +10,7 @@ from nsfwd.ipc import child_messages
 from nsfwd.pipeline.decode import decoder_pool
 from nsfwd.pipeline.decode.coalescing import MOST_TAKEN, Coalescing
 from nsfwd.pipeline.decode.decode_job import DecodeJob
-from nsfwd.pipeline.decode.result_cache import Hit
-from nsfwd.pipeline.infer.views import Scored
+from nsfwd.pipeline.queueing.scored import Hit, Scored
 from nsfwd.pipeline.queueing.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Identity, Image, Lane
 from tests.unit.fakes import FakeChild

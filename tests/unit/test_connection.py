@@ -118,6 +118,10 @@ class FakePipeline:
             if not future.done():
                 future.set_result(skipped(path))
 
+    @property
+    def status(self) -> FakePipeline:
+        return self
+
     def readiness(self) -> dict[str, Any]:
         return {"ready": False, "why": "the engine is loading"}
 

@@ -63,6 +63,10 @@ STATS: dict[str, Any] = {
 
 
 class FakePipeline:
+    @property
+    def status(self) -> FakePipeline:
+        return self
+
     def readiness(self) -> dict[str, Any]:
         return {"ready": True}
 
@@ -122,11 +126,11 @@ def test_every_number_of_stats_is_a_metric(tmp_path: Path) -> None:
 
     async def real() -> Stats:
         pipeline = Pipeline(Settings(cache="on", cache_dir=str(tmp_path)), [make_bundle(tmp_path)])
-        pipeline.accounts.codes["corrupt"] = 1
-        pipeline.generation.scoring.sizes[2] = 1
+        pipeline.status.counters.codes["corrupt"] = 1
+        pipeline.serving.generation.scoring.sizes[2] = 1
         for size in (1, 2):
-            pipeline.generation.scoring.cost.add(size, 0.1 * size)
-        return pipeline.stats()
+            pipeline.serving.generation.scoring.cost.add(size, 0.1 * size)
+        return pipeline.status.stats()
 
     stats = {**asyncio.run(real()), "models": {}, "ready": True, "peers": {}, "server": Metrics().snapshot()}
     given = numbers(stats)

@@ -41,43 +41,55 @@ class Generation:
 
 
 class Lister:
+    def start(self) -> None: ...
+
     async def unused(self) -> None: ...
 
     async def stop(self, timeout: float) -> None: ...
 
 
+class Handover(ReloadCoordinator):
+    """Its generations are the test's."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        settings: Any = SimpleNamespace(reload_mode="auto", name="first", overrides="none", queue=100)
+        super().__init__(settings, (), site.admission, None, None)  # type: ignore[arg-type]
+
+    def build(self, settings: Any, bundles: Any) -> Any:
+        self.site.made.append(Generation(self.site, settings))
+        return self.site.made[-1]
+
+    def build_lister(self, settings: Any) -> Any:
+        return Lister()
+
+
 class Site:
-    """What a handover sees of the pipeline."""
+    """The reloads of a pipeline without one."""
 
     def __init__(self, loop: manual.ManualLoop) -> None:
         self.loop = loop
         self.made: list[Generation] = []
         self.most = 0
         self.admission = Admission(100, loop)
-        self.ready = asyncio.Event()
-        self.fault: Any = None
-        self.handover = ReloadCoordinator(self)  # type: ignore[arg-type]
-        self.generation: Any = self.build(SimpleNamespace(reload_mode="auto", name="first"), ())
+        self.handover = Handover(self)
         self.generation.start()
         self.ready.set()
 
-    def build(self, settings: Any, bundles: Any) -> Generation:
-        self.made.append(Generation(self, settings))
-        return self.made[-1]
+    @property
+    def generation(self) -> Any:
+        return self.handover.generation
 
-    def adopt(self, successor: Any) -> tuple[Any, Any]:
-        former, self.generation = self.generation, successor
-        self.ready.set()
-        return former, Lister()
+    @property
+    def ready(self) -> asyncio.Event:
+        return self.handover.ready
 
-    def broken(self, generation: Any, error: Exception) -> None:
-        self.fault = error
-
-    def expire_all(self) -> None:
-        self.admission.expire_all()
+    @property
+    def fault(self) -> Any:
+        return self.handover.failed.exception() if self.handover.failed.done() else None
 
     def reload(self, mode: str) -> asyncio.Task[str]:
-        settings: Any = SimpleNamespace(reload_mode=mode, name="second")
+        settings: Any = SimpleNamespace(reload_mode=mode, name="second", queue=100)
         return asyncio.ensure_future(self.handover.reload(settings, ()))
 
     def ask(self, allowance: float | None = None) -> tuple[Ticket, asyncio.Task[Any]]:
@@ -198,7 +210,7 @@ def test_a_stop_answers_who_waits_and_starts_nothing_again() -> None:
             await asked
         assert ticket.settled is not None
         assert ticket.settled.code == "draining"
-        await site.handover.stop(1.0)
+        await site.handover.stop()
         assert len(site.made) == 2
         assert not any(generation.alive for generation in site.made)
 

@@ -200,7 +200,7 @@ def test_a_reload_takes_up_another_store_or_refuses_what_cannot_be_read(
 
     async def reload() -> None:
         bundles = [make_bundle(tmp_path)]
-        pipeline = Pipeline(Settings(overrides=NONE, cache_dir=str(tmp_path)), bundles)
+        pipeline = Pipeline(Settings(overrides=NONE, cache_dir=str(tmp_path)), bundles).serving
         assert not pipeline.generation.decoding.identify()
         with pytest.raises(OverridesFailure, match="not a database"):
             pipeline.build(Settings(overrides=str(wrong), cache_dir=str(tmp_path)), bundles)

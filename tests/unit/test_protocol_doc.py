@@ -93,7 +93,7 @@ def test_keys_of_stats_are_the_programs(tmp_path: Path) -> None:
     named = {key for row in table("key | meaning") for key in re.findall(r"[a-z_]+", row[0])}
 
     async def pipeline_stats() -> set[str]:
-        return set(Pipeline(config.Settings(), [make_bundle(tmp_path)]).stats())
+        return set(Pipeline(config.Settings(), [make_bundle(tmp_path)]).status.stats())
 
     assert named == asyncio.run(pipeline_stats()) | {"server", "peers"}
 

@@ -11,7 +11,7 @@ import pytest
 from nsfwd.bundles.bundle_store import Bundle
 from nsfwd.config import Settings
 from nsfwd.errors import CodedError, SettingsError
-from nsfwd.pipeline.accounts import CostCurve
+from nsfwd.pipeline.infer.cost_curve import CostCurve
 from nsfwd.server.context import ServerContext
 from nsfwd.server.reloading import Reloader, refuse_fixed
 from nsfwd.systemd import Notifier

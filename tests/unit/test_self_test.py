@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from array import array
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,18 @@ class Bench:
             workers=1,
             poison=PoisonList(Path("/dev/null/nowhere")),
             overriding=OverrideWatcher("none"),
-            own_ticket=self.admission.own_ticket,
+            self_test=partial(self_test.SelfTest, own_ticket=self.admission.own_ticket),
             on_proven=self._proven,
             on_broken=lambda _, error: self.broken.append(error),
         )
         self.images: list[asyncio.Task[Any]] = []
         self._decoded = 0
         self._batches: dict[int, int] = {}
+
+    @property
+    def test(self) -> self_test.SelfTest:
+        assert isinstance(self.generation.self_test, self_test.SelfTest)
+        return self.generation.self_test
 
     def _proven(self, _generation: Generation) -> None:
         self.proven += 1
@@ -187,7 +193,7 @@ def test_the_canary_comes_through_while_waiting_images_hold_every_slot(directory
         bench = Bench(loop, directory)
         await bench.started()
         await bench.fill()
-        canary = asyncio.ensure_future(bench.generation.self_test.send_canary())
+        canary = asyncio.ensure_future(bench.test.send_canary())
         await settle()
         await bench.decode()
         held = [bench.next_batch(), bench.next_batch()]
@@ -207,7 +213,7 @@ def test_a_canary_behind_decoders_that_hang_keeps_no_engine_from_being_proved(di
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, directory)
         await bench.started()
-        canary = asyncio.ensure_future(bench.generation.self_test.send_canary())
+        canary = asyncio.ensure_future(bench.test.send_canary())
         await settle()
         assert bench.decoder.jobs()[-1].slot == bench.generation.slots.count + GOLDENS
         bench.engine.die()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -21,23 +21,24 @@ from nsfwd.ipc.arena import Arena
 from nsfwd.pipeline.decode.coalescing import Coalescing
 from nsfwd.pipeline.decode.decode_stage import MOST_PENDING, DecodeStage
 from nsfwd.pipeline.decode.decoder_pool import DecoderPlan
-from nsfwd.pipeline.decode.result_cache import Hit, ResultCache
+from nsfwd.pipeline.decode.result_cache import ResultCache
+from nsfwd.pipeline.infer import views
 from nsfwd.pipeline.infer.batch_size import BATCHES_IN_FLIGHT
 from nsfwd.pipeline.infer.score_stage import ScoreStage
 from nsfwd.pipeline.infer.unpacking import MOST_SCORES
+from nsfwd.pipeline.queueing.scored import Hit
 from nsfwd.pipeline.queueing.slots import Slots
-from nsfwd.pipeline.self_test import SelfTest
+from nsfwd.protocol.messages import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from nsfwd.bundles.bundle_store import Bundle
-    from nsfwd.bundles.verdict import View
     from nsfwd.config import Settings
     from nsfwd.overrides.override_watcher import OverrideWatcher
     from nsfwd.pipeline.decode.poison_list import PoisonList
-    from nsfwd.pipeline.infer.views import Scored
-    from nsfwd.pipeline.queueing.tickets import Claim, Ticket
+    from nsfwd.pipeline.queueing.scored import Scored
+    from nsfwd.pipeline.queueing.tickets import Ticket
     from nsfwd.protocol.messages import Identity, Image, Judgement
 
 CHANNELS = 3
@@ -55,6 +56,22 @@ _NVIDIA = Path("/dev/nvidiactl")
 _log = logging.getLogger("nsfwd.pipeline")
 
 
+class EngineTest(Protocol):
+    """The test that each engine of a generation has to pass before it scores anybody's image."""
+
+    def start(self) -> None:
+        """Prepare it, and go on testing the engine that serves."""
+
+    def stop(self) -> None:
+        """Test nothing more."""
+
+    def warm(self) -> None:
+        """An engine has warmed: prove it."""
+
+    def doubt(self) -> str:
+        """Why it is not certain that images are scored; empty when it is."""
+
+
 class Generation:
     """One set of settings, bundles and processes.
 
@@ -64,13 +81,13 @@ class Generation:
         workers: decoder processes.
         poison: files that are known to crash decoders; it outlives the generation.
         overriding: what people decided, as of the settings; it may outlive the generation.
-        own_ticket: makes the tickets of the self-test (``Admission.own_ticket``).
+        self_test: makes its self-test.
         on_proven: called each time an engine has passed the self-test and scores images from now on.
         on_broken: called with the reason why this generation will never (again) score.
 
     Attributes:
         tickets: the images that were admitted to this generation and have no outcome yet.
-        self_test: proves each engine, and sends the canary.
+        self_test: proves each engine, and goes on testing it.
     """
 
     def __init__(
@@ -81,7 +98,7 @@ class Generation:
         workers: int,
         poison: PoisonList,
         overriding: OverrideWatcher,
-        own_ticket: Callable[[Claim, int], Ticket],
+        self_test: Callable[[Generation], EngineTest],
         on_proven: Callable[[Generation], None],
         on_broken: Callable[[Generation, NsfwdError], None],
     ) -> None:
@@ -98,20 +115,16 @@ class Generation:
         recipe = self.bundle.manifest.recipe
         slot_bytes = recipe.width * recipe.height * CHANNELS
         self.max_batch = settings.max_batch or default_max_batch(settings.device)
-        self.self_test = SelfTest(
-            self,
-            own_ticket=own_ticket,
-            on_proven=lambda: on_proven(self),
-            on_broken=lambda error: on_broken(self, error),
-        )
+        self._on_proven = on_proven
+        self._on_broken = on_broken
         count = (BATCHES_IN_FLIGHT + 1) * self.max_batch + workers * MOST_PENDING
-        own = self.self_test.slots
+        own = len(self.bundle.manifest.goldens) + 1
         self.arena = Arena.create(count + own, slot_bytes, workers)
         self.slots = Slots(count, lambda: self.decoding.slot_freed(), own=own)
         plan = DecoderPlan(
             self.arena, self.slots, self._decoder_setup(slot_bytes), workers, settings.decode_timeout, poison
         )
-        self.decoding = DecodeStage(plan, on_broken=lambda error: on_broken(self, error))
+        self.decoding = DecodeStage(plan, on_broken=self.broken)
         self.decoding.identify = lambda: self.cache is not None or bool(self.overriding.known)
         self.cache = ResultCache(settings.cache_entries) if settings.cache == "on" else None
         if self.cache is not None:
@@ -122,9 +135,10 @@ class Generation:
             self._engine_setup(slot_bytes),
             labels=labels,
             on_device_loss=settings.on_device_loss,
-            on_warm=self.self_test.warm,
-            on_broken=lambda error: on_broken(self, error),
+            on_warm=lambda: self.self_test.warm(),
+            on_broken=self.broken,
         )
+        self.self_test = self_test(self)
 
     def start(self) -> None:
         """Start the processes; the engine loads while the decoders already work."""
@@ -140,6 +154,14 @@ class Generation:
         await self.decoding.stop(timeout)
         await self.scoring.stop(timeout)
         self.arena.close()
+
+    def proven(self) -> None:
+        """An engine has passed the self-test and scores images from now on."""
+        self._on_proven(self)
+
+    def broken(self, error: NsfwdError) -> None:
+        """A part of it will never (again) do its work."""
+        self._on_broken(self, error)
 
     def leave(self, ticket: Ticket) -> None:
         """The ticket has its outcome and holds nothing any more."""
@@ -157,19 +179,25 @@ class Generation:
             self._left = asyncio.get_running_loop().create_future()
             await self._left
 
-    def find(self, image: Image, ticket: Ticket) -> Coroutine[Any, Any, Hit | child_messages.Decoded]:
-        """Find the scores of an image that was scored before or is being scored for another; else its first view.
+    def cached_or_decoded(self, image: Image, ticket: Ticket) -> Coroutine[Any, Any, Hit | child_messages.Decoded]:
+        """Return the scores of an image that was scored before or is being scored for another; else its first view.
 
         Raises:
             CodedError: it cannot be opened, read or decoded.
         """
         if self.cache is not None:
-            return self._find_known(self.cache, image, ticket)
+            return self._cached_or_decoded(self.cache, image, ticket)
         return self.decoding.decode(image, ticket)
 
-    async def _find_known(self, cache: ResultCache, image: Image, ticket: Ticket) -> Hit | child_messages.Decoded:
+    async def _cached_or_decoded(
+        self, cache: ResultCache, image: Image, ticket: Ticket
+    ) -> Hit | child_messages.Decoded:
         hit = await cache.find(self.decoding, image, ticket)
         return hit if hit is not None else await self.decoding.decode(image, ticket)
+
+    def infer(self, image: Image, ticket: Ticket, decoded: child_messages.Decoded) -> Coroutine[Any, Any, Scored]:
+        """Score an image whose first view is decoded (``views.infer``)."""
+        return views.infer(self.bundle.name, self.scoring, self.decoding.decode_next, image, ticket, decoded)
 
     def remember(self, ticket: Ticket, identity: Identity | None, scored: Scored) -> None:
         """Keep the scores of what was just judged, and give them to all it was decoded for, where there is a cache."""
@@ -186,37 +214,41 @@ class Generation:
         if self.decoding.coalescing is not None and former.decoding.coalescing is not None:
             self.decoding.coalescing.shared += former.decoding.coalescing.shared
 
-    def known(self) -> dict[str, int] | None:
+    def cache_stats(self) -> dict[str, int] | None:
         """The numbers of the cache; None where there is none."""
         if self.cache is None or self.decoding.coalescing is None:
             return None
         return self.cache.stats() | {"coalesced": self.decoding.coalescing.shared}
 
-    def judge(self, results: Mapping[str, Sequence[float]]) -> Judgement:
-        """Make a verdict of the scores of one image, by the name of the model.
+    def judge(self, scored: Scored) -> tuple[Judgement, Frame | None]:
+        """Make a verdict of the views of one image together.
+
+        Returns:
+            The judgement, and which view decided; None for a picture of which there is only one.
 
         Raises:
             CodedError: ``bad_scores``: they are no probabilities; the daemon's fault, no retry helps.
         """
-        return self._judge.judge(results)
+        if scored.plain:
+            return self._judge.judge(scored.views[0].results), None
+        judgement, decisive = self._judge.judge_views(scored.views, self.bundle.manifest.recipe.frames)
+        return judgement, Frame(decisive.frame, scored.frames, scored.sampled, decisive.background)
 
-    def judge_views(self, views: Sequence[View]) -> tuple[Judgement, View]:
-        """Make a verdict of the views of one image, and tell which of them decided.
+    def override(self, judgement: Judgement, identity: Identity | None) -> Judgement:
+        """Return the judgement that holds: a person's decision about this content wins over the policy.
 
-        Raises:
-            CodedError: ``bad_scores``, as ``judge``.
+        Args:
+            identity: of the file that was opened, where it was hashed.
         """
-        return self._judge.judge_views(views, self.bundle.manifest.recipe.frames)
-
-    def overrule(self, judgement: Judgement, identity: Identity | None) -> Judgement:
-        """Return the judgement that holds: what a person decided about this content wins over the policy."""
         override = self.overriding.find(identity)
         if override is None:
             return judgement
         if override.verdict not in self._alarms and override.verdict not in self._strange:
             self._strange.add(override.verdict)
             known = ", ".join(self._alarms)
-            _log.warning('an override says "%s", which no policy does (%s): it is an alarm', override.verdict, known)
+            _log.warning(
+                'override verdict "%s" is in no policy (%s); it is treated as an alarm', override.verdict, known
+            )
         return overruled(judgement, override, self._alarms)
 
     def _decoder_setup(self, slot_bytes: int) -> child_messages.DecoderSetup:

@@ -5,6 +5,9 @@ must never wait for what images hold: the goldens are decoded once, when the gen
 slots, tickets and the one descriptor that stays open are the self-test's own. What fails for lack of something that
 comes back (descriptors, memory, a decoder that was killed) is tried again: only a golden that is scored wrongly, or
 cannot be scored at all, breaks the generation.
+
+Once an engine is proved, a golden goes through decoder and engine every few seconds, the canary, so that ``ready`` says
+what is true. It goes the way of every image, but waits behind none. Without goldens there is neither proof nor canary.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from nsfwd.bundles.verdict import View
 from nsfwd.errors import BundleError, CodedError, NsfwdError
 from nsfwd.ipc.child_messages import Decoded
-from nsfwd.pipeline.infer import views
+from nsfwd.pipeline.queueing.scored import Scored
 from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Image, Lane
 
@@ -38,6 +41,9 @@ RETRY = 0.5
 
 TRIES = 6
 """How often decoders, or engines, may fail on a golden for another reason than the golden."""
+
+INTERVAL = 10.0
+"""Seconds from one canary to the next: nothing beside the work of any engine."""
 
 PATIENCE = 45.0
 """Seconds that a canary may take: several decode timeouts, for it may have to wait behind slow images."""
@@ -74,33 +80,21 @@ class SelfTest:
     Args:
         generation: whose decoders and engine are tested.
         own_ticket: makes a ticket for one of the self-test's slots (``Admission.own_ticket``).
-        on_proven: called each time an engine has scored all goldens as it must, and is trusted.
-        on_broken: called with the reason why this generation will not be proved.
+
+    Attributes:
+        canary: goes on testing while the generation serves.
     """
 
-    def __init__(
-        self,
-        generation: Generation,
-        *,
-        own_ticket: Callable[[Claim, int], Ticket],
-        on_proven: Callable[[], None],
-        on_broken: Callable[[NsfwdError], None],
-    ) -> None:
+    def __init__(self, generation: Generation, own_ticket: Callable[[Claim, int], Ticket]) -> None:
         self._loop = asyncio.get_running_loop()
         self._generation = generation
         self._own_ticket = own_ticket
-        self._on_proven = on_proven
-        self._on_broken = on_broken
+        self.canary = Canary(self._loop, self)
         self._files = tuple(generation.bundle.golden_files())
         self._specimens: list[_Specimen] = []
         self._prepared: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures = 0
-
-    @property
-    def slots(self) -> int:
-        """How many slots of its own it needs: one for each golden, and one for the canary."""
-        return len(self._files) + 1
 
     @property
     def has_goldens(self) -> bool:
@@ -110,9 +104,11 @@ class SelfTest:
     def start(self) -> None:
         """Decode the goldens, before any image and while the engine loads."""
         self._spawn(self._prepare())
+        self.canary.start()
 
     def stop(self) -> None:
         """Prove nothing more."""
+        self.canary.stop()
         for task in self._tasks:
             task.cancel()
         self._close(self._specimens)
@@ -120,6 +116,19 @@ class SelfTest:
     def warm(self) -> None:
         """An engine has warmed: prove it before anybody trusts it."""
         self._spawn(self._prove())
+
+    def doubt(self) -> str:
+        """Why it is not certain that images are scored; empty when it is."""
+        return self.canary.doubt()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the engine has been proved."""
+        return self._generation.scoring.trusted
+
+    def restart(self) -> None:
+        """End the engine, which scored a golden wrongly; the next one is proved anew."""
+        self._generation.scoring.restart()
 
     async def send_canary(self) -> None:
         """Send one golden through decoder and engine, as if it were an image that was asked for.
@@ -133,10 +142,10 @@ class SelfTest:
             timer = self._loop.call_later(PATIENCE, ticket.expire)
             try:
                 decoded = await self._first(specimen, ticket)
-                scored = await views.score(self._generation, specimen.image, ticket, decoded)
+                scored = await self._generation.infer(specimen.image, ticket, decoded)
             finally:
                 timer.cancel()
-        judgement, _ = views.judge(self._generation, scored, None)
+        judgement, _ = self._generation.judge(scored)
         self._check(specimen.golden, judgement)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -160,7 +169,7 @@ class SelfTest:
             await self._open()
             await asyncio.gather(*(self._decode(specimen) for specimen in self._specimens))
         except NsfwdError as error:
-            self._on_broken(error)
+            self._generation.broken(error)
             return
         self._close(self._specimens[1:])  # the first is the canary
         self._prepared.set()
@@ -230,12 +239,13 @@ class SelfTest:
         except CodedError as error:
             self._unproved(error)
         except NsfwdError as error:
-            self._on_broken(error)
+            self._generation.broken(error)
         else:
             if scoring.starts == engine and scoring.engine is not None:
                 self._failures = 0
                 scoring.trust()
-                self._on_proven()
+                self.canary.proven()
+                self._generation.proven()
 
     async def _judge(self, specimen: _Specimen) -> Judgement:
         """Have the kept pixels scored.
@@ -255,7 +265,7 @@ class SelfTest:
         first = specimen.views[0][0]
         plain = first.frames == 1 and not first.background
         try:
-            return views.judge(generation, views.Scored(tuple(seen), first.frames, first.sampled, plain), None)[0]
+            return generation.judge(Scored(tuple(seen), first.frames, first.sampled, plain))[0]
         except CodedError as error:
             raise self._failed(specimen, error) from error
 
@@ -266,7 +276,7 @@ class SelfTest:
         self._failures += 1
         if self._failures >= TRIES:
             name = self._generation.bundle.name
-            self._on_broken(BundleError(f"{name}: the goldens cannot be scored: {error.message}"))
+            self._generation.broken(BundleError(f"{name}: the goldens cannot be scored: {error.message}"))
             return
         _log.error("the goldens could not be scored, the engine is restarted: %s", error.message)
         self._generation.scoring.restart()
@@ -296,6 +306,65 @@ class SelfTest:
             if specimen.image.descriptor is not None:
                 os.close(specimen.image.descriptor)
                 specimen.image = Image()
+
+
+class Canary:
+    """Sends a golden every ``INTERVAL`` seconds; without one that came through for ``PATIENCE`` seconds there is doubt.
+
+    Args:
+        loop: its clock says how long ago the last one came through.
+        test: of the generation.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, test: SelfTest) -> None:
+        self._loop = loop
+        self._test = test
+        self._task: asyncio.Task[None] | None = None
+        self._proven = loop.time()
+        self._why = ""
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._task = self._loop.create_task(self._run())
+
+    def stop(self) -> None:
+        """Send no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def proven(self) -> None:
+        """Goldens agreed just now."""
+        self._proven = self._loop.time()
+
+    def doubt(self) -> str:
+        """Why it is not certain that images are scored; empty when it is."""
+        seconds = self._loop.time() - self._proven
+        if not self._test.has_goldens or seconds <= PATIENCE:
+            return ""
+        return f"no canary came through decoder and engine for {seconds:.0f} s" + (
+            f": {self._why}" if self._why else ""
+        )
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            await self.send()
+
+    async def send(self) -> None:
+        """Send one and look at what comes back; an engine that scores it wrongly is ended, the next is proved anew."""
+        if not self._test.has_goldens or not self._test.trusted:
+            return
+        try:
+            await self._test.send_canary()
+        except CodedError as error:
+            self._why = error.message
+        except BundleError as error:
+            self._why = str(error)
+            _log.error("the canary was scored wrongly, the engine is restarted: %s", error)
+            self._test.restart()
+        else:
+            self._why = ""
+            self.proven()
 
 
 def _in_memory(encoded: bytes) -> int:

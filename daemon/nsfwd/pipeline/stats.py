@@ -1,46 +1,177 @@
-"""The pipeline's numbers, as ``stats`` tells them and the metrics name them. Counts and changes nothing itself."""
+"""The pipeline's numbers and its health, as ``stats`` and ``ready`` report them and the metrics name them.
+
+Outcomes are counted here, in one thread; all else is counted where it happens, and only read here.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nsfwd.budgets import row
+from nsfwd.errors import Status
+from nsfwd.protocol.messages import Outcome, Timing
 
 if TYPE_CHECKING:
-    from nsfwd.pipeline.accounts import CostCurve
+    import asyncio
+
+    from nsfwd.budgets import Budget
+    from nsfwd.overrides.override_watcher import OverrideWatcher
     from nsfwd.pipeline.decode.decode_stage import DecodeStage
     from nsfwd.pipeline.decode.list_stage import ListStage
+    from nsfwd.pipeline.decode.poison_list import PoisonList
+    from nsfwd.pipeline.infer.cost_curve import CostCurve
     from nsfwd.pipeline.infer.score_stage import ScoreStage
-    from nsfwd.pipeline.pipeline import Pipeline
+    from nsfwd.pipeline.queueing.admission import Admission
+    from nsfwd.pipeline.queueing.slots import Slots
+
+STAGES = tuple(stage.name for stage in fields(Timing))
+"""Where an image's seconds go, in the order of its way."""
+
+STANDSTILL = 30.0
+"""Seconds in which a stage with work has to get something done: three decode timeouts, many times the longest batch."""
+
+LONGEST_LOAD = 600.0
+"""Seconds that an engine may take to load, warm and prove itself before this counts as a standstill."""
 
 
-def stats(pipeline: Pipeline) -> dict[str, Any]:
-    """Every number by its place in the reply to ``stats``."""
-    generation, admission = pipeline.generation, pipeline.admission
-    return {
-        "uptime": round(time.monotonic() - pipeline.started, 3),
-        "rate": round(admission.rate.value, 2),
-        "in_flight": len(admission.tickets),
-        "admitted": admission.admitted,
-        "refused": dict(admission.refused),
-        "images": dict(pipeline.accounts.images),
-        "codes": dict(pipeline.accounts.codes),
-        "seconds": {stage: round(total, 6) for stage, total in pipeline.accounts.seconds.items()},
-        "reloads": pipeline.reloads,
-        "queues": {"decode": generation.decoding.queue.depths(), "score": generation.scoring.queue.depths()},
-        "slots": {"total": generation.slots.count, "free": generation.slots.free},
-        "budgets": {
-            "queue": admission.budget.stats(),
-            "slots": row(generation.slots.count, generation.slots.count - generation.slots.free),
-            "listings": pipeline.listings.stats(),
-        },
-        "cache": generation.known(),
-        "overrides": {**generation.overriding.stats(), "applied": pipeline.accounts.overridden},
-        "decoders": _decoders(generation.decoding) | {"poisoned": len(pipeline.poison.entries())},
-        "lister": _lister(pipeline.lister),
-        "engine": _engine(generation.scoring),
-    }
+@dataclass(slots=True)
+class OutcomeCounters:
+    """Outcomes so far.
+
+    Attributes:
+        images: by status.
+        codes: by code, for every outcome that has one.
+        seconds: summed over all images, by stage.
+        overridden: images whose verdict is a person's.
+    """
+
+    images: dict[str, int] = field(
+        default_factory=lambda: {status.value: 0 for status in Status if status is not Status.DONE}
+    )
+    codes: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    overridden: int = 0
+
+    def count(self, outcome: Outcome) -> None:
+        """One image has its outcome."""
+        self.images[outcome.status] += 1
+        if outcome.code:
+            self.codes[outcome.code] = self.codes.get(outcome.code, 0) + 1
+        elif outcome.judgement is not None and outcome.judgement.override is not None:
+            self.overridden += 1
+        seconds, time = self.seconds, outcome.time
+        seconds["queue"] += time.queue
+        seconds["decode"] += time.decode
+        seconds["wait"] += time.wait
+        seconds["infer"] += time.infer
+        seconds["total"] += time.total
+
+
+class _Doubts(Protocol):
+    def doubt(self) -> str: ...
+
+
+class _Generation(Protocol):
+    """The processes that serve."""
+
+    decoding: DecodeStage
+    scoring: ScoreStage
+    slots: Slots
+    overriding: OverrideWatcher
+
+    @property
+    def self_test(self) -> _Doubts: ...
+
+    def cache_stats(self) -> dict[str, int] | None: ...
+
+
+class _Serving(Protocol):
+    """The source of what serves at present (``reload_coordinator.ReloadCoordinator``)."""
+
+    @property
+    def generation(self) -> _Generation: ...
+
+    lister: ListStage
+    ready: asyncio.Event
+    done: int
+
+
+class PipelineStatus:
+    """The pipeline as operators and the service manager see it.
+
+    Args:
+        serving: the source of what serves at present.
+        listings: the directories that are being listed.
+    """
+
+    def __init__(self, serving: _Serving, admission: Admission, poison: PoisonList, listings: Budget) -> None:
+        self._serving = serving
+        self._admission = admission
+        self._poison = poison
+        self._listings = listings
+        self._started = time.monotonic()
+        self.counters = OutcomeCounters()
+
+    def readiness(self) -> dict[str, Any]:
+        """Whether images are being scored, and if not, why."""
+        generation = self._serving.generation
+        if self._admission.draining:
+            return {"ready": False, "why": "draining"}
+        if not self._serving.ready.is_set() or not generation.scoring.trusted:
+            return {"ready": False, "why": "the engine is loading"}
+        if doubt := generation.self_test.doubt():
+            return {"ready": False, "why": doubt}
+        trouble = generation.overriding.trouble
+        return {"ready": True, "why": f"overrides: {trouble}"} if trouble else {"ready": True}
+
+    def work(self) -> dict[str, tuple[int, float] | None]:
+        """Stage -> a number that changes as it gets work done, and how long it may stand still; None without work."""
+        decoding, scoring = self._serving.generation.decoding, self._serving.generation.scoring
+        loading = not scoring.trusted
+        patience = LONGEST_LOAD if loading else STANDSTILL
+        return {
+            "decoders": (decoding.decoded + decoding.crew.restarts, patience) if len(decoding.queue) else None,
+            "engine": (scoring.batches + scoring.restarts, patience) if loading or scoring.busy else None,
+        }
+
+    def poisoned(self) -> list[dict[str, Any]]:
+        """The files that crashed decoders and are not decoded again for a while."""
+        return self._poison.describe()
+
+    def clear_poison(self) -> int:
+        """Forget them; return how many there were."""
+        count = self._poison.clear()
+        self._serving.generation.decoding.spread_poison()
+        return count
+
+    def stats(self) -> dict[str, Any]:
+        """Every number by its place in the reply to ``stats``."""
+        generation, admission, counters = self._serving.generation, self._admission, self.counters
+        return {
+            "uptime": round(time.monotonic() - self._started, 3),
+            "rate": round(admission.rate.value, 2),
+            "in_flight": len(admission.tickets),
+            "admitted": admission.admitted,
+            "refused": dict(admission.refused),
+            "images": dict(counters.images),
+            "codes": dict(counters.codes),
+            "seconds": {stage: round(total, 6) for stage, total in counters.seconds.items()},
+            "reloads": self._serving.done,
+            "queues": {"decode": generation.decoding.queue.depths(), "score": generation.scoring.queue.depths()},
+            "slots": {"total": generation.slots.count, "free": generation.slots.free},
+            "budgets": {
+                "queue": admission.budget.stats(),
+                "slots": row(generation.slots.count, generation.slots.count - generation.slots.free),
+                "listings": self._listings.stats(),
+            },
+            "cache": generation.cache_stats(),
+            "overrides": {**generation.overriding.stats(), "applied": counters.overridden},
+            "decoders": _decoders(generation.decoding) | {"poisoned": len(self._poison.entries())},
+            "lister": _lister(self._serving.lister),
+            "engine": _engine(generation.scoring),
+        }
 
 
 def _decoders(decoding: DecodeStage) -> dict[str, Any]:

@@ -55,6 +55,14 @@ class ImageScanner(Protocol):
     def listing(self, path: bytes, claim: Any, *, recursive: bool = False) -> AsyncIterator[bytes]:
         """Name the regular files of a directory."""
 
+    @property
+    def status(self) -> ScannerStatus:
+        """Its numbers and its health."""
+
+
+class ScannerStatus(Protocol):
+    """What operators ask about the pipeline."""
+
     def readiness(self) -> dict[str, Any]:
         """Whether images are being scored, and if not, why."""
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import NsfwdError
-from nsfwd.pipeline.pipeline import LONGEST_LOAD, Pipeline
+from nsfwd.pipeline.pipeline import Pipeline
+from nsfwd.pipeline.stats import LONGEST_LOAD
 from nsfwd.protocol.limits import WINDOW
 from nsfwd.server.acceptor import Acceptor
 from nsfwd.server.context import ServerContext
@@ -77,11 +78,11 @@ class Daemon:
         self._notifier = notifier
         self._pipeline = Pipeline(settings, bundles)
         self._service = ServerContext(self._loop, settings, self._pipeline, bundles, self._pipeline.admission.budget)
-        self._reloader = Reloader(reread, self._service, self._pipeline, notifier, self._status)
+        self._reloader = Reloader(reread, self._service, self._pipeline.serving, notifier, self._status)
         self._service.reload = self._reloader.reload
         self._acceptor = Acceptor([listener for listener in listeners if not listener.spec.metrics], self._service)
         self._metrics = MetricsServer([listener for listener in listeners if listener.spec.metrics], self._service)
-        self._watchdog = Watchdog(self._loop, watchdog, notifier, self._pipeline.work)
+        self._watchdog = Watchdog(self._loop, watchdog, notifier, self._pipeline.status.work)
         self._report_timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -130,7 +131,7 @@ class Daemon:
     def _announce(self, seconds: float) -> None:
         """Say what serves what and where: only now, so that a daemon that cannot serve says little but why."""
         _log.info("nsfwd %s is ready after %.1f s: %s", VERSION, seconds, self._engine())
-        if note := self._pipeline.stats()["engine"]["note"]:
+        if note := self._pipeline.status.stats()["engine"]["note"]:
             _log.warning("engine: %s", note)
         for bundle in self._service.bundles:
             _log.info("model %s = %s, policy %s", bundle.name, bundle.model_identity, bundle.policy_identity)
@@ -139,12 +140,12 @@ class Daemon:
         self._notifier.ready(self._status())
 
     def _engine(self) -> str:
-        engine = self._pipeline.stats()["engine"]
+        engine = self._pipeline.status.stats()["engine"]
         return f"engine {engine['name']} on {engine['device']}, {engine['precision']}"
 
     def _status(self) -> str:
         """One line for ``systemctl status``: what scores, where, and how fast."""
-        readiness = self._pipeline.readiness()
+        readiness = self._pipeline.status.readiness()
         if not readiness["ready"]:
             return str(readiness["why"])
         models = ", ".join(bundle.model_identity for bundle in self._service.bundles)

@@ -40,7 +40,7 @@ def _ping(_service: ServerContext, _peer: Peer) -> dict[str, Any]:
 
 
 def _ready(service: ServerContext, _peer: Peer) -> dict[str, Any]:
-    readiness = service.pipeline.readiness()
+    readiness = service.pipeline.status.readiness()
     return {"ready": readiness["ready"], "why": readiness.get("why", "")}
 
 
@@ -83,7 +83,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 def numbers(service: ServerContext) -> dict[str, Any]:
     """Return every number of the daemon, those of the pipeline and those of the sockets."""
-    stats = service.pipeline.stats()
+    stats = service.pipeline.status.stats()
     return {
         **stats,
         "budgets": {**service.budgets.stats(), **stats.get("budgets", {})},
@@ -97,11 +97,11 @@ def _stats(service: ServerContext, _peer: Peer) -> dict[str, Any]:
 
 
 def _poison(service: ServerContext, _peer: Peer) -> dict[str, Any]:
-    return {"poison": service.pipeline.poisoned()}
+    return {"poison": service.pipeline.status.poisoned()}
 
 
 def _clear_poison(service: ServerContext, _peer: Peer) -> dict[str, Any]:
-    return {"cleared": service.pipeline.clear_poison()}
+    return {"cleared": service.pipeline.status.clear_poison()}
 
 
 OPERATIONS: dict[str, Callable[[ServerContext, Peer], dict[str, Any]]] = {

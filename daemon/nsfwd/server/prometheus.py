@@ -172,7 +172,7 @@ class Collector:
         service = self._service
         stats = {
             **numbers(service),
-            "ready": service.pipeline.readiness()["ready"],
+            "ready": service.pipeline.status.readiness()["ready"],
             "models": {bundle.name: (bundle.model_identity, bundle.policy_identity) for bundle in service.bundles},
         }
         for row in ROWS:

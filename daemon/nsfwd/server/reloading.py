@@ -19,7 +19,7 @@ from nsfwd.overrides.override_watcher import OverrideWatcher
 if TYPE_CHECKING:
     from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.config import Settings
-    from nsfwd.pipeline.pipeline import Pipeline
+    from nsfwd.pipeline.reload.reload_coordinator import ReloadCoordinator
     from nsfwd.server.context import ServerContext
     from nsfwd.systemd import Notifier
 
@@ -35,7 +35,7 @@ class Reloader:
     Args:
         reread: where settings and bundles come from.
         service: gets them once they serve.
-        pipeline: loads and proves them first.
+        serving: loads and proves them first.
         notifier: is told when a reload begins and that it has ended.
         status: how the daemon is, in one line for the service manager.
 
@@ -44,11 +44,16 @@ class Reloader:
     """
 
     def __init__(
-        self, reread: Reread, service: ServerContext, pipeline: Pipeline, notifier: Notifier, status: Callable[[], str]
+        self,
+        reread: Reread,
+        service: ServerContext,
+        serving: ReloadCoordinator,
+        notifier: Notifier,
+        status: Callable[[], str],
     ) -> None:
         self._reread = reread
         self._service = service
-        self._pipeline = pipeline
+        self._serving = serving
         self._notifier = notifier
         self._status = status
         self._turn = asyncio.Lock()
@@ -72,7 +77,7 @@ class Reloader:
         async with self._turn:
             self._coming = None
             started = self.since = self._service.loop.time()
-            announced = self._pipeline.ready.is_set()
+            announced = self._serving.ready.is_set()
             if announced:
                 self._notifier.reloading()
             try:
@@ -83,7 +88,7 @@ class Reloader:
                 await asyncio.to_thread(
                     OverrideWatcher.load, settings.overrides
                 )  # damaged since, it would refuse a start
-                mode = await self._pipeline.reload(settings, bundles)
+                mode = await self._serving.reload(settings, bundles)
             except NsfwdError as error:
                 if isinstance(error, CodedError) and error.code == "draining":
                     raise

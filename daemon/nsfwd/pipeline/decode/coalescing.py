@@ -16,7 +16,7 @@ from nsfwd.pipeline.queueing.fair_queue import WEIGHTS
 
 if TYPE_CHECKING:
     from nsfwd.pipeline.decode.decode_job import DecodeJob
-    from nsfwd.pipeline.decode.result_cache import Hit
+    from nsfwd.pipeline.queueing.scored import Hit
     from nsfwd.pipeline.queueing.tickets import Ticket
 
 _Key = tuple[bytes, int, tuple[bytes, ...]]

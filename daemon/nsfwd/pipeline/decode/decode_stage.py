@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nsfwd.errors import EngineError
     from nsfwd.ipc.child import Exit
     from nsfwd.pipeline.decode.coalescing import Coalescing
-    from nsfwd.pipeline.decode.result_cache import Hit
+    from nsfwd.pipeline.queueing.scored import Hit
     from nsfwd.pipeline.queueing.slots import Lease
     from nsfwd.pipeline.queueing.tickets import Ticket
     from nsfwd.protocol.messages import Image
@@ -117,6 +117,8 @@ class DecodeStage:
         if self.crew.exhausted(job):
             raise self.crew.too_late()
         decoded: child_messages.Decoded = await self._run(job)
+        if decoded.code:
+            raise CodedError("unreadable", "it was replaced by a directory")
         return decoded
 
     async def _run(self, job: DecodeJob) -> Any:

@@ -10,38 +10,24 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from nsfwd.ipc.child_messages import HASH, NANOSECONDS, STAT, Stamp
 from nsfwd.pipeline.decode.decode_job import identity_of
+from nsfwd.pipeline.queueing.scored import Hit
 
 if TYPE_CHECKING:
     from nsfwd.ipc.child_messages import Decoded, FileIdentity
     from nsfwd.pipeline.decode.decode_stage import DecodeStage
-    from nsfwd.pipeline.infer.views import Scored
+    from nsfwd.pipeline.queueing.scored import Scored
     from nsfwd.pipeline.queueing.tickets import Ticket
-    from nsfwd.protocol.messages import Identity, Image
+    from nsfwd.protocol.messages import Image
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 SETTLED = 2_000_000_000
 """Nanoseconds after its last change before a file's identity is believed: clocks of file systems tick in up to 2 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """Scores that need no decoding.
-
-    Attributes:
-        by: ``identity``, ``digest`` or ``coalesced``.
-        file: identity and digest of the file as it was opened now.
-    """
-
-    by: str
-    scored: Scored
-    file: Identity
 
 
 class ResultCache:

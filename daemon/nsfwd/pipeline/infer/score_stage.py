@@ -19,8 +19,8 @@ from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.child import Child, Exit
 from nsfwd.ipc.process_start import ProcessStarter, tell_end
-from nsfwd.pipeline.accounts import CostCurve
 from nsfwd.pipeline.infer.batch_size import BatchSizer
+from nsfwd.pipeline.infer.cost_curve import CostCurve
 from nsfwd.pipeline.infer.engine_restarts import DEATH_WINDOW, MOST_DEATHS, Restarts
 from nsfwd.pipeline.infer.score_job import ScoreJob
 from nsfwd.pipeline.infer.unpacking import MOST_SCORES, unpack

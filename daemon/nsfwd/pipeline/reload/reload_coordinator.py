@@ -1,27 +1,30 @@
-"""How one generation follows another at a reload: beside it, or after its end where memory does not hold both.
+"""What serves, and how a reload replaces it: beside the old one, or after its end where memory does not hold both.
 
 Beside: the successor proves itself while the old one serves; then one reference is swapped, and the old one closes with
-its last ticket. After its end: what is asked meanwhile waits at a gate under its deadline, so no request fails either.
+its last ticket. After its end: what is asked in between waits at a gate under its deadline, so no request fails either.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from nsfwd.errors import CodedError, NsfwdError
+from nsfwd.ipc.child_messages import ListerSetup
+from nsfwd.overrides.override_watcher import OverrideWatcher
+from nsfwd.pipeline.decode.list_stage import CHUNK, ListStage
+from nsfwd.pipeline.generation import EngineTest, Generation
 from nsfwd.pipeline.reload import memory_headroom
-from nsfwd.pipeline.reload.gate import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nsfwd.bundles.bundle_store import Bundle
     from nsfwd.config import Settings
-    from nsfwd.pipeline.decode.list_stage import ListStage
-    from nsfwd.pipeline.generation import Generation
-    from nsfwd.pipeline.pipeline import Pipeline
+    from nsfwd.pipeline.decode.poison_list import PoisonList
+    from nsfwd.pipeline.queueing.admission import Admission
     from nsfwd.pipeline.queueing.tickets import Ticket
 
 STOP_TIMEOUT = 2.0
@@ -30,34 +33,123 @@ STOP_TIMEOUT = 2.0
 _log = logging.getLogger("nsfwd.pipeline")
 
 
+class Gate:
+    """Where admitted images wait while nothing serves. Closed from its making on; opened once."""
+
+    def __init__(self) -> None:
+        self._waiting: set[Ticket] = set()
+
+    async def wait(self, ticket: Ticket) -> None:
+        """Wait until it is opened, or until the ticket is settled.
+
+        Raises:
+            CodedError: the ticket was settled: its deadline, a cancel, the end of the daemon.
+        """
+        self._waiting.add(ticket)
+        try:
+            await ticket.wait()
+        finally:
+            self._waiting.discard(ticket)
+
+    def open(self) -> None:
+        """Let everybody go on."""
+        for ticket in self._waiting:
+            if ticket.settled is None:
+                ticket.resolve(None)
+
+
 class ReloadCoordinator:
-    """The reloads of one pipeline, one at a time.
+    """The generation and the lister that serve, and their replacement, one reload at a time.
+
+    Args:
+        settings, bundles: of the first generation.
+        admission: the tickets in flight.
+        poison: files that are known to crash decoders.
+        self_test: makes the self-test of a generation.
 
     Attributes:
+        generation, lister: what serves; a ticket keeps the generation it has entered.
         gate: where tickets wait while nothing serves; None while something does.
+        ready: an engine is warm and the goldens agree.
+        failed: ends with the error for which the daemon must stop; never with a result.
         done: reloads that took over.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self,
+        settings: Settings,
+        bundles: Sequence[Bundle],
+        admission: Admission,
+        poison: PoisonList,
+        self_test: Callable[[Generation], EngineTest],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
+        self._admission = admission
+        self._poison = poison
+        self._self_test = self_test
+        self._overriding = OverrideWatcher.load(settings.overrides)
+        self._lock = asyncio.Lock()
         self._successor: tuple[Generation, asyncio.Future[None]] | None = None
         self._retired: dict[asyncio.Task[None], tuple[Generation, ListStage]] = {}
         self.gate: Gate | None = None
+        self.ready = asyncio.Event()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
         self.done = 0
+        self.generation = self.build(settings, bundles)
+        self.lister = self.build_lister(settings)
+
+    def start(self) -> None:
+        """Start decoders, lister and engine; returns at once. ``ready`` or ``failed`` follows."""
+        self.generation.start()
+        self.lister.start()
+
+    def build(self, settings: Settings, bundles: Sequence[Bundle]) -> Generation:
+        """Make a generation, which is not started yet.
+
+        Raises:
+            SettingsError: the settings allow none.
+            OverridesFailure: the store of overrides is another one, and cannot be read.
+        """
+        self._overriding = self._overriding.at(settings.overrides)
+        return Generation(
+            settings,
+            bundles,
+            workers=settings.decoders or len(os.sched_getaffinity(0)),
+            poison=self._poison,
+            overriding=self._overriding,
+            self_test=self._self_test,
+            on_proven=self.proven,
+            on_broken=self.broken,
+        )
+
+    def build_lister(self, settings: Settings) -> ListStage:
+        """Make the lister that goes with a generation, which is not started yet."""
+        roots = tuple(os.fsencode(root) for root in settings.roots)
+        setup = ListerSetup(roots, settings.max_depth, settings.max_entries, CHUNK)
+        return ListStage(setup, patience=settings.decode_timeout)
+
+    async def enter(self, ticket: Ticket) -> Generation:
+        """Wait until something serves; return it.
+
+        Raises:
+            CodedError: the ticket was settled first.
+        """
+        while self.gate is not None:
+            await self.gate.wait(ticket)
+        return self.generation
 
     async def reload(self, settings: Settings, bundles: Sequence[Bundle]) -> str:
         """Let new settings and bundles take over once their engine is warm and their goldens agree.
 
         Returns:
-            How: ``beside`` what served before, or ``drain``: after its end.
+            ``beside`` when the former ones served until then, ``drain`` when they had to end first.
 
         Raises:
-            NsfwdError: why not; what served before serves on. The operator's to mend, or the daemon is stopping.
+            NsfwdError: the new ones cannot serve, which the operator has to fix, or the daemon is stopping; the former
+                ones serve.
         """
-        async with self._turn:
-            successor = self._pipeline.build(settings, bundles)
+        async with self._lock:
+            successor = self.build(settings, bundles)
             mode = self._mode(settings)
             if mode == "drain":
                 await self._drain_first(successor)
@@ -67,18 +159,41 @@ class ReloadCoordinator:
             self.done += 1
             return mode
 
-    async def enter(self, ticket: Ticket) -> Generation:
-        """Wait until something serves, and tell what.
+    def drain(self) -> None:
+        """The daemon is about to stop: nothing takes over any more."""
+        if self._successor is not None:
+            self.settle(self._successor[0], CodedError("draining"))
 
-        Raises:
-            CodedError: the ticket was settled meanwhile.
-        """
-        while self.gate is not None:
-            await self.gate.wait(ticket)
-        return self._pipeline.generation
+    async def stop(self) -> None:
+        """End all processes, once a reload that was cut short has ended its own. Tickets must have been settled."""
+        for task in self._retired:
+            task.cancel()
+        async with self._lock:
+            retired = [part for parts in self._retired.values() for part in parts]
+            await asyncio.gather(*(part.stop(STOP_TIMEOUT) for part in retired))
+        await self.generation.stop(STOP_TIMEOUT)
+        await self.lister.stop(STOP_TIMEOUT)
+
+    # -- what a generation reports ------------------------------------------------------------------------------------
+
+    def proven(self, generation: Generation) -> None:
+        """A generation has passed its self-test: it serves, or is about to."""
+        if not self.settle(generation) and generation is self.generation:
+            self.ready.set()
+
+    def broken(self, generation: Generation, error: NsfwdError) -> None:
+        """A generation will not score any more: the present one ends the daemon, a successor its reload."""
+        if generation is self.generation:
+            self.ready.clear()
+            if not self.failed.done():
+                self.failed.set_exception(error)
+        elif not self.settle(generation, error):
+            _log.error("the processes that a reload replaced broke with %d images: %s", len(generation.tickets), error)
+            for ticket in tuple(generation.tickets):
+                ticket.fail(CodedError("engine_failed", str(error)))
 
     def settle(self, generation: Generation, error: NsfwdError | None = None) -> bool:
-        """Hear that a generation has proved itself, or why it cannot; tell whether it is the one that is awaited."""
+        """Pass a report on to the reload that waits for it; return whether one does."""
         if self._successor is None or generation is not self._successor[0]:
             return False
         proven = self._successor[1]
@@ -89,36 +204,21 @@ class ReloadCoordinator:
                 proven.set_exception(error)
         return True
 
-    def drain(self) -> None:
-        """The daemon is about to stop: nothing takes over any more."""
-        if self._successor is not None:
-            self.settle(self._successor[0], CodedError("draining"))
-
-    async def stop(self, timeout: float) -> None:
-        """End what was replaced, once a reload that was cut short has ended its own."""
-        for task in self._retired:
-            task.cancel()
-        async with self._turn:
-            await asyncio.gather(*(part.stop(timeout) for parts in self._retired.values() for part in parts))
-
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _mode(self, settings: Settings) -> str:
         if settings.reload_mode != "auto":
             return settings.reload_mode
-        old = self._pipeline.generation
-        return (
-            "beside"
-            if memory_headroom.holds_two((*old.scoring.processes(), *old.decoding.crew.processes()))
-            else "drain"
-        )
+        old = self.generation
+        processes = (*old.scoring.processes(), *old.decoding.crew.processes())
+        return "beside" if memory_headroom.holds_two(processes) else "drain"
 
     async def _prove(self, successor: Generation) -> None:
         """Start its processes and wait until its goldens agree; where they do not, it has ended again."""
         proven: asyncio.Future[None] = self._loop.create_future()
         self._successor = successor, proven
         try:
-            if self._pipeline.admission.draining:
+            if self._admission.draining:
                 raise CodedError("draining")
             successor.start()
             await proven
@@ -130,15 +230,14 @@ class ReloadCoordinator:
 
     async def _drain_first(self, successor: Generation) -> None:
         """End what serves, once nothing is in it any more; then let the successor take over."""
-        pipeline = self._pipeline
-        old, self.gate = pipeline.generation, Gate()
-        _log.warning("memory for one engine: what is asked waits until the new one is ready")
+        old, self.gate = self.generation, Gate()
+        _log.warning("memory for one engine only: requests are queued until the new engine is ready")
         try:
             await old.empty()
-            if pipeline.admission.draining:
+            if self._admission.draining:
                 await successor.stop(STOP_TIMEOUT)
                 raise CodedError("draining")
-            pipeline.ready.clear()
+            self.ready.clear()
             await old.stop(STOP_TIMEOUT)
             await self._prove_or_return(successor, old)
         finally:
@@ -150,28 +249,33 @@ class ReloadCoordinator:
         try:
             await self._prove(successor)
         except NsfwdError as error:
-            if self._pipeline.admission.draining:
-                self._pipeline.expire_all()
+            if self._admission.draining:
+                self._admission.expire_all()
             else:
-                _log.error("the new engine cannot serve, the one before is started again: %s", error)
+                _log.error("the new engine cannot serve; the previous one is started again: %s", error)
                 await self._return(old)
             raise
         self._take_over(successor)
 
     async def _return(self, old: Generation) -> None:
         """Start anew what has ended; where that cannot be, the daemon has to end."""
-        again = self._pipeline.build(old.settings, old.bundles)
+        again = self.build(old.settings, old.bundles)
         try:
             await self._prove(again)
         except NsfwdError as error:
-            self._pipeline.broken(old, error)
+            self.broken(old, error)
             raise
         self._take_over(again)
 
     # -- what was replaced -------------------------------------------------------------------------------------------
 
     def _take_over(self, successor: Generation) -> None:
-        old, lister = self._pipeline.adopt(successor)
+        """Swap the reference by which a new ticket finds its processes; the former ones end with their last ticket."""
+        old, lister = self.generation, self.lister
+        self.generation, self.lister = successor, self.build_lister(successor.settings)
+        self._admission.budget.limit = successor.settings.queue
+        self.lister.start()
+        self.ready.set()
         successor.count_on(old)
         task = self._loop.create_task(self._retire(old, lister))
         self._retired[task] = (old, lister)
