@@ -23,7 +23,7 @@ PAIRS = {
 """Names used twice with reason: a verb in ``cli/`` and the module that does its work -> the room of the second."""
 
 ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
-DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md")
+DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md")
 
 
 def repeated(places: list[tuple[str, str]]) -> dict[str, list[str]]:
@@ -73,3 +73,8 @@ def test_the_ten_questions_have_answers() -> None:
     rows = re.findall(r"^\| ([A-Z][^|]+\?) \| `([\w/]+\.py)` \|$", ARCHITECTURE, re.MULTILINE)
     assert len(rows) == len({question for question, _ in rows}) == 10
     assert [file for _, file in rows if not (PACKAGE / file).is_file()] == []
+
+
+def test_a_word_of_the_glossary_has_one_meaning() -> None:
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", (REPOSITORY / "docs" / "glossary.md").read_text("utf-8"), re.MULTILINE)
+    assert len(words) == len(set(words)) > 50
