@@ -13,8 +13,8 @@ from bench.session import QUICK_ROUNDS, RESULTS, ROUNDS, Session
 
 COMMANDS: dict[str, str] = {
     "limit": "the same decoding and engine without a server, at its best setting",
-    "serve": "the daemon against that limit: closed loop at c = 1, 8, 64, 512, then an open loop",
-    "peers": "mosec, LitServe, BentoML and Ray Serve on the same model and decoding, and the ancestor, side by side",
+    "serve": "the daemon against that ceiling: closed loop at c = 1, 8, 64, 512, then an open loop",
+    "peers": "mosec, LitServe, BentoML, Ray Serve and the naive server on the same model and decoding, side by side",
     "noop": "what protocol and pipeline cost an image",
     "memory": "of every process, and how it grows",
     "cold": "from the start to the first right answer",

@@ -49,7 +49,7 @@ def measure(session: Session) -> None:
     if session.tree is None:
         raise SystemExit("against: name the other tree: --tree DIR")
     rows = [
-        _compared(session, "noop", _blank(session), NOWHERE, count=50_000, shape=shape) for shape in ((1, 64), (8, 64))
+        _compared(session, "noop", _null(session), NOWHERE, count=50_000, shape=shape) for shape in ((1, 64), (8, 64))
     ]
     pictures = session.pictures("small")
     rows += [_compared(session, "serve", _real(session), pictures, count=500, shape=(c, 1)) for c in (1, 8, 64)]
@@ -59,14 +59,14 @@ def measure(session: Session) -> None:
 Start = Callable[[Path | None, Path], daemon.Nsfwd]
 
 
-def _blank(session: Session) -> Start:
+def _null(session: Session) -> Start:
     models = echo_bundle.bundle(session.directory / "models")
     return lambda tree, place: daemon.Nsfwd(
         place,
         bundle=echo_bundle.NAME,
         models_dir=models,
         engine="echo",
-        blank=True,
+        null_decoder=True,
         tree=tree,
         flags=("--max-batch", "64"),
     )

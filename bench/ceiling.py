@@ -46,7 +46,7 @@ class Measured:
     latencies: list[float]
 
 
-class Bare:
+class RawLoop:
     """The processes of one setting, kept between rounds."""
 
     def __init__(self, session: Session, setting: Setting) -> None:
@@ -65,7 +65,7 @@ class Bare:
         """Who they are."""
         return [child.pid for child in self._children]
 
-    def __enter__(self) -> Bare:
+    def __enter__(self) -> RawLoop:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,7 +92,7 @@ class Bare:
         assert child.stdout is not None
         line = child.stdout.readline()
         if not line:
-            raise RuntimeError("a bare process ended; its words are above")
+            raise RuntimeError("a process of the raw loop ended; its last lines are above")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -105,10 +105,10 @@ def choose(session: Session, kind: str) -> tuple[Setting, list[Mapping[str, obje
     rows: list[Mapping[str, object]] = []
     best, best_rate = SERIAL, 0.0
     for setting in (SERIAL, *settings()):
-        session.say(f"limit: {setting.name}, {kind}")
-        with Bare(session, setting) as bare:
-            bare.run(paths[:20])
-            rounds = [bare.run(paths) for _ in range(min(3, session.rounds))]
+        session.say(f"ceiling: {setting.name}, {kind}")
+        with RawLoop(session, setting) as loop:
+            loop.run(paths[:20])
+            rounds = [loop.run(paths) for _ in range(min(3, session.rounds))]
         rate = figures.median([one.rate for one in rounds])
         p50 = figures.percentile([x for one in rounds for x in one.latencies], 0.5)
         rows.append(
@@ -119,7 +119,7 @@ def choose(session: Session, kind: str) -> tuple[Setting, list[Mapping[str, obje
                 "p50 ms": p50 * 1e3,
                 "CPU ms/img": figures.median([one.cpu for one in rounds]) * 1e3,
                 "by serial": rate / float(str(rows[0]["img/s"])) if rows else 1.0,
-                "precision": bare.precision,
+                "precision": loop.precision,
             }
         )
         if setting is not SERIAL and rate > best_rate:
@@ -129,7 +129,7 @@ def choose(session: Session, kind: str) -> tuple[Setting, list[Mapping[str, obje
 
 
 def measure(session: Session) -> None:
-    """Print the limit of each kind of pictures at every setting."""
+    """Print the ceiling for each kind of pictures at every setting."""
     for kind in session.kinds:
         best, rows = choose(session, kind)
-        session.report(f"bare limit, {kind}", rows, f"Best setting: {best.name}.")
+        session.report(f"ceiling, {kind}", rows, f"Best setting: {best.name}.")

@@ -98,7 +98,7 @@ def _lists(session: Session) -> None:
     models = echo_bundle.bundle(session.directory / "models")
     rows = []
     with daemon.Nsfwd(
-        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True
+        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True
     ) as server:
         server.wait_ready()
         for paths in LISTS:

@@ -14,7 +14,7 @@ from bench.session import REPOSITORY, Session
 
 POLL = 0.005
 NOTE = (
-    "The least: a bare line server's first reply; a process that imports OpenVINO, compiles the exported network once, "
+    "The least: a line server's first reply; a process that imports OpenVINO, compiles the exported network once, "
     "scores one picture and ends. In turn, in rounds."
 )
 
@@ -23,28 +23,28 @@ def measure(session: Session) -> None:
     """Print seconds; the compiled network is in the cache, as after the first start ever."""
     picture = session.pictures("small")[0]
     _once(session, picture)
-    _bare(session, picture)
+    _least(session, picture)
     found: list[tuple[float, float]] = []
-    bare: list[tuple[float, float]] = []
+    least: list[tuple[float, float]] = []
     for number in range(session.rounds):
         session.say(f"cold: round {number + 1} of {session.rounds}")
         found.append(_once(session, picture))
-        bare.append(_bare(session, picture))
+        least.append(_least(session, picture))
     rows = [
         {
             "what": what,
             "seconds": figures.spread([one[at] for one in found]),
-            "the least": figures.spread([one[at] for one in bare]),
-            "by the least": figures.ratio([one[at] for one in found], [one[at] for one in bare]),
+            "the least": figures.spread([one[at] for one in least]),
+            "by the least": figures.ratio([one[at] for one in found], [one[at] for one in least]),
         }
         for at, what in enumerate(("first ping", "first right answer"))
     ]
     session.report("cold start", rows, NOTE)
 
 
-def _bare(session: Session, picture: Path) -> tuple[float, float]:
+def _least(session: Session, picture: Path) -> tuple[float, float]:
     """A line server's first reply, and a process that scores one picture and ends."""
-    with daemon.Line(session.directory) as line:
+    with daemon.LineServer(session.directory) as line:
         reply = line.wait_ready()
     command = [
         sys.executable,

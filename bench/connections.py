@@ -19,11 +19,11 @@ SPARE = 500
 
 
 NOTE = (
-    "Alone: the same request to a second server without them, in turn. Bare: a line server of a few lines "
+    "Alone: the same request to a second server without them, in turn. Line server: one of a few lines "
     "(`bench/line_server.py`), which keeps nothing of a client but what uvloop does."
 )
 
-Server = daemon.Nsfwd | daemon.Line
+Server = daemon.Nsfwd | daemon.LineServer
 
 
 @dataclass
@@ -43,10 +43,10 @@ def measure(session: Session) -> None:
     models = echo_bundle.bundle(session.directory / "models")
 
     def ours(directory: Path) -> Server:
-        return daemon.Nsfwd(directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True)
+        return daemon.Nsfwd(directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True)
 
     try:
-        bare = _crowded(session, "bare", daemon.Line, wanted)
+        line = _crowded(session, "line", daemon.LineServer, wanted)
         nsfwd = _crowded(session, "nsfwd", ours, wanted)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -54,12 +54,12 @@ def measure(session: Session) -> None:
         "idle connections": wanted,
         "MB more": nsfwd.memory,
         "KB each": nsfwd.memory * 1000 / wanted,
-        "bare KB each": bare.memory * 1000 / wanted,
-        "KB by bare": nsfwd.memory / bare.memory,
+        "line server KB each": line.memory * 1000 / wanted,
+        "KB by line server": nsfwd.memory / line.memory,
         "p50 us alone": figures.median(nsfwd.alone) * 1e6,
         "p50 us among them": figures.median(nsfwd.among) * 1e6,
         "among / alone": figures.ratio(nsfwd.among, nsfwd.alone),
-        "bare among / alone": figures.ratio(bare.among, bare.alone),
+        "line server among / alone": figures.ratio(line.among, line.alone),
     }
     session.report("idle connections", [row], NOTE)
 

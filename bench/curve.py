@@ -12,7 +12,7 @@ from bench import daemon, echo_bundle, figures, machine
 from bench.load import Load, Ndjson
 from bench.overhead import NOWHERE
 from bench.session import Session
-from bench.shared import Rooms
+from bench.shared import Scorer
 
 DECADES = (100, 1_000, 10_000, 100_000, 1_000_000)
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -28,7 +28,7 @@ def _requests(session: Session) -> list[dict[str, object]]:
     models = echo_bundle.bundle(session.directory / "models")
     rows: list[dict[str, object]] = []
     with daemon.Nsfwd(
-        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True
+        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True
     ) as server:
         server.wait_ready()
         load = Load(server.unix, Ndjson(), 8)
@@ -64,24 +64,24 @@ class Batch:
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
-    def round(self, rooms: Rooms, seconds: float) -> None:
+    def round(self, scorer: Scorer, seconds: float) -> None:
         """Score for so long, at least once."""
         began, cpu, images = time.perf_counter(), time.process_time(), 0
         while not images or time.perf_counter() - began < seconds:
-            rooms.engine.score(self.images)
+            scorer.engine.score(self.images)
             images += len(self.images)
         self.rates.append(images / (time.perf_counter() - began))
         self.cpu.append((time.process_time() - cpu) / images)
 
 
 def _batches(session: Session) -> list[dict[str, object]]:
-    rooms = Rooms(session.bundle_directory, precision=session.precision, most=SIZES[-1])
-    picture = np.array(rooms.decode(session.pictures("small")[0]))
+    scorer = Scorer(session.bundle_directory, precision=session.precision, most=SIZES[-1])
+    picture = np.array(scorer.decode(session.pictures("small")[0]))
     batches = {size: Batch([picture.copy() for _ in range(size)]) for size in SIZES}
     for number in range(session.rounds):
         session.say(f"curve: batches, round {number + 1} of {session.rounds}")
         for size in figures.shuffled(SIZES, seed=number):
-            batches[size].round(rooms, 0.1 if session.quick else 0.5)
+            batches[size].round(scorer, 0.1 if session.quick else 0.5)
     return [
         {
             "batch": size,
@@ -89,7 +89,7 @@ def _batches(session: Session) -> list[dict[str, object]]:
             "by one": figures.ratio(batch.rates, batches[1].rates),
             "ms a batch": size / figures.median(batch.rates) * 1e3,
             "CPU ms/img": figures.median(batch.cpu) * 1e3,
-            "engine": f"{rooms.engine.name} {rooms.engine.precision}",
+            "engine": f"{scorer.engine.name} {scorer.engine.precision}",
         }
         for size, batch in batches.items()
     ]

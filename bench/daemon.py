@@ -1,4 +1,4 @@
-"""Starts servers as a user would and stops them again: nsfwd, its peers, its ancestor, a bare one."""
+"""Starts servers as a user would and stops them again: nsfwd, its peers, the naive server, the line server."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Nsfwd(Process):
 
     Args:
         directory: for its socket.
-        blank: with decoders that open nothing.
+        null_decoder: with decoders that open nothing.
         models_dir: where the bundle lies.
         cache: for compiled networks; the user's own if left out.
         tree: another checkout, whose daemon it is, with a virtual environment in ``.venv``.
@@ -107,21 +107,23 @@ class Nsfwd(Process):
         bundle: str,
         models_dir: Path,
         engine: str = "openvino",
-        blank: bool = False,
+        null_decoder: bool = False,
         cache: Path | None = None,
         tree: Path | None = None,
         flags: Sequence[str] = (),
     ) -> None:
         self.unix = str(directory / "nsfwd.sock")
         self.tcp = ("127.0.0.1", free_port())
-        program = (_null_decoder(tree or REPOSITORY) if blank else "nsfwd.cli.main", "serve")
+        program = (_null_decoder(tree or REPOSITORY) if null_decoder else "nsfwd.cli.main", "serve")
         python = str(tree / ".venv/bin/python") if tree else sys.executable
         command = [python, "-m", *program, "--listen", f"unix:{self.unix},style=plain"]
         command += ["--listen", f"tcp:127.0.0.1:{self.tcp[1]}", "--models-dir", str(models_dir)]
         command += ["--model", f"{bundle}=nsfw", "--engine", engine]
         command += ["--cache-dir", str(cache)] if cache else []
         paths = os.pathsep.join(filter(None, (str(tree or REPOSITORY), os.environ.get("PYTHONPATH"))))
-        super().__init__([*command, *flags], {"PYTHONPATH": paths} if blank else None, directory=tree or REPOSITORY)
+        super().__init__(
+            [*command, *flags], {"PYTHONPATH": paths} if null_decoder else None, directory=tree or REPOSITORY
+        )
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request.
@@ -143,8 +145,8 @@ class Nsfwd(Process):
         raise RuntimeError(f"not ready within {START:g} s")
 
 
-class Line(Process):
-    """The bare line server (``bench.line_server``).
+class LineServer(Process):
+    """A line server (``bench.line_server``).
 
     Args:
         directory: for its socket.

@@ -61,18 +61,18 @@ def measure(session: Session) -> None:
 def _beside(
     server: daemon.Nsfwd,
     address: daemon.Address,
-    speech: Ndjson,
+    dialect: Ndjson,
     connections: int,
     singles: list[Path],
     paths: list[Path],
 ) -> dict[str, object]:
-    """Single requests to ``address`` while a crowd with this ``speech`` is at the Unix socket.
+    """Single requests to ``address`` while a crowd with this ``dialect`` is at the Unix socket.
 
     What comes over TCP is in the interactive lane, what comes over the Unix socket in the normal one or a lower.
     """
     alone = Load(address, Ndjson(), 1)
     idle = _idle(alone, singles)
-    with _crowd(server.unix, speech, connections, paths):
+    with _crowd(server.unix, dialect, connections, paths):
         before = _engine(server)
         among = alone.closed(singles)
         after = _engine(server)
@@ -116,9 +116,9 @@ def _share(server: daemon.Nsfwd, some: list[Path], paths: list[Path]) -> dict[st
 
 
 @contextmanager
-def _crowd(address: daemon.Address, speech: Ndjson, connections: int, paths: list[Path]) -> Iterator[None]:
+def _crowd(address: daemon.Address, dialect: Ndjson, connections: int, paths: list[Path]) -> Iterator[None]:
     """A crowd in a process of its own: two threads of one interpreter would wait for each other."""
-    crowd = multiprocessing.Process(target=_ask, args=(address, speech, connections, paths))
+    crowd = multiprocessing.Process(target=_ask, args=(address, dialect, connections, paths))
     crowd.start()
     time.sleep(SETTLE)
     yield
@@ -126,8 +126,8 @@ def _crowd(address: daemon.Address, speech: Ndjson, connections: int, paths: lis
     crowd.join()
 
 
-def _ask(address: daemon.Address, speech: Ndjson, connections: int, paths: list[Path]) -> None:
-    load = Load(address, speech, connections)
+def _ask(address: daemon.Address, dialect: Ndjson, connections: int, paths: list[Path]) -> None:
+    load = Load(address, dialect, connections)
     while True:
         load.closed(paths * 20, depth=IN_FLIGHT // connections)
 

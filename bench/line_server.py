@@ -67,11 +67,11 @@ class Hop:
         with child:
             subprocess.Popen([sys.executable, "-Sc", ECHO, str(child.fileno())], pass_fds=[child.fileno()])
         self._link.setblocking(False)
-        self._sent: deque[tuple[Line, int]] = deque()
+        self._sent: deque[tuple[LineConnection, int]] = deque()
         self._unsent: deque[bytes] = deque()
         loop.add_reader(self._link, self._receive)
 
-    def send(self, line: Line, lines: list[bytes], hop: int) -> None:
+    def send(self, line: LineConnection, lines: list[bytes], hop: int) -> None:
         """Send one packet, later where the link is full."""
         self._sent.append((line, hop))
         self._unsent.append(b"\n".join(lines))
@@ -94,7 +94,7 @@ class Hop:
         line.take(lines, hop + 1)
 
 
-class Line(asyncio.Protocol):
+class LineConnection(asyncio.Protocol):
     """One connection.
 
     Args:
@@ -127,7 +127,7 @@ async def serve(path: str, hops: int) -> None:
     """Answer for ever."""
     loop = asyncio.get_running_loop()
     links = [Hop(loop) for _ in range(hops)]
-    server = await loop.create_unix_server(lambda: Line(links), path, backlog=1024)
+    server = await loop.create_unix_server(lambda: LineConnection(links), path, backlog=1024)
     await server.serve_forever()
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from bench.daemon import Address, connect
 
 
-class Speech(Protocol):
+class Dialect(Protocol):
     """How one server is spoken to."""
 
     def request(self, number: int, path: Path) -> bytes:
@@ -126,12 +126,12 @@ class Load:
 
     Args:
         address: of the server.
-        speech: how it is spoken to.
+        dialect: how it is spoken to.
         connections: how many.
     """
 
-    def __init__(self, address: Address, speech: Speech, connections: int) -> None:
-        self._speech = speech
+    def __init__(self, address: Address, dialect: Dialect, connections: int) -> None:
+        self._dialect = dialect
         self._callers = [_Caller(address) for _ in range(connections)]
         self._selector = selectors.EpollSelector()
         for caller in self._callers:
@@ -145,7 +145,7 @@ class Load:
 
     def closed(self, paths: Sequence[Path], *, depth: int = 1) -> Result:
         """Score ``paths`` with ``depth`` requests always in flight on each connection, until they run out."""
-        requests = [self._speech.request(number, path) for number, path in enumerate(paths)]
+        requests = [self._dialect.request(number, path) for number, path in enumerate(paths)]
         result = Result(len(requests), 0.0)
         started = time.perf_counter()
         next_number = 0
@@ -168,7 +168,7 @@ class Load:
         A latency counts from the moment the request was due, also when every connection was busy then.
         """
         source = random.Random(seed)
-        requests = [self._speech.request(number, path) for number, path in enumerate(paths)]
+        requests = [self._dialect.request(number, path) for number, path in enumerate(paths)]
         result = Result(len(requests), 0.0)
         idle = list(self._callers)
         started = time.perf_counter()
@@ -207,7 +207,7 @@ class Load:
             if not data:
                 raise RuntimeError("the server closed the connection")
             caller.buffer += data
-            numbers = self._speech.replies(caller.buffer)
+            numbers = self._dialect.replies(caller.buffer)
             if numbers:
                 found.append((caller, numbers))
         return found

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import daemon, echo_bundle, figures, machine
-from bench.ceiling import SERIAL, Bare
+from bench.ceiling import SERIAL, RawLoop
 from bench.load import Load, Ndjson
 from bench.overhead import NOWHERE
 from bench.session import Session
 
 NOTE = (
-    "Growth: from the first reading to the last, after the warm-up. Bare: one process that decodes and scores with the "
-    "same engine, without a server."
+    "Growth: from the first reading to the last, after the warm-up. Raw loop: one process that decodes and scores with "
+    "the same engine, without a server."
 )
 FIRST = 10_000
 """Requests after which a growth counts: pools and caches have their size by then."""
@@ -24,10 +24,10 @@ def measure(session: Session) -> None:
     models = echo_bundle.bundle(session.directory / "models")
     rows = []
     with daemon.Nsfwd(
-        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True
-    ) as blank:
-        blank.wait_ready()
-        rows.append(_grown(session, blank, "echo", NOWHERE, FIRST, session.count(1_000_000), depth=64))
+        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True
+    ) as null:
+        null.wait_ready()
+        rows.append(_grown(session, null, "echo", NOWHERE, FIRST, session.count(1_000_000), depth=64))
     with daemon.Nsfwd(
         session.directory, bundle=session.bundle, models_dir=session.models_dir, flags=session.flags
     ) as real:
@@ -35,10 +35,10 @@ def measure(session: Session) -> None:
         pictures = session.pictures("small")
         first, most = (400, 2_000) if session.quick else (2_000, 20_000)
         row = _grown(session, real, session.bundle, pictures, first, most, depth=8)
-        with Bare(session, SERIAL) as bare:
-            bare.run(pictures[:100])
-            least = machine.memory_mb(bare.processes)
-        rows.append({**row, "bare": least, "by bare": float(str(row["tree"])) / least})
+        with RawLoop(session, SERIAL) as loop:
+            loop.run(pictures[:100])
+            least = machine.memory_mb(loop.processes)
+        rows.append({**row, "raw loop": least, "by raw loop": float(str(row["tree"])) / least})
     session.report("memory (PSS, MB)", rows, NOTE)
 
 

@@ -1,4 +1,4 @@
-"""The ancestor: how such a daemon is first written. A thread for each client, ``model.predict`` for each request.
+"""The naive server: how such a daemon is first written. A thread for each client, ``model.predict`` for each request.
 
 The same decoding as everybody here; the model is the bundle's own ``model.keras`` under TensorFlow.
 """
@@ -17,9 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 
-from bench.shared import BUNDLE, Rooms
+from bench.shared import BUNDLE, Scorer
 
-ROOMS = Rooms.of_environment(engine="echo")
+SCORER = Scorer.of_environment(engine="echo")
 MODEL: Any = keras.models.load_model(Path(os.environ[BUNDLE]) / "model.keras", compile=False)
 LOCK = threading.Lock()
 
@@ -31,7 +31,7 @@ class Client(socketserver.StreamRequestHandler):
         """Answer line after line."""
         for line in self.rfile:
             request = json.loads(line)
-            pixels = ROOMS.decode(request["path"]).astype("float32") * ROOMS.bundle.manifest.recipe.scale
+            pixels = SCORER.decode(request["path"]).astype("float32") * SCORER.bundle.manifest.recipe.scale
             with LOCK:
                 scores = MODEL.predict(pixels[None], verbose=0)[0].tolist()
             reply = {"id": request["id"], "status": "ok", "scores": scores}

@@ -12,7 +12,7 @@ from nsfwd.imaging import decoder
 from nsfwd.ipc import child_messages
 
 
-class Blank(decoder.Decoder):
+class NullDecoder(decoder.Decoder):
     """Answers every job like a decoder that needs no time."""
 
     def do(self, job: child_messages.Job, descriptor: int | None) -> child_messages.Decoded:
@@ -32,5 +32,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         _serve()
     else:
-        decoder.Decoder = Blank  # type: ignore[misc]
+        decoder.Decoder = NullDecoder  # type: ignore[misc]
         decoder.main()

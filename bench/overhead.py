@@ -1,4 +1,4 @@
-"""``noop``: what protocol and pipeline cost an image when decoding and model cost nothing, beside bare line servers."""
+"""``noop``: what protocol and pipeline cost an image when decoding and model cost nothing, beside line servers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BATCHES = (8, 64)
 NOWHERE = [Path(f"/srv/pictures/{number:05}.jpg") for number in range(1000)]
 
 NOTE = (
-    "CPU of the server process is the steady figure: client, decoders and engine share the cores with it. Bare: a loop "
-    "that understands each line and spells a reply of the same keys; two hops: the same by way of two processes, as "
-    "the daemon's images go through a decoder and the engine. All three in turn, in rounds."
+    "CPU of the server process is the steady figure: client, decoders and engine share the cores with it. Line server: "
+    "a loop that understands each line and writes a reply of the same keys; two hops: the same by way of two "
+    "processes, as the daemon's images go through a decoder and the engine. All three in turn, in rounds."
 )
 
 
@@ -27,7 +27,7 @@ NOTE = (
 class Side:
     """One server, and what each round of one shape came to."""
 
-    server: daemon.Nsfwd | daemon.Line
+    server: daemon.Nsfwd | daemon.LineServer
     load: Load
     rates: list[float] = field(default_factory=list)
     own: list[float] = field(default_factory=list)
@@ -49,20 +49,25 @@ def measure(session: Session) -> None:
     """Print requests a second and CPU an image, ours and the least that they could be."""
     models = echo_bundle.bundle(session.directory / "models")
     rows = []
-    with daemon.Line(session.directory) as bare, daemon.Line(session.directory, hops=2) as hops:
+    with daemon.LineServer(session.directory) as line, daemon.LineServer(session.directory, hops=2) as hops:
         for most in BATCHES:
             flags = ("--max-batch", str(most))
             with daemon.Nsfwd(
-                session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True, flags=flags
+                session.directory,
+                bundle=echo_bundle.NAME,
+                models_dir=models,
+                engine="echo",
+                null_decoder=True,
+                flags=flags,
             ) as ours:
-                for server in (bare, hops, ours):
+                for server in (line, hops, ours):
                     server.wait_ready()
-                rows += [{"batch": most, **_shape(session, (ours, hops, bare), *shape)} for shape in SHAPES]
+                rows += [{"batch": most, **_shape(session, (ours, hops, line), *shape)} for shape in SHAPES]
     session.report("noop: echo engine, decoders that open nothing", rows, NOTE)
 
 
 def _shape(
-    session: Session, servers: Sequence[daemon.Nsfwd | daemon.Line], connections: int, depth: int
+    session: Session, servers: Sequence[daemon.Nsfwd | daemon.LineServer], connections: int, depth: int
 ) -> Mapping[str, object]:
     count = session.count(50_000 if depth > 1 else 2500)
     paths = (NOWHERE * (count // len(NOWHERE) + 1))[:count]
@@ -75,15 +80,15 @@ def _shape(
             session.say(f"noop: {connections} x {depth} in flight, round {number + 1} of {session.rounds}")
             for side in figures.shuffled(sides, seed=number):
                 side.ask(paths, depth)
-    ours, hops, bare = sides
+    ours, hops, line = sides
     return {
         "in flight": f"{connections} x {depth}",
         "requests/s": figures.spread(ours.rates),
         "by two hops": figures.ratio(ours.rates, hops.rates),
-        "by bare": figures.ratio(ours.rates, bare.rates),
+        "by line server": figures.ratio(ours.rates, line.rates),
         "server us/img": figures.median(ours.own) * 1e6,
         "two hops us/img": figures.median(hops.own) * 1e6,
-        "bare us/img": figures.median(bare.own) * 1e6,
+        "line server us/img": figures.median(line.own) * 1e6,
         "server us by two hops": figures.ratio(ours.own, hops.own),
         "all us/img": figures.median(ours.all) * 1e6,
         "p50 ms": figures.median(ours.p50) * 1e3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bentoml
 
 from bench import machine
-from bench.shared import Rooms
+from bench.shared import Scorer
 
 
 @bentoml.service(workers=machine.cores(), traffic={"timeout": 120})
@@ -13,9 +13,9 @@ class Scan:
     """Path to scores."""
 
     def __init__(self) -> None:
-        self.rooms = Rooms.of_environment()
+        self.scorer = Scorer.of_environment()
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, path: str) -> list[float]:
         """Decode and score one picture."""
-        return self.rooms.scan(path)
+        return self.scorer.scan(path)

@@ -8,7 +8,7 @@ from typing import Any
 import litserve
 
 from bench import machine
-from bench.shared import Rooms
+from bench.shared import Scorer
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
@@ -16,15 +16,15 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Load, in a worker."""
-        self.rooms = Rooms.of_environment()
+        self.scorer = Scorer.of_environment()
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe reads the annotations
         """Path to pixels."""
-        return self.rooms.decode(request["path"])
+        return self.scorer.decode(request["path"])
 
     def predict(self, x: Any) -> Any:
         """Pixels to scores."""
-        return self.rooms.engine.score([x])[0].tolist()
+        return self.scorer.engine.score([x])[0].tolist()
 
     def encode_response(self, output: Any) -> Any:
         """Scores to JSON."""

@@ -7,29 +7,29 @@ from typing import Any
 from mosec import Server, Worker
 
 from bench import machine
-from bench.shared import Rooms
+from bench.shared import Scorer
 
 
 class Decode(Worker):  # type: ignore[misc]
     """Path to pixels."""
 
     def __init__(self) -> None:
-        self.rooms = Rooms.of_environment(engine="echo")
+        self.scorer = Scorer.of_environment(engine="echo")
 
     def forward(self, data: dict[str, Any]) -> Any:
         """One picture."""
-        return self.rooms.decode(data["path"])
+        return self.scorer.decode(data["path"])
 
 
 class Score(Worker):  # type: ignore[misc]
     """Pixels to scores."""
 
     def __init__(self) -> None:
-        self.rooms = Rooms.of_environment()
+        self.scorer = Scorer.of_environment()
 
     def forward(self, data: list[Any]) -> Any:
         """Some pictures."""
-        return [{"scores": row} for row in self.rooms.engine.score([pixels.copy() for pixels in data]).tolist()]
+        return [{"scores": row} for row in self.scorer.engine.score([pixels.copy() for pixels in data]).tolist()]
 
 
 if __name__ == "__main__":

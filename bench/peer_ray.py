@@ -11,18 +11,18 @@ import ray
 from ray import serve
 
 from bench import machine
-from bench.shared import Rooms
+from bench.shared import Scorer
 
 
 class Scan:
     """Path to scores."""
 
     def __init__(self) -> None:
-        self.rooms = Rooms.of_environment()
+        self.scorer = Scorer.of_environment()
 
     async def __call__(self, request: Any) -> dict[str, list[float]]:
         """Decode and score one picture."""
-        return {"scores": self.rooms.scan((await request.json())["path"])}
+        return {"scores": self.scorer.scan((await request.json())["path"])}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``peers``: other servers on the same model, precision and decoding, in turn, and the ancestor."""
+"""``peers``: other servers on the same model, precision and decoding, in turn, and the naive server."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import daemon, figures, machine
-from bench.load import Http, Load, Ndjson, Result, Speech
+from bench.load import Dialect, Http, Load, Ndjson, Result
 from bench.session import CACHE, HERE, REPOSITORY, Session
 from bench.shared import BUNDLE, PRECISION
 
 NOTE = "By theirs, by ours: how many times as fast nsfwd is; median and quartiles of the ratios round by round."
 CONCURRENCY = (1, 8, 64)
-ANCESTOR = "the ancestor"
-SLOW = ("ray", ANCESTOR)
+NAIVE = "the naive server"
+SLOW = ("ray", NAIVE)
 """They have their turn in every third round."""
 VENV = CACHE / "peers"
 
@@ -31,7 +31,7 @@ class Contender:
     name: str
     process: daemon.Process
     address: daemon.Address
-    speech: Speech
+    dialect: Dialect
     ready: float = 0.0
     memory: float = 0.0
     found: dict[int, dict[int, Result]] = field(default_factory=lambda: {c: {} for c in CONCURRENCY})
@@ -45,7 +45,7 @@ class Contender:
 
     def ask(self, paths: Sequence[Path], c: int) -> Result:
         """Connect anew: some servers close a connection that was idle for a round. Connecting is not counted."""
-        load = Load(self.address, self.speech, c)
+        load = Load(self.address, self.dialect, c)
         try:
             return load.closed(paths)
         finally:
@@ -69,7 +69,7 @@ def measure(session: Session) -> None:
             if python is not None:
                 for name in session.peers:
                     contenders += _peer(session, stack, name, python)
-            contenders += _ancestor(session, stack)
+            contenders += _naive_server(session, stack)
             _rounds(session, kind, contenders)
             rows = [row for one in contenders for row in _rows(one, contenders[0])]
             others = [share for one in contenders for shares in one.others.values() for share in shares]
@@ -91,7 +91,7 @@ def environment(session: Session) -> Path | None:
         said = subprocess.run(pip, check=False, capture_output=True, text=True)
         if said.returncode:
             why = next((line for line in said.stderr.splitlines() if line.startswith("ERROR")), "pip failed")
-            session.say(f"peers: not installed, only nsfwd and the ancestor are measured ({why})")
+            session.say(f"peers: not installed, only nsfwd and the naive server are measured ({why})")
             return None
         stamp.write_text(wanted.read_text())
     return python
@@ -121,11 +121,11 @@ def _peer(session: Session, stack: contextlib.ExitStack, name: str, python: Path
     return _awaited(session, Contender(name, process, ("127.0.0.1", port), Http(target)))
 
 
-def _ancestor(session: Session, stack: contextlib.ExitStack) -> list[Contender]:
+def _naive_server(session: Session, stack: contextlib.ExitStack) -> list[Contender]:
     port = daemon.free_port()
     command = [sys.executable, "-m", "bench.naive_server", str(port)]
     process = stack.enter_context(daemon.Process(command, _environment(session)))
-    return _awaited(session, Contender(ANCESTOR, process, ("127.0.0.1", port), Ndjson()))
+    return _awaited(session, Contender(NAIVE, process, ("127.0.0.1", port), Ndjson()))
 
 
 def _environment(session: Session) -> dict[str, str]:
@@ -169,7 +169,7 @@ def _rounds(session: Session, kind: str, contenders: Sequence[Contender]) -> Non
         for c in figures.shuffled(CONCURRENCY, seed=number):
             for one in figures.shuffled(here, seed=number * len(CONCURRENCY) + c):
                 count = session.count(200 if c == 1 else 500)
-                one.round(number, c, paths[: max(count // 4, c + 8) if one.name == ANCESTOR else max(count, 2 * c)])
+                one.round(number, c, paths[: max(count // 4, c + 8) if one.name == NAIVE else max(count, 2 * c)])
     for one in contenders:
         one.memory = machine.memory_mb(one.process.processes())
 

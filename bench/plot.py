@@ -15,8 +15,8 @@ Rows = Sequence[Mapping[str, Any]]
 Panel = Callable[[Any, Tables], bool]
 """Draws on one pair of axes what the run has for it; whether it has anything."""
 
-AIMED = {1: 1 / 1.15, 8: 0.92, 64: 0.95, 512: 0.95}
-"""Share of the limit that is aimed at, by requests in flight; for one, of its p50."""
+TARGET = {1: 1 / 1.15, 8: 0.92, 64: 0.95, 512: 0.95}
+"""Share of the ceiling that is the target, by requests in flight; for one, of its p50."""
 
 
 def draw(runs: Sequence[Path]) -> None:
@@ -85,9 +85,9 @@ def _served(axes: Any, tables: Tables) -> bool:
         axes.plot(at, cheap, "s", fillstyle="none", color=drawn[0].get_color(), label=f"{kind}, by processor time")
         axes.set_xticks(range(len(rows)), [str(row["c"]) for row in rows])
         for place, row in enumerate(rows):
-            axes.hlines(AIMED.get(row["c"], 1.0), place - 0.4, place + 0.4, "grey", ":", linewidth=1)
+            axes.hlines(TARGET.get(row["c"], 1.0), place - 0.4, place + 0.4, "grey", ":", linewidth=1)
     axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.set(title="Rate by that of the bare limit", xlabel="requests in flight (dotted: aimed at)")
+    axes.set(title="Rate by that of the ceiling", xlabel="requests in flight (dotted: target)")
     _legend(axes)
     return bool(served)
 
@@ -127,7 +127,7 @@ def _beside(axes: Any, tables: Tables) -> bool:
 
 def _noop(axes: Any, tables: Tables) -> bool:
     rows = [row for rows in _of(tables, "noop").values() for row in rows]
-    parts = (("nsfwd", "server us/img"), ("two hops", "two hops us/img"), ("bare line server", "bare us/img"))
+    parts = (("nsfwd", "server us/img"), ("two hops", "two hops us/img"), ("line server", "line server us/img"))
     for number, (name, column) in enumerate(parts):
         at = [place + (number - 1) * 0.1 for place in range(len(rows))]
         values = [_middle(row[column]) for row in rows]

@@ -12,10 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-from bench.shared import Rooms
+from bench.shared import Scorer
 
 
-def run(rooms: Rooms, paths: list[str], threads: int) -> dict[str, object]:
+def run(scorer: Scorer, paths: list[str], threads: int) -> dict[str, object]:
     """Score ``paths``, each thread taking the next one."""
     left = iter(paths)
     lock = threading.Lock()
@@ -28,7 +28,7 @@ def run(rooms: Rooms, paths: list[str], threads: int) -> dict[str, object]:
             if path is None:
                 return
             began = time.perf_counter()
-            rooms.scan(path)
+            scorer.scan(path)
             latencies.append(time.perf_counter() - began)
 
     started, cpu = time.perf_counter(), time.process_time()
@@ -53,12 +53,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--engine-threads", type=int, default=0)
     options = parser.parse_args()
-    rooms = Rooms(
+    scorer = Scorer(
         options.bundle, precision=options.precision, threads=options.engine_threads, most=max(1, options.threads)
     )
-    print(json.dumps({"ready": rooms.engine.precision}), flush=True)
+    print(json.dumps({"ready": scorer.engine.precision}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(run(rooms, json.loads(line)["paths"], options.threads)), flush=True)
+        print(json.dumps(run(scorer, json.loads(line)["paths"], options.threads)), flush=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from nsfwd.imaging import preprocess
 BYTES = {"f32": 4, "bf16": 2, "f16": 2}
 """Of one value, at the precisions whose peaks can be measured."""
 
-AIM = 0.9
+TARGET = 0.9
 """What the daemon is to reach of the smaller of decoding and engine where there is a GPU."""
 
 
@@ -148,7 +148,9 @@ def measure(session: Session) -> None:
         + (f", from the host {peaks.link / 1e9:.1f} GB/s" if math.isfinite(peaks.link) else "")
         + f". Command: {' '.join(sys.argv)}",
     )
-    session.report("roofline: the daemon", [_daemon(session, kind, best) for kind in session.kinds], f"Aim: {AIM}.")
+    session.report(
+        "roofline: the daemon", [_daemon(session, kind, best) for kind in session.kinds], f"Target: {TARGET}."
+    )
 
 
 def _engine(session: Session) -> dict[str, Any]:

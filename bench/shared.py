@@ -1,4 +1,4 @@
-"""The daemon's own decoding and engine, called directly: what the bare limit, the peers and the ancestor all share.
+"""The daemon's own decoding and engine, called directly: what the ceiling, the peers and the naive server all share.
 
 So a difference between two of them is never a difference of decoder, filter, network or precision. Importable in the
 peers' virtual environment: it needs no more than the engine itself.
@@ -24,7 +24,7 @@ BUNDLE, PRECISION = "NSFWD_BENCH_BUNDLE", "NSFWD_BENCH_PRECISION"
 """Variables by which a peer's worker processes learn what to load."""
 
 
-class Rooms:
+class Scorer:
     """One bundle, ready to decode for and to score with.
 
     Args:
@@ -45,7 +45,7 @@ class Rooms:
         self.engine.warm()
 
     @classmethod
-    def of_environment(cls, *, engine: str = "openvino") -> Rooms:
+    def of_environment(cls, *, engine: str = "openvino") -> Scorer:
         """What ``NSFWD_BENCH_BUNDLE`` and ``NSFWD_BENCH_PRECISION`` say."""
         return cls(Path(os.environ[BUNDLE]), precision=os.environ.get(PRECISION, ""), engine=engine)
 

@@ -146,7 +146,7 @@ def _repeats(session: Session) -> None:
     ]
     table: list[dict[str, object]] = []
     with daemon.Nsfwd(
-        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", blank=True
+        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True
     ) as server:
         server.wait_ready()
         for case in cases:

@@ -1,4 +1,4 @@
-"""What was aimed at, and what a run reached of it: the claims of ``docs/performance.md``, each held to its figures."""
+"""The targets, and the figures that a run reached: the claims of ``docs/performance.md``, each held to its figures."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from bench import figures
 from bench.records import Table, Tables
 
-NAME = "aims"
-NOTE = "**Bold** misses its aim; *italic* does by its median, but not by more than the rounds are apart."
+NAME = "targets"
+NOTE = "**Bold** misses its target; *italic* does by its median, but not by more than the rounds are apart."
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,19 @@ def _peers(column: str, who: str, least: float, said: str, **where: object) -> l
     ]
 
 
-AIMS: dict[str, list[Figure]] = {
-    "c = 64 and 512: rate at least 0.95 of the bare limit": _served("rate ratio", 64, 512, least=0.95),
+TARGETS: dict[str, list[Figure]] = {
+    "c = 64 and 512: rate at least 0.95 of the ceiling": _served("rate ratio", 64, 512, least=0.95),
     "c = 8: rate at least 0.92 of it": _served("rate ratio", 8, least=0.92),
     "c = 1: p50 at most 1.15 of decoding and inference in one process": _served("p50 ratio", 1, most=1.15),
-    "(no aim, but steadier than rates) processor time an image, by the bare limit's": _served(
+    "(no target, but steadier than rates) processor time an image, by the ceiling's": _served(
         "CPU ratio", *CONCURRENCY
     ),
     "never behind another server on the same engine (rate by theirs, c = 1, 8, 64)": [
         one for who in PEERS for one in _peers("rate by theirs", who, 1.0, who)
     ],
-    "at least 6 times the ancestor's p50 at c = 1 and 7 times its rate at c = 64": [
-        *_peers("p50 by ours", "the ancestor", 6.0, "p50", c=1),
-        *_peers("rate by theirs", "the ancestor", 7.0, "rate", c=64),
+    "at least 6 times the naive server's p50 at c = 1 and 7 times its rate at c = 64": [
+        *_peers("p50 by ours", "the naive server", 6.0, "p50", c=1),
+        *_peers("rate by theirs", "the naive server", 7.0, "rate", c=64),
     ],
     "int8: end to end at least 1.2 times bf16": [
         Figure(f"precisions end to end, {kind}", "rate / bf16", {"precision": "int8"}, least=1.2) for kind in KINDS
@@ -145,17 +145,18 @@ AIMS: dict[str, list[Figure]] = {
 
 
 def reached(tables: Tables) -> Iterator[dict[str, object]]:
-    """A row for each aim of which the run has figures."""
-    for aim, figures_ in AIMS.items():
+    """A row for each target of which the run has figures."""
+    for target, figures_ in TARGETS.items():
         told = [one for one in (figure.found(tables) for figure in figures_) if one]
         if told:
-            yield {"aim": aim, "reached": "; ".join(told)}
+            yield {"target": target, "reached": "; ".join(told)}
 
 
 def merged(before: Table, now: Table) -> Table:
     """What stood there, with the rows of this run in place of theirs: a run need not measure everything."""
-    rows = {str(row["aim"]): row for row in (*before.rows, *now.rows)}
-    order = {aim: number for number, aim in enumerate(AIMS)}
+    rows = {str(row["target"]): row for row in (*before.rows, *now.rows)}
+    order = {target: number for number, target in enumerate(TARGETS)}
     return Table(
-        now.note, sorted((row for aim, row in rows.items() if aim in order), key=lambda row: order[str(row["aim"])])
+        now.note,
+        sorted((row for target, row in rows.items() if target in order), key=lambda row: order[str(row["target"])]),
     )

@@ -167,16 +167,16 @@ def test_a_page_is_renewed_between_its_marks_alone(tmp_path: Path) -> None:
     assert target.read_text() == told.replace("Note.", "Other.").replace("| 2 |", "| 3 |")
 
 
-def test_aims_of_other_runs_stay_on_the_page() -> None:
-    first, second, *_ = targets.AIMS
-    block = "<!-- bench: aims -->\n\n{}\n\n<!-- bench end -->"
-    before = block.format(Table("", [{"aim": second, "reached": "1.1"}, {"aim": "given up", "reached": "1"}]))
-    renewed, found = markdown.renew(before, {"aims": Table("", [{"aim": first, "reached": "**0.9**"}])})
-    rows = [{"aim": first, "reached": "**0.9**"}, {"aim": second, "reached": "1.1"}]
-    assert (renewed, found) == (block.format(Table("", rows)), {"aims"})
+def test_targets_of_other_runs_stay_on_the_page() -> None:
+    first, second, *_ = targets.TARGETS
+    block = "<!-- bench: targets -->\n\n{}\n\n<!-- bench end -->"
+    before = block.format(Table("", [{"target": second, "reached": "1.1"}, {"target": "given up", "reached": "1"}]))
+    renewed, found = markdown.renew(before, {"targets": Table("", [{"target": first, "reached": "**0.9**"}])})
+    rows = [{"target": first, "reached": "**0.9**"}, {"target": second, "reached": "1.1"}]
+    assert (renewed, found) == (block.format(Table("", rows)), {"targets"})
 
 
-def test_an_aim_says_whether_it_was_missed_and_by_more_than_the_rounds_are_apart() -> None:
+def test_a_target_says_whether_it_was_missed_and_by_more_than_the_rounds_are_apart() -> None:
     ratios = [figures.Spread(0.97, 0.9, 1.0), figures.Spread(0.94, 0.9, 0.96), figures.Spread(0.9, 0.85, 0.93)]
     tables = {"served": Table("", [{"c": 8, "ratio": ratio} for ratio in ratios]), "cold": Table("", [{"s": 0.5}])}
     assert targets.Figure("served", "ratio", {"c": 8}, least=0.95, said="c = 8:").found(tables) == (
@@ -192,7 +192,7 @@ def test_the_page_of_the_house_has_marks_for_every_table_that_is_aimed_at() -> N
     told = (REPOSITORY / "docs" / "performance.md").read_text()
     names = [match["name"] for match in markdown.BLOCK.finditer(told)]
     assert len(names) == len(set(names)) == told.count("<!-- bench: ")
-    aimed = {figure.table for aim in targets.AIMS.values() for figure in aim}
+    aimed = {figure.table for target in targets.TARGETS.values() for figure in target}
     once = {f"{table}, {kind}" for table in ("served", "peers", "precisions end to end") for kind in corpus.KINDS}
     assert aimed - once <= set(names)
 
@@ -231,14 +231,14 @@ def test_no_photos_without_the_package_that_brings_them(tmp_path: Path, monkeypa
         corpus.make(tmp_path, "photos", 1)
 
 
-def test_the_bare_line_server_speaks_as_the_daemon_does() -> None:
+def test_the_line_server_speaks_as_the_daemon_does() -> None:
     told = line_server.reply(b'{"id":3,"path":"/a"}')
     assert json.loads(told).items() >= {"id": 3, "path": "/a", "status": "ok", "verdict": "safe"}.items()
     assert Ndjson().replies(bytearray(told)) == [3]
 
 
-def test_the_bare_line_server_answers_by_way_of_two_processes() -> None:
-    with tempfile.TemporaryDirectory() as place, daemon.Line(Path(place), hops=2) as server:
+def test_the_line_server_answers_by_way_of_two_processes() -> None:
+    with tempfile.TemporaryDirectory() as place, daemon.LineServer(Path(place), hops=2) as server:
         server.wait_ready()
         load = Load(server.unix, Ndjson(), 2)
         assert load.closed([Path(f"/{number}.jpg") for number in range(300)], depth=50).images == 300
