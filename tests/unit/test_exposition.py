@@ -228,6 +228,12 @@ def test_dashboard_and_alerts_ask_for_metrics_that_exist(file: str) -> None:
     assert names <= {PREFIX + row.name for row in ROWS}
 
 
+def test_budgets_are_on_the_dashboard_and_have_an_alert() -> None:
+    shown = (DOCS / "grafana.json").read_text("utf-8")
+    assert [row.name for row in ROWS if row.name.startswith("budget_") and PREFIX + row.name not in shown] == []
+    assert "nsfwd_budget_refused_total" in (DOCS / "alerts.yml").read_text("utf-8")
+
+
 @pytest.mark.parametrize("file", ASKED)
 def test_and_for_labels_that_these_have(file: str) -> None:
     text = (ASKED[file] / file).read_text("utf-8").replace('\\"', '"')
