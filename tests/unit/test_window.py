@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from nsfwd.scanning.submission.congestion_window import CongestionWindow, RateLimit
+from nsfwd.scanning.submission.submitter import CongestionWindow, RateLimit
 
 
 def test_a_refusal_halves_it_and_replies_bring_it_back() -> None:

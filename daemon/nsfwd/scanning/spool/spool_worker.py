@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import ActionFailure, CodedError, NsfwdError, Status
 from nsfwd.scanning.spool.spool_dir import ListFailure
-from nsfwd.scanning.submission.congestion_window import CongestionWindow
 from nsfwd.scanning.submission.reconnecting_client import ReconnectingClient
+from nsfwd.scanning.submission.submitter import CongestionWindow
 from nsfwd.scanning.trees.files import HOPELESS
 from nsfwd.scanning.trees.path_text import spelled
 
