@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -12,6 +13,8 @@ import pytest
 
 from nsfwd.errors import SweepRuns
 from nsfwd.scanning.spool.spool_dir import LONGEST, ListFailure, Spool, SpoolJob
+from nsfwd.scanning.spool.spool_worker import work_off
+from tests.unit.scripted import Script, serving
 
 
 def hand_in(root: Path, name: str, content: bytes) -> None:
@@ -258,3 +261,16 @@ def test_a_result_that_is_none_costs_no_memory_and_is_begun_anew(tmp_path: Path,
         job = begin(spool, "a")
         assert not job.answered and answer(job) == [(0, b"/a"), (1, b"/b")]
         job.close()
+
+
+def test_refused_paths_are_asked_about_again_and_errors_are_answers(tmp_path: Path) -> None:
+    script, paths = Script(), [os.fsencode(tmp_path / f"{number}.jpg") for number in range(10)]
+    for path in paths:
+        Path(os.fsdecode(path)).write_bytes(b"picture")
+    script.refusals, script.errors[paths[3]] = 25, ("corrupt", False)
+    root = tmp_path / "spool"
+    with serving(tmp_path, script) as address, Spool(root, say=print) as spool:
+        (root / "in/a.list").write_bytes(b"\n".join(paths))
+        assert asyncio.run(asyncio.wait_for(work_off(spool, address, say=print, shown=print), 60)) == 1
+    assert sorted(line["id"] for line in lines(root, "a")) == list(range(10)) and set(script.asked.values()) == {1}
+    assert json.loads((root / "out/a.done").read_bytes())["errors"] == 1

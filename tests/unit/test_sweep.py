@@ -286,7 +286,7 @@ def test_a_sweep_that_waits_for_the_daemon_can_be_stopped(place: Place, script: 
 def test_a_sweep_that_waits_for_a_stalled_daemon_can_be_stopped(
     place: Place, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nsfwd.scanning.submission.scan_run.PATIENCE", 0.0)
+    monkeypatch.setattr("nsfwd.scanning.submission.submitter.PATIENCE", 0.0)
     for number in range(3):
         place.write(f"{number}.jpg", b"picture %d" % number)
     stalled, asked = threading.Event(), threading.Event()
@@ -313,6 +313,20 @@ def test_without_a_daemon_nothing_is_done(tmp_path: Path) -> None:
     with pytest.raises(DaemonUnreachable):
         place.sweep()
     assert place.value("SELECT why FROM run") == "failed" and not place.rows()
+
+
+def test_a_sweep_that_waits_for_a_daemon_at_its_start_is_paused_in_time(tmp_path: Path) -> None:
+    place = Place(tmp_path, f"unix:{tmp_path}/nowhere")
+    place.write("a.jpg", b"a")
+    progress = place.sweep(wait=True, seconds=0.0)
+    assert progress.why == place.value("SELECT why FROM run") == "paused" and not place.rows()
+
+
+def test_a_sweep_that_waits_for_a_daemon_at_its_start_can_be_stopped(tmp_path: Path) -> None:
+    place = Place(tmp_path, f"unix:{tmp_path}/nowhere")
+    halts: list[Callable[[], None]] = []
+    place.heard = lambda text: halts[0]()  # it says that it waits
+    assert place.sweep(wait=True, stop=halts.append).why == "interrupted"
 
 
 def test_a_stopped_sweep_is_gone_on_with(place: Place, script: Script) -> None:

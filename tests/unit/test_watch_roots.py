@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.submission.action_handler import NullActionHandler
 from nsfwd.scanning.submission.scan_run import RunOptions
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.walk import WalkedTree
 from nsfwd.scanning.watches import inotify_tree, root_state
 from nsfwd.scanning.watches.inotify import Inotify
@@ -36,11 +36,11 @@ class Watching:
 
     async def _run(self, root: Path, story: Callable[[Watching], Awaitable[None]], every: float) -> None:
         tree = WalkedTree((os.fsencode(root),))
-        asking = RunOptions("watch", tree.roots, connect=self.address, say=self._say, told=self._told)
+        options = RunOptions("watch", tree.roots, connect=self.address, say=self._say, settled=self._saw)
         stops: list[Callable[[], object]] = []
         ready = asyncio.Event()
         with Index(self.directory / "index.db") as index:
-            plan = WatchPlan(tree, asking, settle=0.01, every=every, roots=0.01)
+            plan = WatchPlan(tree, options, settle=0.01, every=every, roots=0.01)
             running = asyncio.create_task(watch(index, plan, NullActionHandler(), stop=stops.append, ready=ready.set))
             telling = asyncio.create_task(self._tell(ready, story))
             try:
@@ -69,8 +69,8 @@ class Watching:
         self.said.append(text)
         self._changed.set()
 
-    def _told(self, judged: Judged) -> None:
-        self._seen.add(judged.found.path)
+    def _saw(self, entry: FileEntry) -> None:
+        self._seen.add(entry.path)
         self._changed.set()
 
 

@@ -32,18 +32,18 @@ def test_refusals_of_what_went_out_together_count_as_one() -> None:
     for _ in range(64):
         window.shrink(0)
     assert window.limit == 32
-    window.shrink(window.times)
+    window.shrink(window.shrunk)
     assert window.limit == 16
 
 
 def test_who_waits_gets_the_place_that_is_given_back() -> None:
     async def play() -> list[str]:
         window, told = CongestionWindow(1), []
-        await window.take()
-        waiting = asyncio.create_task(window.take())
+        await window.acquire()
+        waiting = asyncio.create_task(window.acquire())
         await asyncio.sleep(0)
         told.append("waits" if not waiting.done() else "went")
-        window.give()
+        window.release()
         await waiting
         told.append("went")
         return told
@@ -55,15 +55,15 @@ def test_one_that_shrank_gives_no_place_before_enough_came_back() -> None:
     async def play() -> bool:
         window = CongestionWindow(4)
         for _ in range(4):
-            await window.take()
+            await window.acquire()
         window.shrink(0)
-        waiting = asyncio.create_task(window.take())
+        waiting = asyncio.create_task(window.acquire())
         await asyncio.sleep(0)
-        window.give()
-        window.give()
+        window.release()
+        window.release()
         await asyncio.sleep(0)
         early = waiting.done()
-        window.give()
+        window.release()
         await waiting
         return early
 
@@ -73,21 +73,21 @@ def test_one_that_shrank_gives_no_place_before_enough_came_back() -> None:
 def test_a_waiter_that_leaves_costs_no_place() -> None:
     async def play() -> None:
         window = CongestionWindow(1)
-        await window.take()
-        waiting = asyncio.create_task(window.take())
+        await window.acquire()
+        waiting = asyncio.create_task(window.acquire())
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        window.give()
-        await asyncio.wait_for(window.take(), 10)
+        window.release()
+        await asyncio.wait_for(window.acquire(), 10)
 
     asyncio.run(play())
 
 
 def test_no_rate_is_no_limit() -> None:
     async def play() -> None:
-        pace = RateLimit(None)
+        limit = RateLimit(None)
         for _ in range(1000):
-            await pace.keep()
+            await limit.wait()
 
     asyncio.run(play())

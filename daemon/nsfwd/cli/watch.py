@@ -72,8 +72,8 @@ def _plan(tree: WalkedTree, flags: dict[str, Any]) -> WatchPlan:
     from nsfwd.scanning.watches.debounce import SETTLE
     from nsfwd.scanning.watches.watch import EVERY, WatchPlan
 
-    asking = RunOptions("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=_say)
-    return WatchPlan(tree, asking, settle=flags["settle"] or SETTLE, every=flags["every"] or EVERY)
+    options = RunOptions("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=_say)
+    return WatchPlan(tree, options, settle=flags["settle"] or SETTLE, every=flags["every"] or EVERY)
 
 
 def _watched(index: Any, plan: WatchPlan, acting: ActionHandler, ready: Callable[[], None]) -> int:

@@ -51,7 +51,11 @@ class ReconnectingClient:
 
     Args:
         connect: its address; the usual places when left out.
-        say: hears, in a sentence, that it is being waited for and that it is back.
+        say: reports, in a sentence, that the daemon is being waited for and that it is back.
+
+    Attributes:
+        judges: the models and policies of the daemon, as of when it was last connected to.
+        waiting: whether the daemon is gone at present.
     """
 
     def __init__(self, connect: str | None, say: Callable[[str], None]) -> None:
@@ -59,11 +63,7 @@ class ReconnectingClient:
         self._say = say
         self._coming: asyncio.Task[None] | None = None
         self.judges = Judges("", {}, {}, {}, "")
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the daemon is gone at present."""
-        return self._coming is not None
+        self.waiting = False
 
     @property
     def passes_descriptors(self) -> bool:
@@ -127,7 +127,7 @@ class ReconnectingClient:
 
     async def _return(self, why: str) -> None:
         """Wait until a daemon is there and ready."""
-        told = False
+        announced, self.waiting = False, True
         for number in range(1 << 60):
             try:
                 state = await self._client.ready()
@@ -137,11 +137,12 @@ class ReconnectingClient:
                 why = str(state.get("why") or "the daemon is not ready")
             except (ConnectionLost, DaemonUnreachable, CodedError) as error:
                 why = str(error)
-            if not told:
+            if not announced:
                 self._say(f"waiting for the daemon: {why}")
-                told = True
+                announced = True
             await asyncio.sleep(PAUSES[min(number, len(PAUSES) - 1)])
-        if told:
+        self.waiting = False
+        if announced:
             self._say(f"the daemon is there: {self.judges.daemon}")
 
     async def _introduced(self) -> Judges:

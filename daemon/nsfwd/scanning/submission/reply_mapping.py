@@ -1,8 +1,7 @@
-"""Between a reply of the daemon, what the index keeps of it, and ``Judged``. Pure."""
+"""Turns replies of the daemon, and failures to get one, into ``Judged``. Pure."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,10 @@ from nsfwd.scanning.trees.path_text import spelled
 if TYPE_CHECKING:
     from nsfwd.bundles.policy import Policy
     from nsfwd.client.results import Reply
-    from nsfwd.scanning.index.file_table import RowOutcome
 
 
 def judged_of(found: FileEntry, reply: Reply, policies: Mapping[str, Policy]) -> Judged:
-    """Return what the daemon said of a file: of the very file that it opened, where it told which.
+    """Return the result of a file, with the identity of the file that the daemon opened where the reply has it.
 
     Args:
         policies: the daemon's, by short name, where they are known.
@@ -52,9 +50,9 @@ def judged_of(found: FileEntry, reply: Reply, policies: Mapping[str, Policy]) ->
 _IDENTITY = ("dev", "ino", "size", "mtime_ns", "ctime_ns")
 
 
-def _number(told: float | str, known: int) -> int:
+def _number(value: float | str, known: int) -> int:
     """Return a number of stat(2) out of JSON, where one beyond 64 bits comes as text, or rounded by the parser."""
-    return known if isinstance(told, float) and told == float(known) else int(told)
+    return known if isinstance(value, float) and value == float(known) else int(value)
 
 
 def _deciding(reply: Reply, policies: Mapping[str, Policy]) -> float:
@@ -73,36 +71,11 @@ def _deciding(reply: Reply, policies: Mapping[str, Policy]) -> float:
 
 
 def failed(found: FileEntry, error: CodedError) -> Judged:
-    """Return what a file came to about which the daemon could not be asked."""
-    told = {"code": error.code, "message": error.message, "retry": error.row.retry}
-    reply = {**spelled(found.path), "status": str(Status.ERROR), "error": told}
-    return Judged(found, Status.ERROR, error.code, error.message, reply=reply)
+    """Return the result of a file about which the daemon could not be asked."""
+    return Judged(found, Status.ERROR, error.code, error.message, reply=error_reply(found.path, error))
 
 
-def known_as(found: FileEntry, outcome: RowOutcome, scores: Mapping[str, Mapping[str, float]]) -> Judged:
-    """Return what the index says of a file, with a reply of the daemon's keys."""
-    override = json.loads(outcome.override) if outcome.override else None
-    reply: dict[str, Any] = {**spelled(found.path), "status": outcome.status}
-    if outcome.status == Status.OK:
-        reply |= {"verdict": outcome.verdict, "alarm": bool(outcome.alarm), "label": outcome.label, "scores": scores}
-        if override is not None:
-            reply["override"] = override
-    else:
-        reply["error"] = {"code": outcome.code}
-    if outcome.digest is not None:
-        identity = {key: getattr(found, key) for key in _IDENTITY}
-        reply["file"] = identity | {"sha256": outcome.digest.hex()}
-    return Judged(
-        found,
-        outcome.status,
-        outcome.code,
-        None,
-        outcome.digest,
-        outcome.verdict,
-        bool(outcome.alarm),
-        outcome.label,
-        outcome.score,
-        scores,
-        override,
-        reply,
-    )
+def error_reply(path: bytes, error: CodedError) -> dict[str, Any]:
+    """Return the reply of a path about which the daemon could not be asked, with the daemon's keys."""
+    said = {"code": error.code, "message": error.message, "retry": error.row.retry}
+    return {**spelled(path), "status": str(Status.ERROR), "error": said}

@@ -52,7 +52,7 @@ class ChangeBatch:
 
     Attributes:
         files: to be looked at closely. ``unchanged``: files that are as the index knows them, of which ``alarms`` are
-            one and ``unreported`` were left unscored by a run that was killed before it told.
+            one and ``unreported`` were left unscored by a run that was killed before it reported them.
         excluded: files that were left out. ``ended``: directories; after all their files in this and earlier batches.
     """
 
@@ -79,9 +79,9 @@ class ChangeDetector:
 
     Args:
         index: its file.
-        present: the parameters of ``ledger.SETTLED``.
+        present: the parameters of ``file_table.SETTLED``.
         wants: whether something is to be done about a verdict: such files are looked at closely, changed or not.
-        untold: runs that were killed before they told what they left unscored.
+        unreported: runs that were killed before they reported what they left unscored.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class ChangeDetector:
         present: Mapping[str, Any],
         *,
         wants: Callable[[str, bool], bool],
-        untold: frozenset[int] = frozenset(),
+        unreported: frozenset[int] = frozenset(),
     ) -> None:
         self.walk = Walk(tree)
-        self._path, self._present, self._untold = index, present, untold
+        self._path, self._present, self._unreported = index, present, unreported
         self._wants = wants
         self._wanted: dict[tuple[str | None, int], bool] = {}
         self._large: _Large | None = None
@@ -128,7 +128,7 @@ class ChangeDetector:
 
     def _sort(self, part: WalkPart, rows: dict[bytes, Row], batch: ChangeBatch) -> None:
         """Tell what is as it was from what is not; what is left of ``rows`` was not found."""
-        take, wanted, untold = rows.pop, self._wanted, self._untold
+        take, wanted, unreported = rows.pop, self._wanted, self._unreported
         for entry in part.entries:
             row = take(entry[0], None)
             if row is None or not row[_HOLDS] or (row[:_HOLDS] != entry and row[:_HOLDS] != _stored(entry)):
@@ -142,7 +142,7 @@ class ChangeDetector:
                 continue
             batch.unchanged += 1
             batch.alarms += row[_ALARM]
-            batch.unreported += row[_CULPRIT] in untold
+            batch.unreported += row[_CULPRIT] in unreported
 
     def _compare_large(self, index: Index, part: WalkPart, number: int, batch: ChangeBatch) -> list[int]:
         """As for a small one, with memory that does not grow with the directory."""

@@ -45,7 +45,7 @@ class SweepPlan:
     """
 
     tree: WalkedTree
-    asking: RunOptions
+    options: RunOptions
     pause: Pause | None = None
     count: bool = False
     shown: Callable[[SweepProgress], None] | None = None
@@ -81,7 +81,7 @@ class SweepProgress:
 
 
 async def sweep(
-    index: Index, plan: SweepPlan, actor: ActionHandler, *, stop: Callable[[Callable[[], None]], None]
+    index: Index, plan: SweepPlan, handler: ActionHandler, *, stop: Callable[[Callable[[], None]], None]
 ) -> SweepProgress:
     """Run one sweep.
 
@@ -93,18 +93,19 @@ async def sweep(
 
     Raises:
         NsfwdError: a sweep of one of these trees runs already; no daemon answers; the index cannot be written; what
-            the actor raises.
+            the action handler raises.
     """
-    async with scanning(index, plan.asking, actor) as scan:
+    async with scanning(index, plan.options, handler) as scan:
         running = _Sweep(index, plan, scan)
         stop(scan.stop)
         watching = [asyncio.create_task(work()) for work in (running.show, running.count, running.pause)]
         try:
-            await running.rejudge()
-            await scan.scan(running.files())
-            running.end_directories()
-            if not scan.stopped:
-                running.note_gone_directories()
+            if await scan.connect():
+                await running.rejudge()
+                await scan.scan(running.files())
+                running.end_directories()
+                if not scan.stopped:
+                    running.note_gone_directories()
         finally:
             running.over.set()
             for task in watching:
@@ -128,11 +129,12 @@ class _Sweep:
 
     def progress(self, *, why: str = "") -> SweepProgress:
         """Tell how far it is."""
-        told, scan = self._progress, self._scan
-        told.why, told.waiting, told.seconds = why, scan.door.waiting, time.monotonic() - self._started
-        told.failed = scan.actor.failed
-        told.unscored, told.alarming = scan.unscored + told.unreadable, scan.alarming
-        return told
+        progress, scan = self._progress, self._scan
+        progress.why, progress.waiting = why, scan.client.waiting
+        progress.seconds = time.monotonic() - self._started
+        progress.failed = scan.handler.failed
+        progress.unscored, progress.alarming = scan.unscored + progress.unreadable, scan.alarming
+        return progress
 
     async def show(self) -> None:
         """Tell every second."""
@@ -156,22 +158,22 @@ class _Sweep:
 
     async def rejudge(self) -> None:
         """Let the daemon's policy judge what was scored under another one. Opens no file."""
-        if self._scan.door.judges.policies and self._policy_changed():
+        if self._scan.client.judges.policies and self._policy_changed():
             self._progress.rejudged = await asyncio.to_thread(self._rejudged)
 
     async def files(self) -> AsyncIterator[FileEntry]:
         """Yield what is to be looked at closely, and account for the rest."""
-        untold = frozenset(_untold(self._index, self._scan.run.id, self._plan.tree.roots))
-        scout = ChangeDetector(
+        unreported = frozenset(_unreported_runs(self._index, self._scan.run.id, self._plan.tree.roots))
+        detector = ChangeDetector(
             self._index.path,
             self._plan.tree,
-            self._scan.ledger.present,
-            wants=self._scan.actor.wants,
-            untold=untold,
+            self._scan.table.present,
+            wants=self._scan.handler.wants,
+            unreported=unreported,
         )
         loop = asyncio.get_running_loop()
-        batches = scout.batches()
-        with ThreadPoolExecutor(1, "scout") as thread:
+        batches = detector.batches()
+        with ThreadPoolExecutor(1, "detector") as thread:
             try:
                 coming = loop.run_in_executor(thread, next, batches, None)
                 while (batch := await coming) is not None:
@@ -180,7 +182,7 @@ class _Sweep:
                         yield found
             finally:
                 thread.submit(batches.close)
-                self._progress.foreign, self._progress.links = scout.walk.foreign, scout.walk.links
+                self._progress.foreign, self._progress.links = detector.walk.foreign, detector.walk.links
 
     def _taken(self, batch: ChangeBatch) -> Iterator[FileEntry]:
         self._scan.unchanged(batch.unchanged, alarms=batch.alarms, unreported=batch.unreported)
@@ -213,14 +215,14 @@ class _Sweep:
         run = self._scan.run.id
         with self._index.transaction():
             for each in ended:
-                number = self._scan.ledger.directory(each.directory)
+                number = self._scan.table.directory(each.directory)
                 if each.code is None:
                     self._index.write("UPDATE directory SET run = ?, code = NULL WHERE id = ?", (run, number))
                 else:
                     row = self._index.one("SELECT code FROM directory WHERE id = ?", (number,))
                     self._progress.unreadable += row is None or row[0] != each.code
                     self._index.write("UPDATE directory SET code = ? WHERE id = ?", (each.code, number))
-                    self._plan.asking.say(f"{os.fsdecode(each.directory)}: cannot be read ({each.code})")
+                    self._plan.options.say(f"{os.fsdecode(each.directory)}: cannot be read ({each.code})")
                 self._progress.gone += len(each.gone)
                 self._index.write_all("UPDATE file SET gone = ? WHERE id = ?", [(run, row) for row in each.gone])
             self._scan.run.save()
@@ -258,7 +260,7 @@ class _Sweep:
 
     def _policy_changed(self) -> bool:
         """Tell whether files are judged by another policy; not if the sweep before came to its end under this one."""
-        present = self._scan.ledger.present
+        present = self._scan.table.present
         before = self._index.one(
             """
             SELECT policy, why FROM run WHERE id < ? AND kind = 'sweep' AND policy IS NOT NULL
@@ -273,14 +275,14 @@ class _Sweep:
 
     def _rejudged(self) -> int:
         with Index(self._index.path, create=False) as index:
-            rejudging = Rejudging(index, self._scan.door.judges.policies, run=self._scan.run.id)
+            rejudging = Rejudging(index, self._scan.client.judges.policies, run=self._scan.run.id)
             for _ in rejudging.changes():
                 if self.over.is_set() or self._scan.stopped:
                     break
             return rejudging.changed
 
 
-def _untold(index: Index, run: int, roots: tuple[bytes, ...]) -> Iterator[int]:
+def _unreported_runs(index: Index, run: int, roots: tuple[bytes, ...]) -> Iterator[int]:
     """Yield the sweeps of these trees that were killed since the last one that ended."""
     rows = index.read(
         "SELECT id, ended FROM run WHERE kind = 'sweep' AND roots = ? AND id < ? ORDER BY id DESC",

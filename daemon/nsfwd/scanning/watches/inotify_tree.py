@@ -160,15 +160,15 @@ class InotifyTree:
 
     def read(self) -> TreeEvents:
         """Return what happened since."""
-        news = TreeEvents()
+        found = TreeEvents()
         with self._lock:
             for event in self._inotify.read() if self._inotify is not None else ():
-                self._take(event, news)
-        return news
+                self._sort_event(event, found)
+        return found
 
-    def _take(self, event: Event, news: TreeEvents) -> None:
+    def _sort_event(self, event: Event, found: TreeEvents) -> None:
         if event.mask & IN_Q_OVERFLOW:
-            news.overflow = True
+            found.overflow = True
             return
         place = self._paths.get(event.watch)
         if place is None:
@@ -176,9 +176,9 @@ class InotifyTree:
         if event.mask & IN_IGNORED:
             del self._paths[event.watch]
         elif event.mask & (IN_DELETE_SELF | IN_MOVE_SELF):
-            news.gone = news.gone or place == self.root
+            found.gone = found.gone or place == self.root
         elif event.mask & IN_ISDIR:
-            self._directory(event, join(place, event.name), news)
+            self._directory(event, join(place, event.name), found)
         elif event.mask & (IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE):
             path = join(place, event.name)
             # Made is not yet written; but a link is never opened, so its making is all there is to see.
@@ -186,11 +186,11 @@ class InotifyTree:
             made = event.mask & IN_CREATE and not linked and not _has_more_names(path)
             if made or self._tree.exclusion.holds(path):
                 return
-            (news.directories if linked and os.path.isdir(path) else news.files).append(path)  # noqa: PTH112
+            (found.directories if linked and os.path.isdir(path) else found.files).append(path)  # noqa: PTH112
 
-    def _directory(self, event: Event, path: bytes, news: TreeEvents) -> None:
+    def _directory(self, event: Event, path: bytes, found: TreeEvents) -> None:
         if event.mask & (IN_CREATE | IN_MOVED_TO) and not self._tree.exclusion.holds(path):
-            news.directories.append(path)
+            found.directories.append(path)
         elif event.mask & IN_MOVED_FROM:
             for watch in [watch for watch, known in self._paths.items() if within(known, path)]:
                 if self._inotify is not None:

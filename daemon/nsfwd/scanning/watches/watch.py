@@ -52,7 +52,7 @@ class WatchPlan:
     """
 
     tree: WalkedTree
-    asking: RunOptions
+    options: RunOptions
     settle: float = SETTLE
     every: float = EVERY
     roots: float = ROOTS
@@ -85,7 +85,7 @@ class WatchProgress:
 async def watch(
     index: Index,
     plan: WatchPlan,
-    actor: ActionHandler,
+    handler: ActionHandler,
     *,
     stop: Callable[[Callable[[], object]], None],
     ready: Callable[[], None],
@@ -97,19 +97,20 @@ async def watch(
         ready: called once every directory is watched that can be.
 
     Raises:
-        NsfwdError: the index cannot be written; what the actor raises.
+        NsfwdError: the index cannot be written; what the action handler raises.
     """
     task = asyncio.current_task()
     assert task is not None
     stop(task.cancel)  # until there is something to end in order
     with ExitStack() as opened:
         branches = [opened.enter_context(_Branch(replace(plan.tree, roots=(root,)))) for root in plan.tree.roots]
-        async with scanning(index, replace(plan.asking, kind="watch", wait=True), actor) as scan:
-            watching = _Watch(index, plan, actor, scan, branches)
+        async with scanning(index, replace(plan.options, kind="watch", wait=True), handler) as scan:
+            watching = _Watch(index, plan, handler, scan, branches)
             stop(watching.stop)
-            await watching.cover()
-            ready()
-            await watching.run()
+            if await scan.connect():
+                await watching.cover()
+                ready()
+                await watching.run()
     return watching.progress()
 
 
@@ -136,15 +137,15 @@ class _Watch:
     """A watch that is under way."""
 
     def __init__(
-        self, index: Index, plan: WatchPlan, actor: ActionHandler, scan: ScanRun, branches: list[_Branch]
+        self, index: Index, plan: WatchPlan, handler: ActionHandler, scan: ScanRun, branches: list[_Branch]
     ) -> None:
-        self._index, self._plan, self._actor, self._scan, self._branches = index, plan, actor, scan, branches
+        self._index, self._plan, self._handler, self._scan, self._branches = index, plan, handler, scan, branches
         self._settling = Debouncer(plan.settle, follow=plan.tree.follow)
         self._woken, self._halted = asyncio.Event(), asyncio.Event()
         self._fresh: asyncio.Queue[tuple[_Branch, bytes]] = asyncio.Queue()
         self._wanted = asyncio.Event()
         self._end_sweep: Callable[[], None] | None = None
-        self._told = WatchProgress(counts=scan.run.counts)
+        self._progress = WatchProgress(counts=scan.run.counts)
         self._complained = 0
 
     def stop(self) -> None:
@@ -158,11 +159,11 @@ class _Watch:
 
     def progress(self) -> WatchProgress:
         """Tell how it goes."""
-        told = self._told
-        told.watched = sum(branch.count for branch in self._branches)
-        told.unwatched = sum(len(branch.unwatched) for branch in self._branches)
-        told.settling, told.waiting = len(self._settling), self._scan.door.waiting
-        return told
+        progress = self._progress
+        progress.watched = sum(branch.count for branch in self._branches)
+        progress.unwatched = sum(len(branch.unwatched) for branch in self._branches)
+        progress.settling, progress.waiting = len(self._settling), self._scan.client.waiting
+        return progress
 
     async def cover(self) -> None:
         """Watch all that is there, and have it swept."""
@@ -191,8 +192,8 @@ class _Watch:
             for task in (feeding, *others):
                 task.cancel()
             await asyncio.gather(feeding, *others, return_exceptions=True)
-            self._told.alarming += self._scan.alarming
-            self._told.unscored += self._scan.unscored
+            self._progress.alarming += self._scan.alarming
+            self._progress.unscored += self._scan.unscored
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -207,25 +208,25 @@ class _Watch:
     def _read(self, branch: _Branch) -> None:
         self._take(branch, branch.read())
 
-    def _take(self, branch: _Branch, news: TreeEvents) -> None:
+    def _take(self, branch: _Branch, events: TreeEvents) -> None:
         now = time.monotonic()
-        if news.overflow:
-            self._told.overflows += 1
-            self._plan.asking.say(f"{os.fsdecode(branch.root)}: events were lost; it is swept anew")
+        if events.overflow:
+            self._progress.overflows += 1
+            self._plan.options.say(f"{os.fsdecode(branch.root)}: events were lost; it is swept anew")
             self._renew(branch)
             return
-        if news.gone:
+        if events.gone:
             self._note_gone(branch)
-        for directory in news.directories:
+        for directory in events.directories:
             self._fresh.put_nowait((branch, directory))
-        for path in news.files:
+        for path in events.files:
             if not self._settling.add(path, now):
-                self._plan.asking.say("too many files at once to remember: all is swept anew")
+                self._plan.options.say("too many files at once to remember: all is swept anew")
                 self._settling.clear()
                 for each in self._branches:
                     self._renew(each)
                 return
-        if news.files:
+        if events.files:
             self._woken.set()
 
     def _renew(self, branch: _Branch) -> None:
@@ -236,7 +237,7 @@ class _Watch:
 
     def _note_gone(self, branch: _Branch) -> None:
         if not branch.gone:
-            self._plan.asking.say(f"{os.fsdecode(branch.root)}: is no longer there; it is swept when it is back")
+            self._plan.options.say(f"{os.fsdecode(branch.root)}: is no longer there; it is swept when it is back")
         branch.stale = branch.gone = True
 
     async def _keep(self, branch: _Branch) -> None:
@@ -250,7 +251,7 @@ class _Watch:
                 if branch.state is not before:  # covered meanwhile
                     continue
                 what = "is back" if branch.gone else _difference(before, now)
-                self._plan.asking.say(f"{os.fsdecode(branch.root)}: {what}; it is watched and swept anew")
+                self._plan.options.say(f"{os.fsdecode(branch.root)}: {what}; it is watched and swept anew")
                 branch.state, branch.gone = now, False
                 self._renew(branch)
 
@@ -300,7 +301,7 @@ class _Watch:
             try:
                 await self._sweep()
             except SweepRuns as error:
-                self._plan.asking.say(f"{error}; waiting for its end")
+                self._plan.options.say(f"{error}; waiting for its end")
                 asyncio.get_running_loop().call_later(AGAIN, self._wanted.set)
 
     def _renew_queue(self, branch: _Branch) -> None:
@@ -312,16 +313,16 @@ class _Watch:
         roots = tuple(branch.root for branch in self._branches if os.path.isdir(branch.root))  # noqa: PTH112  # bytes
         if not roots:
             return
-        asking = replace(self._plan.asking, kind="sweep", roots=roots, wait=True)
-        plan = sweeping.SweepPlan(replace(self._plan.tree, roots=roots), asking)
-        self._told.sweeping = True
+        options = replace(self._plan.options, kind="sweep", roots=roots, wait=True)
+        plan = sweeping.SweepPlan(replace(self._plan.tree, roots=roots), options)
+        self._progress.sweeping = True
         try:
-            swept = await sweeping.sweep(self._index, plan, self._actor, stop=self._set_end)
+            swept = await sweeping.sweep(self._index, plan, self._handler, stop=self._set_end)
         finally:
-            self._told.sweeping, self._end_sweep = False, None
-        self._told.sweeps += 1
-        self._told.alarming = swept.alarming
-        self._told.unscored += swept.unscored
+            self._progress.sweeping, self._end_sweep = False, None
+        self._progress.sweeps += 1
+        self._progress.alarming = swept.alarming
+        self._progress.unscored += swept.unscored
 
     def _set_end(self, end: Callable[[], None]) -> None:
         self._end_sweep = end
@@ -340,7 +341,7 @@ class _Watch:
         missing = sum(len(branch.unwatched) for branch in self._branches)
         if missing > self._complained:
             refused = next((branch.refused for branch in self._branches if branch.refused is not None), None)
-            self._plan.asking.say(
+            self._plan.options.say(
                 f"{missing} directories cannot be watched and are swept every {self._plan.every:g} s instead: "
                 f"{_advice(missing) if refused is None else _advice_on_queues(refused)}"
             )
