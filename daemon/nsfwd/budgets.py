@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-KIB = 1024
-MIB = 1024 * KIB
+from nsfwd.quantities import KIB, MIB
 
 GENEROSITY = 7
 """How many times what is free one peer may hold: one alone gets seven eighths of a budget."""

@@ -75,7 +75,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("sacn /x", 64, "there is no verb 'sacn'; did you mean scan? (see nsfwd --help)"),
         ("index lits", 64, "there is no verb 'lits'; did you mean list? (see nsfwd index --help)"),
         ("scan -l --format csv /x", 64, "-l shows paths alone"),
-        ("serve --queue 0", 78, "--queue: '0' is refused: expected int >= 1"),
+        ("serve --queue 0", 78, "--queue: invalid value '0': expected int >= 1"),
         ("serve --config none.toml", 78, "none.toml: cannot be read"),
         ("config check --listen tcp:nowhere", 1, "tcp:nowhere"),
         ("config check --models-dir .", 1, "nsfw-mobilenet-v2-140"),

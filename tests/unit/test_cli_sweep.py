@@ -16,8 +16,9 @@ import pytest
 
 from nsfwd.cli import main
 from nsfwd.cli.options.default_paths import default_index
-from nsfwd.cli.options.param_types import Clock, Duration, many, spelled
+from nsfwd.cli.options.param_types import Clock, Duration
 from nsfwd.cli.sweep import line, summary
+from nsfwd.quantities import format_count, format_duration
 from nsfwd.scanning.index.runs import RunCounts
 from nsfwd.scanning.sweeps.sweep import SweepProgress
 from tests.unit.scripted import Script, serving
@@ -136,13 +137,14 @@ def test_a_pause_tells_the_nights_that_are_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("5h", 18000), ("1h30m", 5400), ("90", 90), ("0.5s", 0.5), ("2d", 172800)]
+    ("text", "seconds"),
+    [("5h", 18000), ("1h30m", 5400), ("90", 90), ("0.5s", 0.5), ("2d", 172800), ("90min", 5400), ("1 h 30 min", 5400)],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert Duration().convert(text, None, None) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5 h", "h", "5x", "-5", "0", "1h30"])
+@pytest.mark.parametrize("text", ["", "h", "5x", "-5", "0", "1h30", "5H", "1e3", "9" * 400])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(click.BadParameter):
         Duration().convert(text, None, None)
@@ -156,8 +158,8 @@ def test_a_clock_means_the_next_time_it_shows_that() -> None:
 
 
 def test_numbers_as_people_say_them() -> None:
-    assert [many(number) for number in (0, 9999, 12_345, 1_234_567)] == ["0", "9999", "12.3 k", "1.2 M"]
-    assert [spelled(seconds) for seconds in (0, 59.6, 3661, 90_000)] == ["0s", "1m", "1h 1m", "1d 1h"]
+    assert [format_count(number) for number in (0, 9999, 12_345, 1_234_567)] == ["0", "9999", "12.3 k", "1.2 M"]
+    assert [format_duration(seconds) for seconds in (0, 59.6, 3661, 90_000)] == ["0s", "1m", "1h 1m", "1d 1h"]
 
 
 def test_the_index_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from nsfwd.config import MIB, NOT_SETTINGS, TABLE, Settings, find_file, load_settings, parse_model
+from nsfwd.config import NOT_SETTINGS, TABLE, Settings, find_file, load_settings, parse_model
 from nsfwd.engines.echo import VARIABLE
 from nsfwd.errors import SettingsError
+from nsfwd.quantities import MIB
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -74,6 +75,7 @@ def test_lists_in_the_environment_are_split_like_a_shell_does() -> None:
         ("idle_timeout", "0", 0.0),
         ("idle_timeout", "1.5h", 5400.0),
         ("decode_timeout", "250ms", 0.25),
+        ("idle_timeout", "2d", 172800.0),
     ],
 )
 def test_sizes_and_durations_may_have_units(tmp_path: Path, name: str, text: str, value: float) -> None:
@@ -87,19 +89,19 @@ def test_sizes_and_durations_may_have_units(tmp_path: Path, name: str, text: str
         ("max_byte = 3", 'unknown setting "max_byte"; did you mean "max_bytes"?'),
         ("given = {}", 'unknown setting "given"'),
         ("frobnicate = 3", 'unknown setting "frobnicate"; see nsfwd config show'),
-        ("queue = 0", "key queue: 0 is refused: expected int >= 1"),
-        ('queue = "many"', "key queue: 'many' is refused: expected int, got str"),
-        ("queue = 1.5", "key queue: 1.5 is refused: expected int, got float"),
-        ("queue = true", "key queue: True is refused: expected int, got bool"),
-        ("deadline = nan", "key deadline: nan is refused"),
-        ("deadline = inf", "key deadline: inf is refused: must be finite"),
-        ('max_bytes = "64 MB of them"', "key max_bytes: '64 MB of them' is refused: expected a number"),
-        ('engine = "onnx"', "'onnx' is refused: expected one of auto, keras, openvino, echo"),
-        ('roots = ["data"]', "'data' is refused: a root must be an absolute path"),
-        ("roots = []", "[] is refused: expected array of length >= 1"),
+        ("queue = 0", "key queue: invalid value 0: expected int >= 1"),
+        ('queue = "many"', "key queue: invalid value 'many': expected int, got str"),
+        ("queue = 1.5", "key queue: invalid value 1.5: expected int, got float"),
+        ("queue = true", "key queue: invalid value True: expected int, got bool"),
+        ("deadline = nan", "key deadline: invalid value nan"),
+        ("deadline = inf", "key deadline: invalid value inf: must be finite"),
+        ('max_bytes = "64 MB of them"', "key max_bytes: invalid size '64 MB of them': write"),
+        ('engine = "onnx"', "invalid value 'onnx': expected one of auto, keras, openvino, echo"),
+        ('roots = ["data"]', "invalid value 'data': a root must be an absolute path"),
+        ("roots = []", "invalid value []: expected array of length >= 1"),
         ('roots = "/data"', "expected array, got str"),
-        ('models = ["../x"]', "'../x' is refused: expected NAME"),
-        ("policy = 3", "key policy: 3 is refused: expected object"),
+        ('models = ["../x"]', "invalid value '../x': expected NAME"),
+        ("policy = 3", "key policy: invalid value 3: expected object"),
         ("queue = ", "not valid TOML"),
         ("queue = " + "[" * 50_000, "not valid TOML: nested too deeply"),
     ],
@@ -118,8 +120,8 @@ def test_what_is_wrong_in_a_file_is_one_line_that_names_it(tmp_path: Path, text:
     [
         ({"NSFWD_MAX_BYTE": "3"}, 'NSFWD_MAX_BYTE; did you mean "NSFWD_MAX_BYTES"?'),
         ({"NSFWD_POLICY": "x"}, "unknown environment variable NSFWD_POLICY"),
-        ({"NSFWD_DECODERS": ""}, "NSFWD_DECODERS: '' is refused"),
-        ({"NSFWD_ROOTS": ""}, "NSFWD_ROOTS: [] is refused"),
+        ({"NSFWD_DECODERS": ""}, "NSFWD_DECODERS: invalid value ''"),
+        ({"NSFWD_ROOTS": ""}, "NSFWD_ROOTS: invalid value []"),
         ({"NSFWD_ROOTS": "'/x"}, "NSFWD_ROOTS: No closing quotation"),
     ],
 )
@@ -130,9 +132,9 @@ def test_what_is_wrong_in_the_environment(environ: dict[str, str], message: str)
 
 
 def test_what_is_wrong_in_a_flag_names_the_flag() -> None:
-    with pytest.raises(SettingsError, match=r"^--max-depth: 0 is refused"):
+    with pytest.raises(SettingsError, match=r"^--max-depth: invalid value 0"):
         load_settings(None, {}, {"max_depth": 0})
-    with pytest.raises(SettingsError, match=r"^--model: 'a=' is refused"):
+    with pytest.raises(SettingsError, match=r"^--model: invalid value 'a='"):
         load_settings(None, {}, {"models": ("a=",)})
 
 

@@ -12,6 +12,7 @@ from nsfwd.metrics import METRICS
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol import clamd, limits, text, wire
 from nsfwd.protocol.messages import Style
+from nsfwd.quantities import KIB, format_size
 from tests.unit.conversation import fenced, play
 from tests.unit.shelf import make_bundle
 
@@ -32,9 +33,8 @@ def table(first: str) -> list[list[str]]:
 
 
 def quantity(value: float) -> str:
-    for unit, name in ((limits.KIB**3, "GiB"), (limits.MIB, "MiB"), (limits.KIB, "KiB")):
-        if value >= 64 * limits.KIB and value % unit == 0:
-            return f"{value // unit} {name}"
+    if value >= 64 * KIB and value % KIB == 0:
+        return format_size(int(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -49,7 +49,7 @@ def test_every_source_takes_the_old_name_and_warns(tmp_path: Path) -> None:
 
 
 def test_a_value_under_the_old_name_is_checked_as_under_the_new_one(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="key backlog: 0 is refused: expected int >= 1"):
+    with pytest.raises(SettingsError, match="key backlog: invalid value 0: expected int >= 1"):
         load_settings(file(tmp_path, "backlog = 0\n"), {})
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nsfwd.cli.options.default_paths import index_option
-from nsfwd.cli.options.param_types import Duration, RowNumber
+from nsfwd.cli.options.param_types import Moment, RowNumber
 from nsfwd.cli.tables import format_option, write
 
 if TYPE_CHECKING:
@@ -37,25 +34,6 @@ class Where(click.ParamType["Condition"]):
             return parse(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-
-class Moment(click.ParamType[float]):
-    """A moment: a date, or how long ago."""
-
-    name = "WHEN"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds since 1970."""
-        if isinstance(value, float):
-            return value
-        if re.fullmatch(r"(\d+(\.\d+)?[smhd])+", str(value)):
-            return time.time() - Duration().convert(value, param, ctx)
-        try:
-            return datetime.fromisoformat(str(value)).timestamp()
-        except ValueError:
-            self.fail(
-                f"{value!r} is neither a date (2026-01-31, 2026-01-31T22:00) nor how long ago (7d, 12h)", param, ctx
-            )
 
 
 @click.command()

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from nsfwd.cli.options.default_paths import index_option
-from nsfwd.cli.options.param_types import many
 from nsfwd.cli.tables import FORMATS, write
+from nsfwd.quantities import format_count
 
 OUTCOMES = ("status", "verdict", "alarm", "code", "files", "bytes")
 RUNS = ("run", "kind", "why", "started", "ended", "found", "unchanged", "known", "ok", "skipped", "errors", "alarms")
@@ -42,9 +42,9 @@ def stats(index: Path, spelling: str, number: int) -> None:
         held = told["index"]
         assert isinstance(held, dict)
         click.echo(
-            f"{opened.path}: {many(held['files'])} files ({many(held['gone'])} more are gone) in"
-            f" {many(held['directories'])} directories ({held['unreadable']} unreadable);"
-            f" {many(held['contents'])} contents scored; {held['bytes'] / 1e6:.1f} MB\n"
+            f"{opened.path}: {format_count(held['files'])} files ({format_count(held['gone'])} more are gone) in"
+            f" {format_count(held['directories'])} directories ({held['unreadable']} unreadable);"
+            f" {format_count(held['contents'])} contents scored; {held['bytes'] / 1e6:.1f} MB\n"
         )
         write(outcomes(opened), OUTCOMES, spelling)
         if number:

@@ -10,7 +10,6 @@ import getpass
 import hashlib
 import io
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,14 +28,13 @@ from nsfwd.escaping import escape
 from nsfwd.overrides import override_lists
 from nsfwd.overrides.override_store import MOST_TIME, OverrideChange, OverrideStore, to_digest
 from nsfwd.protocol.messages import Override
+from nsfwd.quantities import parse_duration
 
 STDIN = "-"
 PREFIX = "sha256:"
 
 _NOTHING = hashlib.sha256().digest()
 """Of no bytes: what a pipe brings whose writer failed."""
-
-_SPANS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "y": 365 * 86400.0}
 
 _WHEN = "30m, 12h, 30d, 2w, 1y, 2031-12-24 or 2031-12-24T18:00"
 
@@ -254,14 +252,16 @@ def _hash(file: BinaryIO) -> bytes:
 
 
 def _until(text: str) -> float:
-    """Read a span from now on, or a date."""
-    span = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhdwy])", text)
+    """Return the time that a date, or a duration from now on, ends."""
     try:
-        until = time.time() + float(span[1]) * _SPANS[span[2]] if span else override_lists.moment(text)
+        until = override_lists.moment(text)
     except OverridesFailure:
-        raise click.UsageError(f"--expires {text!r} is neither a span nor a time: write {_WHEN}") from None
+        try:
+            until = time.time() + parse_duration(text)
+        except ValueError:
+            raise click.UsageError(f"invalid --expires {text!r}: write {_WHEN}") from None
     if not time.time() < until <= MOST_TIME:
-        raise click.UsageError(f"--expires {text!r} is no time to come: write {_WHEN}")
+        raise click.UsageError(f"invalid --expires {text!r}: the time must be in the future; write {_WHEN}")
     return until
 
 

@@ -9,20 +9,14 @@ from typing import Any
 
 import click
 
-from nsfwd.config import (
-    BYTES,
-    SECONDS,
-    TABLE,
-    Setting,
-    Settings,
-    find_file,
-    load_settings,
-)
+from nsfwd.config import BYTES, SECONDS, TABLE, Setting, Settings, find_file, load_settings
 from nsfwd.config.renames import RENAMED
+from nsfwd.quantities import format_duration, format_size
 
 _METAVARS = {
     "listen": "ADDR[,OPTION...]",
     "metrics": "ADDR",
+    "metrics_hosts": "NAME",
     "roots": "DIR",
     "models_dir": "DIR",
     "cache_dir": "DIR",
@@ -30,7 +24,8 @@ _METAVARS = {
     "models": "NAME[=SHORT]",
     "precision": "NAME",
 }
-_UNITS = {BYTES: "SIZE", SECONDS: "SECONDS"}
+_UNITS = {BYTES: "SIZE", SECONDS: "DURATION"}
+_FORMATS: dict[str, Callable[[Any], str]] = {BYTES: format_size, SECONDS: format_duration}
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +42,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _option(row: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    shown = " ".join(row.default) if row.many else str(row.default)
+    shown = " ".join(row.default) if row.many else _FORMATS.get(row.unit, str)(row.default)
     default = f"  [default: {shown}]" if shown else ""
     return click.option(
         f"--{row.flag}",
@@ -77,7 +72,7 @@ def serve(config: Path | None, **flags: Any) -> int:
     """Run the daemon.
 
     Every flag is also a key of the TOML file (max_bytes) and an environment variable (NSFWD_MAX_BYTES); flags win over
-    variables, variables over the file. Sizes and times may have units: 64MiB, 1.5h.
+    variables, variables over the file. Sizes and durations may have units: 64MiB, 1h30m.
 
     \b
     Example:

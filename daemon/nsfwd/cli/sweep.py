@@ -20,8 +20,9 @@ from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
-from nsfwd.cli.options.param_types import Clock, Duration, FiniteRange, many, spelled
+from nsfwd.cli.options.param_types import Clock, Duration, FiniteRange
 from nsfwd.cli.trees import send_option, tree_of, tree_options
+from nsfwd.quantities import format_count, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,15 +179,16 @@ def _shown(*, quiet: bool) -> Iterator[Callable[[SweepProgress], None] | None]:
 def line(progress: SweepProgress) -> str:
     """Say in a line how far it is."""
     counts = progress.counts
-    of = f" of {many(progress.total)}" if progress.total else ""
+    of = f" of {format_count(progress.total)}" if progress.total else ""
     rate = counts.found / progress.seconds if progress.seconds > 0 else 0.0
-    parts = [f"{many(counts.found)}{of} files, {many(round(rate))}/s", f"{many(counts.ok)} scored"]
+    speed = format_count(round(rate))
+    parts = [f"{format_count(counts.found)}{of} files, {speed}/s", f"{format_count(counts.ok)} scored"]
     if counts.alarms:
-        parts.append(f"{many(counts.alarms)} alarms")
+        parts.append(f"{format_count(counts.alarms)} alarms")
     if counts.errors:
-        parts.append(f"{many(counts.errors)} errors")
+        parts.append(f"{format_count(counts.errors)} errors")
     if progress.total and rate and progress.total > counts.found:
-        parts.append(f"{spelled((progress.total - counts.found) / rate)} left")
+        parts.append(f"{format_duration((progress.total - counts.found) / rate)} left")
     return "; ".join(parts) + (" (waiting for the daemon)" if progress.waiting else "")
 
 
@@ -196,7 +198,8 @@ def summary(progress: SweepProgress) -> Iterator[str]:
     buckets = ("unchanged", "known", "ok", "skipped", "errors", "excluded")
     words = {"known": "of known content", "ok": "scored"}
     parts = [f"{getattr(counts, name)} {words.get(name, name)}" for name in buckets if getattr(counts, name)]
-    yield f"run {progress.run}: {counts.found} files in {spelled(progress.seconds)}: {', '.join(parts) or 'nothing'}"
+    took = format_duration(progress.seconds)
+    yield f"run {progress.run}: {counts.found} files in {took}: {', '.join(parts) or 'nothing'}"
     new = f" ({counts.alarms} new)" if counts.alarms != progress.alarming else ""
     others = {
         f"{progress.alarming} alarm{'s' if progress.alarming != 1 else ''}{new}": progress.alarming,
@@ -216,9 +219,9 @@ def _far(progress: SweepProgress) -> str:
     """Say how far it came, and how many runs like this one are still to come."""
     counts = progress.counts
     if not progress.total:
-        return f"{many(counts.found)} files so far"
+        return f"{format_count(counts.found)} files so far"
     left = max(0, progress.total - counts.found)
-    far = f"{many(counts.found)} of {many(progress.total)}"
+    far = f"{format_count(counts.found)} of {format_count(progress.total)}"
     if not counts.settled:
         return far
     nights = -(-left // counts.settled)

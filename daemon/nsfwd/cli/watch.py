@@ -20,8 +20,9 @@ from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
-from nsfwd.cli.options.param_types import Duration, many
+from nsfwd.cli.options.param_types import Duration
 from nsfwd.cli.trees import send_option, tree_of, tree_options
+from nsfwd.quantities import format_count
 
 if TYPE_CHECKING:
     from nsfwd.scanning.submission.action_handler import ActionHandler
@@ -136,7 +137,7 @@ def _shown(*, quiet: bool) -> Iterator[_Show]:
 def line(progress: WatchProgress) -> str:
     """Say in a line how it goes."""
     counts = progress.counts
-    parts = [f"{many(progress.watched)} directories", f"{many(counts.ok + counts.known)} files judged"]
+    parts = [f"{format_count(progress.watched)} directories", f"{format_count(counts.ok + counts.known)} files judged"]
     for number, word in (
         (counts.alarms, "alarms"),
         (counts.errors, "errors"),
@@ -145,6 +146,6 @@ def line(progress: WatchProgress) -> str:
         (progress.overflows, "times events were lost"),
     ):
         if number:
-            parts.append(f"{many(number)} {word}")
+            parts.append(f"{format_count(number)} {word}")
     parts += ["sweeping"] * progress.sweeping + ["waiting for the daemon"] * progress.waiting
     return "; ".join(parts)

@@ -26,7 +26,8 @@ from nsfwd.client.results import (
 from nsfwd.client.scan_inputs import Encoded, Item, Opened, Options, Passing, Path, Tree, path_keys, wire_name
 from nsfwd.errors import CodedError, ConnectionLost, NsfwdError, Status
 from nsfwd.protocol import jsonio
-from nsfwd.protocol.limits import MIB, WINDOW
+from nsfwd.protocol.limits import WINDOW
+from nsfwd.quantities import MIB
 
 LONGEST_REPLY = 16 * MIB
 """A longer line comes from something that is no nsfwd: the longest reply is ``version`` or ``models``, some KiB."""

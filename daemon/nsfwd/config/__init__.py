@@ -1,25 +1,22 @@
-"""Every setting of the daemon in one table, and how a value gets into it.
+"""All settings of the daemon in one table, and their values from a file, the environment and flags.
 
-A TOML file is weaker than the environment (``NSFWD_MAX_BYTES``), which is weaker than flags (``--max-bytes``). Unknown
-names and wrong values are refused with one line that says where they stand. Knows no room of the house.
+Flags (``--max-bytes``) win over the environment (``NSFWD_MAX_BYTES``), which wins over a TOML file. An unknown name or
+an invalid value is an error of one line that names its place. Knows no room of the house.
 
-    table     what there is to set
-    peers     one of the settings: who may do what
-    values    one value: units, types, ranges
-    loading   the sources, and which of them wins
-    renames   old names that are still taken
+    table             the settings: types, defaults, help
+    peers             one of the settings: the permissions of users, groups and addresses
+    values            conversion of one value: units, types, ranges
+    settings_sources  file, environment and flags, and their order
+    renames           old names that are still accepted
 """
 
 from nsfwd.config.settings_sources import NOT_SETTINGS, find_file, load_settings
-from nsfwd.config.table import BYTES, DEFAULT_LISTEN, GIB, KIB, MIB, SECONDS, TABLE, Setting, Settings
+from nsfwd.config.table import BYTES, DEFAULT_LISTEN, SECONDS, TABLE, Setting, Settings
 from nsfwd.config.values import parse_model
 
 __all__ = [
     "BYTES",
     "DEFAULT_LISTEN",
-    "GIB",
-    "KIB",
-    "MIB",
     "NOT_SETTINGS",
     "SECONDS",
     "TABLE",

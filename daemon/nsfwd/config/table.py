@@ -12,10 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from nsfwd.config.peers import PeerRow
-
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
+from nsfwd.quantities import GIB, KIB, MIB
 
 PREFIX = "NSFWD_"
 DEFAULT_LISTEN = "tcp:127.0.0.1:1235"

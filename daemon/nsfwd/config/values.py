@@ -1,35 +1,42 @@
-"""One value on its way into a setting: units are read, types and ranges are checked, parts of lists are looked at.
+"""Conversion of one value to the type of its setting: parses units, checks type and range, and the items of lists.
 
-Whatever is wrong is one line that says where the value stands. Pure.
+An invalid value is one line that names the file and key, variable or flag. Pure.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from nsfwd.config.peers import read_peers
-from nsfwd.config.table import BYTES, GIB, KIB, MIB, SECONDS, Setting
+from nsfwd.config.table import BYTES, SECONDS, Setting
 from nsfwd.errors import SettingsError
+from nsfwd.quantities import parse_duration, parse_size
 
-_SIZES = {"": 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-_DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_PARSERS: dict[str, Callable[[str], float]] = {BYTES: parse_size, SECONDS: parse_duration}
 
 
 def converted(row: Setting, value: Any, where: str) -> Any:
-    """Return ``value`` as the setting's type, or raise SettingsError naming ``where``."""
-    if row.name in _TABLES:
-        try:
-            return _TABLES[row.name](value)
-        except ValueError as error:
-            raise SettingsError(f"{where}: {error}") from None
+    """Return ``value`` as the setting's type.
+
+    Args:
+        where: the file and key, variable or flag that gave it.
+
+    Raises:
+        SettingsError: the value is invalid; the message names ``where``.
+    """
     try:
-        if isinstance(value, str) and row.unit in (BYTES, SECONDS):
-            value = _quantity(value, row.unit)
+        if row.name in _TABLES:
+            return _TABLES[row.name](value)
+        if isinstance(value, str) and row.unit in _PARSERS:
+            value = _PARSERS[row.unit](value)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from None
+    try:
         result = msgspec.convert(value, row.kind, strict=not isinstance(value, str))
         if isinstance(result, float) and not math.isfinite(result):
             raise ValueError("must be finite")
@@ -40,18 +47,8 @@ def converted(row: Setting, value: Any, where: str) -> Any:
         reason = str(error).replace("`", "").replace(" - at $", " at ").removesuffix(" at ")
         if row.choices:
             reason = f"expected one of {', '.join(row.choices)}"
-        raise SettingsError(f"{where}: {value!r} is refused: {reason[:1].lower()}{reason[1:]}") from error
+        raise SettingsError(f"{where}: invalid value {value!r}: {reason[:1].lower()}{reason[1:]}") from error
     return result
-
-
-def _quantity(text: str, unit: str) -> float | int:
-    """Read ``64MiB`` or ``1.5h``."""
-    scales: Mapping[str, float] = _SIZES if unit == BYTES else _DURATIONS
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2] not in scales:
-        raise ValueError(f"expected a number, or one with a unit of {' '.join(filter(None, scales))}")
-    value = float(match[1]) * scales[match[2]]
-    return int(value) if unit == BYTES else value
 
 
 def parse_model(text: str) -> tuple[str, str]:
@@ -73,7 +70,7 @@ def _check_root(text: str) -> None:
 
 
 _ITEM_CHECKS: dict[str, Callable[[str], object]] = {"roots": _check_root, "models": parse_model}
-"""Checks of a list's parts. Addresses are read where they are opened (``server.listen_spec``)."""
+"""Checks of a list's items. Addresses are parsed where they are opened (``server.listen_spec``)."""
 
 _TABLES: dict[str, Callable[[Any], Any]] = {"peers": read_peers}
-"""Settings that are tables of their own: who reads them names the row that is wrong."""
+"""Settings that are tables of their own -> the function that parses them and names the wrong row."""

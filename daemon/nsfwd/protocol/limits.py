@@ -6,8 +6,7 @@ test compares them.
 
 from __future__ import annotations
 
-KIB = 1024
-MIB = 1024 * KIB
+from nsfwd.quantities import KIB, MIB
 
 PROTOCOL = 1
 """Version of the protocol; grows only when an old client would misread a new reply."""

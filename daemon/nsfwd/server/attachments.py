@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
-from nsfwd.budgets import MIB, Budgets
+from nsfwd.budgets import Budgets
 from nsfwd.errors import CodedError
 from nsfwd.ipc.fd_closer import close_foreign, closing
 from nsfwd.metrics import Metrics
 from nsfwd.protocol.events import Turn
-from nsfwd.protocol.limits import DESCRIPTORS, KIB
+from nsfwd.protocol.limits import DESCRIPTORS
 from nsfwd.protocol.messages import Image, Scan
+from nsfwd.quantities import KIB, MIB
 from nsfwd.server.memfd_upload import MemfdUpload
 
 PATIENCE = 10.0

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, cast
 
 from nsfwd.errors import CodedError
 from nsfwd.logs import paths
-from nsfwd.protocol.limits import KIB, WINDOW
+from nsfwd.protocol.limits import WINDOW
 from nsfwd.protocol.messages import Image, Outcome, Scan, Timing
+from nsfwd.quantities import KIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

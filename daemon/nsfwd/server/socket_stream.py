@@ -13,7 +13,7 @@ import socket
 from collections.abc import Sequence
 from typing import Protocol
 
-from nsfwd.protocol.limits import KIB
+from nsfwd.quantities import KIB
 
 READ_SIZE = 64 * KIB
 """Bytes taken at a time: some hundred requests, and not so many that one peer keeps the others waiting."""

@@ -1,82 +1,80 @@
-"""Numbers, durations and times of day on the command line: ``0.5``, ``5h``, ``06:00``. Knows no verb."""
+"""Types of parameters: numbers, durations, moments and times of day: ``0.5``, ``5h``, ``06:00``. Knows no verb."""
 
 from __future__ import annotations
 
 import math
 import re
+import time
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import click
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-
+from nsfwd.quantities import parse_duration
 
 RowNumber = click.IntRange(1, (1 << 63) - 1)
-"""A row's number, or how many rows: what SQLite can compare."""
+"""A number of a row, or a number of rows, within the integers of SQLite."""
 
 
 class FiniteRange(click.FloatRange):
-    """A number within bounds; ``nan``, which is within all of them, and ``inf`` are none."""
+    """A number within bounds, neither ``inf`` nor ``nan``, which click takes to be within any bounds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read one."""
+        """Return the number."""
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no number", param, ctx)
+            self.fail(f"invalid number {value!r}", param, ctx)
         return number
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, written as ``5h``, ``1h30m`` or ``90`` (seconds)."""
+    """Seconds, in the grammar of ``nsfwd.quantities``; more than none."""
 
     name = "DURATION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read one."""
+        """Return the seconds."""
         if isinstance(value, float):
             return value
-        text = str(value).strip()
-        parts = _PART.findall(text)
-        if parts and "".join(number + unit for number, unit in parts) == text:
-            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-        elif re.fullmatch(r"\d+(\.\d+)?", text):
-            seconds = float(text)
-        else:
-            self.fail(f"{text!r} is no duration: write 5h, 1h30m or 90 (seconds)", param, ctx)
+        try:
+            seconds = parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
         if seconds <= 0:
-            self.fail(f"{text!r} is no time at all", param, ctx)
+            self.fail(f"invalid duration {value!r}: it must be longer than 0", param, ctx)
         return seconds
 
 
 class Clock(click.ParamType[tuple[int, int]]):
-    """A time of day as ``06:00``, the next time that it comes."""
+    """A time of day such as ``06:00``, as hour and minute."""
 
     name = "HH:MM"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Read one."""
+        """Return hour and minute."""
         if isinstance(value, tuple):
             return value
         found = re.fullmatch(r"(\d{1,2}):(\d{2})", str(value).strip())
         if found is None or int(found[1]) > 23 or int(found[2]) > 59:
-            self.fail(f"{value!r} is no time of day: write 06:00", param, ctx)
+            self.fail(f"invalid time of day {value!r}: write 06:00", param, ctx)
         return int(found[1]), int(found[2])
 
 
-def spelled(seconds: float) -> str:
-    """Spell a duration in its two largest units."""
-    left, parts = round(seconds), []
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        if left >= size:
-            parts.append(f"{left // size}{unit}")
-            left %= size
-    return " ".join(parts[:2]) or "0s"
+class Moment(click.ParamType[float]):
+    """A date, or how long ago, as seconds since 1970."""
 
+    name = "WHEN"
 
-def many(number: int) -> str:
-    """Spell a count as people say it: 950, 12.3 k, 1.2 M."""
-    for unit, size in (("M", 1_000_000), ("k", 10_000)):
-        if number >= size:
-            return f"{number / (size if unit == 'M' else 1000):.1f} {unit}"
-    return str(number)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds since 1970."""
+        if isinstance(value, float):
+            return value
+        with suppress(ValueError, OverflowError):
+            return datetime.fromisoformat(value).timestamp()
+        try:
+            if value.strip()[-1:].isalpha():  # a number alone could be meant as a year
+                return time.time() - parse_duration(value)
+            raise ValueError
+        except ValueError:
+            self.fail(f"invalid time {value!r}: write 2026-01-31, 2026-01-31T22:00, or 7d (ago)", param, ctx)
