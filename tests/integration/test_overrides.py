@@ -152,7 +152,7 @@ def test_a_verdict_that_no_policy_has_is_an_alarm_and_said(
     path, digest = place_picture(place, 5)
     store.add(digest, "fine")
     assert seen(client, path, "fine").alarm
-    assert 'an override says "fine", which no policy does (safe, review, sensitive)' in daemon.stderr
+    assert 'override verdict "fine" is in no policy (safe, review, sensitive)' in daemon.stderr
     store.remove(digest)
 
 
