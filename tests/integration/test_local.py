@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from nsfwd.client import Client, Reply
+from nsfwd.config import load_settings
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
 from nsfwd.local import Scanner
 from tests import pictures
@@ -70,6 +71,38 @@ def test_whatever_holds_the_picture(scanner: Scanner, gallery: Path) -> None:
     assert replies[0].scored
     with pytest.raises(NsfwdError, match="Pillow image or an array"):
         scanner.scan_image("photo.jpg")
+
+
+def test_a_batch_of_arrays_scores_as_the_same_pictures(scanner: Scanner) -> None:
+    batch = np.stack([np.asarray(pictures.photo(seed, (90, 70)).convert("RGB")) for seed in range(100)])
+    replies = scanner.scan_arrays(batch)
+    assert [reply.path for reply in replies] == [str(number) for number in range(100)]
+    assert [_said(reply) for reply in replies[:5]] == [_said(scanner.scan_image(one)) for one in batch[:5]]
+    assert all(reply.scored for reply in replies)
+    assert scanner.scan_arrays(batch[:0]) == []
+    assert {reply.code for reply in scanner.scan_arrays(batch[:3, :8, :8])} == {"too_small"}
+    for wrong in (batch[0], batch.astype(np.float32), batch[..., :2], batch[:, :0], "photo.jpg"):
+        with pytest.raises(NsfwdError, match="a batch of uint8"):
+            scanner.scan_arrays(wrong)
+
+
+def test_settings_as_a_whole_read_nothing_of_this_machine(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"models": ("echo=mine",), "models_dir": str(shelf), "engine": "echo", "cache_dir": str(tmp_path)}
+    settings = load_settings(None, {}, flags)
+    monkeypatch.setenv("NSFWD_MODELS", "none")
+    with Scanner(settings=settings) as scanner:
+        assert [each["name"] for each in scanner.models()["models"]] == ["mine"]
+    with pytest.raises(SettingsError, match="max_bytes"):
+        Scanner(settings=settings, max_bytes=1)
+
+
+def test_it_can_be_closed_and_used_again(shelf: Path, gallery: Path, tmp_path: Path) -> None:
+    scanner = Scanner(models=("echo",), models_dir=str(shelf), engine="echo", cache_dir=str(tmp_path))
+    for _ in range(2):
+        assert scanner.scan(gallery / "photo.jpg").scored
+        scanner.close()
 
 
 def test_a_picture_in_memory_is_turned_upright_as_its_file_is(scanner: Scanner) -> None:

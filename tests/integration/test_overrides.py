@@ -267,7 +267,7 @@ def test_a_scanner_without_a_daemon_honours_them(place: Path) -> None:
     with OverrideStore.open(store) as made:
         made.add(digest, "sensitive", by="eva")
     places = {"models_dir": str(shelf), "cache_dir": str(place / "cache"), "overrides": str(store)}
-    with Scanner(options=None, models=("echo=nsfw",), engine="echo", **places) as scanner:
+    with Scanner(settings=None, options=None, models=("echo=nsfw",), engine="echo", **places) as scanner:
         reply = scanner.scan(path)
     assert (reply.verdict, reply.alarm) == ("sensitive", True)
     assert reply.override is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from nsfwd.cli.options.default_paths import index_option
 from nsfwd.cli.report import pixels_option
@@ -86,9 +87,9 @@ def _scanner(name: str, settings: Settings) -> Scanner:
 
     served = dict(map(parse_model, settings.models))
     short = served.get(name) or open_bundle(find(Path(settings.models_dir), name)).name
-    kept = {each: getattr(settings, each) for each in settings.given}
     policy = {each: table for each, table in settings.policy.items() if each in (short, name)}
-    return Scanner(**kept | {"models": (f"{name}={short}",), "policy": policy, "overrides": "none", "cache": "off"})
+    changes = {"models": (f"{name}={short}",), "policy": policy, "overrides": "none", "cache": "off"}
+    return Scanner(settings=msgspec.structs.replace(settings, **changes))
 
 
 def _tell(comparison: Comparison, spelling: str, *, listed: bool) -> None:

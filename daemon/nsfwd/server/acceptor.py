@@ -19,6 +19,7 @@ from nsfwd.errors import CODES, ListenError
 from nsfwd.protocol.jsonio import dumps
 from nsfwd.server.connection import Connection
 from nsfwd.server.context import ServerContext
+from nsfwd.server.listen_spec import ListenSpec
 from nsfwd.server.listeners import Listener, close_all
 from nsfwd.server.peer_credentials import Peer, identify
 from nsfwd.server.quotas import NOT_WELCOME, QuotaGroup
@@ -100,13 +101,15 @@ class Acceptor:
         if allowance.full_for(peer):
             self._deny(sock, peer, allowance, listener)
             return
-        connection = Connection(sock, listener.spec, peer, self._service, on_closed=partial(self._closed, listener))
+        self.serve(sock, listener.spec, peer)
+
+    def serve(self, sock: socket.socket, spec: ListenSpec, peer: Peer) -> None:
+        """Serve a peer that may connect; its socket is closed in the end."""
+        connection = Connection(sock, spec, peer, self._service, on_closed=partial(self._closed, spec))
         self.connections.add(connection)
         self.empty.clear()
-        about = _about(peer, allowance, listener)
-        _log.log(
-            self._level, "%s connected to %s%s", peer.name, listener.spec.address, self._row(allowance), extra=about
-        )
+        row, about = self._row(connection.member.allowance), _about(peer, connection.member.allowance, spec)
+        _log.log(self._level, "%s connected to %s%s", peer.name, spec.address, row, extra=about)
         connection.start()
 
     def _has_room(self, peer: Peer) -> bool:
@@ -129,7 +132,7 @@ class Acceptor:
         longest.close("idle, and another peer needed its place")
         return True
 
-    def _closed(self, listener: Listener, connection: Connection) -> None:
+    def _closed(self, spec: ListenSpec, connection: Connection) -> None:
         peer, member = connection.peer, connection.member
         counts: dict[str, Any] = {
             "seconds": round(self._service.loop.time() - connection.born, 3),
@@ -141,9 +144,9 @@ class Acceptor:
         _log.log(
             self._level,
             "%s left %s%s: %s; %s",
-            *(peer.name, listener.spec.address, self._row(member.allowance), connection.why),
+            *(peer.name, spec.address, self._row(member.allowance), connection.why),
             ", ".join(f"{name} {count}" for name, count in counts.items()),
-            extra=_about(peer, member.allowance, listener, reason=connection.why, **counts),
+            extra=_about(peer, member.allowance, spec, reason=connection.why, **counts),
         )
         self.connections.discard(connection)
         if not self.connections:
@@ -166,7 +169,7 @@ class Acceptor:
         _log.warning(
             "%s refused at %s%s: %s",
             *(peer.name, listener.spec.address, self._row(allowance), why),
-            extra=_about(peer, allowance, listener, burst=1, reason=why),
+            extra=_about(peer, allowance, listener.spec, burst=1, reason=why),
         )
         _say_last(sock, _line("busy", why, retry_after=1.0) if most else _line("not_permitted", why))
 
@@ -201,7 +204,7 @@ BUSY_LINE = _line("busy", "too many connections", retry_after=1.0)
 
 
 def _about(
-    peer: Peer, allowance: QuotaGroup, listener: Listener, burst: int = logs.BURST, **more: object
+    peer: Peer, allowance: QuotaGroup, spec: ListenSpec, burst: int = logs.BURST, **more: object
 ) -> dict[str, object]:
     """The fields of an event about a peer."""
     return logs.fields(
@@ -211,7 +214,7 @@ def _about(
         peer_pid=peer.pid,
         peer_address=peer.address,
         peers=allowance.name,
-        listener=listener.spec.address,
+        listener=spec.address,
         **more,
     )
 

@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import NsfwdError
-from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.pipeline.stats import LONGEST_LOAD
 from nsfwd.protocol.limits import WINDOW
-from nsfwd.server.acceptor import Acceptor
-from nsfwd.server.context import ServerContext
+from nsfwd.server.embedded import EmbeddedServer
 from nsfwd.server.listeners import Listener
 from nsfwd.server.malloc_tuning import MallocTrimmer
 from nsfwd.server.operations import VERSION
@@ -41,9 +39,6 @@ PATIENCE = 3 * REPORT
 
 CALM = 1 << 20
 """Bytes that peers hold at most when the heap is given back: with more it would only grow again."""
-
-FLUSH_TIMEOUT = 2.0
-"""Seconds that peers have, at a stop, to take the replies that are already spelled."""
 
 _log = logging.getLogger("nsfwd.server")
 
@@ -76,16 +71,13 @@ class Daemon:
         self._born = self._loop.time()
         self._listeners = listeners
         self._notifier = notifier
-        self._pipeline = Pipeline(settings, bundles)
-        self._service = ServerContext(self._loop, settings, self._pipeline, bundles, self._pipeline.admission.budget)
+        self._server = EmbeddedServer(settings, bundles, [each for each in listeners if not each.spec.metrics])
+        self._pipeline, self._service = self._server.pipeline, self._server.context
         self._reloader = Reloader(reread, self._service, self._pipeline.serving, notifier, self._status)
         self._service.reload = self._reloader.reload
-        self._acceptor = Acceptor([listener for listener in listeners if not listener.spec.metrics], self._service)
-        self._metrics = MetricsServer([listener for listener in listeners if listener.spec.metrics], self._service)
+        self._metrics = MetricsServer([each for each in listeners if each.spec.metrics], self._service)
         self._watchdog = Watchdog(self._loop, watchdog, notifier, self._pipeline.status.work)
         self._report_timer: asyncio.TimerHandle | None = None
-        self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
         self._trimmer = MallocTrimmer(self._loop)
 
@@ -103,8 +95,7 @@ class Daemon:
 
     def _start(self) -> None:
         _log.info("loading %s", ", ".join(bundle.manifest.name for bundle in self._service.bundles))
-        self._pipeline.start()
-        self._acceptor.start()
+        self._server.start()
         self._tick()
         self._report()
         self._watchdog.start()
@@ -112,19 +103,12 @@ class Daemon:
     async def _serve(self) -> int:
         """Wait for readiness, then for the end: 0 after a signal, 1 after a failure."""
         started = self._loop.time()
-        stop: asyncio.Future[Any] = self._loop.create_task(self._stop.wait())
-        ready: asyncio.Future[Any] = self._loop.create_task(self._pipeline.ready.wait())
-        failed: asyncio.Future[Any] = self._pipeline.failed
         try:
-            await asyncio.wait({stop, ready, failed}, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done() and not failed.done():
+            if await self._server.until_ready():
                 self._announce(self._loop.time() - started)
-                await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            ready.cancel()
-        if failed.done():
-            _log.error("%s", failed.exception())
+                await self._server.until_stop()
+        except NsfwdError as error:
+            _log.error("%s", error)
             return 1
         return 0
 
@@ -165,7 +149,7 @@ class Daemon:
 
     def _tick(self) -> None:
         now = self._loop.time()
-        for connection in tuple(self._acceptor.connections):
+        for connection in tuple(self._server.acceptor.connections):
             connection.check(now)
         self._trimmer.look(calm=self._service.budgets.memory < CALM and len(self._pipeline.admission.tickets) < WINDOW)
         settings = self._service.settings
@@ -176,15 +160,10 @@ class Daemon:
 
     def _watch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._asked_to_stop)
+            self._loop.add_signal_handler(number, self._server.request_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
         # Held back since the program began; what has come meanwhile is acted on now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-
-    def _asked_to_stop(self) -> None:
-        if self._stop.is_set():
-            self._hurry.set()
-        self._stop.set()
 
     def _asked_to_reload(self) -> None:
         if not self._service.draining:
@@ -202,42 +181,12 @@ class Daemon:
         if self._report_timer is not None:
             self._report_timer.cancel()
         self._notifier.extend_timeout(self._service.settings.drain_timeout + PATIENCE)
-        self._acceptor.stop()
         self._metrics.stop()
-        self._service.draining = True
-        self._pipeline.drain()
-        if not failed:
-            await self._drain()
-        self._pipeline.expire_all()
-        await self._flush()
+        await self._server.stop(self._service.settings.drain_timeout)
         if self._ticker is not None:
             self._ticker.cancel()
-        await self._pipeline.stop()
         if not failed:
             _log.info("stopped")
-
-    async def _drain(self) -> None:
-        """Wait for the work in flight, for the drain timeout, or for a second signal."""
-        drained = self._loop.create_task(self._pipeline.drained())
-        hurry = self._loop.create_task(self._hurry.wait())
-        try:
-            await asyncio.wait(
-                {drained, hurry}, timeout=self._service.settings.drain_timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            drained.cancel()
-            hurry.cancel()
-
-    async def _flush(self) -> None:
-        """Let the peers take their replies; then close whoever is left."""
-        for connection in tuple(self._acceptor.connections):
-            connection.drain()
-        try:
-            async with asyncio.timeout(FLUSH_TIMEOUT):
-                await self._acceptor.empty.wait()
-        except TimeoutError:
-            for connection in tuple(self._acceptor.connections):
-                connection.close()
 
     def _defect(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What nobody caught is one line of the log, and the daemon lives on."""
