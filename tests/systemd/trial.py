@@ -271,7 +271,7 @@ def at_boot() -> None:
 @step
 def look_and_measure() -> None:
     """What shows how it goes, and how fast."""
-    for command in documented("How it goes"):
+    for command in documented("Live numbers"):
         sh(command)
 
 
