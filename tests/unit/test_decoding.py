@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from nsfwd.backoff import SPAWN
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import child_messages
-from nsfwd.ipc.process_start import LONGEST_DELAY
 from nsfwd.pipeline.decode import decoder_pool
 from nsfwd.pipeline.decode.decode_stage import DEATHS_BEFORE_BLAME, LOSSES_BEFORE_SUSPICION, DecodeStage
 from nsfwd.pipeline.decode.poison_list import PoisonList
@@ -288,7 +288,7 @@ async def end_with_its_jobs(loop: ManualLoop) -> None:
     assert child.jobs()
     child.die()
     await settle()
-    await loop.advance(LONGEST_DELAY)
+    await loop.advance(SPAWN.longest)
 
 
 def test_a_decoder_that_died_between_two_jobs_blames_nobody() -> None:
@@ -633,7 +633,7 @@ async def end_on_golden(loop: ManualLoop, bench: Bench, sign: int) -> None:
     bench.arena.notes[0] = (job.number, 0.0)
     child.die(sign)
     await settle()
-    await loop.advance(LONGEST_DELAY)
+    await loop.advance(SPAWN.longest)
 
 
 def test_killed_decoders_are_never_the_fault_of_the_self_tests_picture() -> None:

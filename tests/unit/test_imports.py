@@ -10,7 +10,9 @@ HEAVY = ("numpy", "PIL", "tensorflow", "keras", "openvino", "uvloop", "prometheu
 UNUSED = ("msgspec", "rich", "asyncio", "logging", "hashlib", "ssl", "secrets", "random", "tomllib", "traceback", "csv")
 """Cheap beside those, and still most of what a short command would take to start."""
 
-ROOMS = {*(f"nsfwd.{room}" for room in ("cli", "client", "errors", "escaping", "protocol", "quantities", "scanning"))}
+ROOMS = {
+    f"nsfwd.{room}" for room in ("backoff", "cli", "client", "errors", "escaping", "protocol", "quantities", "scanning")
+}
 """Of this package, all that a command may load which asks a daemon."""
 
 _REMEMBER = "import sys; before = {*sys.modules}"

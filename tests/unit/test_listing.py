@@ -6,9 +6,10 @@ from contextlib import aclosing
 
 import pytest
 
+from nsfwd.backoff import SPAWN
 from nsfwd.errors import CodedError
 from nsfwd.ipc import child_messages
-from nsfwd.ipc.process_start import KILL_PATIENCE, LONGEST_DELAY
+from nsfwd.ipc.process_start import KILL_PATIENCE
 from nsfwd.pipeline.decode import list_stage
 from nsfwd.pipeline.decode.list_stage import WATCH_INTERVAL, ListStage
 from nsfwd.pipeline.queueing.tickets import Claim
@@ -146,7 +147,7 @@ def test_a_directory_at_which_two_listers_are_stuck_is_unreadable() -> None:
             stuck = await silence(loop)
             assert stuck.killed
             stuck.die()
-            await loop.advance(LONGEST_DELAY)
+            await loop.advance(SPAWN.longest)
         with pytest.raises(CodedError, match="unreadable"):
             await bench.task
 
@@ -166,7 +167,7 @@ def test_a_stopped_lister_is_replaced_though_no_request_waits_long() -> None:
         stopped = FakeChild.born[0]
         assert stopped.killed, "it was silent for all of them"
         stopped.die()
-        await loop.advance(LONGEST_DELAY)
+        await loop.advance(SPAWN.longest)
         bench.again(None)
         await settle()
         bench.name(b"/d/a", end=True, number=5)
@@ -181,7 +182,7 @@ def test_the_first_to_wait_long_for_a_stopped_lister_is_listed_all_the_same() ->
         bench = Bench()
         await settle()
         (await silence(loop)).die()
-        await loop.advance(LONGEST_DELAY)
+        await loop.advance(SPAWN.longest)
         bench.name(b"/d/a", end=True)
         await bench.task
         assert bench.named == [b"/d/a"]
@@ -203,7 +204,7 @@ def test_only_the_directory_that_a_lister_was_at_is_blamed() -> None:
                 bench.name(b"/d/a", number=2)
                 await settle()
             lister.die()
-            await loop.advance(LONGEST_DELAY)
+            await loop.advance(SPAWN.longest)
         with pytest.raises(CodedError, match="listing_failed"):
             await bad
         assert not bench.task.done()
@@ -258,7 +259,7 @@ def test_a_lister_that_cannot_be_killed_is_abandoned() -> None:
         await settle()
         stuck = await silence(loop)
         await loop.advance(KILL_PATIENCE + 0.1)
-        await loop.advance(LONGEST_DELAY)
+        await loop.advance(SPAWN.longest)
         assert bench.lister is not stuck
         assert len(bench.stage.abandoned) == 1
         stuck.say(child_messages.Entries(1, [b"/late"], True, "", ""))
@@ -279,11 +280,11 @@ def test_a_lister_is_abandoned_as_soon_as_one_more_may_be(monkeypatch: pytest.Mo
         await settle()
         stuck = await silence(loop)
         await loop.advance(KILL_PATIENCE + 0.1)
-        await loop.advance(LONGEST_DELAY)
+        await loop.advance(SPAWN.longest)
         assert bench.lister is stuck
         monkeypatch.setattr(list_stage, "most_abandoned", lambda: 1)
-        await loop.advance(LONGEST_DELAY)
-        await loop.advance(LONGEST_DELAY)
+        await loop.advance(SPAWN.longest)
+        await loop.advance(SPAWN.longest)
         assert bench.lister is not stuck
         bench.name(end=True)
         await bench.task

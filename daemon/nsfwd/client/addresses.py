@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,6 @@ SYSTEM_SOCKET = "/run/nsfwd/nsfwd.sock"
 RUN_SOCKET = Path(".run/nsfwd.sock")
 CONNECT_SECONDS = 5.0
 """Enough for any machine that answers at all."""
-
-RECONNECT_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8)
-"""Pauses before each try to reach a daemon that was lost, the last one over and over: a restart takes some seconds."""
 
 _SEVERAL = re.compile(",(?=tcp:|unix:)")
 """A comma between two addresses; one inside the path of a socket is none."""
@@ -102,13 +99,6 @@ def connect(addresses: Iterable[Address]) -> tuple[socket.socket, Address]:
             reason = error.strerror or str(error)
             tried.append(f"{address} ({reason})")
     raise DaemonUnreachable(f"no daemon answered; tried {', '.join(tried)}")
-
-
-def pauses() -> Iterator[float]:
-    """Yield how long to wait before each try to connect again."""
-    yield from RECONNECT_SECONDS
-    while True:
-        yield RECONNECT_SECONDS[-1]
 
 
 def open_socket(address: Address) -> socket.socket:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
-from nsfwd.client.addresses import candidates, connect, pauses
+from nsfwd.backoff import RECONNECT
+from nsfwd.client.addresses import candidates, connect
 from nsfwd.client.async_stream import AsyncStream
 from nsfwd.client.core import ClientCore, Inbox
 from nsfwd.errors import ConnectionLost, DaemonUnreachable
@@ -223,7 +224,7 @@ class AsyncSession:
         self._stream.close()
         await asyncio.sleep(max(0.0, self.core.held - time.monotonic()))
         until = time.monotonic() + self._patience
-        for pause in pauses():
+        for pause in RECONNECT:
             if self.core.barred or time.monotonic() + pause > until or not self._patience:
                 raise ConnectionLost(reason)
             await asyncio.sleep(pause)

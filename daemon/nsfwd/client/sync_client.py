@@ -15,7 +15,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from nsfwd.client.addresses import candidates, connect, pauses
+from nsfwd.backoff import RECONNECT
+from nsfwd.client.addresses import candidates, connect
 from nsfwd.client.core import ClientCore, Inbox
 from nsfwd.client.results import Reply
 from nsfwd.client.scan_inputs import Item, Options, Path
@@ -262,7 +263,7 @@ class Client:
             return
         time.sleep(max(0.0, core.held - time.monotonic()))
         until = time.monotonic() + self._patience
-        for pause in pauses():
+        for pause in RECONNECT:
             if core.barred or time.monotonic() + pause > until or not self._patience:
                 raise ConnectionLost(reason)
             time.sleep(pause)

@@ -11,15 +11,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nsfwd.backoff import SPAWN
 from nsfwd.errors import EngineError
 from nsfwd.ipc.child import CannotStart
 from nsfwd.logs import fields
 
 if TYPE_CHECKING:
     from nsfwd.ipc.child import Child, Exit
-
-FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
-"""Seconds before the next try; each failure doubles them. A system without processes or memory recovers in seconds."""
 
 ABANDONED_A_CORE = 4
 """Processes that may be left behind because nothing can end them, a core; beyond it none is replaced."""
@@ -54,7 +52,7 @@ class ProcessStarter:
             self._loop.call_soon(self._on_broken, EngineError(f"{child.name} cannot be started: {error}"))
             return False
         except OSError as error:
-            delay = min(FIRST_DELAY * 2**self.failures, LONGEST_DELAY)
+            delay = SPAWN.delay(self.failures)
             self.failures += 1
             _log.warning("%s cannot be started: %s; next try in %g s", child.name, error.strerror, delay)
             self._loop.call_later(delay, again)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from nsfwd.backoff import SPAWN
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.child import LEAN, Child, Exit
-from nsfwd.ipc.process_start import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, ProcessStarter, most_abandoned, tell_end
+from nsfwd.ipc.process_start import KILL_PATIENCE, ProcessStarter, most_abandoned, tell_end
 from nsfwd.pipeline.decode.decode_job import DecodeJob, DecoderWorker
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ class DecoderPool:
         if worker.futile < 2:
             self._spawn(worker)
         else:
-            self._loop.call_later(min(FIRST_DELAY * 2 ** (worker.futile - 2), LONGEST_DELAY), self._spawn, worker)
+            self._loop.call_later(SPAWN.delay(worker.futile - 2), self._spawn, worker)
 
     def exhausted(self, job: DecodeJob) -> bool:
         """Tell whether the views before it have used up the time that the image may take."""

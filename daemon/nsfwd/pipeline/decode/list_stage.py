@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nsfwd.backoff import SPAWN
 from nsfwd.errors import CodedError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.child import LEAN, Child, Exit
-from nsfwd.ipc.process_start import FIRST_DELAY, KILL_PATIENCE, LONGEST_DELAY, ProcessStarter, most_abandoned, tell_end
+from nsfwd.ipc.process_start import KILL_PATIENCE, ProcessStarter, most_abandoned, tell_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -277,7 +278,7 @@ class ListStage:
             if culprit.deaths >= DEATHS_WITHOUT_PROGRESS:
                 late = CodedError("unreadable", f"listing took longer than {self._patience:g} seconds")
                 culprit.fail(late if silent else CodedError("listing_failed"))
-        delay = min(FIRST_DELAY * 2 ** (self._failures - 1), LONGEST_DELAY) if self._failures else 0.0
+        delay = SPAWN.delay(self._failures - 1) if self._failures else 0.0
         self._failures += 1
         self._loop.call_later(delay, self.start)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-BACK_OFF = (0.0, 1.0, 2.0, 4.0)
-"""Seconds before the first, second, ... restart after ends without use; the last one repeats."""
+from nsfwd.backoff import ENGINE_RESTART
 
 MOST_DEATHS = 5
 DEATH_WINDOW = 60.0
@@ -30,10 +29,10 @@ class Restarts:
         """
         if useful:
             self._useless.clear()
-            return BACK_OFF[0]
+            return 0.0
         self._useless.append(now)
         while self._useless[0] < now - DEATH_WINDOW:
             self._useless.popleft()
         if len(self._useless) > MOST_DEATHS:
             return None
-        return BACK_OFF[min(len(self._useless), len(BACK_OFF)) - 1]
+        return ENGINE_RESTART.delay(len(self._useless) - 1)

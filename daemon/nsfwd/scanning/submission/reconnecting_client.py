@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nsfwd.backoff import DAEMON_ABSENT
 from nsfwd.bundles.policy import Policy
 from nsfwd.client import AsyncClient, Options
 from nsfwd.errors import BundleError, CodedError, ConnectionLost, DaemonUnreachable
@@ -18,9 +19,6 @@ from nsfwd.scanning.index.rejudge import policies_of
 
 if TYPE_CHECKING:
     from nsfwd.client.results import Reply
-
-PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds between looks for a daemon that is gone; the last one over and over."""
 
 LOSSES = 5
 """A file in whose company the daemon was lost so often is given up for this run: it may be what ends it."""
@@ -128,7 +126,7 @@ class ReconnectingClient:
     async def _return(self, why: str) -> None:
         """Wait until a daemon is there and ready."""
         announced, self.waiting = False, True
-        for number in range(1 << 60):
+        for pause in DAEMON_ABSENT:
             try:
                 state = await self._client.ready()
                 if state.get("ready"):
@@ -140,7 +138,7 @@ class ReconnectingClient:
             if not announced:
                 self._say(f"waiting for the daemon: {why}")
                 announced = True
-            await asyncio.sleep(PAUSES[min(number, len(PAUSES) - 1)])
+            await asyncio.sleep(pause)
         self.waiting = False
         if announced:
             self._say(f"the daemon is there: {self.judges.daemon}")

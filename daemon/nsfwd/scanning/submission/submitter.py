@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
+from nsfwd.backoff import TRANSIENT_ERROR
 from nsfwd.errors import Status
 from nsfwd.protocol.limits import WINDOW
 
@@ -33,10 +34,8 @@ PATIENCE = 5.0
 """Seconds that requests in flight may still take after ``stop``: a stalled daemon says nothing. Unanswered files are
 left to the next run."""
 
-TRIES = 3
-"""Further requests about a file after an error of the daemon that passes soon."""
-
 PASSING = frozenset({"engine_failed", "cancelled"})
+"""Errors of the daemon that pass soon: the file is asked about again a few times."""
 
 
 class Submitter:
@@ -122,9 +121,9 @@ class Submitter:
             if reply.status == Status.REFUSED:
                 self._window.shrink(shrunk)
                 pause = max(SOONEST, reply.retry_after or 0.0)
-            elif reply.code in PASSING and tries < TRIES:
+            elif reply.code in PASSING and tries < len(TRANSIENT_ERROR.seconds):
+                pause = TRANSIENT_ERROR.delay(tries)
                 tries += 1
-                pause = float(tries)
             else:
                 self._window.grow()
                 return reply
