@@ -15,11 +15,11 @@ from nsfwd.bundles.verdict import overruled
 from nsfwd.errors import CODES, CodedError, Status
 from nsfwd.protocol.clamd import ClamdSession
 from nsfwd.protocol.events import BodyData, BodyStart, Event, Handled, OperationRequest, ScanRequest
-from nsfwd.protocol.messages import Because, Identity, Judgement, Outcome, Override, Scan, Style, Timing
+from nsfwd.protocol.messages import Because, FileIdentity, Judgement, Outcome, Override, Scan, Style, Timing
 from nsfwd.protocol.session import Session
 
 TIME = Timing(queue=0.0004, decode=0.0051, wait=0.0002, infer=0.0071, total=0.0131)
-IDENTITY = Identity(
+IDENTITY = FileIdentity(
     dev=2049, ino=262146, size=48121, mtime_ns=1700000000000000000, ctime_ns=1700000000000000001, sha256="9f86d081" * 8
 )
 OVERRIDE = Override(bytes.fromhex("9f86d081" * 8), "safe", "a statue", "eva", 1760000000.0)

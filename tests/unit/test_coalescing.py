@@ -12,12 +12,12 @@ from nsfwd.pipeline.decode.coalescing import MOST_TAKEN, Coalescing
 from nsfwd.pipeline.decode.decode_job import DecodeJob
 from nsfwd.pipeline.queueing.scored import Hit, Scored
 from nsfwd.pipeline.queueing.tickets import Claim, Ticket
-from nsfwd.protocol.messages import Identity, Image, Lane
+from nsfwd.protocol.messages import FileIdentity, Image, Lane
 from tests.unit.fakes import FakeChild
 from tests.unit.manual import ManualLoop, run, settle
 from tests.unit.test_decoding import Bench, done
 
-HIT = Hit("coalesced", Scored((), 1, 1, True), Identity(1, 2, 3, 4, 5, "ab"))
+HIT = Hit("coalesced", Scored((), 1, 1, True), FileIdentity(1, 2, 3, 4, 5, "ab"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli.main import run
+from nsfwd.protocol.messages import FileIdentity
 from nsfwd.scanning.actions.executor import ActionExecutor, ActionPlan
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.restore import restore
@@ -22,7 +23,7 @@ from nsfwd.scanning.reports.audit import Audit
 from nsfwd.scanning.reports.index_export import WRITERS, records
 from nsfwd.scanning.reports.records import file
 from nsfwd.scanning.reports.where import parse
-from nsfwd.scanning.trees.file_entry import FileEntry, FileIdentity
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.walk import WalkedTree
 from tests.unit.scripted import Script, serving
 from tests.unit.shelves import Shelf

@@ -22,7 +22,7 @@ from nsfwd.overrides import override_watcher as module
 from nsfwd.overrides.override_store import OverrideStore
 from nsfwd.overrides.override_watcher import NONE, OverrideWatcher
 from nsfwd.pipeline.pipeline import Pipeline
-from nsfwd.protocol.messages import Identity, Outcome, Override, Timing
+from nsfwd.protocol.messages import FileIdentity, Outcome, Override, Timing
 from nsfwd.protocol.replies import spell_outcome
 from nsfwd.protocol.text import Block
 from tests.unit.shelf import make_bundle
@@ -30,8 +30,8 @@ from tests.unit.shelf import make_bundle
 ONE, TWO = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()
 
 
-def identity(digest: bytes) -> Identity:
-    return Identity(1, 2, 3, 4, 5, digest.hex())
+def identity(digest: bytes) -> FileIdentity:
+    return FileIdentity(1, 2, 3, 4, 5, digest.hex())
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from nsfwd.errors import ActionFailure, IndexFailure
+from nsfwd.protocol.messages import FileIdentity
 from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.move_out import Subject, copy_out, take
 from nsfwd.scanning.actions.quarantine import Store
@@ -20,7 +21,7 @@ from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, dump, load
 from nsfwd.scanning.actions.restore import restore
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.trees import files
-from nsfwd.scanning.trees.file_entry import FileEntry, FileIdentity
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.private_files import private
 from nsfwd.scanning.trees.safe_paths import Diverted, below, name_beside, safe_directory, safe_parent
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from nsfwd.errors import CodedError
+from nsfwd.protocol.messages import FileIdentity
 from nsfwd.scanning.reports.thumbnails import BLOCKS, SIDE, Thumbnails, data_uri
-from nsfwd.scanning.trees.file_entry import FileIdentity
 from tests import pictures
 from tests.descriptors import all_closed
 

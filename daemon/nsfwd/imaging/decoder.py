@@ -42,7 +42,7 @@ class _Facts:
     """What has been found out about one job's file, whatever it comes to."""
 
     seen: preprocess.Seen
-    identity: child_messages.FileIdentity | None = None
+    identity: child_messages.HashedStamp | None = None
     stamp: child_messages.Stamp | None = None
     pixels: preprocess.Pixels | None = None
 

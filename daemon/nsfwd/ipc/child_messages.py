@@ -90,7 +90,7 @@ exceed the 64 bits of a message: file systems keep times beyond the year 2554.""
 Stamp = tuple[int, int, int, Moment, Moment]
 """A file as it was opened: dev, ino, size, mtime, ctime."""
 
-FileIdentity = tuple[int, int, int, Moment, Moment, str]
+HashedStamp = tuple[int, int, int, Moment, Moment, str]
 """A stamp, and the SHA-256 of the content in hex."""
 
 
@@ -128,7 +128,7 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
     width: int = 0
     height: int = 0
     format: str = ""
-    identity: FileIdentity | None = None
+    identity: HashedStamp | None = None
     next: int = 0
     frame: int = 0
     frames: int = 1

@@ -20,7 +20,7 @@ from nsfwd.errors import OverridesFailure
 from nsfwd.overrides.override_store import Changes, OverrideStore
 
 if TYPE_CHECKING:
-    from nsfwd.protocol.messages import Identity, Override
+    from nsfwd.protocol.messages import FileIdentity, Override
 
 LOOK = 0.5
 """Seconds between two looks: a moderator sees a decision work at the next try. A look costs two stats."""
@@ -102,7 +102,7 @@ class OverrideWatcher:
             return f"{self._path}: has not answered for {silence:.0f} s"
         return self._trouble
 
-    def find(self, identity: Identity | None) -> Override | None:
+    def find(self, identity: FileIdentity | None) -> Override | None:
         """Return what was decided about the content of a file, where that still holds."""
         if identity is None or not self.known:
             return None

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.decode.poison_list import PoisonList
     from nsfwd.pipeline.queueing.scored import Scored
     from nsfwd.pipeline.queueing.tickets import Ticket
-    from nsfwd.protocol.messages import Identity, Image, Judgement
+    from nsfwd.protocol.messages import FileIdentity, Image, Judgement
 
 CHANNELS = 3
 """Pixels are uint8 (height, width, 3), RGB."""
@@ -199,7 +199,7 @@ class Generation:
         """Score an image whose first view is decoded (``views.infer``)."""
         return views.infer(self.bundle.name, self.scoring, self.decoding.decode_next, image, ticket, decoded)
 
-    def remember(self, ticket: Ticket, identity: Identity | None, scored: Scored) -> None:
+    def remember(self, ticket: Ticket, identity: FileIdentity | None, scored: Scored) -> None:
         """Keep the scores of what was just judged, and give them to all it was decoded for, where there is a cache."""
         if self.cache is not None and self.decoding.coalescing is not None and identity is not None:
             self.cache.keep(identity.sha256, ticket.claim.frames, scored)
@@ -234,7 +234,7 @@ class Generation:
         judgement, decisive = self._judge.judge_views(scored.views, self.bundle.manifest.recipe.frames)
         return judgement, Frame(decisive.frame, scored.frames, scored.sampled, decisive.background)
 
-    def override(self, judgement: Judgement, identity: Identity | None) -> Judgement:
+    def override(self, judgement: Judgement, identity: FileIdentity | None) -> Judgement:
         """Return the judgement that holds: a person's decision about this content wins over the policy.
 
         Args:

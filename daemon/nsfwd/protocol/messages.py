@@ -6,9 +6,11 @@ only, because clients import it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
 from nsfwd.errors import CODES, CodedError, Status
 
@@ -191,16 +193,35 @@ class Timing:
     total: float = 0.0
 
 
+STAT_FIELDS = ("dev", "ino", "size", "mtime_ns", "ctime_ns")
+"""What of ``FileIdentity`` is from stat(2)."""
+
+
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """The very file that was opened, so that a later step can act on this one and no other."""
+class FileIdentity:
+    """Which file, and which state of it, so that a later step can act on this one and no other.
+
+    Each write, and each change of owner, mode or links, alters ``ctime_ns``.
+
+    Attributes:
+        sha256: of the content, in hex; empty where nobody read it.
+    """
 
     dev: int
     ino: int
     size: int
     mtime_ns: int
     ctime_ns: int
-    sha256: str
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Self:
+        """Make one from the result of stat(2)."""
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def same_content(self, other: FileIdentity) -> bool:
+        """Tell whether it is the same inode with the same content, as after a rename, which alters the ctime."""
+        return (self.dev, self.ino, self.size, self.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +255,14 @@ class Outcome:
     code: str = ""
     message: str = ""
     retry_after: float | None = None
-    identity: Identity | None = None
+    identity: FileIdentity | None = None
     frame: Frame | None = None
     cached: str = ""
 
     @classmethod
-    def failed(cls, path: bytes | None, error: CodedError, time: Timing, identity: Identity | None = None) -> Outcome:
+    def failed(
+        cls, path: bytes | None, error: CodedError, time: Timing, identity: FileIdentity | None = None
+    ) -> Outcome:
         """Spell a ``CodedError`` as the outcome of the image at ``path``."""
         status = CODES[error.code].status
         return cls(path, status, time, None, error.code, error.message, error.retry_after, identity)

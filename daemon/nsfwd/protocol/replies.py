@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from nsfwd.errors import CODES, CodedError
 from nsfwd.escaping import escape_wire
 from nsfwd.protocol.jsonio import dumps
-from nsfwd.protocol.messages import Judgement, Outcome, Override, RequestId, Tally, Timing
+from nsfwd.protocol.messages import STAT_FIELDS, Judgement, Outcome, Override, RequestId, Tally, Timing
 
 
 def _head(request: RequestId, path: bytes | None) -> dict[str, object]:
@@ -107,7 +107,7 @@ def _override(override: Override) -> dict[str, object]:
     }
 
 
-_IDENTITY = ("dev", "ino", "size", "mtime_ns", "ctime_ns", "sha256")
+_IDENTITY = (*STAT_FIELDS, "sha256")
 
 
 def spell_error(request: RequestId, path: bytes | None, error: CodedError, seconds: float) -> bytes:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from nsfwd.ipc.child_messages import NANOSECONDS
 from nsfwd.logs import paths
-from nsfwd.protocol.messages import Identity
+from nsfwd.protocol.messages import FileIdentity
 
 if TYPE_CHECKING:
     from nsfwd.ipc.child import Child
-    from nsfwd.ipc.child_messages import Decoded, FileIdentity, Moment
+    from nsfwd.ipc.child_messages import Decoded, HashedStamp, Moment
     from nsfwd.pipeline.queueing.slots import Lease
     from nsfwd.pipeline.queueing.tickets import Ticket
     from nsfwd.protocol.messages import Image
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("nsfwd.pipeline")
 
 
-def identity_of(file: FileIdentity) -> Identity:
+def identity_of(file: HashedStamp) -> FileIdentity:
     """Return the identity that a decoder found, with its times in nanoseconds."""
     dev, ino, size, modified, changed, sha256 = file
-    return Identity(dev, ino, size, _nanoseconds(modified), _nanoseconds(changed), sha256)
+    return FileIdentity(dev, ino, size, _nanoseconds(modified), _nanoseconds(changed), sha256)
 
 
 def _nanoseconds(moment: Moment) -> int:

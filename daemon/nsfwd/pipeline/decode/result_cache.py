@@ -17,7 +17,7 @@ from nsfwd.pipeline.decode.decode_job import identity_of
 from nsfwd.pipeline.queueing.scored import Hit
 
 if TYPE_CHECKING:
-    from nsfwd.ipc.child_messages import Decoded, FileIdentity
+    from nsfwd.ipc.child_messages import Decoded, HashedStamp
     from nsfwd.pipeline.decode.decode_stage import DecodeStage
     from nsfwd.pipeline.queueing.scored import Scored
     from nsfwd.pipeline.queueing.tickets import Ticket
@@ -100,7 +100,7 @@ class ResultCache:
             "misses": self.misses,
         }
 
-    def _hit(self, by: str, file: FileIdentity, ticket: Ticket) -> Hit | None:
+    def _hit(self, by: str, file: HashedStamp, ticket: Ticket) -> Hit | None:
         key = (file[5], ticket.claim.frames)
         scored = self._results.get(key)
         if scored is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from nsfwd.bundles.verdict import View
-from nsfwd.protocol.messages import Identity
+from nsfwd.protocol.messages import FileIdentity
 
 
 class Scored(msgspec.Struct):
@@ -35,4 +35,4 @@ class Hit:
 
     by: str
     scored: Scored
-    file: Identity
+    file: FileIdentity

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from nsfwd.errors import CodedError
 from nsfwd.pipeline.queueing.fair_queue import FlowKey
 from nsfwd.pipeline.queueing.slots import Lease
-from nsfwd.protocol.messages import Identity, Lane, Timing
+from nsfwd.protocol.messages import FileIdentity, Lane, Timing
 
 
 class ClaimPart(Protocol):
@@ -67,7 +67,7 @@ class Claim:
         for part in tuple(self.parts):
             part.fail(self.error)
 
-    def told(self, identity: Identity | None) -> Identity | None:
+    def told(self, identity: FileIdentity | None) -> FileIdentity | None:
         """What of an opened file the client is told: its identity, if it asked."""
         return identity if self.identity else None
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nsfwd.errors import ActionFailure, NsfwdError
+from nsfwd.protocol.messages import FileIdentity
 from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.action_rows import note_recovered
 from nsfwd.scanning.actions.breaker import Breaker, Limits
@@ -34,7 +35,6 @@ from nsfwd.scanning.actions.recovery import recover
 from nsfwd.scanning.actions.restored import Releases
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.trees.file_entry import FileIdentity
 from nsfwd.scanning.trees.files import Changed
 from nsfwd.scanning.trees.path_text import below
 from nsfwd.scanning.trees.walk import join, within

@@ -23,10 +23,11 @@ from typing import Any
 import msgspec
 
 from nsfwd.errors import ActionFailure
+from nsfwd.protocol.messages import FileIdentity
 from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, text_of
-from nsfwd.scanning.trees.file_entry import FileEntry, FileIdentity
+from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.files import (
     HOPELESS,
     Attributes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nsfwd.errors import CodedError
@@ -16,7 +16,7 @@ from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.stat_columns import loaded_found, local
 from nsfwd.scanning.reports import page
 from nsfwd.scanning.reports.thumbnails import Thumbnails, data_uri
-from nsfwd.scanning.trees.file_entry import FileEntry, FileIdentity
+from nsfwd.scanning.trees.file_entry import FileEntry
 
 BINS = 50
 RUNS = 20
@@ -154,7 +154,7 @@ def lying(
         found = os.lstat(path)
     except OSError as error:
         return page.PagePicture(called, "", lines, missing=os.strerror(error.errno or 0))
-    lies = FileEntry(*os.path.split(path), *astuple(FileIdentity.of(found)))
+    lies = FileEntry.of(path, found)
     return replace(picture(thumbnails, lies, shown, lines), name=called)
 
 

@@ -19,7 +19,7 @@ from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.blocking_child import BlockingChild
 from nsfwd.ipc.child import CannotStart
-from nsfwd.scanning.trees.file_entry import FileIdentity
+from nsfwd.protocol.messages import FileIdentity
 from nsfwd.scanning.trees.open_files import opened
 
 SIDE = 160

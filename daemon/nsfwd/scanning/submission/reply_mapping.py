@@ -9,6 +9,7 @@ from nsfwd.bundles.manifest import Output
 from nsfwd.bundles.policy import check_policy
 from nsfwd.bundles.verdict import Judge, Terms
 from nsfwd.errors import BundleError, CodedError, Status
+from nsfwd.protocol.messages import STAT_FIELDS
 from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.path_text import spelled
@@ -28,7 +29,7 @@ def judged_of(found: FileEntry, reply: Reply, policies: Mapping[str, Policy]) ->
     digest = None
     if file is not None:
         digest = bytes.fromhex(file["sha256"])
-        state = [_number(file[name], getattr(found, name)) for name in _IDENTITY]
+        state = [_number(file[name], getattr(found, name)) for name in STAT_FIELDS]
         found = FileEntry(found.directory, found.name, *state)
     if not reply.scored:
         status = Status.ERROR if reply.status == Status.REFUSED else Status(reply.status)
@@ -45,9 +46,6 @@ def judged_of(found: FileEntry, reply: Reply, policies: Mapping[str, Policy]) ->
         override=reply.raw.get("override"),
         reply=reply.raw,
     )
-
-
-_IDENTITY = ("dev", "ino", "size", "mtime_ns", "ctime_ns")
 
 
 def _number(value: float | str, known: int) -> int:

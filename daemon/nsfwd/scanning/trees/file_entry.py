@@ -1,4 +1,4 @@
-"""``Found``: a regular file as somebody met it, and its ``Identity``. Data, no logic."""
+"""``FileEntry``: a regular file as it was when a walk, a watch or a person met it. Data, no logic."""
 
 from __future__ import annotations
 
@@ -6,30 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Self
 
-
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """Which file, and which state of it: each write, and each change of owner, mode or links, alters ``ctime_ns``."""
-
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> Self:
-        """Take it of stat(2)."""
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-    def same_content(self, other: FileIdentity) -> bool:
-        """Tell whether it is the same inode with the same content, as it is after a rename, which alters its ctime."""
-        return (self.dev, self.ino, self.size, self.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
+from nsfwd.protocol.messages import FileIdentity
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A regular file as it was when somebody looked at it.
+    """A regular file as it was when it was last looked at.
 
     Attributes:
         directory: absolute, without a slash at its end (but ``/`` itself).
@@ -44,6 +26,14 @@ class FileEntry:
     size: int
     mtime_ns: int
     ctime_ns: int
+
+    @classmethod
+    def of(cls, path: bytes, found: os.stat_result) -> Self:
+        """Make one from an absolute path and the result of stat(2)."""
+        directory, _, name = path.rpartition(b"/")
+        return cls(
+            directory or b"/", name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
 
     @property
     def path(self) -> bytes:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from nsfwd.protocol.messages import FileIdentity
 from nsfwd.scanning.trees.file_entry import FileEntry
 
 _CHUNK = 1024 * 1024
@@ -39,10 +40,10 @@ def digest_of(found: FileEntry) -> bytes | None:
     digest = hashlib.sha256()
     try:
         with opened(found.path) as descriptor:
-            before = _identity(descriptor)
+            before = FileIdentity.of(os.fstat(descriptor))
             while chunk := os.read(descriptor, _CHUNK):
                 digest.update(chunk)
-            same = before == _identity(descriptor) == (found.dev, found.ino, found.size, found.mtime_ns, found.ctime_ns)
+            same = before == FileIdentity.of(os.fstat(descriptor)) == found.identity
     except OSError:
         return None
     return digest.digest() if same else None
@@ -63,8 +64,3 @@ def is_there(path: bytes) -> bool:
         return False
     except OSError:
         return True
-
-
-def _identity(descriptor: int) -> tuple[int, int, int, int, int]:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -62,10 +62,7 @@ class Debouncer:
             if _state(found) != state:
                 self._put(path, now, _state(found))
                 continue
-            directory, _, name = path.rpartition(b"/")
-            yield FileEntry(
-                directory or b"/", name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-            )
+            yield FileEntry.of(path, found)
 
     def _put(self, path: bytes, now: float, state: _State | None) -> None:
         self._waiting[path] = now + self._seconds, state
