@@ -15,17 +15,17 @@ COMMANDS: dict[str, str] = {
     "limit": "the same decoding and engine without a server, at its best setting",
     "serve": "the daemon against that ceiling: closed loop at c = 1, 8, 64, 512, then an open loop",
     "peers": "mosec, LitServe, BentoML, Ray Serve and the naive server on the same model and decoding, side by side",
-    "noop": "what protocol and pipeline cost an image",
-    "memory": "of every process, and how it grows",
-    "cold": "from the start to the first right answer",
+    "noop": "cost of protocol and pipeline for an image",
+    "memory": "memory of every process, and its growth",
+    "cold": "time from the start to the first right answer",
     "connections": "10,000 idle ones, and a request among them",
     "fairness": "one client's single requests while another keeps 2,000 in flight",
     "curve": "cost of an image by how many were asked, and by the size of a batch",
-    "precisions": "f32, bf16 and int8 end to end, with what is scored twice, side by side",
+    "precisions": "f32, bf16 and int8 end to end, images that are scored twice included, side by side",
     "roofline": "engine against operations and bytes counted, daemon against decoding and engine (--device gpu)",
     "cli": "the command line: a start, one file, a thousand photos, a long list",
     "sweep": "a first sweep against the daemon's own rate, and a repeat over files that have not changed",
-    "index": "what an index of a million files costs those who look into the whole of it",
+    "index": "cost of commands that read an index of a million files",
 }
 
 SHOW = {"show": "the tables and the plot of an earlier run again (--run, --markdown)"}
@@ -104,7 +104,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--pictures", type=_kinds, default="small,large", help="small, large, photos, joined by commas  [%(default)s]"
     )
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs to use instead, whatever the kind")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs to use instead, for every kind")
     parser.add_argument("--tree", type=Path, metavar="DIR", help="of against: a checkout with its own .venv")
     parser.add_argument("--peers", default="mosec,litserve,bentoml,ray", help="which, joined by commas")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -17,8 +17,8 @@ from bench.overhead import NOWHERE
 from bench.session import Session
 
 NOTE = (
-    "CPU of all processes of a server, an image; ratios round by round: median, and in brackets the 95 % interval of "
-    "the median (bootstrap). The last column is the other tree against itself: what the same code comes to."
+    "CPU of all processes of a server for an image; ratios round by round: median, and in brackets the 95 % interval "
+    "of the median (bootstrap). The last column is the other tree against itself: the noise of the same code."
 )
 
 

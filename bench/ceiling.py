@@ -1,4 +1,4 @@
-"""``limit``: what this machine can do at all: the same decoding and engine without a server, at its best setting."""
+"""``limit``: the most this machine can do: the same decoding and engine without a server, at the best setting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.session import REPOSITORY, Session
 
 @dataclass(frozen=True)
 class Setting:
-    """How decoding and engine share the machine: so many processes of so many threads, an engine in each."""
+    """How decoding and engine share the machine: processes, and in each of them threads and an engine."""
 
     name: str
     processes: int
@@ -39,7 +39,7 @@ _CHOSEN: dict[str, tuple[Setting, list[Mapping[str, object]]]] = {}
 
 @dataclass
 class Measured:
-    """What one round came to: images a second, CPU seconds an image, latencies in seconds."""
+    """The result of one round: images a second, CPU seconds an image, latencies in seconds."""
 
     rate: float
     cpu: float
@@ -62,7 +62,7 @@ class RawLoop:
 
     @property
     def processes(self) -> list[int]:
-        """Who they are."""
+        """Their process ids."""
         return [child.pid for child in self._children]
 
     def __enter__(self) -> RawLoop:

@@ -1,4 +1,4 @@
-"""``cli``: what the command line costs beside the daemon: starting, one file, a thousand photos, a long list."""
+"""``cli``: the cost of the command line beside the daemon: starting, one file, a thousand photos, a long list."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _lists(session: Session) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """As of a user: what was installed is compiled, and not anew at each start, as where bytecode may not be kept."""
+    """A user's environment: installed modules are compiled once, not again at each start."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 

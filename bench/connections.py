@@ -1,4 +1,4 @@
-"""``connections``: what ten thousand idle connections cost in memory, and what they cost a request among them."""
+"""``connections``: the memory that ten thousand idle connections take, and their cost for a request among them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPARE = 500
 
 NOTE = (
     "Alone: the same request to a second server without them, in turn. Line server: one of a few lines "
-    "(`bench/line_server.py`), which keeps nothing of a client but what uvloop does."
+    "(`bench/line_server.py`), which keeps no state of a client beside uvloop's."
 )
 
 Server = daemon.Nsfwd | daemon.LineServer
@@ -28,7 +28,7 @@ Server = daemon.Nsfwd | daemon.LineServer
 
 @dataclass
 class Crowded:
-    """What the connections came to: MB more, and medians of single requests of each round, alone and among them."""
+    """The cost of the connections: MB more, and medians of single requests of each round, alone and among them."""
 
     memory: float
     alone: list[float]

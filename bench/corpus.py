@@ -3,8 +3,8 @@
 Photo-like JPEGs made by code in two sizes, **small** around 0.19 megapixels (the median of a thousand real photos of
 the web) and **large** of 2 megapixels (a phone's picture as sites store it). Size and compressibility decide what
 decoding costs; smooth noise at several scales with a little grain compresses like a photo. No network finds anything in
-noise, so none of them is ever near a threshold: what is scored twice is seen with **photos**, windows of the pictures
-that scikit-image brings (public domain, CC0 and the like), in the small sizes.
+noise, so none of them is ever near a threshold: images that are scored twice are found with **photos**, windows of the
+pictures that scikit-image brings (public domain, CC0 and the like), in the small sizes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZES: dict[str, tuple[tuple[int, int], ...]] = {
 SIZES["photos"] = SIZES["small"]
 KINDS = tuple(SIZES)
 QUALITY = 87
-"""Of JPEG: the middle of what cameras and web sites use."""
+"""JPEG quality: the middle of the values that cameras and web sites use."""
 TAKEN = (
     "astronaut.png",
     "camera.png",
@@ -36,7 +36,7 @@ TAKEN = (
     "retina.jpg",
     "rocket.jpg",
 )
-"""What was taken with a camera, of scikit-image's pictures."""
+"""The pictures of scikit-image that were taken with a camera."""
 SMALLEST = 120
 """Pixels of the shorter side of a window: less is not a picture of anything."""
 

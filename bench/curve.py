@@ -65,7 +65,7 @@ class Batch:
     cpu: list[float] = field(default_factory=list)
 
     def round(self, scorer: Scorer, seconds: float) -> None:
-        """Score for so long, at least once."""
+        """Score for this many seconds, at least once."""
         began, cpu, images = time.perf_counter(), time.process_time(), 0
         while not images or time.perf_counter() - began < seconds:
             scorer.engine.score(self.images)

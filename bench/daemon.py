@@ -29,7 +29,7 @@ class Process:
     """A server in a session of its own, so that everything it starts is counted and ended with it.
 
     Args:
-        command: what to run.
+        command: the program and its arguments.
         environment: further variables.
         directory: where it is started.
     """
@@ -66,7 +66,7 @@ class Process:
         return machine.tree(self.pid)
 
     def check(self) -> None:
-        """Raise RuntimeError with what it said if it has ended."""
+        """Raise RuntimeError with its output if it has ended."""
         if self._popen.poll() is not None:
             raise RuntimeError(f"ended with {self._popen.returncode}: {self.command}\n{self._words()}")
 
@@ -76,7 +76,7 @@ class Process:
         return self.log.read().decode("utf-8", "replace")[-3000:]
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL for whatever is left of the tree."""
+        """SIGTERM, then SIGKILL for processes that are left of the tree."""
         left = self.processes()
         with contextlib.suppress(ProcessLookupError):
             self._popen.terminate()
@@ -129,7 +129,7 @@ class Nsfwd(Process):
         """The reply to one request.
 
         Raises:
-            OSError: nobody listens.
+            OSError: the server does not listen.
             EOFError: it was closed without a reply.
         """
         return ask(self.unix, request)
@@ -204,7 +204,7 @@ def ask(address: Address, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listened on a moment ago."""
+    """A TCP port of loopback that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

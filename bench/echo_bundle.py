@@ -1,4 +1,4 @@
-"""A bundle with no network in it, for the echo engine: what then remains is what the house itself costs."""
+"""A bundle with no network in it, for the echo engine: the rest is the cost of nsfwd itself."""
 
 from __future__ import annotations
 

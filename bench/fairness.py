@@ -23,17 +23,17 @@ CROWDS = (1, 32)
 """Connections on which a crowd does so."""
 
 SWEEP = 64
-"""Requests that the sweep keeps in flight: what one connection may."""
+"""Requests that the sweep keeps in flight: the most that one connection may have."""
 
 SHARE = 0.1
-"""What the background lane is promised while the interactive one is saturated."""
+"""The share that the background lane is promised while the interactive one is saturated."""
 
 
 class Lower(Ndjson):
     """Asks for the background lane."""
 
     def request(self, number: int, path: Path) -> bytes:
-        """Spell one request."""
+        """Write one request."""
         return b'{"id":%d,"path":%s,"lane":"background"}\n' % (number, json.dumps(str(path)).encode())
 
 
@@ -94,13 +94,13 @@ def _beside(
 
 
 def _idle(alone: Load, singles: list[Path]) -> list[float]:
-    """Latencies with nobody else about: half of them before the crowd, half after it, in the same minute's weather."""
+    """Latencies without other clients: half of them before the crowd, half after it, to see the same conditions."""
     alone.closed(singles[:10])
     return alone.closed(singles[: len(singles) // 2]).latencies
 
 
 def _share(server: daemon.Nsfwd, some: list[Path], paths: list[Path]) -> dict[str, object]:
-    """What a sweep gets of the images while the interactive lane is saturated."""
+    """The share of images that a sweep gets while the interactive lane is saturated."""
     sweep = Load(server.unix, Lower(), 1)
     with _crowd(server.tcp, Ndjson(), CROWDS[-1], paths):
         before, began = _images(server), time.monotonic()

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What many rounds came to: the middle one, and the two between which half of all lie."""
+    """The results of many rounds: the median, and the two quartiles between which half of them lie."""
 
     median: float
     low: float
@@ -86,7 +86,7 @@ def interval(ours: Sequence[float], theirs: Sequence[float], *, resamples: int =
 
 
 def shuffled(items: Sequence[Item], *, seed: int) -> list[Item]:
-    """The items in an order that is another one each round and the same one each run: nobody is always first."""
+    """The items in an order that differs each round and is the same in each run: no item is always first."""
     return random.Random(seed).sample(list(items), len(items))
 
 
@@ -119,7 +119,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def crowded(others: Sequence[float]) -> str:
-    """What to say of a table in whose rounds others had much of the cores; nothing where they had little.
+    """A warning for a table in whose rounds others had much of the cores; empty where they had little.
 
     Args:
         others: shares of the cores, one a round.
@@ -127,9 +127,7 @@ def crowded(others: Sequence[float]) -> str:
     share = median(others)
     if share < CROWDED:
         return ""
-    return (
-        f" **Others had {share:.0%} of the cores meanwhile**: look at processor time here, not at rates and latencies."
-    )
+    return f" **Others had {share:.0%} of the cores**: look at processor time here, not at rates and latencies."
 
 
 def flat(row: Row) -> dict[str, object]:
@@ -145,7 +143,7 @@ def flat(row: Row) -> dict[str, object]:
 
 
 def raised(row: Row) -> dict[str, object]:
-    """What ``flat`` was given."""
+    """The value that ``flat`` was given."""
     found = {key: value for key, value in row.items() if not key.endswith(" quartiles")}
     for key, value in row.items():
         if key.endswith(" quartiles") and isinstance(value, list):

@@ -1,4 +1,4 @@
-"""``index``: what an index of a million files costs those who look into the whole of it."""
+"""``index``: the cost of commands that read an index of a million files."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _record(index: Index, place: Path) -> None:
 
 
 def fill(index: Index, rows: int) -> None:
-    """Write what a sweep of so many different pictures would: most of them safe, as most are."""
+    """Write the rows of a sweep of ``rows`` different pictures, most of them safe."""
     chance = random.Random(1)
     before = policy(0.5, 0.8)
     with index.transaction():

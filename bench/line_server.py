@@ -1,8 +1,8 @@
-"""A server of lines with nothing behind it: what the loop, the sockets and JSON cost before any daemon begins.
+"""A line server with nothing behind it: the cost of event loop, sockets and JSON without any daemon.
 
-Told a number of hops, it passes what arrived in one turn of the loop through so many processes, one after the other
-and in one packet, before it answers: the least that a server can do whose pictures are decoded in one process and
-scored in another. Replies have the daemon's keys, each written anew. Started as
+With a number of hops it passes the lines of one turn of the loop through as many processes, one after the other and in
+one packet, before it answers: the least work of a server whose pictures are decoded in one process and scored in
+another. Replies have the daemon's keys, each encoded again. Started as
 ``python -m bench.line_server SOCKET [HOPS]``.
 """
 
@@ -52,7 +52,7 @@ while data := link.recv({LARGEST}):
 
 
 def reply(line: bytes) -> bytes:
-    """Understand one request and spell its reply."""
+    """Parse one request and encode its reply."""
     request = orjson.loads(line)
     head = {"id": request["id"], "path": request["path"]} if "path" in request else {"id": request.get("id")}
     return orjson.dumps({**head, **REST}, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,7 +1,7 @@
-"""Load on a server: closed (so many requests always in flight) and open (a rate, whatever the server does).
+"""Load on a server: closed (a fixed number of requests in flight) and open (a fixed rate, however slow the server is).
 
-One thread, one epoll, requests spelled before the clock starts: on a machine where client and server share the cores a
-dear client would be measured as a slow server. Speaks NDJSON and keep-alive HTTP.
+One thread, one epoll, requests encoded before the clock starts: where client and server share the cores, an expensive
+client would be measured as a slow server. Speaks NDJSON and keep-alive HTTP.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from bench.daemon import Address, connect
 
 
 class Dialect(Protocol):
-    """How one server is spoken to."""
+    """The protocol of one server."""
 
     def request(self, number: int, path: Path) -> bytes:
-        """Spell one request."""
+        """Encode one request."""
 
     def replies(self, buffer: bytearray) -> list[int | None]:
         """Take the complete replies out of ``buffer``: the number each belongs to; None for the oldest in flight.
@@ -36,7 +36,7 @@ class Ndjson:
     """nsfwd's own."""
 
     def request(self, number: int, path: Path) -> bytes:
-        """Spell one request."""
+        """Encode one request."""
         return b'{"id":%d,"path":%s}\n' % (number, json.dumps(str(path)).encode())
 
     def replies(self, buffer: bytearray) -> list[int | None]:
@@ -62,7 +62,7 @@ class Http:
         self._body = body
 
     def request(self, number: int, path: Path) -> bytes:
-        """Spell one request."""
+        """Encode one request."""
         body = (self._body % json.dumps(str(path))).encode()
         head = (
             f"POST {self._target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -93,7 +93,7 @@ class Http:
 
 @dataclass(slots=True)
 class Result:
-    """What a load came to. Latencies in seconds, in no order."""
+    """The result of a load. Latencies in seconds, in no order."""
 
     images: int
     seconds: float
@@ -126,7 +126,7 @@ class Load:
 
     Args:
         address: of the server.
-        dialect: how it is spoken to.
+        dialect: its protocol.
         connections: how many.
     """
 

@@ -1,4 +1,4 @@
-"""What the kernel tells of processes: their CPU seconds and their memory; and what machine this is."""
+"""The kernel's numbers of processes, CPU seconds and memory; and a description of this machine."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def busy_seconds() -> float:
-    """What all cores have worked since the start of the machine, and what its host gave to others instead (steal)."""
+    """Seconds that all cores have worked since the start of the machine, and those its host gave to others (steal)."""
     user, nice, system, _, _, irq, softirq, steal, *_ = (_PROC / "stat").read_text().split(maxsplit=11)[1:11]
     return sum(map(int, (user, nice, system, irq, softirq, steal))) * _TICK
 
 
 def memory_mb(pids: Iterable[int]) -> float:
-    """Proportional set size of these processes in MB (10^6 bytes): what is shared counts once in all."""
+    """Proportional set size of these processes in MB (10^6 bytes): shared pages count once in all."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -50,7 +50,7 @@ def memory_mb(pids: Iterable[int]) -> float:
 def peak_mb(pid: int) -> float:
     """The most memory that a process ever had resident, in MB; 0 where it is gone.
 
-    Not ``ru_maxrss``, which begins with the memory of whoever forked it.
+    Not ``ru_maxrss``, which begins with the memory of the process that forked it.
     """
     with contextlib.suppress(OSError):
         for line in (_PROC / str(pid) / "status").read_text().splitlines():
@@ -82,7 +82,7 @@ def cores() -> int:
 
 
 def describe() -> dict[str, str]:
-    """What a reader must know of the machine to compare figures."""
+    """The facts about the machine that a reader needs to compare figures."""
     cpu = "unknown"
     with contextlib.suppress(OSError):
         for line in (_PROC / "cpuinfo").read_text().splitlines():
@@ -99,7 +99,7 @@ def describe() -> dict[str, str]:
 
 
 class Meter:
-    """What a stretch of work takes: processor seconds of one tree, and the share of the cores that others had.
+    """The cost of a stretch of work: processor seconds of one tree, and the share of the cores that others had.
 
     Args:
         pids: the tree.

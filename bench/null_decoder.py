@@ -1,7 +1,7 @@
 """A decoder that opens nothing: every job is done at once and its slot stays as it is.
 
-With it the whole pipeline runs (admission, lanes, links, groups, batches, deadlines, replies), and what is measured is
-what the house itself costs. Started as ``python -m bench.null_decoder serve ...``, a server has these decoders.
+With it the whole pipeline runs (admission, lanes, links, groups, batches, deadlines, replies), and the cost
+of nsfwd itself is measured. Started as ``python -m bench.null_decoder serve ...``, a server has these decoders.
 """
 
 from __future__ import annotations

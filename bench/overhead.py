@@ -1,4 +1,4 @@
-"""``noop``: what protocol and pipeline cost an image when decoding and model cost nothing, beside line servers."""
+"""``noop``: the cost of protocol and pipeline for an image without decoding and model, beside line servers."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Scan:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until a signal."""
     # The proxy and the controller want a core of their own; told of twice the cores, Ray grants them.
     ray.init(num_cpus=2 * machine.cores(), include_dashboard=False, configure_logging=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})

@@ -44,7 +44,7 @@ class Contender:
         return self.name in SLOW
 
     def ask(self, paths: Sequence[Path], c: int) -> Result:
-        """Connect anew: some servers close a connection that was idle for a round. Connecting is not counted."""
+        """Connect again: some servers close a connection that was idle for a round. Connecting is not counted."""
         load = Load(self.address, self.dialect, c)
         try:
             return load.closed(paths)
@@ -141,7 +141,7 @@ def _environment(session: Session) -> dict[str, str]:
 
 
 def _awaited(session: Session, one: Contender) -> list[Contender]:
-    """Wait for the first right answer; nobody where there is none."""
+    """Wait for the first right answer; an empty list if there is none."""
     session.say(f"peers: starting {one.name}")
     paths = session.pictures("small")[:1]
     while time.monotonic() - one.process.started < daemon.START:

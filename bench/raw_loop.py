@@ -1,6 +1,6 @@
 """Decoding and engine in a loop, without a server. Started by ``bench.ceiling`` as a process of its own.
 
-Reads lines of JSON ``{"paths": [...]}``; scores them by so many threads, and writes one line of what it took.
+Reads lines of JSON ``{"paths": [...]}``; scores them with several threads, and writes one line of times.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ STAMP = ("table", "run", "bundle", "quick", "note")
 
 @dataclass
 class Table:
-    """One table of a run: what is to be known of it, and its rows."""
+    """One table of a run: a note and its rows."""
 
     note: str = ""
     rows: Sequence[Mapping[str, object]] = ()
@@ -29,7 +29,7 @@ Tables = dict[str, Table]
 
 
 def lines(stamp: Mapping[str, object], rows: Sequence[Mapping[str, object]], note: str) -> str:
-    """What is kept of a table."""
+    """The JSON lines that are kept of a table."""
     told = [{"note": note}] if note else []
     return "".join(json.dumps({**stamp, **figures.flat(one)}, default=str) + "\n" for one in (*told, *rows))
 

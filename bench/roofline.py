@@ -36,11 +36,11 @@ BYTES = {"f32": 4, "bf16": 2, "f16": 2}
 """Of one value, at the precisions whose peaks can be measured."""
 
 TARGET = 0.9
-"""What the daemon is to reach of the smaller of decoding and engine where there is a GPU."""
+"""The share that the daemon must reach of the smaller of decoding and engine where there is a GPU."""
 
 
 class Work(NamedTuple):
-    """What one image asks of the device.
+    """The work of one image on the device.
 
     Attributes:
         operations: a multiplication and an addition are two.
@@ -56,14 +56,14 @@ class Work(NamedTuple):
 
 
 class Peaks(NamedTuple):
-    """What the device can do: operations, bytes of its memory, and bytes from the host, all a second."""
+    """The peaks of the device: operations, bytes of its memory, and bytes from the host, all a second."""
 
     operations: float
     memory: float
     link: float
 
     def seconds(self, work: Work, batch: int, value_bytes: int) -> float:
-        """The least that one image of a batch can take: whatever of the three takes longest."""
+        """The least that one image of a batch can take: the longest of the three."""
         moved = value_bytes * (work.values + work.weights / batch)
         return max(work.operations / self.operations, moved / self.memory, work.pixels / self.link)
 

@@ -21,7 +21,7 @@ QUICK_ROUNDS, ROUNDS = 7, 15
 
 @dataclass
 class Session:
-    """What every measurement gets.
+    """The options and tools of every measurement.
 
     Attributes:
         quick: fewer pictures and shorter rounds: ratios within a few percent, minutes instead of an hour.
@@ -29,7 +29,7 @@ class Session:
         kinds: of pictures (``corpus.SIZES``).
         engine, device, backend: of ``roofline``, as the settings of these names.
         tree: another checkout, for ``against``.
-        photos: a folder whose JPEGs take the place of pictures made by code, whatever their kind.
+        photos: a folder whose JPEGs take the place of pictures made by code, for every kind.
     """
 
     bundle: str = "nsfw-mobilenet-v2-140"
@@ -84,7 +84,7 @@ class Session:
         return corpus.make(CACHE / "pictures", kind, few[kind])
 
     def count(self, thorough: int) -> int:
-        """So many images in a thorough run, a fifth of it in a quick one."""
+        """The number of images: ``thorough``, or a fifth of it in a quick run."""
         return max(40, thorough // 5) if self.quick else thorough
 
     def report(self, name: str, rows: Sequence[Mapping[str, object]], note: str = "") -> None:
@@ -100,7 +100,7 @@ class Session:
         return number % 3 == 0
 
     def say(self, words: str) -> None:
-        """Tell whoever waits what is going on."""
+        """Report progress."""
         print(f"  {words}", file=sys.stderr, flush=True)
 
     def head(self) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's own decoding and engine, called directly: what the ceiling, the peers and the naive server all share.
+"""The daemon's own decoding and engine, called directly: shared by the ceiling, the peers and the naive server.
 
 So a difference between two of them is never a difference of decoder, filter, network or precision. Importable in the
 peers' virtual environment: it needs no more than the engine itself.
@@ -46,7 +46,7 @@ class Scorer:
 
     @classmethod
     def of_environment(cls, *, engine: str = "openvino") -> Scorer:
-        """What ``NSFWD_BENCH_BUNDLE`` and ``NSFWD_BENCH_PRECISION`` say."""
+        """The scorer that ``NSFWD_BENCH_BUNDLE`` and ``NSFWD_BENCH_PRECISION`` name."""
         return cls(Path(os.environ[BUNDLE]), precision=os.environ.get(PRECISION, ""), engine=engine)
 
     def decode(self, path: str | Path) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """``sweep``: a first sweep against the daemon's own rate, and a repeat over files that have not changed.
 
-The trees of the repeat are tiny files, made here, and the index is filled as a sweep would have left it; what is
-measured is the command as a user runs it, by its own row in the index and by what the kernel says of its process.
+The trees of the repeat are tiny files, made here, and the index is filled as a sweep would have left it. The
+command is measured as a user runs it, by its own row in the index and by the kernel's numbers of its process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROW_BYTES = 360
 
 @dataclass(frozen=True)
 class Swept:
-    """What one sweep came to: its own seconds, those of the processors, its largest memory in MB, its counts."""
+    """The result of one sweep: its own seconds, those of the processors, its largest memory in MB, its counts."""
 
     seconds: float
     cpu: float
@@ -113,16 +113,16 @@ def _pictures(session: Session, tree: Path, count: int) -> list[Path]:
 
 
 class Background(Ndjson):
-    """What a sweep asks, spelled beforehand."""
+    """The requests of a sweep, encoded beforehand."""
 
     def request(self, number: int, path: Path) -> bytes:
-        """Spell one request."""
+        """Encode one request."""
         return super().request(number, path)[:-2] + b',"lane":"background","identity":true}\n'
 
 
 @dataclass(frozen=True)
 class Case:
-    """One repeated sweep: a tree of so many files, at most so many a directory, and rows of other trees."""
+    """One repeated sweep: a tree with a number of files, a limit of files for a directory, and rows of other trees."""
 
     name: str
     files: int
@@ -168,7 +168,7 @@ def _repeats(session: Session) -> None:
 
 
 def lacking(place: Path, case: Case) -> str:
-    """What there is too little of for this case, if anything: a block and an inode a file, and the index."""
+    """The resource that is too small for this case, or empty: a block and an inode for each file, and the index."""
     free = os.statvfs(place)
     wanted = case.files * 4096 + (case.files + case.others) * ROW_BYTES * 2  # an index is made anew beside itself
     if free.f_bavail * free.f_frsize < wanted:
@@ -197,7 +197,7 @@ def _repeated(session: Session, server: daemon.Nsfwd, case: Case) -> dict[str, o
 
 
 def _make(tree: Path, files: int, most: int) -> None:
-    """Make so many tiny files, at most so many a directory."""
+    """Make ``files`` tiny files, at most ``most`` in a directory."""
     if tree.exists():
         return
     for first in range(0, files, most):
@@ -210,7 +210,7 @@ def _make(tree: Path, files: int, most: int) -> None:
 
 
 def _fill(tree: Path, path: Path, server: daemon.Nsfwd, others: int) -> None:
-    """Write an index as a sweep of the tree would have, and so many rows of files elsewhere."""
+    """Write an index as a sweep of the tree would have, and rows of files elsewhere."""
     told = server.ask({"op": "models"})["models"][0]
     roots = os.fsencode(tree)
     with Index(path) as index:
@@ -233,7 +233,7 @@ def _fill(tree: Path, path: Path, server: daemon.Nsfwd, others: int) -> None:
 
 @contextmanager
 def _without_indexes(index: Index) -> Iterator[None]:
-    """Take indexes and triggers away and make them anew: a hundred rows a millisecond instead of ten."""
+    """Take indexes and triggers away and make them again: a hundred rows a millisecond instead of ten."""
     query = "SELECT type, name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL"
     parts = index.rows(query)
     with index.transaction():

@@ -22,7 +22,7 @@ class Figure:
         where: cells that the rows have.
         least: they are to be no less.
         most: they are to be no more.
-        said: what stands before them.
+        said: the words before them.
     """
 
     table: str
@@ -138,7 +138,7 @@ TARGETS: dict[str, list[Figure]] = {
             most=50,
         )
     ],
-    "a million rows judged anew in a minute": [
+    "a million rows judged again in a minute": [
         Figure("index", "s", {"what": "rejudge", "rows": 1_000_000}, most=60, said="s:")
     ],
 }
@@ -153,7 +153,7 @@ def reached(tables: Tables) -> Iterator[dict[str, object]]:
 
 
 def merged(before: Table, now: Table) -> Table:
-    """What stood there, with the rows of this run in place of theirs: a run need not measure everything."""
+    """The rows that the page had, replaced by those of this run: a run need not measure every target."""
     rows = {str(row["target"]): row for row in (*before.rows, *now.rows)}
     order = {target: number for number, target in enumerate(TARGETS)}
     return Table(

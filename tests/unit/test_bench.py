@@ -64,7 +64,7 @@ def test_the_interval_of_a_ratio_holds_its_median_and_narrows_with_rounds() -> N
 
 def test_a_table_says_when_others_had_the_cores() -> None:
     assert figures.crowded([0.02, 0.5, 0.03]) == ""
-    assert "**Others had 40% of the cores meanwhile**" in figures.crowded([0.4, 0.5, 0.03])
+    assert "**Others had 40% of the cores**" in figures.crowded([0.4, 0.5, 0.03])
 
 
 def test_growth() -> None:
