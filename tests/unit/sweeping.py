@@ -13,8 +13,7 @@ from nsfwd.scanning.submission.action_handler import ActionHandler, NullActionHa
 from nsfwd.scanning.submission.scan_run import RunOptions
 from nsfwd.scanning.sweeps.pause import Pause
 from nsfwd.scanning.sweeps.sweep import SweepPlan, SweepProgress, sweep
-from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.walk import WalkedTree
+from nsfwd.scanning.trees.walk import Exclusion, WalkedTree
 
 
 class Place:

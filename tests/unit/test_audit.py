@@ -11,8 +11,7 @@ import pytest
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.runs import Run
 from nsfwd.scanning.reports.audit import COUNTED, Audit, AuditTally, Kind, as_dict
-from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.walk import WalkedTree
+from nsfwd.scanning.trees.walk import Exclusion, WalkedTree
 from tests.unit.shelves import Shelf
 
 ODD = b"odd\xff name\n.jpg"

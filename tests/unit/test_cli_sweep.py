@@ -33,7 +33,7 @@ def script() -> Script:
 @pytest.fixture
 def place(tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(
-        "nsfwd.scanning.sweeps.io_priority.stand_back", lambda: None
+        "nsfwd.scanning.sweeps.sweep.lower_priority", lambda: None
     )  # it would be for all tests that follow
     with serving(tmp_path, script) as address:
         yield Place(tmp_path, address)
@@ -173,8 +173,8 @@ def test_the_index_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_stands_back_at_the_disk_and_at_the_processor() -> None:
     code = """if True:
         import ctypes, os, threading
-        from nsfwd.scanning.sweeps import io_priority
-        io_priority.stand_back()
+        from nsfwd.scanning.sweeps import sweep
+        sweep.lower_priority()
         get = {"x86_64": 252, "aarch64": 31}.get(os.uname().machine)
         found = []
         ask = lambda: found.append((os.nice(0), get and ctypes.CDLL(None).syscall(get, 1, 0) >> 13))

@@ -16,7 +16,7 @@ import pytest
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.reports.index_export import COLUMNS, WRITERS, records
 from nsfwd.scanning.reports.where import parse
-from nsfwd.scanning.trees.private_files import private
+from nsfwd.scanning.trees.file_io import private
 from tests.unit.shelves import Shelf, spread
 
 

@@ -22,7 +22,7 @@ from nsfwd.scanning.actions.restore import restore
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.trees import files
 from nsfwd.scanning.trees.file_entry import FileEntry
-from nsfwd.scanning.trees.private_files import private
+from nsfwd.scanning.trees.file_io import private
 from nsfwd.scanning.trees.safe_paths import Diverted, below, name_beside, safe_directory, safe_parent
 
 NOBODY = 65534

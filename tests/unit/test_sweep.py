@@ -18,10 +18,10 @@ from nsfwd.errors import BreakerOpen, DaemonUnreachable, IndexFailure, NsfwdErro
 from nsfwd.scanning.index import file_table
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.submission.file_hasher import FileHasher
 from nsfwd.scanning.sweeps import change_detector
 from nsfwd.scanning.trees import walk
 from nsfwd.scanning.trees.file_entry import FileEntry
+from nsfwd.scanning.trees.file_io import FileHasher
 from tests.unit.scripted import Script, policy, serving
 from tests.unit.sweeping import Place
 
@@ -122,7 +122,7 @@ def test_known_content_is_not_scored_again(filled: Place, script: Script) -> Non
 
 
 def test_a_moved_file_is_not_even_read(filled: Place, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsfwd.scanning.submission.file_hasher.digest_of", None)
+    monkeypatch.setattr("nsfwd.scanning.trees.file_io.digest_of", None)
     (filled.tree / "0").rename(filled.tree / "renamed")
     progress = filled.sweep()
     assert (progress.counts.known, progress.gone) == (5, 5) and not script.asked
@@ -510,7 +510,7 @@ def test_digests_are_read_several_at_a_turn_and_a_failure_is_its_askers(
             raise MemoryError
         return [found.name for found in files]
 
-    monkeypatch.setattr("nsfwd.scanning.submission.file_hasher._digests_of", read)
+    monkeypatch.setattr("nsfwd.scanning.trees.file_io._digests_of", read)
 
     async def ask(*names: bytes) -> list[Any]:
         digests = FileHasher()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nsfwd.scanning.trees import walk
-from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.walk import Walk, WalkedTree, outermost, within
+from nsfwd.scanning.trees.file_entry import join, within
+from nsfwd.scanning.trees.walk import Exclusion, Walk, WalkedTree, outermost
 
 
 def made(directory: Path, *names: str) -> bytes:
@@ -21,7 +21,7 @@ def made(directory: Path, *names: str) -> bytes:
 
 
 def found(tree: WalkedTree) -> list[bytes]:
-    return sorted(walk.join(part.directory, entry[0]) for part in Walk(tree) for entry in part.entries)
+    return sorted(join(part.directory, entry[0]) for part in Walk(tree) for entry in part.entries)
 
 
 def test_files_of_a_directory_come_in_the_order_of_their_inodes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from nsfwd.scanning.submission.action_handler import NullActionHandler
 from nsfwd.scanning.submission.scan_run import RunOptions
 from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.walk import WalkedTree
-from nsfwd.scanning.watches import inotify_tree, root_state
+from nsfwd.scanning.watches import inotify_tree
 from nsfwd.scanning.watches.inotify import Inotify
 from nsfwd.scanning.watches.watch import WatchPlan, watch
 from tests.unit.scripted import Script, serving
@@ -142,7 +142,7 @@ def test_what_is_mounted_below_a_tree_is_noticed(
 ) -> None:
     tree, table = release(tmp_path / "tree", "old.jpg"), tmp_path / "mountinfo"
     table.write_bytes(b"1 0 8:1 / / rw - ext4 /dev/sda rw\n")
-    monkeypatch.setattr(root_state, "MOUNTS", table)
+    monkeypatch.setattr(inotify_tree, "MOUNTS", table)
 
     async def mount(watching: Watching) -> None:
         await watching.sees(tree / "old.jpg")
@@ -152,7 +152,7 @@ def test_what_is_mounted_below_a_tree_is_noticed(
         await watching.says("something was mounted or unmounted below it")
 
     watching.run(tree, mount)
-    assert root_state.root_state(os.fsencode(tree)).mounts == {(b"2", os.fsencode(tree.resolve() / "a b"))}
+    assert inotify_tree.root_state(os.fsencode(tree)).mounts == {(b"2", os.fsencode(tree.resolve() / "a b"))}
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSYS])

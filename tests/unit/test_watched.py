@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.walk import WalkedTree
+from nsfwd.scanning.trees.walk import Exclusion, WalkedTree
 from nsfwd.scanning.watches import debounce, inotify, inotify_tree
 from nsfwd.scanning.watches.debounce import Debouncer
 from nsfwd.scanning.watches.inotify import Inotify

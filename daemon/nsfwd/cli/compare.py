@@ -53,7 +53,7 @@ def compare(first: str, second: str, index: Path, output: Path | None, pixels: S
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.model_comparison import compared, page_of, scored, warm
     from nsfwd.scanning.reports.sampling import sample
-    from nsfwd.scanning.trees.private_files import private
+    from nsfwd.scanning.trees.file_io import private
 
     given = {"models_dir": str(rest["models_dir"])} if rest["models_dir"] else {}
     settings = load_settings(find_file(rest["config"], os.environ), os.environ, given)
@@ -95,7 +95,7 @@ def _scanner(name: str, settings: Settings) -> Scanner:
 def _tell(comparison: Comparison, spelling: str, *, listed: bool) -> None:
     from nsfwd.cli.tables import write
     from nsfwd.scanning.reports.model_comparison import COSTS, FLIPS, costs, flipped
-    from nsfwd.scanning.trees.path_text import spelled
+    from nsfwd.scanning.trees.file_entry import spelled
 
     flips = [
         {**spelled(flip.path), "first": flip.first._asdict(), "second": flip.second._asdict()}

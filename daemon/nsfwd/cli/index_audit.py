@@ -120,7 +120,7 @@ def _lines(tally: AuditTally) -> Iterator[str]:
 
 
 def _object(entry: AuditEntry) -> str:
-    from nsfwd.scanning.trees.path_text import spelled
+    from nsfwd.scanning.trees.file_entry import spelled
 
     told: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
     return json.dumps(told | ({"code": entry.code} if entry.code else {}), ensure_ascii=False)

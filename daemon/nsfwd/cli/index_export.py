@@ -61,7 +61,7 @@ def export(
     """
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.index_export import WRITERS, records
-    from nsfwd.scanning.trees.private_files import private
+    from nsfwd.scanning.trees.file_io import private
 
     ending = output.suffix.lstrip(".") if output is not None else ""
     spelling = spelling or (ending if ending in WRITERS else "csv")
@@ -91,7 +91,7 @@ def diff(first: int, second: int, index: Path, spelling: str) -> None:
     """
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.diff import differences
-    from nsfwd.scanning.trees.path_text import spelled
+    from nsfwd.scanning.trees.file_entry import spelled
 
     def rows() -> Iterator[dict[str, Any]]:
         for what, path, before, after in found:

@@ -126,7 +126,7 @@ def _tell(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
 
 
 def _changes(rejudging: Rejudging) -> Iterator[dict[str, Any]]:
-    from nsfwd.scanning.trees.path_text import spelled
+    from nsfwd.scanning.trees.file_entry import spelled
 
     for before, judged in rejudging.changes():
         yield {

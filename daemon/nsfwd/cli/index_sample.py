@@ -48,7 +48,7 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.sampling import sample as draw
     from nsfwd.scanning.reports.sampling import write
-    from nsfwd.scanning.trees.private_files import private
+    from nsfwd.scanning.trees.file_io import private
 
     with Index(index, write=False) as opened:
         drawn = draw(opened, count, verdicts=verdicts, by_score=strata == "score", seed=seed)

@@ -181,7 +181,7 @@ def export(output: Path | None, spelling: str | None, config: Path | None, store
 
     Example: nsfwd override export -o decisions.ndjson
     """
-    from nsfwd.scanning.trees.private_files import private
+    from nsfwd.scanning.trees.file_io import private
 
     opened = _open(config, store)
     if opened is None:

@@ -50,7 +50,7 @@ def report(index: Path, output: Path, worst: int, verdicts: tuple[str, ...], pix
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.report import ReportOptions
     from nsfwd.scanning.reports.report import report as page
-    from nsfwd.scanning.trees.private_files import private
+    from nsfwd.scanning.trees.file_io import private
 
     with Index(index, write=False) as opened, private(output) as out:
         for piece in page(opened, ReportOptions(worst, pixels, verdicts)):

@@ -36,7 +36,7 @@ from nsfwd.cli.summary import Summary
 from nsfwd.errors import CodedError, NsfwdError
 from nsfwd.escaping import escape, visible
 from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
-from nsfwd.scanning.trees.exclusion import Exclusion
+from nsfwd.scanning.trees.walk import Exclusion
 
 if TYPE_CHECKING:
     from nsfwd.cli.options.output_formats import Writer

@@ -98,10 +98,10 @@ def run(
     from dataclasses import replace
 
     from nsfwd.scanning.index.database import Index
-    from nsfwd.scanning.sweeps.io_priority import stand_back
+    from nsfwd.scanning.sweeps.sweep import lower_priority
 
     index.parent.mkdir(parents=True, exist_ok=True)
-    stand_back()
+    lower_priority()
     with Index(index) as opened, _shown(quiet=quiet) as show:
         shown = replace(plan, shown=show, count=plan.pause is not None or show is not None)
         progress, sign = _swept(opened, shown, acting(opened))

@@ -52,8 +52,7 @@ def tree_of(directories: Sequence[bytes], flags: Mapping[str, Any]) -> WalkedTre
     Raises:
         click.UsageError: one is no directory.
     """
-    from nsfwd.scanning.trees.exclusion import Exclusion
-    from nsfwd.scanning.trees.walk import WalkedTree, outermost
+    from nsfwd.scanning.trees.walk import Exclusion, WalkedTree, outermost
 
     for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112 (pathlib knows no bytes)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from nsfwd.scanning.trees.exclusion import Exclusion
+from nsfwd.scanning.trees.walk import Exclusion
 
 if TYPE_CHECKING:
     from nsfwd.client import Encoded, Opened, Reply, Tree

@@ -35,9 +35,8 @@ from nsfwd.scanning.actions.recovery import recover
 from nsfwd.scanning.actions.restored import Releases
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
+from nsfwd.scanning.trees.file_entry import below, join, within
 from nsfwd.scanning.trees.files import Changed
-from nsfwd.scanning.trees.path_text import below
-from nsfwd.scanning.trees.walk import join, within
 
 KINDS = ("log", "copy", "hook", "move", "quarantine")
 """In the order in which they are done to one file: the file goes last."""

@@ -27,7 +27,7 @@ from nsfwd.protocol.messages import FileIdentity
 from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, text_of
-from nsfwd.scanning.trees.file_entry import FileEntry
+from nsfwd.scanning.trees.file_entry import FileEntry, join
 from nsfwd.scanning.trees.files import (
     HOPELESS,
     Attributes,
@@ -42,7 +42,6 @@ from nsfwd.scanning.trees.files import (
     write_new,
 )
 from nsfwd.scanning.trees.safe_paths import Diverted, Obstructed, below, name_beside, safe_directory
-from nsfwd.scanning.trees.walk import join
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 

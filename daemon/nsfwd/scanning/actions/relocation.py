@@ -14,7 +14,7 @@ import msgspec
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import text_of
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.trees.path_text import below
+from nsfwd.scanning.trees.file_entry import below
 
 
 def relocate_taken(store: Store, old: bytes, new: bytes, *, dry_run: bool = False) -> int:

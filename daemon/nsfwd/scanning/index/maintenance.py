@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.trees.path_text import below
+from nsfwd.scanning.trees.file_entry import below
 
 STEP = 2000
 """Rows deleted at once; of runs, behind each of which SQLite looks through all that might refer to it, one."""

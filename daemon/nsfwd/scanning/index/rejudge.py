@@ -25,8 +25,7 @@ from nsfwd.protocol.messages import Judgement, Override
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.index.stat_columns import loaded_found
-from nsfwd.scanning.trees.file_entry import FileEntry
-from nsfwd.scanning.trees.path_text import spelled
+from nsfwd.scanning.trees.file_entry import FileEntry, spelled
 
 STEP = 5000
 """Files read, judged and written at once: a tenth of a second, of which the index is held for a tenth."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from nsfwd.errors import IndexFailure, SweepRuns
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.stat_columns import local
-from nsfwd.scanning.trees.walk import within
+from nsfwd.scanning.trees.file_entry import within
 
 _LOCK = struct.Struct("hhqqi4x")
 """``struct flock`` of Linux where a long has 64 bits."""

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.runs import alive
 from nsfwd.scanning.index.stat_columns import stored_identity
-from nsfwd.scanning.trees.exclusion import Exclusion
-from nsfwd.scanning.trees.path_text import below
-from nsfwd.scanning.trees.walk import Walk, WalkedTree, WalkPart, join, outermost, within
+from nsfwd.scanning.trees.file_entry import below, join, within
+from nsfwd.scanning.trees.walk import Exclusion, Walk, WalkedTree, WalkPart, outermost
 
 
 class Kind(StrEnum):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.trees.path_text import joined
+from nsfwd.scanning.trees.file_entry import join
 
 
 class What(StrEnum):
@@ -62,7 +62,7 @@ def _differences(index: Index, first: int, second: int) -> Iterator[Difference]:
         before, after = _state(index, file, first), _state(index, file, second)
         what = _what(before, after)
         if what is not None:
-            path = joined(directory, name)
+            path = join(directory, name)
             yield Difference(what, path, str(before) if before else "", str(after) if after else "")
 
 

@@ -20,7 +20,7 @@ from nsfwd.extras import install_command
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.stat_columns import utc
 from nsfwd.scanning.reports.where import Condition
-from nsfwd.scanning.trees.path_text import joined, spelled
+from nsfwd.scanning.trees.file_entry import join, spelled
 
 COLUMNS: dict[str, type] = {
     "path": str,
@@ -108,7 +108,7 @@ def _record(row: Row, models: _Models) -> Record:
     directory, name, status, code, verdict, alarm, label, score, override, digest, size, mtime, time, judged, *rest = (
         row
     )
-    path = spelled(joined(directory, name))
+    path = spelled(join(directory, name))
     return {
         "path": path["path"],
         "path_bytes": path.get("path_bytes"),

@@ -21,7 +21,7 @@ from nsfwd.scanning.reports.intervals import Estimate, Stratum, stratified
 from nsfwd.scanning.reports.report import Shown, lying
 from nsfwd.scanning.reports.sampling import Drawn
 from nsfwd.scanning.reports.thumbnails import Thumbnails
-from nsfwd.scanning.trees.open_files import opened
+from nsfwd.scanning.trees.file_io import opened
 
 _CHUNK = 1 << 20
 _OPTIONS = Options(lane="background")

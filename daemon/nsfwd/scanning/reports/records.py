@@ -15,8 +15,7 @@ from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_table import RowOutcome, scores_of
 from nsfwd.scanning.index.runs import alive
 from nsfwd.scanning.index.stat_columns import loaded_identity, local
-from nsfwd.scanning.trees.path_text import spelled
-from nsfwd.scanning.trees.walk import join
+from nsfwd.scanning.trees.file_entry import join, spelled
 
 RUNS = 10
 """Runs that are shown, the newest first."""

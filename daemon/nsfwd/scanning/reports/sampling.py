@@ -20,7 +20,7 @@ from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.reports.intervals import Estimate, Stratum, stratified
-from nsfwd.scanning.trees.path_text import joined, spelled, whole_path
+from nsfwd.scanning.trees.file_entry import join, spelled, whole_path
 
 TENTHS = 10
 """Parts of the score, of equal width: misses gather below the threshold, and equal shares of the sample find them."""
@@ -74,7 +74,7 @@ def sample(
     key = str(seed).encode()
     for directory, name, digest, verdict, alarm, score in _scored(index, verdicts):
         stratum = (verdict, bool(alarm), min(int(score * TENTHS), TENTHS - 1) if by_score else 0)
-        path = name if directory is None else joined(directory, name)
+        path = name if directory is None else join(directory, name)
         files[stratum] += 1
         heap = heaps.setdefault(stratum, [])
         place = -int.from_bytes(hashlib.blake2b(path, digest_size=8, key=key).digest(), "big")

@@ -20,7 +20,7 @@ from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.blocking_child import BlockingChild
 from nsfwd.ipc.child import CannotStart
 from nsfwd.protocol.messages import FileIdentity
-from nsfwd.scanning.trees.open_files import opened
+from nsfwd.scanning.trees.file_io import opened
 
 SIDE = 160
 """Pixels: enough to see whether a verdict is right; about 4 KB as JPEG."""

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from nsfwd.scanning.index.stat_columns import NANOSECONDS
-from nsfwd.scanning.trees.path_text import whole_path
+from nsfwd.scanning.trees.file_entry import whole_path
 
 Value = str | float | int | bytes
 

@@ -1,6 +1,6 @@
-"""Having the daemon judge files: what is in flight, what is waited for, what is asked again, what is recorded.
+"""Submission: files are sent to the daemon, and the results recorded.
 
-``scan_run`` is the story; ``reconnecting_client`` the daemon as a run meets it, ``submitter`` how much goes
-out at once, ``reply_mapping`` what replies say, ``action_handler`` what a run wants of whoever acts on them. Knows no
-walk and no single action.
+``scan_run`` is the module to read first; ``submitter`` decides when requests go out, ``reconnecting_client`` waits for
+a daemon that is gone, ``reply_mapping`` turns replies into results, and ``action_handler`` is the interface of actions.
+Knows no walk and no single action.
 """

@@ -11,8 +11,7 @@ from nsfwd.bundles.verdict import Judge, Terms
 from nsfwd.errors import BundleError, CodedError, Status
 from nsfwd.protocol.messages import STAT_FIELDS
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.trees.file_entry import FileEntry
-from nsfwd.scanning.trees.path_text import spelled
+from nsfwd.scanning.trees.file_entry import FileEntry, spelled
 
 if TYPE_CHECKING:
     from nsfwd.bundles.policy import Policy

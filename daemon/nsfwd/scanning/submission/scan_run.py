@@ -20,12 +20,11 @@ from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.index.file_table import NO_LIMIT, FileTable, Known, Looked, RowOutcome, Settled
 from nsfwd.scanning.index.runs import Run
 from nsfwd.scanning.submission.action_handler import ActionHandler
-from nsfwd.scanning.submission.file_hasher import FileHasher
 from nsfwd.scanning.submission.reconnecting_client import ReconnectingClient
 from nsfwd.scanning.submission.reply_mapping import failed, judged_of
 from nsfwd.scanning.submission.submitter import Submitter
 from nsfwd.scanning.trees.file_entry import FileEntry
-from nsfwd.scanning.trees.open_files import forget, is_there, opened
+from nsfwd.scanning.trees.file_io import FileHasher, forget, is_there, opened
 
 if TYPE_CHECKING:
     from nsfwd.client.results import Reply

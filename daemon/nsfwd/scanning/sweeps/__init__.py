@@ -1,5 +1,5 @@
-"""Sweeps: a tree from its root to its leaves, what is new or changed judged, every file accounted for.
+"""Sweeps: trees are walked from the root to the leaves, new and changed files judged, and every file accounted for.
 
-``sweep`` is the story, ``change_detector`` walks ahead of it, ``io_priority`` lets others go first, ``pause`` ends it
-in time, ``job_file`` says what a timer sweeps.
+``sweep`` is the module to read first; ``change_detector`` walks ahead of it, ``pause`` ends it in time, ``job_file``
+reads the files that say what a timer sweeps.
 """

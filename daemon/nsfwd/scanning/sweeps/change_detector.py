@@ -17,8 +17,8 @@ from typing import Any
 from nsfwd.scanning.index.database import Index, Row
 from nsfwd.scanning.index.file_table import CULPRIT, SETTLED
 from nsfwd.scanning.index.stat_columns import stored_identity
-from nsfwd.scanning.trees.file_entry import FileEntry
-from nsfwd.scanning.trees.walk import Entry, Walk, WalkedTree, WalkPart, join
+from nsfwd.scanning.trees.file_entry import FileEntry, join
+from nsfwd.scanning.trees.walk import Entry, Walk, WalkedTree, WalkPart
 
 FILES = 256
 """Files to be asked about that are handed over at once."""

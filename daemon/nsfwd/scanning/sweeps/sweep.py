@@ -8,13 +8,16 @@ no command line.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import platform
 import stat
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nsfwd.scanning.index.database import Index
@@ -32,6 +35,13 @@ DIRECTORIES = 500
 
 LOOK = 1.0
 """Seconds between two looks at how far it is."""
+
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
+_WHO_PROCESS = 1
+_CLASS_IDLE = 3 << 13
+
+NICE = 10
+"""Enough for all that others want first, and not so much that replies are left lying while the daemon works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +290,18 @@ class _Sweep:
                 if self.over.is_set() or self._scan.stopped:
                     break
             return rejudging.changed
+
+
+def lower_priority() -> None:
+    """Give this process the idle class of disk scheduling and a nice value; threads that start later inherit them.
+
+    A kernel or a sandbox that does not allow it leaves everything as it is.
+    """
+    number = _IOPRIO_SET.get(platform.machine())
+    if number is not None:
+        ctypes.CDLL(None, use_errno=True).syscall(number, _WHO_PROCESS, 0, _CLASS_IDLE)
+    with suppress(OSError):
+        os.nice(max(0, NICE - os.nice(0)))
 
 
 def _unreported_runs(index: Index, run: int, roots: tuple[bytes, ...]) -> Iterator[int]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import translate
 from itertools import islice
 
-from nsfwd.scanning.trees.exclusion import Exclusion
+from nsfwd.scanning.trees.file_entry import join, within
 
 PART = 8192
 """Names of a directory that are sorted and looked at together; some megabytes."""
@@ -31,6 +33,30 @@ CODES = {
 
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What an entry says that is no longer what it was when its directory was read."""
+
+
+class Exclusion:
+    """Shell patterns, compiled once: a walk asks about every entry.
+
+    Args:
+        patterns: one without a slash is compared with the name of each file and each directory, one with a slash with
+            the whole path.
+    """
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        self.patterns = tuple(patterns)
+        self._name = _any(pattern for pattern in self.patterns if "/" not in pattern)
+        self._path = _any(pattern for pattern in self.patterns if "/" in pattern)
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns)
+
+    def holds(self, path: bytes) -> bool:
+        """Tell whether the file or directory at ``path`` is left out."""
+        whole = os.fsdecode(path)
+        if self._name is not None and self._name.match(whole.rpartition("/")[2]):
+            return True
+        return self._path is not None and self._path.match(whole) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,19 +244,14 @@ def outermost(roots: Sequence[bytes]) -> list[bytes]:
     ]
 
 
-def within(path: bytes, directory: bytes) -> bool:
-    """Tell whether ``path`` is ``directory`` or lies below it."""
-    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
-
-
-def join(directory: bytes, name: bytes) -> bytes:
-    """Return the path of a name in a directory."""
-    return directory + name if directory.endswith(b"/") else b"%b/%b" % (directory, name)
-
-
 def _first(pair: tuple[int, os.DirEntry[str]]) -> int:
     return pair[0]
 
 
 def _code(error: OSError) -> str:
     return CODES.get(error.errno or 0, "unreadable")
+
+
+def _any(patterns: Iterable[str]) -> re.Pattern[str] | None:
+    expressions = [translate(pattern) for pattern in patterns]
+    return re.compile("|".join(expressions)) if expressions else None

@@ -1,5 +1,5 @@
-"""Watches: every file soon after it was written, told of by the kernel, and swept where that tells too little.
+"""Watches: every file is judged soon after it was written; the kernel reports changes, sweeps find what it misses.
 
-``watch`` is the story; ``inotify`` the kernel's events, ``inotify_tree`` what they come to, ``debounce`` waits for
-writers, ``root_state`` sees when a tree's name stands for another directory.
+``watch`` is the module to read first; ``inotify`` reads the kernel's events, ``inotify_tree`` turns them into files
+and directories, ``debounce`` waits until a file is no longer written.
 """

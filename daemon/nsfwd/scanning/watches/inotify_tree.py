@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from nsfwd.scanning.trees.walk import WalkedTree, join, within
+from nsfwd.scanning.trees.file_entry import join, within
+from nsfwd.scanning.trees.walk import WalkedTree
 from nsfwd.scanning.watches.inotify import (
     IN_CLOSE_WRITE,
     IN_CREATE,
@@ -30,6 +34,9 @@ from nsfwd.scanning.watches.inotify import (
 )
 
 LIMITS = Path("/proc/sys/fs/inotify")
+MOUNTS = Path("/proc/self/mountinfo")
+
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 _NO_MORE = frozenset({errno.ENOSPC, errno.ENOMEM})
 """What the kernel says when it gives no further watch."""
@@ -212,3 +219,39 @@ def inotify_limit(name: str) -> int:
         return int((LIMITS / name).read_text("ascii"))
     except (OSError, ValueError):
         return 0
+
+
+class RootState(NamedTuple):
+    """What a name stood for when it was looked at.
+
+    Attributes:
+        identity: device and inode of the directory; None where there is none.
+        mounts: number and place of each mount at it or below.
+    """
+
+    identity: tuple[int, int] | None
+    mounts: frozenset[tuple[bytes, bytes]] = frozenset()
+
+
+def root_state(root: bytes) -> RootState:
+    """Look. May wait for a disk or a network."""
+    try:
+        found = os.stat(root)  # noqa: PTH116 (pathlib knows no bytes)
+    except OSError:
+        return RootState(None)
+    if not stat.S_ISDIR(found.st_mode):
+        return RootState(None)
+    return RootState((found.st_dev, found.st_ino), _mounts(os.path.realpath(root)))
+
+
+def _mounts(place: bytes) -> frozenset[tuple[bytes, bytes]]:
+    try:
+        lines = MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return frozenset()
+    pairs = ((fields[0], _plain(fields[4])) for line in lines if len(fields := line.split()) > 4)
+    return frozenset((number, where) for number, where in pairs if within(where, place))
+
+
+def _plain(escaped: bytes) -> bytes:
+    return _ESCAPED.sub(lambda found: bytes((int(found[1], 8),)), escaped)

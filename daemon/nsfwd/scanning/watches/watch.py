@@ -25,8 +25,7 @@ from nsfwd.scanning.sweeps import sweep as sweeping
 from nsfwd.scanning.trees.file_entry import FileEntry
 from nsfwd.scanning.trees.walk import WalkedTree
 from nsfwd.scanning.watches.debounce import SETTLE, Debouncer
-from nsfwd.scanning.watches.inotify_tree import InotifyTree, TreeEvents, inotify_limit
-from nsfwd.scanning.watches.root_state import RootState, root_state
+from nsfwd.scanning.watches.inotify_tree import InotifyTree, RootState, TreeEvents, inotify_limit, root_state
 
 EVERY = 600.0
 """Seconds between sweeps while some directories cannot be watched."""
