@@ -523,6 +523,24 @@ def test_another_daemon_takes_over(tmp_path: Path) -> None:
             assert client.address == second.address
 
 
+async def scan_once(address: str, options: Options) -> None:
+    await AsyncClient(address, options=options).scan("/a")
+
+
+def test_a_silent_daemon_is_given_up_where_there_is_no_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nsfwd.client.core.LONGEST_SILENCE", 0.05)
+    options = Options(lane="background")
+    with FakeDaemon(tmp_path / "d.sock", lambda _: []) as daemon:
+        with pytest.raises(ConnectionLost, match=r"said nothing for 0\.05 s"):
+            Client(daemon.address, options=options).scan("/a")
+        with pytest.raises(ConnectionLost, match=r"said nothing for 0\.05 s"):
+            Client(daemon.address, options=options).stats()
+        with pytest.raises(ConnectionLost, match=r"said nothing for 0\.05 s"):
+            asyncio.run(scan_once(daemon.address, options))
+
+
 def test_a_deadline_beyond_what_a_poll_takes_is_left_to_the_daemon(daemon: FakeDaemon) -> None:
     with Client(daemon.address, options=Options(deadline=1e9)) as client:
         assert client.scan("/a").scored
@@ -533,14 +551,11 @@ def test_a_daemon_silent_beyond_the_deadline_is_stalled(tmp_path: Path, monkeypa
     monkeypatch.setattr("nsfwd.client.core.GRACE", 0.05)
     options = Options(deadline=0.05)
 
-    async def once(address: str) -> None:
-        await AsyncClient(address, options=options).scan("/a")
-
     with FakeDaemon(tmp_path / "d.sock", lambda _: []) as daemon:
         with pytest.raises(ConnectionLost, match=r"said nothing for 0\.1 s"):
             Client(daemon.address, options=options).scan("/a")
         with pytest.raises(ConnectionLost, match=r"said nothing for 0\.1 s"):
-            asyncio.run(once(daemon.address))
+            asyncio.run(scan_once(daemon.address, options))
 
 
 def test_images_of_the_caller_among_paths(daemon: FakeDaemon) -> None:

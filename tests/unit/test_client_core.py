@@ -43,6 +43,26 @@ def test_replies_are_matched_by_id_whatever_their_order_and_their_cuts() -> None
     assert [inbox.only_reply().path for inbox in inboxes] == ["/0", "/1", "/2"]
 
 
+@pytest.mark.parametrize("path", ["/caf\u00e9//", "/cafe\u0301", "caf\u00e9", "/elsewhere", "/caf\u00e9s"])
+def test_a_reply_ends_its_request_however_its_path_is_written(path: str) -> None:
+    core, inbox = ClientCore(), Inbox()
+    core.scan_path(inbox, "/caf\u00e9//", Options())
+    core.receive_data(_line(1, **scored(path)))
+    assert not inbox.pending and inbox.only_reply().scored
+
+
+@pytest.mark.parametrize("directory", ["/", "/in", "/in/", "/in//"])
+def test_a_directory_goes_on_until_it_is_done(directory: str) -> None:
+    core, inbox = ClientCore(), Inbox()
+    core.scan_path(inbox, directory, Options())
+    for name in ("a.jpg", "b/c.jpg"):
+        core.receive_data(_line(1, **scored(f"{directory.rstrip('/')}/{name}")))
+        assert inbox.pending
+    ended = {"status": "done", "done": True, "files": 2, "ok": 2, "errors": 0, "skipped": 0, "verdicts": {}}
+    core.receive_data(_line(1, path=directory, **ended))
+    assert not inbox.pending and len(inbox.replies) == 2
+
+
 def test_greeting_prompts_and_blank_lines_are_passed_over() -> None:
     core, inbox = ClientCore(), Inbox()
     core.operation(inbox, "ping")

@@ -53,11 +53,6 @@ BETWEEN_LOOKS = 0.5
 """Seconds between two looks for a daemon that is waited for."""
 
 
-SILENCE = 600.0
-"""Seconds without a reply after which a daemon counts as stalled, where no deadline was given: its own deadline, the
-setting ``deadline``, is a minute."""
-
-
 @dataclass(frozen=True, slots=True)
 class ScanOptions:
     """What the command line asks for.
@@ -263,12 +258,10 @@ def _client(connect: str | None, options: Options, *, local: bool, wait: bool) -
         return Scanner(options=options)
     from nsfwd.client import Client
 
-    unbounded = options.deadline is None and options.lane != "background"
-    timeout = SILENCE if unbounded else None
     if not wait:
-        return Client(connect, options=options, timeout=timeout)
+        return Client(connect, options=options)
     _wait(connect)
-    return Client(connect, options=options, timeout=timeout, patience=math.inf)
+    return Client(connect, options=options, patience=math.inf)
 
 
 def _tell(message: str) -> None:

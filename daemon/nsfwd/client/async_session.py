@@ -207,10 +207,10 @@ class AsyncSession:
         while True:
             limit = self._timeout if self._timeout is not None else self.core.longest
             try:
-                return await self._stream.receive(min(limit or _LOOK, _LOOK))
+                return await self._stream.receive(min(limit, _LOOK))
             except TimeoutError:
                 now = time.monotonic()
-                if not self.core.expected or limit is None:
+                if not self.core.expected:
                     since = now
                 elif now - since >= limit:
                     raise ConnectionLost(f"{self.address} said nothing for {limit:g} s") from None

@@ -48,6 +48,10 @@ SOONEST = 0.05
 GRACE = 5.0
 """Seconds that a deadline's own reply may take to come; a daemon that is silent beyond them is stalled."""
 
+LONGEST_SILENCE = 600.0
+"""Seconds of silence after which a daemon is stalled where a request has no deadline, as in the background lane: it
+gets a share of the daemon at any load, and the longest reload ends by then."""
+
 
 @dataclass(slots=True, eq=False)
 class Inbox:
@@ -164,11 +168,11 @@ class ClientCore:
         return len(self._requests) > len(self._later)
 
     @property
-    def longest(self) -> float | None:
-        """Seconds within which something must come: every request has a deadline, and this is the latest; else None."""
-        scans = [request for request in self._requests.values() if not request.operation]
-        limits = [limit for scan in scans if isinstance(limit := scan.keys.get("deadline"), (int, float))]
-        return max(limits) + GRACE if limits and len(limits) == len(scans) else None
+    def longest(self) -> float:
+        """Seconds within which something must arrive: the latest deadline, or more where a request has none."""
+        deadlines = [request.keys.get("deadline") for request in self._requests.values() if not request.operation]
+        known = [deadline for deadline in deadlines if isinstance(deadline, (int, float))]
+        return max(known) + GRACE if known and len(known) == len(deadlines) else LONGEST_SILENCE
 
     def scan_path(self, inbox: Inbox, path: Path, options: Options, *, recursive: bool = False) -> None:
         """Ask for the scores of a path of the server: a file, or a directory's files."""
@@ -375,19 +379,20 @@ def _part(series: _Request, path: str) -> _Request:
 def _ends(request: _Request, message: dict[str, Any]) -> bool:
     """Tell whether a request gets no more lines after this one.
 
-    A path that turns out to be a directory gets lines of other paths and then ``done``; a series ends with ``done``
-    unless the request as a whole was turned down.
+    A path that turns out to be a directory gets lines of paths below it and then ``done``; a series ends with ``done``
+    unless the request as a whole was turned down. Any other line with the request's id is its reply, however its path
+    is written.
     """
     if request.operation or message.get("done"):
         return True
     said: dict[str, Any] = {key: message[key] for key in ("path_bytes", "path") if key in message}
-    own = not said or not request.names_path or _name(said) == _name(request.keys)
-    return own and not (request.series and message.get("status") == Status.OK)
+    if said and request.names_path and _lies_below(reply_path(said), reply_path(request.keys)):
+        return False
+    return not (request.series and message.get("status") == Status.OK)
 
 
-def _name(keys: dict[str, Any]) -> object:
-    """Return the name in a request or a reply, as it goes over the wire: no locale has a say in it."""
-    return keys.get("path_bytes", keys.get("path"))
+def _lies_below(path: str, directory: str) -> bool:
+    return path != directory and path.startswith(directory.rstrip("/") + "/")
 
 
 def _deliver(request: _Request, message: dict[str, Any]) -> None:

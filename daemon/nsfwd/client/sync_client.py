@@ -37,8 +37,8 @@ class Client:
         address: ``tcp:HOST:PORT`` or ``unix:/path``, or several, of which the first that answers is taken; the usual
             places when left out (``addresses.candidates``).
         options: lane, deadline and identity of every scan that names none of its own.
-        timeout: longest silence in seconds while replies are due. None is the deadlines of what was asked and some
-            seconds, and no limit where there is no deadline: the daemon answers every deadline itself.
+        timeout: longest silence in seconds while replies are due. None is five seconds beyond the deadlines of the
+            requests, and ten minutes where one has none, as in the background lane.
         patience: seconds within which what was refused is asked again when the daemon said that it may be, and a lost
             daemon is looked for again, at every address, and asked what it has not answered. 0 asks once.
 
