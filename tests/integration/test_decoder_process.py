@@ -84,7 +84,7 @@ class Bench:
     def __init__(self, root: Path, limits: ImageLimits = LIMITS) -> None:
         self.arena = Arena.create(16, SLOT, 1)
         recipe = msgspec.to_builtins(Recipe(width=SIDE, height=SIDE))
-        self.setup = child_messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(root),), limits)
+        self.setup = child_messages.DecoderSetup(0, SLOT, [recipe], (os.fsencode(root),), limits)
 
     async def __aenter__(self) -> Bench:
         self.process = Process("nsfwd.imaging.decoder", [self.arena.fd])

@@ -39,7 +39,7 @@ class Daemon:
         self.arena = Arena.create(8, SLOT, 1)
         self.slots = Slots(8, lambda: None)
         recipe = msgspec.to_builtins(Recipe(width=SIDE, height=SIDE))
-        setup = child_messages.DecoderSetup(0, SLOT, recipe, (os.fsencode(directory),), LIMITS)
+        setup = child_messages.DecoderSetup(0, SLOT, [recipe], (os.fsencode(directory),), LIMITS)
         self.stage = DecodeStage(
             DecoderPlan(self.arena, self.slots, setup, 1, 30.0, self.poison),
             on_broken=lambda error: loop.call_exception_handler({"message": str(error)}),

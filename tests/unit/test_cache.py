@@ -6,9 +6,11 @@ from typing import Any
 from nsfwd.ipc.child_messages import HASH, STAT, Decoded, Stamp
 from nsfwd.pipeline.decode.result_cache import SETTLED, ResultCache
 from nsfwd.pipeline.queueing.scored import Scored
-from nsfwd.protocol.messages import Image
+from nsfwd.pipeline.queueing.tickets import Claim
+from nsfwd.protocol.messages import Image, Lane
 
 SCORED = Scored((), 1, 1, True)
+CLAIM = Claim(("client",), Lane.NORMAL)
 OLD: Stamp = (1, 2, 3, (0, 1000), (0, 1000))
 
 
@@ -26,8 +28,7 @@ class FakeDecoding:
 
 
 class FakeTicket:
-    class claim:
-        frames = 0
+    claim = CLAIM
 
 
 def find(cache: ResultCache, decoding: FakeDecoding, image: Image | None = None) -> str | None:
@@ -38,7 +39,7 @@ def find(cache: ResultCache, decoding: FakeDecoding, image: Image | None = None)
 def test_an_identity_leads_to_a_digest_and_that_to_scores() -> None:
     cache, decoding = ResultCache(10, clock=lambda: SETTLED + 1000), FakeDecoding(OLD, "ab")
     assert find(cache, decoding) is None
-    cache.keep("ab", 0, SCORED)
+    cache.keep("ab", CLAIM, SCORED)
     assert find(cache, decoding) == "identity"
     assert decoding.asked == [STAT, HASH, STAT]
     decoding.stamp = (1, 9, 3, (0, 1000), (0, 1000))
@@ -50,7 +51,7 @@ def test_an_identity_leads_to_a_digest_and_that_to_scores() -> None:
 
 def test_what_changed_just_now_is_not_believed() -> None:
     cache, decoding = ResultCache(10, clock=lambda: SETTLED + 999), FakeDecoding(OLD, "ab")
-    cache.keep("ab", 0, SCORED)
+    cache.keep("ab", CLAIM, SCORED)
     assert [find(cache, decoding) for _ in range(2)] == ["digest", "digest"]
 
 
@@ -58,7 +59,7 @@ def test_what_was_read_too_early_is_not_believed_later_either() -> None:
     """It may have been written to again within the same tick of the file system's clock."""
     now = SETTLED + 999
     cache, decoding = ResultCache(10, clock=lambda: now), FakeDecoding(OLD, "ab")
-    cache.keep("ab", 0, SCORED)
+    cache.keep("ab", CLAIM, SCORED)
     assert find(cache, decoding) == "digest"
     now, decoding.digest = SETTLED * 9, "cd"
     assert find(cache, decoding) is None
@@ -66,7 +67,7 @@ def test_what_was_read_too_early_is_not_believed_later_either() -> None:
 
 def test_bytes_have_no_identity() -> None:
     cache, decoding = ResultCache(10, clock=lambda: SETTLED * 2), FakeDecoding(OLD, "ab")
-    cache.keep("ab", 0, SCORED)
+    cache.keep("ab", CLAIM, SCORED)
     assert [find(cache, decoding, Image(None, 5)) for _ in range(2)] == ["digest", "digest"]
     assert decoding.asked == [HASH, HASH]
 
@@ -74,9 +75,9 @@ def test_bytes_have_no_identity() -> None:
 def test_it_is_bounded_and_forgets_what_was_used_least() -> None:
     cache, decoding = ResultCache(2, clock=lambda: 0), FakeDecoding(OLD, "ab")
     for digest in ("ab", "cd"):
-        cache.keep(digest, 0, SCORED)
+        cache.keep(digest, CLAIM, SCORED)
     assert find(cache, decoding) == "digest"
-    cache.keep("ef", 0, SCORED)
+    cache.keep("ef", CLAIM, SCORED)
     assert find(cache, decoding) == "digest", "it was used"
     decoding.digest = "cd"
     assert find(cache, decoding) is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 from nsfwd.errors import BundleError, CodedError
 from nsfwd.pipeline.self_test import INTERVAL, PATIENCE, Canary
 from tests.unit import manual
@@ -13,13 +16,14 @@ class Site:
     def __init__(self, loop: manual.ManualLoop) -> None:
         self.answers = self.right = True
         self.restarts = self.sent = 0
-        self.trusted = self.has_goldens = True
+        self.scoring = SimpleNamespace(trusted=True, restart=self._restart)
+        self.provable: list[Any] = [self]
         self.watch = Canary(loop, self)  # type: ignore[arg-type]
 
-    def restart(self) -> None:
+    def _restart(self) -> None:
         self.restarts += 1
 
-    async def send_canary(self) -> None:
+    async def send_canary(self, model: Any) -> None:
         self.sent += 1
         if not self.answers:
             raise CodedError("deadline")
@@ -69,9 +73,9 @@ def test_a_wrong_score_restarts_the_engine() -> None:
 def test_none_is_sent_without_a_golden_or_before_the_engine_is_trusted() -> None:
     async def scenario(loop: manual.ManualLoop) -> None:
         site = Site(loop)
-        site.trusted = False
+        site.scoring.trusted = False
         await site.watch.send()
-        site.trusted, site.has_goldens = True, False
+        site.scoring.trusted, site.provable = True, []
         await site.watch.send()
         await loop.advance(PATIENCE + 1)
         assert site.sent == 0

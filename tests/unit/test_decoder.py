@@ -39,7 +39,7 @@ def arena() -> Iterator[Arena]:
 
 def make(arena: Arena, **keys: Any) -> Decoder:
     recipe = msgspec.to_builtins(Recipe(width=16, height=16))
-    values: dict[str, Any] = {"worker": 1, "slot_bytes": SLOT, "recipe": recipe, "roots": (b"/",), "limits": LIMITS}
+    values: dict[str, Any] = {"worker": 1, "slot_bytes": SLOT, "recipes": [recipe], "roots": (b"/",), "limits": LIMITS}
     return Decoder(child_messages.DecoderSetup(**{**values, **keys}), arena, told.append)
 
 
@@ -235,4 +235,4 @@ def test_results_wait_for_company_only_as_long_as_agreed(
 def test_a_recipe_that_cannot_be_carried_out_ends_the_decoder_at_once(arena: Arena) -> None:
     recipe = msgspec.to_builtins(Recipe(width=16, height=16, filter="lanczos", antialias=False))
     with pytest.raises(ValueError, match="lanczos"):
-        make(arena, recipe=recipe)
+        make(arena, recipes=[recipe])

@@ -20,7 +20,7 @@ from nsfwd.protocol.messages import Image, Lane
 from tests.unit.fakes import FakeArena, FakeChild
 from tests.unit.manual import ManualLoop, run, settle
 
-SETUP = child_messages.DecoderSetup(0, 12, {}, (b"/",), child_messages.ImageLimits(1, 1, 1, 1, 1))
+SETUP = child_messages.DecoderSetup(0, 12, [], (b"/",), child_messages.ImageLimits(1, 1, 1, 1, 1))
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,7 @@ class Bench:
             child.say(child_messages.Hello([], []))
         self.admission = Admission(1000, loop)
         self.claim = Claim(("client",), Lane.NORMAL)
+        self.own = Claim(("client",), Lane.NORMAL, reserved_slot=0)
 
     def submit(self, path: str) -> tuple[Ticket, asyncio.Future[Any]]:
         ticket = self.admission.admit(self.claim)
@@ -639,7 +640,7 @@ async def end_on_golden(loop: ManualLoop, bench: Bench, sign: int) -> None:
 def test_killed_decoders_are_never_the_fault_of_the_self_tests_picture() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, workers=1)
-        ticket = bench.admission.own_ticket(bench.claim, 0)
+        ticket = bench.admission.own_ticket(bench.own)
         waiting = asyncio.ensure_future(bench.stage.decode(Image(descriptor=7), ticket))
         await settle()
         for _ in range(20):
@@ -657,9 +658,7 @@ def test_killed_decoders_are_never_the_fault_of_the_self_tests_picture() -> None
 def test_the_self_tests_picture_never_gets_onto_the_poison_list() -> None:
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, workers=1)
-        waiting = asyncio.ensure_future(
-            bench.stage.decode(Image(descriptor=7), bench.admission.own_ticket(bench.claim, 0))
-        )
+        waiting = asyncio.ensure_future(bench.stage.decode(Image(descriptor=7), bench.admission.own_ticket(bench.own)))
         await settle()
         for _ in range(2):
             await end_on_golden(loop, bench, 11)
@@ -679,7 +678,7 @@ def test_the_self_test_is_decoded_without_a_free_slot_and_by_decoders_that_have_
         decoder = FakeChild.born[0]
         held = decoder.jobs()
         assert (len(held), bench.slots.free) == (2, 0)
-        ticket = bench.admission.own_ticket(bench.claim, 0)
+        ticket = bench.admission.own_ticket(bench.own)
         waiting = asyncio.ensure_future(bench.stage.decode(Image(descriptor=7), ticket))
         await settle()
         golden = decoder.jobs()[-1]

@@ -6,7 +6,7 @@ import pytest
 
 from nsfwd.errors import EngineError
 from nsfwd.ipc import child_messages
-from nsfwd.pipeline.infer import score_stage
+from nsfwd.pipeline.infer import engine_supervisor
 from nsfwd.pipeline.infer.score_stage import ScoreStage
 from nsfwd.pipeline.queueing.slots import Slots
 from tests.unit.fakes import FakeArena, FakeChild
@@ -21,7 +21,7 @@ LOST = child_messages.EngineLost("CUDA_ERROR_ECC_UNCORRECTABLE")
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(score_stage, "Child", FakeChild)
+    monkeypatch.setattr(engine_supervisor, "Child", FakeChild)
 
 
 class Bench:
@@ -95,8 +95,8 @@ def test_cpu_goes_on_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
         await bench.restart()
         assert bench.asked_for == "cpu"
         bench.engine.say(CPU)
-        assert bench.stage.engine is not None
-        assert "the GPU was lost (CUDA_ERROR_ECC_UNCORRECTABLE)" in bench.stage.engine.note
+        assert bench.stage.supervisor.engine is not None
+        assert "the GPU was lost (CUDA_ERROR_ECC_UNCORRECTABLE)" in bench.stage.supervisor.engine.note
         assert "running on the CPU" in caplog.text
         assert not bench.broken
 
@@ -143,8 +143,9 @@ def test_what_gets_worse_while_it_works_is_told(caplog: pytest.LogCaptureFixture
         bench = Bench(loop, "cpu")
         bench.engine.say(child_messages.EngineNote("out of memory at 4 images", [1, 2]))
         assert "engine: out of memory at 4 images" in caplog.text
-        assert bench.stage.engine is not None
-        assert (bench.stage.engine.note, bench.stage.engine.buckets) == ("out of memory at 4 images", [1, 2])
+        engine = bench.stage.supervisor.engine
+        assert engine is not None
+        assert (engine.note, engine.buckets) == ("out of memory at 4 images", [1, 2])
 
     run(test)
 
@@ -155,6 +156,6 @@ def test_what_takes_long_at_the_start_is_told(caplog: pytest.LogCaptureFixture) 
         await bench.restart()
         bench.engine.say(child_messages.EngineNote("making a network", []))
         assert "engine: making a network" in caplog.text
-        assert bench.stage.engine is None
+        assert bench.stage.supervisor.engine is None
 
     run(test)

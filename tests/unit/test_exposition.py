@@ -60,6 +60,7 @@ STATS: dict[str, Any] = {
         "cost": None,
     },
 }
+STATS["engines"] = [STATS["engine"]]
 
 
 class FakePipeline:
@@ -127,9 +128,9 @@ def test_every_number_of_stats_is_a_metric(tmp_path: Path) -> None:
     async def real() -> Stats:
         pipeline = Pipeline(Settings(cache="on", cache_dir=str(tmp_path)), [make_bundle(tmp_path)])
         pipeline.status.counters.codes["corrupt"] = 1
-        pipeline.serving.generation.scoring.sizes[2] = 1
+        pipeline.serving.generation.models[0].scoring.sizes[2] = 1
         for size in (1, 2):
-            pipeline.serving.generation.scoring.cost.add(size, 0.1 * size)
+            pipeline.serving.generation.models[0].scoring.cost.add(size, 0.1 * size)
         return pipeline.status.stats()
 
     stats = {**asyncio.run(real()), "models": {}, "ready": True, "peers": {}, "server": Metrics().snapshot()}

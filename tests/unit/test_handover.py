@@ -24,8 +24,9 @@ class Generation:
         self.alive = False
         self.left = asyncio.Event()
         self.left.set()
-        self.scoring = SimpleNamespace(processes=lambda: [7])
-        self.decoding = SimpleNamespace(crew=self.scoring)
+
+    def processes(self) -> list[int]:
+        return [7, 7]
 
     def count_on(self, former: Generation) -> None: ...
 
@@ -240,9 +241,9 @@ def test_a_stop_while_the_old_one_still_works_lets_it_finish() -> None:
 
 @pytest.mark.parametrize(("room", "mode"), [(True, "beside"), (False, "drain")])
 def test_memory_decides_where_no_setting_does(monkeypatch: pytest.MonkeyPatch, room: bool, mode: str) -> None:
-    asked: list[tuple[int, ...]] = []
+    asked: list[list[int]] = []
 
-    def holds_two(pids: tuple[int, ...]) -> bool:
+    def holds_two(pids: list[int]) -> bool:
         asked.append(pids)
         return room
 
@@ -254,6 +255,6 @@ def test_memory_decides_where_no_setting_does(monkeypatch: pytest.MonkeyPatch, r
         await manual.settle()
         site.handover.settle(site.made[1])  # type: ignore[arg-type]
         assert await task == mode
-        assert asked == [(7, 7)]
+        assert asked == [[7, 7]]
 
     manual.run(scenario)

@@ -66,7 +66,7 @@ class Bench:
     """A decoder that is asked for the views of one file, one after the other."""
 
     def __init__(self, arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-        setup = child_messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(RECIPE), (b"/",), LIMITS)
+        setup = child_messages.DecoderSetup(0, SIDE * SIDE * 3, [msgspec.to_builtins(RECIPE)], (b"/",), LIMITS)
         self.decoder = Decoder(setup, arena, lambda _: None)
         self.opened = 0
         opened = OpenImage.__init__

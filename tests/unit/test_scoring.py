@@ -8,7 +8,7 @@ import pytest
 
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import child_messages
-from nsfwd.pipeline.infer import score_stage
+from nsfwd.pipeline.infer import engine_supervisor, score_stage
 from nsfwd.pipeline.infer.score_stage import ScoreStage
 from nsfwd.pipeline.queueing.admission import Admission
 from nsfwd.pipeline.queueing.slots import Slots
@@ -23,7 +23,7 @@ SETUP = child_messages.EngineSetup("", "echo", "cpu", "", "f32", 4, 12, "")
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(score_stage, "Child", FakeChild)
+    monkeypatch.setattr(engine_supervisor, "Child", FakeChild)
 
 
 class Bench:
@@ -44,6 +44,7 @@ class Bench:
         self.stage.start()
         self.admission = Admission(1000, loop)
         self.claim = Claim(("client",), Lane.NORMAL)
+        self.own = Claim(("client",), Lane.NORMAL, reserved_slot=0)
         self.trusted = trusted
         self.greet()
 
@@ -60,7 +61,7 @@ class Bench:
         return FakeChild.born[-1]
 
     def submit(self, *, probe: bool = False) -> tuple[Ticket, asyncio.Future[Any]]:
-        ticket = self.admission.own_ticket(self.claim, 0) if probe else self.admission.admit(self.claim)
+        ticket = self.admission.own_ticket(self.own) if probe else self.admission.admit(self.claim)
         ticket.lease = self.slots.lease_own(0) if probe else self.slots.lease()
         waiting = asyncio.ensure_future(self.stage.score(ticket))
         return ticket, waiting
@@ -262,14 +263,14 @@ def test_an_engine_that_does_not_answer_is_killed_and_its_image_scored_by_the_ne
         bench = Bench(loop)
         _, first = bench.submit()
         await settle()
-        await loop.advance(score_stage.STUCK - 1)
+        await loop.advance(engine_supervisor.STUCK - 1)
         bench.engine.say(scores(bench.engine.batches()[-1]))
         await first
-        await loop.advance(score_stage.STUCK + 1)
+        await loop.advance(engine_supervisor.STUCK + 1)
         assert not bench.engine.killed, "it holds nothing"
         _, second = bench.submit()
         await settle()
-        await loop.advance(score_stage.STUCK + 1)
+        await loop.advance(engine_supervisor.STUCK + 1)
         assert bench.engine.killed
         bench.engine.die()
         await loop.advance(1.0)

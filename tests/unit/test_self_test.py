@@ -21,7 +21,8 @@ from nsfwd.pipeline import self_test
 from nsfwd.pipeline.decode import decoder_pool
 from nsfwd.pipeline.decode.poison_list import PoisonList
 from nsfwd.pipeline.generation import Generation
-from nsfwd.pipeline.infer import score_stage
+from nsfwd.pipeline.infer import engine_supervisor
+from nsfwd.pipeline.infer.served_model import ServedModel
 from nsfwd.pipeline.queueing.admission import Admission
 from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Image, Lane
@@ -35,7 +36,7 @@ GOLDENS = 2
 @pytest.fixture(autouse=True)
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.born = []
-    monkeypatch.setattr(score_stage, "Child", FakeChild)
+    monkeypatch.setattr(engine_supervisor, "Child", FakeChild)
     monkeypatch.setattr(decoder_pool, "Child", FakeChild)
 
 
@@ -75,6 +76,10 @@ class Bench:
         self.proven += 1
 
     @property
+    def model(self) -> ServedModel:
+        return self.generation.models[0]
+
+    @property
     def engine(self) -> FakeChild:
         return [child for child in FakeChild.born if child.name == "engine"][-1]
 
@@ -111,7 +116,7 @@ class Bench:
     async def prove(self) -> None:
         """Answer the goldens, one after the other, as they must be scored."""
         await settle()
-        for golden in self.generation.bundle.manifest.goldens:
+        for golden in self.model.bundle.manifest.goldens:
             batch = self.next_batch()
             assert batch.slots[0] >= self.generation.slots.count, "a slot that no image ever gets"
             rows = array("f", [golden.scores[label] for label in LABELS])
@@ -144,7 +149,7 @@ class Bench:
         ticket = self.admission.admit(claim or Claim(("crowd",), Lane.NORMAL))
         try:
             await self.generation.decoding.decode(Image(path.encode()), ticket)
-            return await self.generation.scoring.score(ticket)
+            return await self.generation.models[0].scoring.score(ticket)
         finally:
             self.generation.leave(ticket)
             self.admission.leave(ticket)
@@ -193,12 +198,12 @@ def test_the_canary_comes_through_while_waiting_images_hold_every_slot(directory
         bench = Bench(loop, directory)
         await bench.started()
         await bench.fill()
-        canary = asyncio.ensure_future(bench.test.send_canary())
+        canary = asyncio.ensure_future(bench.test.send_canary(bench.model))
         await settle()
         await bench.decode()
         held = [bench.next_batch(), bench.next_batch()]
         bench.answer(held[0])
-        golden = bench.generation.bundle.manifest.goldens[0]
+        golden = bench.model.bundle.manifest.goldens[0]
         batch = bench.next_batch()
         assert batch.slots == [bench.generation.slots.count + GOLDENS], "before all that wait, alone"
         rows = array("f", [golden.scores[label] for label in LABELS])
@@ -213,7 +218,7 @@ def test_a_canary_behind_decoders_that_hang_keeps_no_engine_from_being_proved(di
     async def test(loop: ManualLoop) -> None:
         bench = Bench(loop, directory)
         await bench.started()
-        canary = asyncio.ensure_future(bench.test.send_canary())
+        canary = asyncio.ensure_future(bench.test.send_canary(bench.model))
         await settle()
         assert bench.decoder.jobs()[-1].slot == bench.generation.slots.count + GOLDENS
         bench.engine.die()
@@ -330,7 +335,7 @@ def test_an_engine_that_died_between_two_goldens_is_not_trusted_for_the_next_one
         await settle()
         bench.greet()
         await bench.decode()
-        golden = bench.generation.bundle.manifest.goldens[0]
+        golden = bench.model.bundle.manifest.goldens[0]
         rows = array("f", [golden.scores[label] for label in LABELS])
         bench.engine.say(child_messages.Scores(bench.next_batch().number, rows.tobytes(), 0.01, ""))
         bench.engine.die()  # before anybody has heard of the scores
@@ -376,7 +381,7 @@ def test_wrong_scores_break_the_generation(directory: Path) -> None:
         await settle()
         assert isinstance(bench.broken[0], BundleError)
         assert "photo901.png scored 0.2000 for" in str(bench.broken[0])
-        assert not bench.generation.scoring.trusted
+        assert not bench.generation.models[0].scoring.trusted
         await bench.stop()
 
     run(test)

@@ -69,14 +69,14 @@ def seen(*sensitive: float, background: str = "") -> list[View]:
     ],
 )
 def test_the_frame_that_completes_the_quorum_decides(policy: FramePolicy, expected: int, verdict: str) -> None:
-    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.1, 0.7, 0.9, 0.6), policy)
+    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.1, 0.7, 0.9, 0.6), {"nsfw": policy})
     assert (decisive.frame, found.verdict) == (expected, verdict)
     assert found.groups["nsfw"]["sensitive"] == decisive.results["nsfw"][3]
 
 
 def test_the_mean_of_the_frames_is_judged_and_the_worst_is_shown() -> None:
     policy = FramePolicy(sample=4, combine="mean")
-    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.2, 1.0, 0.6), policy)
+    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.2, 1.0, 0.6), {"nsfw": policy})
     assert found.groups["nsfw"]["sensitive"] == pytest.approx(0.6)
     assert (found.verdict, decisive.frame) == ("review", 1)
 
@@ -87,21 +87,21 @@ def test_the_mean_of_the_frames_is_judged_and_the_worst_is_shown() -> None:
 def test_of_two_backgrounds_the_worse_counts_also_below_every_tier(white: float, black: float, expected: str) -> None:
     both = [View(0, "white", {"nsfw": scores(white)}), View(0, "black", {"nsfw": scores(black)})]
     for policy in (FramePolicy(), FramePolicy(combine="mean"), FramePolicy(sample=2, quorum=2)):
-        found, decisive = Judge({"nsfw": bundle()}).judge_views(both, policy)
+        found, decisive = Judge({"nsfw": bundle()}).judge_views(both, {"nsfw": policy})
         assert decisive.background == expected
         assert found.groups["nsfw"]["sensitive"] == max(white, black)
 
 
 def test_an_alarm_outranks_a_wider_margin_and_without_tiers_the_first_view_counts() -> None:
-    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.79, 0.8), FramePolicy(sample=2))
+    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.79, 0.8), {"nsfw": FramePolicy(sample=2)})
     assert (decisive.frame, found.alarm) == (1, True)
-    _, decisive = Judge({"nsfw": bundle(policy=None)}).judge_views(seen(0.1, 0.9), FramePolicy(sample=2))
+    _, decisive = Judge({"nsfw": bundle(policy=None)}).judge_views(seen(0.1, 0.9), {"nsfw": FramePolicy(sample=2)})
     assert decisive.frame == 0
 
 
 def test_a_single_view_that_is_no_probability_spoils_the_image() -> None:
     with pytest.raises(CodedError, match="bad_scores"):
-        Judge({"nsfw": bundle()}).judge_views(seen(0.1, math.nan), FramePolicy(sample=2))
+        Judge({"nsfw": bundle()}).judge_views(seen(0.1, math.nan), {"nsfw": FramePolicy(sample=2)})
 
 
 def test_without_policy_the_top_label_is_the_verdict_and_never_an_alarm() -> None:

@@ -26,6 +26,16 @@ SUM_TOLERANCE = 1e-2
 """How far from 1 the sum of a softmax may lie: five labels rounded to bf16 (2^-8 relative) stay below it."""
 
 
+Probabilities = Sequence[float]
+"""A probability for each label, in the bundle's order, unrounded."""
+
+ModelOutput = Probabilities
+"""What one model says of one view. Models of another kind will have a type of their own beside it."""
+
+Outputs = Mapping[str, ModelOutput]
+"""Model name -> what it says. Models that were not asked are not in it."""
+
+
 def check_scores(scores: Sequence[float], activation: Literal["softmax", "sigmoid"]) -> tuple[float, float]:
     """Refuse scores that are no probabilities.
 
@@ -100,7 +110,24 @@ class _Model:
             if rank
         )
 
-    def values(self, scores: Sequence[float]) -> Sequence[float]:
+    def decide(self, views: Sequence[View], policy: FramePolicy) -> tuple[ModelOutput, View]:
+        """What this model says of several views together, and the view that decided (of a mean the worst one)."""
+        badness = []
+        for view in views:
+            values = self.values(view.results[self.name])
+            badness.append(_badness(self.reach(self.shown(values), self.grouped(values))))
+        worse: dict[int, int] = {}
+        for place, view in enumerate(views):
+            kept = worse.get(view.frame)
+            if kept is None or badness[place] > badness[kept]:
+                worse[view.frame] = place
+        ranking = sorted(worse.values(), key=badness.__getitem__, reverse=True)
+        decisive = views[ranking[min(policy.quorum, len(ranking)) - 1]]
+        if policy.combine == "mean" and len(ranking) > 1:
+            return _mean([views[place].results[self.name] for place in ranking]), decisive
+        return decisive.results[self.name], decisive
+
+    def values(self, scores: Probabilities) -> Probabilities:
         """The scores, checked, and inside 0..1."""
         if len(scores) != self.width:
             raise CodedError("bad_scores", f"the model returned {len(scores)} scores for {self.width} labels")
@@ -147,12 +174,12 @@ class View(msgspec.Struct):
     Attributes:
         frame: its number in the file.
         background: what transparent pixels lie on; empty where there are none.
-        results: model name -> its scores.
+        results: of the models that were asked.
     """
 
     frame: int
     background: str
-    results: Mapping[str, Sequence[float]]
+    results: Outputs
 
 
 _Badness = tuple[bool, int, float]
@@ -173,11 +200,11 @@ class Judge:
         # Several bundles may share a policy: it is told once.
         self._policy = ",".join(dict.fromkeys(terms.policy.identity for terms in every))
 
-    def judge(self, results: Mapping[str, Sequence[float]]) -> Judgement:
+    def judge(self, results: Outputs) -> Judgement:
         """Judge one image.
 
         Args:
-            results: model name -> its scores in the bundle's label order, Python floats, unrounded.
+            results: of all models, or of those that were asked; of one at least.
 
         Returns:
             The judgement. Over several models an alarm outranks none, then the higher tier, then the earlier model.
@@ -185,39 +212,13 @@ class Judge:
         Raises:
             CodedError: ``bad_scores`` when a model's output is not a probability for each label.
         """
-        return self._judge(results)[0]
-
-    def judge_views(self, views: Sequence[View], policy: FramePolicy) -> tuple[Judgement, View]:
-        """Judge several views of one image together.
-
-        Of a frame on two backgrounds the worse counts. Then the worst frame decides, or the one that completes the
-        policy's quorum, or the mean of all. Where a bundle has no tiers none is worse, and the first view counts.
-
-        Returns:
-            The judgement, and the view that decided (of a mean the worst one).
-
-        Raises:
-            CodedError: ``bad_scores`` when any view's scores are no probabilities.
-        """
-        judged = [self._judge(view.results) for view in views]
-        badness = [_badness(worst) for _, worst in judged]
-        worse: dict[int, int] = {}
-        for place, view in enumerate(views):
-            kept = worse.get(view.frame)
-            if kept is None or badness[place] > badness[kept]:
-                worse[view.frame] = place
-        ranking = sorted(worse.values(), key=badness.__getitem__, reverse=True)
-        decisive = ranking[min(policy.quorum, len(ranking)) - 1]
-        if policy.combine == "mean" and len(ranking) > 1:
-            return self.judge(_mean([views[place].results for place in ranking])), views[decisive]
-        return judged[decisive][0], views[decisive]
-
-    def _judge(self, results: Mapping[str, Sequence[float]]) -> tuple[Judgement, _Reached]:
-        """The judgement, and what decided it."""
         scores, groups, verdicts = {}, {}, {}
         worst: _Reached | None = None
         for model in self._models:
-            values = model.values(results[model.name])
+            output = results.get(model.name)
+            if output is None:
+                continue
+            values = model.values(output)
             shown = scores[model.name] = model.shown(values)
             sums = groups[model.name] = model.grouped(values)
             reached = model.reach(shown, sums)
@@ -225,9 +226,9 @@ class Judge:
             if worst is None or (reached.alarm, reached.rank) > (worst.alarm, worst.rank):
                 worst = reached
         assert worst is not None
-        first = scores[self._models[0].name]
+        first = next(iter(scores.values()))
         label = max(first, key=first.__getitem__)
-        judgement = Judgement(
+        return Judgement(
             scores,
             groups,
             verdicts,
@@ -236,10 +237,33 @@ class Judge:
             label,
             first[label],
             worst.because,
-            self._identities,
+            self._identities if len(scores) == len(self._models) else {name: self._identities[name] for name in scores},
             self._policy,
         )
-        return judgement, worst
+
+    def judge_views(self, views: Sequence[View], policies: Mapping[str, FramePolicy]) -> tuple[Judgement, View]:
+        """Judge several views of one image together.
+
+        Each model judges those that it was asked about. Of a frame on two backgrounds the worse counts. Then the worst
+        frame decides, or the one that completes the policy's quorum, or the mean of all. Where a bundle has no tiers
+        none is worse, and the first view counts.
+
+        Args:
+            policies: model name -> what its frames come to.
+
+        Returns:
+            The judgement, and the view that decided (of a mean the worst one).
+
+        Raises:
+            CodedError: ``bad_scores`` when any view's scores are no probabilities.
+        """
+        results: dict[str, ModelOutput] = {}
+        decisive: dict[str, View] = {}
+        for model in self._models:
+            if seen := [view for view in views if model.name in view.results]:
+                results[model.name], decisive[model.name] = model.decide(seen, policies[model.name])
+        judgement = self.judge(results)
+        return judgement, decisive[judgement.because.model]
 
 
 def _badness(reached: _Reached) -> _Badness:
@@ -247,14 +271,11 @@ def _badness(reached: _Reached) -> _Badness:
     return reached.alarm, reached.rank, 0.0 if because.threshold is None else because.score - because.threshold
 
 
-def _mean(views: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
-    return {
-        model: [sum(column) / len(views) for column in zip(*(view[model] for view in views), strict=True)]
-        for model in views[0]
-    }
+def _mean(outputs: Sequence[Probabilities]) -> list[float]:
+    return [sum(column) / len(outputs) for column in zip(*outputs, strict=True)]
 
 
-def judge(results: Mapping[str, Sequence[float]], bundles: Mapping[str, Bundle]) -> Judgement:
+def judge(results: Outputs, bundles: Mapping[str, Bundle]) -> Judgement:
     """Judge a single image without keeping a ``Judge``; see there for arguments and errors."""
     return Judge(bundles).judge(results)
 

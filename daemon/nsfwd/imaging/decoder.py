@@ -61,8 +61,9 @@ class Decoder:
     ) -> None:
         self._worker = setup.worker
         self._arena = arena
-        self._recipe = msgspec.convert(setup.recipe, Recipe)
-        resizing.check(self._recipe)
+        self._recipes = msgspec.convert(setup.recipes, tuple[Recipe, ...])
+        for recipe in self._recipes:
+            resizing.check(recipe)
         self._limits = setup.limits
         self._roots = safe_open.Roots(setup.roots)
         self._tell = tell
@@ -137,7 +138,7 @@ class Decoder:
             facts.seen.height,
             facts.seen.format,
             facts.identity,
-            *_view(facts, probe=job.probe),
+            *_view(facts, stamped=len(self._recipes) > 1, probe=job.probe),
         )
 
     def _fill(self, job: child_messages.Job, descriptor: int | None, facts: _Facts) -> None:
@@ -176,7 +177,7 @@ class Decoder:
             source = self._examined(job, file, facts)
             if job.probe:
                 return None
-            image = preprocess.OpenImage(source, self._recipe, self._limits, facts.seen, frames=job.frames)
+            image = preprocess.OpenImage(source, self._recipes[job.recipe], self._limits, facts.seen, frames=job.frames)
             opened.pop_all()
             return CachedImage(
                 image, file, 0 if source is file else found.st_size, facts.stamp, facts.seen, time.monotonic()
@@ -268,12 +269,12 @@ def _read(descriptor: int, max_bytes: int) -> tuple[bytes, child_messages.Stamp]
     return b"".join(pieces), stamp
 
 
-def _view(facts: _Facts, *, probe: int) -> tuple[int, int, int, int, str, child_messages.Stamp | None]:
-    """What ``Decoded`` tells of the view, from ``next`` on."""
+def _view(facts: _Facts, *, stamped: bool, probe: int) -> tuple[int, int, int, int, str, child_messages.Stamp | None]:
+    """What ``Decoded`` tells of the view, from ``next`` on; ``stamped`` where the image may be decoded once more."""
     if facts.pixels is None:
         return 0, 0, 1, 1, "", facts.stamp if probe else None
     shown = facts.pixels
-    stamp = facts.stamp if shown.next else None
+    stamp = facts.stamp if shown.next or stamped else None
     return shown.next, shown.frame, shown.frames, shown.sampled, shown.background, stamp
 
 

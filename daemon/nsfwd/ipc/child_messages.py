@@ -23,7 +23,7 @@ class DecoderSetup(Wire, frozen=True):
     Attributes:
         worker: which note of the arena is this decoder's.
         slot_bytes: size of one slot; slots lie one after the other behind the notes.
-        recipe: the bundle's preprocessing as plain data (``bundles.manifest.Recipe``, ``msgspec.to_builtins``).
+        recipes: the preprocessing of each bundle as plain data (``bundles.manifest.Recipe``, ``msgspec.to_builtins``).
         roots: absolute directories below which files may be opened.
         limits: see ``ImageLimits``.
         poison: see ``Poison``.
@@ -31,7 +31,7 @@ class DecoderSetup(Wire, frozen=True):
 
     worker: int
     slot_bytes: int
-    recipe: dict[str, Any]
+    recipes: list[dict[str, Any]]
     roots: tuple[bytes, ...]
     limits: ImageLimits
     poison: tuple[tuple[int, str], ...] = ()
@@ -63,6 +63,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
         suspect: a decoder ended on this file: tell its digest (``Suspected``) before anything else.
         probe: ``STAT``: tell only the stamp; ``HASH``: only stamp and identity; 0: decode.
         roots: below which the file must lie, beside the decoder's own; none for no further limit.
+        recipe: place in ``DecoderSetup.recipes`` of the one to decode by; its pixels may fill a part of the slot only.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
     suspect: bool = False
     probe: int = 0
     roots: tuple[bytes, ...] = ()
+    recipe: int = 0
 
 
 STAT, HASH = 1, 2
@@ -113,10 +115,10 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
         seconds: time spent on it.
         width, height, format: of the encoded image, once known.
         identity: of the opened descriptor, when it was asked for.
-        next: the view to ask for when this one is scored; 0 after the last.
+        next: the view to ask for when this one is scored; 0 after the last of its recipe.
         frame, frames, sampled: which frame this view shows, of how many, and how many of them are looked at.
         background: what transparent pixels lie on, ``white`` or ``black``; empty where there are none.
-        stamp: of the opened file, where there is a next view, or it was asked for.
+        stamp: of the opened file, where there is a next view or another recipe, or it was asked for.
     """
 
     number: int

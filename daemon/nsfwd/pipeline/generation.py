@@ -1,21 +1,19 @@
 """A generation: everything that a change of settings or bundles replaces together.
 
-Settings, bundles, arena, decoders and engine belong to each other: decoders write pixels for this recipe into slots of
-this size, which this engine reads. A ticket keeps the generation it was admitted with; a reload swaps one reference.
+Settings, bundles, arena, decoders and engines belong to each other: decoders write pixels for these recipes into slots
+of this size, which these engines read. A ticket keeps the generation it has entered; a reload swaps one reference.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from nsfwd.bundles.verdict import Judge, borders, overruled, verdicts
-from nsfwd.errors import BundleError, NsfwdError, SettingsError
+from nsfwd.bundles.verdict import Judge, overruled, verdicts
+from nsfwd.errors import CodedError, NsfwdError
 from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.pipeline.decode.coalescing import Coalescing
@@ -23,17 +21,17 @@ from nsfwd.pipeline.decode.decode_stage import MOST_PENDING, DecodeStage
 from nsfwd.pipeline.decode.decoder_pool import DecoderPlan
 from nsfwd.pipeline.decode.result_cache import ResultCache
 from nsfwd.pipeline.infer import views
-from nsfwd.pipeline.infer.batch_size import BATCHES_IN_FLIGHT
-from nsfwd.pipeline.infer.score_stage import ScoreStage
-from nsfwd.pipeline.infer.unpacking import MOST_SCORES
+from nsfwd.pipeline.infer.batch_size import BATCHES_IN_FLIGHT, default_max_batch
+from nsfwd.pipeline.infer.served_model import RecipeGroup, ServedModel, by_recipe
 from nsfwd.pipeline.queueing.scored import Hit
 from nsfwd.pipeline.queueing.slots import Slots
 from nsfwd.protocol.messages import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from nsfwd.bundles.bundle_store import Bundle
+    from nsfwd.bundles.manifest import Recipe
     from nsfwd.config import Settings
     from nsfwd.overrides.override_watcher import OverrideWatcher
     from nsfwd.pipeline.decode.poison_list import PoisonList
@@ -43,15 +41,6 @@ if TYPE_CHECKING:
 
 CHANNELS = 3
 """Pixels are uint8 (height, width, 3), RGB."""
-
-GPU_BATCH = 64
-"""Largest batch on a GPU where no setting names one."""
-
-IMAGES_A_CORE = 2
-"""The same on a CPU, for each core. Two batches are in flight, so no core waits for the server; four a core were no
-faster and only made others wait longer (docs/performance.md)."""
-
-_NVIDIA = Path("/dev/nvidiactl")
 
 _log = logging.getLogger("nsfwd.pipeline")
 
@@ -65,8 +54,8 @@ class EngineTest(Protocol):
     def stop(self) -> None:
         """Test nothing more."""
 
-    def warm(self) -> None:
-        """An engine has warmed: prove it."""
+    def warm(self, model: ServedModel) -> None:
+        """The engine of this model has warmed: prove it."""
 
     def doubt(self) -> str:
         """Why it is not certain that images are scored; empty when it is."""
@@ -86,6 +75,7 @@ class Generation:
         on_broken: called with the reason why this generation will never (again) score.
 
     Attributes:
+        models: as the bundles, each with its engine.
         tickets: the images that were admitted to this generation and have no outcome yet.
         self_test: proves each engine, and goes on testing it.
     """
@@ -102,62 +92,64 @@ class Generation:
         on_proven: Callable[[Generation], None],
         on_broken: Callable[[Generation, NsfwdError], None],
     ) -> None:
-        labels = _count_labels(bundles)
         self.settings = settings
         self.tickets: set[Ticket] = set()
         self._left: asyncio.Future[None] | None = None
         self.bundles = tuple(bundles)
-        self.bundle = bundles[0]
         self._judge = Judge({bundle.name: bundle for bundle in bundles})
         self._alarms = verdicts(bundles)
         self._strange: set[str] = set()
         self.overriding = overriding
-        recipe = self.bundle.manifest.recipe
-        slot_bytes = recipe.width * recipe.height * CHANNELS
-        self.max_batch = settings.max_batch or default_max_batch(settings.device)
+        self._frames = {bundle.name: bundle.manifest.recipe.frames for bundle in bundles}
         self._on_proven = on_proven
         self._on_broken = on_broken
-        count = (BATCHES_IN_FLIGHT + 1) * self.max_batch + workers * MOST_PENDING
-        own = len(self.bundle.manifest.goldens) + 1
-        self.arena = Arena.create(count + own, slot_bytes, workers)
+        recipes, places = _decoder_recipes(bundles)
+        max_batch = settings.max_batch or default_max_batch(settings.device)
+        count = (BATCHES_IN_FLIGHT + 1) * max_batch * len(bundles) + workers * MOST_PENDING
+        own = sum(len(bundle.manifest.goldens) + 1 for bundle in bundles)
+        self.arena = Arena.create(count + own, max(one.width * one.height for one in recipes) * CHANNELS, workers)
         self.slots = Slots(count, lambda: self.decoding.slot_freed(), own=own)
-        plan = DecoderPlan(
-            self.arena, self.slots, self._decoder_setup(slot_bytes), workers, settings.decode_timeout, poison
-        )
+        setup = self._decoder_setup(recipes)
+        plan = DecoderPlan(self.arena, self.slots, setup, workers, settings.decode_timeout, poison)
         self.decoding = DecodeStage(plan, on_broken=self.broken)
         self.decoding.identify = lambda: self.cache is not None or bool(self.overriding.known)
         self.cache = ResultCache(settings.cache_entries) if settings.cache == "on" else None
         if self.cache is not None:
             self.decoding.coalescing = Coalescing()
-        self.scoring = ScoreStage(
-            self.arena,
-            self.slots,
-            self._engine_setup(slot_bytes),
-            labels=labels,
-            on_device_loss=settings.on_device_loss,
-            on_warm=lambda: self.self_test.warm(),
-            on_broken=self.broken,
-        )
+        self.models = tuple(self._models(places, max_batch))
+        self._groups = by_recipe(self.models)
         self.self_test = self_test(self)
 
     def start(self) -> None:
-        """Start the processes; the engine loads while the decoders already work."""
+        """Start the processes; the engines load while the decoders already work."""
         self.overriding.start(self)
         self.decoding.start()
         self.self_test.start()
-        self.scoring.start()
+        for model in self.models:
+            model.scoring.start()
 
     async def stop(self, timeout: float) -> None:
-        """End the decoders, then the engine."""
+        """End the decoders, then the engines."""
         self.overriding.stop(self)
         self.self_test.stop()
         await self.decoding.stop(timeout)
-        await self.scoring.stop(timeout)
+        await asyncio.gather(*(model.scoring.stop(timeout) for model in self.models))
         self.arena.close()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every engine has passed the self-test, so that images are scored."""
+        return all(model.scoring.trusted for model in self.models)
+
+    def processes(self) -> list[int]:
+        """Process ids of engines and decoders."""
+        engines = (process for model in self.models for process in model.scoring.supervisor.processes())
+        return [*engines, *self.decoding.crew.processes()]
 
     def proven(self) -> None:
         """An engine has passed the self-test and scores images from now on."""
-        self._on_proven(self)
+        if self.trusted:
+            self._on_proven(self)
 
     def broken(self, error: NsfwdError) -> None:
         """A part of it will never (again) do its work."""
@@ -187,28 +179,45 @@ class Generation:
         """
         if self.cache is not None:
             return self._cached_or_decoded(self.cache, image, ticket)
-        return self.decoding.decode(image, ticket)
+        return self.decoding.decode(image, ticket, recipe=self._asked(ticket)[0].recipe)
 
     async def _cached_or_decoded(
         self, cache: ResultCache, image: Image, ticket: Ticket
     ) -> Hit | child_messages.Decoded:
         hit = await cache.find(self.decoding, image, ticket)
-        return hit if hit is not None else await self.decoding.decode(image, ticket)
+        if hit is not None:
+            return hit
+        return await self.decoding.decode(image, ticket, recipe=self._asked(ticket)[0].recipe)
 
     def infer(self, image: Image, ticket: Ticket, decoded: child_messages.Decoded) -> Coroutine[Any, Any, Scored]:
-        """Score an image whose first view is decoded (``views.infer``)."""
-        return views.infer(self.bundle.name, self.scoring, self.decoding.decode_next, image, ticket, decoded)
+        """Have the models of the ticket's claim score an image whose first view is decoded (``views.infer``)."""
+        return views.infer(self._asked(ticket), self.decoding.decode_next, image, ticket, decoded)
+
+    def _asked(self, ticket: Ticket) -> tuple[RecipeGroup, ...]:
+        """The models that the ticket's claim asks, by recipe.
+
+        Raises:
+            CodedError: a reload has replaced them all.
+        """
+        names = ticket.claim.models
+        if not names:
+            return self._groups
+        groups = by_recipe(tuple(model for model in self.models if model.name in names))
+        if not groups:
+            raise CodedError("bad_request", f"no model is called {' or '.join(names)}")
+        return groups
 
     def remember(self, ticket: Ticket, identity: FileIdentity | None, scored: Scored) -> None:
         """Keep the scores of what was just judged, and give them to all it was decoded for, where there is a cache."""
         if self.cache is not None and self.decoding.coalescing is not None and identity is not None:
-            self.cache.keep(identity.sha256, ticket.claim.frames, scored)
+            self.cache.keep(identity.sha256, ticket.claim, scored)
             self.decoding.coalescing.share(ticket, Hit("coalesced", scored, identity))
 
     def count_on(self, former: Generation) -> None:
         """Go on counting where a generation that is replaced stands."""
         self.decoding.count_on(former.decoding)
-        self.scoring.count_on(former.scoring)
+        for model, replaced in zip(self.models, former.models, strict=False):
+            model.scoring.count_on(replaced.scoring)
         if self.cache is not None and former.cache is not None:
             self.cache.count_on(former.cache)
         if self.decoding.coalescing is not None and former.decoding.coalescing is not None:
@@ -231,7 +240,7 @@ class Generation:
         """
         if scored.plain:
             return self._judge.judge(scored.views[0].results), None
-        judgement, decisive = self._judge.judge_views(scored.views, self.bundle.manifest.recipe.frames)
+        judgement, decisive = self._judge.judge_views(scored.views, self._frames)
         return judgement, Frame(decisive.frame, scored.frames, scored.sampled, decisive.background)
 
     def override(self, judgement: Judgement, identity: FileIdentity | None) -> Judgement:
@@ -251,51 +260,41 @@ class Generation:
             )
         return overruled(judgement, override, self._alarms)
 
-    def _decoder_setup(self, slot_bytes: int) -> child_messages.DecoderSetup:
+    def _decoder_setup(self, recipes: Sequence[Recipe]) -> child_messages.DecoderSetup:
         settings = self.settings
         limits = child_messages.ImageLimits(
             settings.max_bytes, settings.max_pixels, settings.min_side, settings.max_frames, settings.decoder_memory
         )
         roots = tuple(root.encode("utf-8", "surrogateescape") for root in settings.roots)
-        recipe = msgspec.to_builtins(self.bundle.manifest.recipe)
-        return child_messages.DecoderSetup(0, slot_bytes, recipe, roots, limits)
+        plain = [msgspec.to_builtins(recipe) for recipe in recipes]
+        return child_messages.DecoderSetup(0, self.arena.slot_bytes, plain, roots, limits)
 
-    def _engine_setup(self, slot_bytes: int) -> child_messages.EngineSetup:
-        settings = self.settings
-        return child_messages.EngineSetup(
-            str(self.bundle.directory),
-            settings.engine,
-            settings.device,
-            settings.backend,
-            self.bundle.precision,
-            self.max_batch,
-            slot_bytes,
-            settings.cache_dir,
-            settings.gpu_memory,
-            self._recheck(),
-            self.bundle.model_identity,
-        )
-
-    def _recheck(self) -> child_messages.Recheck | None:
-        """Which images a reduced precision may judge wrongly, under the policy that is served."""
-        if not self.bundle.drift:
-            return None
-        thresholds, contest = borders(self.bundle)
-        return child_messages.Recheck(self.bundle.drift, thresholds, contest)
+    def _models(self, places: Sequence[int], max_batch: int) -> Iterator[ServedModel]:
+        """Make the models; the self-test's slots follow those of the images, one model's after the other's."""
+        first_slot = 0
+        for bundle, recipe in zip(self.bundles, places, strict=True):
+            yield ServedModel(
+                bundle,
+                self.settings,
+                recipe=recipe,
+                max_batch=max_batch,
+                arena=self.arena,
+                slots=self.slots,
+                first_slot=first_slot,
+                on_warm=lambda model: self.self_test.warm(model),
+                on_broken=self.broken,
+            )
+            first_slot += len(bundle.manifest.goldens) + 1
 
 
-def _count_labels(bundles: Sequence[Bundle]) -> int:
-    """Check that these bundles can be served, and count the scores of an image."""
-    if len(bundles) != 1:
-        raise SettingsError("models: this version serves exactly one bundle at a time")
-    labels = len(bundles[0].manifest.output.labels)
-    if labels > MOST_SCORES:
-        raise BundleError(f"{bundles[0].name} has {labels} labels; at most {MOST_SCORES} can be served")
-    return labels
+def _decoder_recipes(bundles: Sequence[Bundle]) -> tuple[list[Recipe], list[int]]:
+    """What decoders do for these bundles: every way once, and which of them each bundle's is.
 
-
-def default_max_batch(device: str) -> int:
-    """The largest batch for a device as the setting names it; ``auto`` is a GPU where the kernel shows one."""
-    if device == "gpu" or (device == "auto" and _NVIDIA.exists()):
-        return GPU_BATCH
-    return IMAGES_A_CORE * len(os.sched_getaffinity(0))
+    An engine's part of a recipe (channels, scale, mean, std) makes no other pixels.
+    """
+    theirs = [
+        msgspec.structs.replace(bundle.manifest.recipe, channels="rgb", scale=1.0, mean=(), std=(), reason="")
+        for bundle in bundles
+    ]
+    recipes = list(dict.fromkeys(theirs))
+    return recipes, [recipes.index(one) for one in theirs]

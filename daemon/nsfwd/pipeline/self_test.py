@@ -16,6 +16,7 @@ import asyncio
 import errno
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from nsfwd.bundles.manifest import Golden
     from nsfwd.pipeline.generation import Generation
+    from nsfwd.pipeline.infer.served_model import ServedModel
     from nsfwd.pipeline.queueing.tickets import Ticket
     from nsfwd.protocol.messages import Judgement
 
@@ -54,20 +56,19 @@ _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, err
 _BY_CHANCE = frozenset({"decoder_died", "decode_timeout", "decoder_memory", "unreadable", "internal"})
 """What decoding our own picture can come to without its being at fault."""
 
-_CLAIM = Claim(("self-test",), Lane.INTERACTIVE)
-
 _log = logging.getLogger("nsfwd.pipeline")
 
 
 @dataclass(eq=False, slots=True)
 class _Specimen:
-    """A golden, ready to be scored.
+    """A golden, ready to be scored by its model.
 
     Attributes:
         slot: which of the self-test's slots it uses.
         views: its views as decoded, each with the pixels.
     """
 
+    model: ServedModel
     golden: Golden
     slot: int
     image: Image
@@ -85,21 +86,20 @@ class SelfTest:
         canary: goes on testing while the generation serves.
     """
 
-    def __init__(self, generation: Generation, own_ticket: Callable[[Claim, int], Ticket]) -> None:
+    def __init__(self, generation: Generation, own_ticket: Callable[[Claim], Ticket]) -> None:
         self._loop = asyncio.get_running_loop()
         self._generation = generation
         self._own_ticket = own_ticket
         self.canary = Canary(self._loop, self)
-        self._files = tuple(generation.bundle.golden_files())
-        self._specimens: list[_Specimen] = []
+        self._specimens: dict[ServedModel, list[_Specimen]] = {}
         self._prepared: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failures = 0
+        self._failures: Counter[ServedModel] = Counter()
 
     @property
-    def has_goldens(self) -> bool:
-        """Whether there is anything to prove an engine by."""
-        return bool(self._files)
+    def provable(self) -> list[ServedModel]:
+        """The models with goldens to prove their engine by."""
+        return [model for model in self._generation.models if model.goldens]
 
     def start(self) -> None:
         """Decode the goldens, before any image and while the engine loads."""
@@ -111,34 +111,26 @@ class SelfTest:
         self.canary.stop()
         for task in self._tasks:
             task.cancel()
-        self._close(self._specimens)
+        for specimens in self._specimens.values():
+            self._close(specimens)
 
-    def warm(self) -> None:
-        """An engine has warmed: prove it before anybody trusts it."""
-        self._spawn(self._prove())
+    def warm(self, model: ServedModel) -> None:
+        """The engine of this model has warmed: prove it before anybody trusts it."""
+        self._spawn(self._prove(model))
 
     def doubt(self) -> str:
         """Why it is not certain that images are scored; empty when it is."""
         return self.canary.doubt()
 
-    @property
-    def trusted(self) -> bool:
-        """Whether the engine has been proved."""
-        return self._generation.scoring.trusted
-
-    def restart(self) -> None:
-        """End the engine, which scored a golden wrongly; the next one is proved anew."""
-        self._generation.scoring.restart()
-
-    async def send_canary(self) -> None:
-        """Send one golden through decoder and engine, as if it were an image that was asked for.
+    async def send_canary(self, model: ServedModel) -> None:
+        """Send one of a model's goldens through decoder and engine, as if it were an image that was asked for.
 
         Raises:
             CodedError: it did not come through.
             BundleError: it was scored wrongly: the engine is not to be trusted any more.
         """
-        specimen = self._specimens[0]
-        with self._ticket(len(self._files)) as ticket:
+        specimen = self._specimens[model][0]
+        with self._ticket(model, model.first_slot + len(model.goldens)) as ticket:
             timer = self._loop.call_later(PATIENCE, ticket.expire)
             try:
                 decoded = await self._first(specimen, ticket)
@@ -146,7 +138,7 @@ class SelfTest:
             finally:
                 timer.cancel()
         judgement, _ = self._generation.judge(scored)
-        self._check(specimen.golden, judgement)
+        self._check(specimen, judgement)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -154,8 +146,9 @@ class SelfTest:
         task.add_done_callback(self._tasks.discard)
 
     @contextmanager
-    def _ticket(self, slot: int) -> Iterator[Ticket]:
-        ticket = self._own_ticket(_CLAIM, slot)
+    def _ticket(self, model: ServedModel, slot: int) -> Iterator[Ticket]:
+        claim = Claim(("self-test",), Lane.INTERACTIVE, models=(model.name,), reserved_slot=slot)
+        ticket = self._own_ticket(claim)
         try:
             yield ticket
         finally:
@@ -167,18 +160,22 @@ class SelfTest:
     async def _prepare(self) -> None:
         try:
             await self._open()
-            await asyncio.gather(*(self._decode(specimen) for specimen in self._specimens))
+            specimens = (one for specimens in self._specimens.values() for one in specimens)
+            await asyncio.gather(*(self._decode(specimen) for specimen in specimens))
         except NsfwdError as error:
             self._generation.broken(error)
             return
-        self._close(self._specimens[1:])  # the first is the canary
+        for model in self._specimens.values():
+            self._close(model[1:])  # the first is the canary
         self._prepared.set()
 
     async def _open(self) -> None:
         """Read the pictures now: by the time another engine starts the directory may hold another version."""
-        for slot, (golden, file) in enumerate(self._files):
-            image = Image(descriptor=await self._open_one(file))
-            self._specimens.append(_Specimen(golden, slot, image))
+        for model in self._generation.models:
+            specimens = self._specimens[model] = []
+            for slot, (golden, file) in enumerate(model.goldens, model.first_slot):
+                image = Image(descriptor=await self._open_one(file))
+                specimens.append(_Specimen(model, golden, slot, image))
 
     async def _open_one(self, file: Path) -> int:
         complained = False
@@ -208,7 +205,7 @@ class SelfTest:
     async def _views(self, specimen: _Specimen) -> list[tuple[Decoded, bytes]]:
         found: list[tuple[Decoded, bytes]] = []
         generation = self._generation
-        with self._ticket(specimen.slot) as ticket:
+        with self._ticket(specimen.model, specimen.slot) as ticket:
             decoded = await self._first(specimen, ticket)
             while True:
                 assert ticket.lease is not None
@@ -217,33 +214,33 @@ class SelfTest:
                 ticket.lease = None
                 if not decoded.next:
                     return found
-                decoded = await generation.decoding.decode_next(specimen.image, ticket, decoded)
+                decoded = await generation.decoding.decode_next(specimen.image, ticket, decoded, specimen.model.recipe)
 
     async def _first(self, specimen: _Specimen, ticket: Ticket) -> Decoded:
         """The first view; nobody else's decode is ever shared with it."""
-        decoded = await self._generation.decoding.decode(specimen.image, ticket)
+        decoded = await self._generation.decoding.decode(specimen.image, ticket, recipe=specimen.model.recipe)
         assert isinstance(decoded, Decoded)
         return decoded
 
     # -- each engine -------------------------------------------------------------------------------------------------
 
-    async def _prove(self) -> None:
-        scoring = self._generation.scoring
-        engine = scoring.starts
+    async def _prove(self, model: ServedModel) -> None:
+        supervisor = model.scoring.supervisor
+        engine = supervisor.starts
         await self._prepared.wait()
         try:
-            for specimen in self._specimens:
-                if scoring.starts != engine or scoring.engine is None:
+            for specimen in self._specimens[model]:
+                if supervisor.starts != engine or supervisor.engine is None:
                     return  # it has died; the next one is proved anew
-                self._check(specimen.golden, await self._judge(specimen))
+                self._check(specimen, await self._judge(specimen))
         except CodedError as error:
-            self._unproved(error)
+            self._unproved(model, error)
         except NsfwdError as error:
             self._generation.broken(error)
         else:
-            if scoring.starts == engine and scoring.engine is not None:
-                self._failures = 0
-                scoring.trust()
+            if supervisor.starts == engine and supervisor.engine is not None:
+                del self._failures[model]
+                model.scoring.trust()
                 self.canary.proven()
                 self._generation.proven()
 
@@ -254,14 +251,14 @@ class SelfTest:
             CodedError: the engine died or failed.
             BundleError: its scores are no probabilities.
         """
-        generation, seen = self._generation, []
-        with self._ticket(specimen.slot) as ticket:
+        generation, model, seen = self._generation, specimen.model, []
+        with self._ticket(specimen.model, specimen.slot) as ticket:
             for decoded, pixels in specimen.views:
                 ticket.lease = generation.slots.lease_own(specimen.slot)
                 assert ticket.lease is not None, "an engine that has ended holds no slot"
                 generation.arena.slot(ticket.lease.slot)[:] = pixels
-                scores = await generation.scoring.score(ticket)
-                seen.append(View(decoded.frame, decoded.background, {generation.bundle.name: scores}))
+                output = await model.scoring.score(ticket)
+                seen.append(View(decoded.frame, decoded.background, {model.name: output}))
         first = specimen.views[0][0]
         plain = first.frames == 1 and not first.background
         try:
@@ -269,25 +266,24 @@ class SelfTest:
         except CodedError as error:
             raise self._failed(specimen, error) from error
 
-    def _unproved(self, error: CodedError) -> None:
+    def _unproved(self, model: ServedModel, error: CodedError) -> None:
         """The engine died, and the next one is proved; or it failed, and another may do better, but not for ever."""
         if error.code != "engine_failed":
             return
-        self._failures += 1
-        if self._failures >= TRIES:
-            name = self._generation.bundle.name
-            self._generation.broken(BundleError(f"{name}: the goldens cannot be scored: {error.message}"))
+        self._failures[model] += 1
+        if self._failures[model] >= TRIES:
+            self._generation.broken(BundleError(f"{model.name}: the goldens cannot be scored: {error.message}"))
             return
-        _log.error("the goldens could not be scored, the engine is restarted: %s", error.message)
-        self._generation.scoring.restart()
+        _log.error("the goldens could not be scored; the engine is restarted: %s", error.message)
+        model.scoring.restart()
 
-    def _check(self, golden: Golden, judgement: Judgement) -> None:
+    def _check(self, specimen: _Specimen, judgement: Judgement) -> None:
         """Compare the scores of a golden with those it must have.
 
         Raises:
             BundleError: they differ by more than the bundle's tolerance for the precision served.
         """
-        bundle = self._generation.bundle
+        golden, bundle = specimen.golden, specimen.model.bundle
         for label, score in judgement.scores[bundle.name].items():
             if not abs(golden.scores[label] - score) <= bundle.tolerance:
                 raise BundleError(
@@ -297,8 +293,7 @@ class SelfTest:
                 )
 
     def _failed(self, specimen: _Specimen, error: CodedError) -> BundleError:
-        name = self._generation.bundle.name
-        return BundleError(f"golden {specimen.golden.file} of {name} failed: {error.message}")
+        return BundleError(f"golden {specimen.golden.file} of {specimen.model.name} failed: {error.message}")
 
     @staticmethod
     def _close(specimens: list[_Specimen]) -> None:
@@ -339,7 +334,7 @@ class Canary:
     def doubt(self) -> str:
         """Why it is not certain that images are scored; empty when it is."""
         seconds = self._loop.time() - self._proven
-        if not self._test.has_goldens or seconds <= PATIENCE:
+        if not self._test.provable or seconds <= PATIENCE:
             return ""
         return f"no canary came through decoder and engine for {seconds:.0f} s" + (
             f": {self._why}" if self._why else ""
@@ -351,20 +346,24 @@ class Canary:
             await self.send()
 
     async def send(self) -> None:
-        """Send one and look at what comes back; an engine that scores it wrongly is ended, the next is proved anew."""
-        if not self._test.has_goldens or not self._test.trusted:
-            return
-        try:
-            await self._test.send_canary()
-        except CodedError as error:
-            self._why = error.message
-        except BundleError as error:
-            self._why = str(error)
-            _log.error("the canary was scored wrongly, the engine is restarted: %s", error)
-            self._test.restart()
-        else:
-            self._why = ""
+        """Send one to each model; an engine that scores it wrongly is restarted, and the next one is proved anew."""
+        models = [model for model in self._test.provable if model.scoring.trusted]
+        whys = [await self._send(model) for model in models]
+        self._why = "; ".join(filter(None, whys))
+        if models and not self._why:
             self.proven()
+
+    async def _send(self, model: ServedModel) -> str:
+        """Send one; return why it did not come through, or an empty string."""
+        try:
+            await self._test.send_canary(model)
+        except CodedError as error:
+            return error.message
+        except BundleError as error:
+            _log.error("the canary was scored wrongly; the engine is restarted: %s", error)
+            model.scoring.restart()
+            return str(error)
+        return ""
 
 
 def _in_memory(encoded: bytes) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.decode.poison_list import PoisonList
     from nsfwd.pipeline.infer.cost_curve import CostCurve
     from nsfwd.pipeline.infer.score_stage import ScoreStage
+    from nsfwd.pipeline.infer.served_model import ServedModel
     from nsfwd.pipeline.queueing.admission import Admission
     from nsfwd.pipeline.queueing.slots import Slots
 
@@ -77,9 +78,12 @@ class _Generation(Protocol):
     """The processes that serve."""
 
     decoding: DecodeStage
-    scoring: ScoreStage
+    models: tuple[ServedModel, ...]
     slots: Slots
     overriding: OverrideWatcher
+
+    @property
+    def trusted(self) -> bool: ...
 
     @property
     def self_test(self) -> _Doubts: ...
@@ -119,7 +123,7 @@ class PipelineStatus:
         generation = self._serving.generation
         if self._admission.draining:
             return {"ready": False, "why": "draining"}
-        if not self._serving.ready.is_set() or not generation.scoring.trusted:
+        if not self._serving.ready.is_set() or not generation.trusted:
             return {"ready": False, "why": "the engine is loading"}
         if doubt := generation.self_test.doubt():
             return {"ready": False, "why": doubt}
@@ -128,13 +132,11 @@ class PipelineStatus:
 
     def work(self) -> dict[str, tuple[int, float] | None]:
         """Stage -> a number that changes as it gets work done, and how long it may stand still; None without work."""
-        decoding, scoring = self._serving.generation.decoding, self._serving.generation.scoring
-        loading = not scoring.trusted
-        patience = LONGEST_LOAD if loading else STANDSTILL
-        return {
-            "decoders": (decoding.decoded + decoding.crew.restarts, patience) if len(decoding.queue) else None,
-            "engine": (scoring.batches + scoring.restarts, patience) if loading or scoring.busy else None,
-        }
+        decoding, models = self._serving.generation.decoding, self._serving.generation.models
+        patience = STANDSTILL if all(model.scoring.trusted for model in models) else LONGEST_LOAD
+        restarted = decoding.crew.restarts
+        done = {"decoders": (decoding.decoded + restarted, patience) if len(decoding.queue) else None}
+        return done | {f"engine of {model.name}": _engine_work(model.scoring) for model in models}
 
     def poisoned(self) -> list[dict[str, Any]]:
         """The files that crashed decoders and are not decoded again for a while."""
@@ -149,6 +151,7 @@ class PipelineStatus:
     def stats(self) -> dict[str, Any]:
         """Every number by its place in the reply to ``stats``."""
         generation, admission, counters = self._serving.generation, self._admission, self.counters
+        engines = [{"model": model.name, **_engine(model.scoring)} for model in generation.models]
         return {
             "uptime": round(time.monotonic() - self._started, 3),
             "rate": round(admission.rate.value, 2),
@@ -159,7 +162,7 @@ class PipelineStatus:
             "codes": dict(counters.codes),
             "seconds": {stage: round(total, 6) for stage, total in counters.seconds.items()},
             "reloads": self._serving.done,
-            "queues": {"decode": generation.decoding.queue.depths(), "score": generation.scoring.queue.depths()},
+            "queues": {"decode": generation.decoding.queue.depths(), "score": _score_queues(generation.models)},
             "slots": {"total": generation.slots.count, "free": generation.slots.free},
             "budgets": {
                 "queue": admission.budget.stats(),
@@ -170,7 +173,8 @@ class PipelineStatus:
             "overrides": {**generation.overriding.stats(), "applied": counters.overridden},
             "decoders": _decoders(generation.decoding) | {"poisoned": len(self._poison.entries())},
             "lister": _lister(self._serving.lister),
-            "engine": _engine(generation.scoring),
+            "engine": engines[0],
+            "engines": engines,
         }
 
 
@@ -195,11 +199,23 @@ def _lister(lister: ListStage) -> dict[str, Any]:
     }
 
 
+def _score_queues(models: tuple[ServedModel, ...]) -> dict[str, int]:
+    """Images waiting for an engine, in each lane."""
+    depths = [model.scoring.queue.depths() for model in models]
+    return {lane: sum(depth[lane] for depth in depths) for lane in depths[0]}
+
+
+def _engine_work(scoring: ScoreStage) -> tuple[int, float] | None:
+    if not scoring.trusted:
+        return scoring.batches + scoring.supervisor.restarts, LONGEST_LOAD
+    return (scoring.batches + scoring.supervisor.restarts, STANDSTILL) if scoring.busy else None
+
+
 def _engine(scoring: ScoreStage) -> dict[str, Any]:
-    ready = scoring.engine
+    ready = scoring.supervisor.engine
     return {
-        "processes": scoring.processes(),
-        "restarts": scoring.restarts,
+        "processes": scoring.supervisor.processes(),
+        "restarts": scoring.supervisor.restarts,
         "name": ready.engine if ready else None,
         "device": ready.device if ready else None,
         "precision": ready.precision if ready else None,

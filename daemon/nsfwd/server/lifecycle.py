@@ -115,8 +115,9 @@ class Daemon:
     def _announce(self, seconds: float) -> None:
         """Say what serves what and where: only now, so that a daemon that cannot serve says little but why."""
         _log.info("nsfwd %s is ready after %.1f s: %s", VERSION, seconds, self._engine())
-        if note := self._pipeline.status.stats()["engine"]["note"]:
-            _log.warning("engine: %s", note)
+        for engine in self._pipeline.status.stats()["engines"]:
+            if engine["note"]:
+                _log.warning("engine: %s", engine["note"])
         for bundle in self._service.bundles:
             _log.info("model %s = %s, policy %s", bundle.name, bundle.model_identity, bundle.policy_identity)
         for listener in self._listeners:
@@ -124,8 +125,8 @@ class Daemon:
         self._notifier.ready(self._status())
 
     def _engine(self) -> str:
-        engine = self._pipeline.status.stats()["engine"]
-        return f"engine {engine['name']} on {engine['device']}, {engine['precision']}"
+        engines = self._pipeline.status.stats()["engines"]
+        return "; ".join(f"engine {one['name']} on {one['device']}, {one['precision']}" for one in engines)
 
     def _status(self) -> str:
         """One line for ``systemctl status``: what scores, where, and how fast."""

@@ -6,6 +6,7 @@ Nothing is counted here: at a scrape the collector reads what ``stats`` reports 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,8 +75,11 @@ def _slots(stats: Stats) -> Samples:
 
 
 def _children(read: Callable[[Stats], float]) -> Callable[[Stats], Samples]:
-    places = {"decoder": "decoders", "lister": "lister", "engine": "engine"}
-    return lambda stats: [((name,), read(stats[key])) for name, key in places.items()]
+    return lambda stats: [
+        (("decoder",), read(stats["decoders"])),
+        (("lister",), read(stats["lister"])),
+        (("engine",), sum(map(read, stats["engines"]))),
+    ]
 
 
 def _abandoned(stats: Stats) -> Samples:
@@ -94,8 +98,25 @@ def _cached(key: str) -> Callable[[Stats], Samples]:
 
 
 def _engine(stats: Stats) -> Samples:
-    engine = stats["engine"]
-    return [((VERSION, *(engine[key] or "" for key in ("name", "device", "precision"))), 1.0)]
+    kinds = {tuple(engine[key] or "" for key in ("name", "device", "precision")) for engine in stats["engines"]}
+    return [((VERSION, *kind), 1.0) for kind in sorted(kinds)]
+
+
+def _engines(key: str) -> Callable[[Stats], Samples]:
+    """A number of all engines together."""
+    return lambda stats: [((), float(sum(engine[key] for engine in stats["engines"])))]
+
+
+def _engines_each(key: str) -> Callable[[Stats], Samples]:
+    """The numbers of a mapping that every engine has, summed; nothing where there is none yet."""
+
+    def read(stats: Stats) -> Samples:
+        total: Counter[str] = Counter()
+        for engine in stats["engines"]:
+            total.update(engine[key] or {})
+        return [((name,), float(number)) for name, number in total.items()]
+
+    return read
 
 
 def _peers(key: str) -> Callable[[Stats], Samples]:
@@ -129,13 +150,13 @@ ROWS: tuple[Row, ...] = (
     Row("abandoned_processes", "gauge", ("kind",), "killed processes that the kernel still holds", _abandoned),
     Row("poisoned_files", "gauge", (), "files known to crash decoders", _one("decoders", "poisoned")),
     Row("decoded_total", "counter", (), "files that decoders have finished", _one("decoders", "decoded")),
-    Row("batches_total", "counter", (), "scored batches", _one("engine", "batches")),
-    Row("batched_images_total", "counter", (), "images in scored batches", _one("engine", "images")),
-    Row("padded_images_total", "counter", (), "padding slots in batches", _one("engine", "padded")),
-    Row("batches_by_size_total", "counter", ("size",), "batches by number of images", _each("engine", "sizes")),
-    Row("rechecked_total", "counter", (), "images scored again in full precision", _one("engine", "rechecked")),
-    Row("engine_seconds_total", "counter", (), "seconds the engine spent on batches", _one("engine", "seconds")),
-    Row("batch_cost_seconds", "gauge", ("part",), "cost of a batch: fixed + each * size", _each("engine", "cost")),
+    Row("batches_total", "counter", (), "scored batches", _engines("batches")),
+    Row("batched_images_total", "counter", (), "images in scored batches", _engines("images")),
+    Row("padded_images_total", "counter", (), "padding slots in batches", _engines("padded")),
+    Row("batches_by_size_total", "counter", ("size",), "batches by number of images", _engines_each("sizes")),
+    Row("rechecked_total", "counter", (), "images scored again in full precision", _engines("rechecked")),
+    Row("engine_seconds_total", "counter", (), "seconds the engine spent on batches", _engines("seconds")),
+    Row("batch_cost_seconds", "gauge", ("part",), "cost of a batch: fixed + each * size", _engines_each("cost")),
     Row("cache_hits_total", "counter", ("by",), "images answered from the cache", _hits),
     Row("cache_misses_total", "counter", (), "images not found in the cache", _cached("misses")),
     Row("cache_results", "gauge", (), "results in the cache", _cached("results")),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.queueing.scored import Hit
     from nsfwd.pipeline.queueing.tickets import Ticket
 
-_Key = tuple[bytes, int, tuple[bytes, ...]]
-"""Path, frames and roots: who may see less of the file system shares nothing with who may see more."""
+_Key = tuple[bytes, int, tuple[bytes, ...], tuple[str, ...]]
+"""Path, frames, roots and models: who may see less of the file system shares nothing with who may see more."""
 
 MOST_TAKEN = 64
 """Most requests taken along by one: almost all of the gain, and handing them on stays cheap however many ask."""
@@ -111,4 +111,4 @@ def _key(job: DecodeJob) -> _Key | None:
     if image.path is None or image.descriptor is not None or job.after is not None:
         return None
     claim = job.ticket.claim
-    return image.path, claim.frames, claim.roots
+    return image.path, claim.frames, claim.roots, claim.models

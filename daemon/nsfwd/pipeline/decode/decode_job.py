@@ -35,6 +35,7 @@ class DecodeJob:
     """One view of an image on its way to pixels.
 
     Attributes:
+        recipe: place of its preprocessing among those of all models.
         after: what the view before it came to; None for the first.
         home: the decoder that has the image open, where a view came before.
         probe: what is asked instead of pixels (``messages.Job.probe``).
@@ -45,10 +46,26 @@ class DecodeJob:
         digest: size and SHA-256 of the file, as the decoder that got it alone told before it began.
     """
 
-    __slots__ = ("after", "crashes", "deaths", "digest", "home", "image", "lease", "losses", "probe", "since", "ticket")
+    __slots__ = (
+        "after",
+        "crashes",
+        "deaths",
+        "digest",
+        "home",
+        "image",
+        "lease",
+        "losses",
+        "probe",
+        "recipe",
+        "since",
+        "ticket",
+    )
 
-    def __init__(self, image: Image, ticket: Ticket, after: Decoded | None = None, *, probe: int = 0) -> None:
+    def __init__(
+        self, image: Image, ticket: Ticket, after: Decoded | None = None, *, recipe: int = 0, probe: int = 0
+    ) -> None:
         self.image = image
+        self.recipe = recipe
         self.probe = probe
         self.ticket = ticket
         self.after = after

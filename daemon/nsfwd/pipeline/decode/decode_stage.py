@@ -91,11 +91,12 @@ class DecodeStage:
         self.crew.tell(child_messages.encode(child_messages.Poison(self._poison.digests())))
 
     def decode(
-        self, image: Image, ticket: Ticket, *, probe: int = 0
+        self, image: Image, ticket: Ticket, *, recipe: int = 0, probe: int = 0
     ) -> Coroutine[Any, Any, child_messages.Decoded | Hit]:
         """Turn an image, or its first view, into pixels in the slot that is then ``ticket.lease``.
 
         Args:
+            recipe: place of the preprocessing in ``DecoderSetup.recipes``.
             probe: ask for this instead of pixels (``messages.Job.probe``); there is no lease then.
 
         Returns:
@@ -104,15 +105,20 @@ class DecodeStage:
         Raises:
             CodedError: the file's fault, or the ticket was settled first.
         """
-        return self._run(DecodeJob(image, ticket, probe=probe))
+        return self._run(DecodeJob(image, ticket, recipe=recipe, probe=probe))
 
-    async def decode_next(self, image: Image, ticket: Ticket, after: child_messages.Decoded) -> child_messages.Decoded:
-        """Turn a further view into pixels, as ``decode``; the slot of the one before it is free again.
+    async def decode_next(
+        self, image: Image, ticket: Ticket, after: child_messages.Decoded, recipe: int = 0
+    ) -> child_messages.Decoded:
+        """Turn the next view into pixels, as ``decode``; the slot of the one before it is free again.
+
+        Args:
+            after: the view before it, which may be the last one of another recipe.
 
         Raises:
             CodedError: as ``decode``; ``decode_timeout`` also when the views before it took all the time there is.
         """
-        job = DecodeJob(image, ticket, after)
+        job = DecodeJob(image, ticket, after, recipe=recipe)
         job.home = self._homes.pop(ticket.number, None)
         if self.crew.exhausted(job):
             raise self.crew.too_late()
@@ -123,7 +129,7 @@ class DecodeStage:
 
     async def _run(self, job: DecodeJob) -> Any:
         claim = job.ticket.claim
-        if job.ticket.own is not None:
+        if claim.reserved_slot is not None:
             self._own.append(job)
         else:
             self.queue.push(job, claim.lane, claim.asker)
@@ -202,7 +208,7 @@ class DecodeStage:
             job.ticket.time.queue += now - job.since
 
     def _lease(self, job: DecodeJob) -> Lease | None:
-        own = job.ticket.own
+        own = job.ticket.claim.reserved_slot
         return self._slots.lease() if own is None else self._slots.lease_own(own)
 
     def _send_own(self) -> None:
@@ -288,6 +294,7 @@ class DecodeStage:
                     suspect=job.deaths > 0,
                     probe=job.probe,
                     roots=ticket.claim.roots,
+                    recipe=job.recipe,
                 )
             )
         if len(worker.jobs) == len(jobs):
@@ -347,7 +354,7 @@ class DecodeStage:
         job.losses += held
         if job.losses >= LOSSES_BEFORE_SUSPICION:
             self._suspects.append(job)
-        elif job.ticket.own is not None:
+        elif job.ticket.claim.reserved_slot is not None:
             self._own.append(job)
         elif job.ticket.settled is None:
             self.queue.push_front(job, job.ticket.claim.lane)
@@ -361,7 +368,7 @@ class DecodeStage:
         if overdue:
             job.ticket.fail(self.crew.too_late())
             return
-        own = job.ticket.own is not None
+        own = job.ticket.claim.reserved_slot is not None
         if own and exit_.signal == signal.SIGKILL:
             self._suspects.append(job)
             return

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from nsfwd.ipc.child_messages import Decoded, HashedStamp
     from nsfwd.pipeline.decode.decode_stage import DecodeStage
     from nsfwd.pipeline.queueing.scored import Scored
-    from nsfwd.pipeline.queueing.tickets import Ticket
+    from nsfwd.pipeline.queueing.tickets import Claim, Ticket
     from nsfwd.protocol.messages import Image
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+
+_ResultKey = tuple[str, int, tuple[str, ...]]
+"""Digest of the content, how many frames were to be looked at, and which models were asked."""
 
 SETTLED = 2_000_000_000
 """Nanoseconds after its last change before a file's identity is believed: clocks of file systems tick in up to 2 s."""
@@ -46,7 +49,7 @@ class ResultCache:
         self._entries = entries
         self._clock = clock
         self._digests: OrderedDict[Stamp, str] = OrderedDict()
-        self._results: OrderedDict[tuple[str, int], Scored] = OrderedDict()
+        self._results: OrderedDict[_ResultKey, Scored] = OrderedDict()
         self.hits = {"identity": 0, "digest": 0}
         self.misses = 0
 
@@ -80,9 +83,9 @@ class ResultCache:
         self.misses += 1
         return None
 
-    def keep(self, digest: str, frames: int, scored: Scored) -> None:
-        """Remember the scores of this content, looked at in so many frames."""
-        self._put(self._results, (digest, frames), scored)
+    def keep(self, digest: str, claim: Claim, scored: Scored) -> None:
+        """Remember the scores of this content for claims that ask for the same frames and models."""
+        self._put(self._results, (digest, claim.frames, claim.models), scored)
 
     def count_on(self, former: ResultCache) -> None:
         """Go on counting where one that is replaced stands; what it kept is gone."""
@@ -101,7 +104,7 @@ class ResultCache:
         }
 
     def _hit(self, by: str, file: HashedStamp, ticket: Ticket) -> Hit | None:
-        key = (file[5], ticket.claim.frames)
+        key = (file[5], ticket.claim.frames, ticket.claim.models)
         scored = self._results.get(key)
         if scored is None:
             return None

@@ -6,6 +6,8 @@ beside a crowd waits half as long behind small ones. Pure: told the time, knows 
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsfwd.protocol.messages import Lane
@@ -22,6 +24,16 @@ BATCHES_IN_FLIGHT = 2
 COMPANY = 2.0
 """Seconds after two have asked by turns in which they count as being at it: longer than a person's client takes to
 look at a reply and ask again."""
+
+
+GPU_BATCH = 64
+"""Largest batch on a GPU where no setting names one."""
+
+IMAGES_A_CORE = 2
+"""The same on a CPU, for each core. Two batches are in flight, so no core waits for the server; four a core were no
+faster and only made others wait longer (docs/performance.md)."""
+
+_NVIDIA = Path("/dev/nvidiactl")
 
 
 class BatchSizer:
@@ -56,3 +68,10 @@ class BatchSizer:
         if len(held) >= engine.lanes:
             return 0
         return min(max(1, most // engine.lanes), max(0, most - sum(map(len, held))))
+
+
+def default_max_batch(device: str) -> int:
+    """The largest batch for a device as the setting names it; ``auto`` is a GPU where the kernel shows one."""
+    if device == "gpu" or (device == "auto" and _NVIDIA.exists()):
+        return GPU_BATCH
+    return IMAGES_A_CORE * len(os.sched_getaffinity(0))

@@ -17,18 +17,20 @@ class ScoreJob(msgspec.Struct, eq=False):
     Attributes:
         ready: ``time.monotonic()`` since when it waits.
         suspect: it was in an engine that died, or in a batch that failed; it is scored alone.
+        keep: the ticket gets its slot back with the scores: another model is to score the same pixels.
         lease: the slot while the engine holds it; else it is the ticket's.
     """
 
     ticket: Ticket
     ready: float
+    keep: bool
     suspect: bool = False
     lease: Lease | None = None
 
     @property
-    def probe(self) -> bool:
+    def self_test(self) -> bool:
         """Whether it is the self-test's: scored before all others, also by an engine that is not trusted yet."""
-        return self.ticket.own is not None
+        return self.ticket.claim.reserved_slot is not None
 
     def hand_over(self) -> Lease:
         """The engine holds the slot from now on."""

@@ -1,7 +1,8 @@
 """Images that are more than one picture: the frames of an animation, transparency on white and on black.
 
 Each view is decoded and scored like an image of its own, one after the other, so that no slot waits for another of the
-same image. All of them have one ticket, and come to one judgement.
+same image. Models with the same recipe score the same pixels in turn; for another recipe the image is decoded again.
+All of that has one ticket, and comes to one judgement.
 """
 
 from __future__ import annotations
@@ -12,35 +13,58 @@ from nsfwd.bundles.verdict import View
 from nsfwd.pipeline.queueing.scored import Scored
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from nsfwd.bundles.verdict import ModelOutput
     from nsfwd.ipc.child_messages import Decoded
-    from nsfwd.pipeline.infer.score_stage import ScoreStage
+    from nsfwd.pipeline.infer.served_model import RecipeGroup
     from nsfwd.pipeline.queueing.tickets import Ticket
     from nsfwd.protocol.messages import Image
 
 
 async def infer(
-    name: str,
-    scoring: ScoreStage,
-    decode_next: Callable[[Image, Ticket, Decoded], Awaitable[Decoded]],
+    groups: Sequence[RecipeGroup],
+    decode_next: Callable[[Image, Ticket, Decoded, int], Awaitable[Decoded]],
     image: Image,
     ticket: Ticket,
     decoded: Decoded,
 ) -> Scored:
-    """Score an image whose first view is decoded, then its further views if it has any.
+    """Have models score an image whose first view is decoded, then its further views if it has any.
 
     Args:
-        name: of the model.
-        decode_next: turns the view after one into pixels.
-        decoded: the first view.
+        groups: the models, by recipe.
+        decode_next: turns the view after one into pixels, by a recipe.
+        decoded: the first view, by the recipe of the first group.
 
     Raises:
         CodedError: a view has no scores, so the image has none: a part of it must never get the verdict of all.
     """
-    plain = decoded.frames == 1 and not decoded.background
-    views = [View(decoded.frame, decoded.background, {name: await scoring.score(ticket)})]
-    while decoded.next:
-        decoded = await decode_next(image, ticket, decoded)
-        views.append(View(decoded.frame, decoded.background, {name: await scoring.score(ticket)}))
-    return Scored(tuple(views), decoded.frames, decoded.sampled, plain)
+    views: list[View] = []
+    plain, sampled = True, 0
+    for recipe, models in groups:
+        if views:
+            decoded = await decode_next(image, ticket, decoded, recipe)
+        plain = plain and decoded.frames == 1 and not decoded.background
+        sampled = max(sampled, decoded.sampled)
+        while True:
+            results: dict[str, ModelOutput] = {}
+            for model in models:
+                results[model.name] = await model.scoring.score(ticket, keep=model is not models[-1])
+            view = View(decoded.frame, decoded.background, results)
+            if recipe == groups[0].recipe:
+                views.append(view)
+            else:
+                _merge(views, view)
+            if not decoded.next:
+                break
+            decoded = await decode_next(image, ticket, decoded, recipe)
+    return Scored(tuple(views), decoded.frames, sampled, plain)
+
+
+def _merge(views: list[View], view: View) -> None:
+    """Add what further models say of a view, which those before may not have seen."""
+    for known in views:
+        if (known.frame, known.background) == (view.frame, view.background):
+            known.results = {**known.results, **view.results}
+            return
+    views.append(view)

@@ -136,13 +136,9 @@ class Admission:
         self.admitted += 1
         return ticket
 
-    def own_ticket(self, claim: Claim, slot: int) -> Ticket:
-        """A ticket of the self-test: it takes no place in the queue, and no drain waits for it.
-
-        Args:
-            slot: which of the self-test's slots it uses.
-        """
-        return Ticket(claim, next(self._numbers), self._loop, own=slot)
+    def own_ticket(self, claim: Claim) -> Ticket:
+        """Make a ticket for the self-test: it takes no place in the queue, and no drain waits for it."""
+        return Ticket(claim, next(self._numbers), self._loop)
 
     def leave(self, ticket: Ticket) -> None:
         """The ticket has its outcome."""

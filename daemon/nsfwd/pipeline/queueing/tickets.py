@@ -35,10 +35,24 @@ class Claim:
         identity: hash each opened file.
         frames: how many frames of each image to look at most; 0 for as many as the bundle says.
         roots: below which its files must lie, beside the daemon's own; none for no further limit.
+        models: short names of those to be asked; none for all.
+        reserved_slot: which of the self-test's slots its images use; None for everybody else's images.
         parts: what is under way.
     """
 
-    __slots__ = ("allowance", "asker", "deadline", "error", "frames", "identity", "lane", "parts", "roots")
+    __slots__ = (
+        "allowance",
+        "asker",
+        "deadline",
+        "error",
+        "frames",
+        "identity",
+        "lane",
+        "models",
+        "parts",
+        "reserved_slot",
+        "roots",
+    )
 
     def __init__(
         self,
@@ -50,6 +64,8 @@ class Claim:
         identity: bool = False,
         frames: int = 0,
         roots: tuple[bytes, ...] = (),
+        models: tuple[str, ...] = (),
+        reserved_slot: int | None = None,
     ) -> None:
         self.asker = asker
         self.lane = lane
@@ -58,6 +74,8 @@ class Claim:
         self.identity = identity
         self.frames = frames
         self.roots = roots
+        self.models = models
+        self.reserved_slot = reserved_slot
         self.parts: set[ClaimPart] = set()
         self.error: CodedError | None = None
 
@@ -86,18 +104,16 @@ class Ticket:
         number: the daemon's word for the image, unique while it lives.
         admitted: ``time.monotonic()`` at admission; a loop's clock may only tick in milliseconds.
         lease: the slot with its pixels while the server holds it; None while a child does.
-        own: which of the self-test's slots it uses; None for an image of somebody else.
         settled: the error that ended it early, or None.
         tick: when it expires, in the words of ``Deadlines``; 0 for never.
     """
 
-    __slots__ = ("_waiter", "admitted", "claim", "lease", "loop", "number", "own", "settled", "tick", "time")
+    __slots__ = ("_waiter", "admitted", "claim", "lease", "loop", "number", "settled", "tick", "time")
 
-    def __init__(self, claim: Claim, number: int, loop: asyncio.AbstractEventLoop, *, own: int | None = None) -> None:
+    def __init__(self, claim: Claim, number: int, loop: asyncio.AbstractEventLoop) -> None:
         self.claim = claim
         self.number = number
         self.loop = loop
-        self.own = own
         self.admitted = time.monotonic()
         self.time = Timing()
         self.lease: Lease | None = None

@@ -11,7 +11,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from nsfwd.errors import CodedError, NsfwdError
+from nsfwd.errors import CodedError, NsfwdError, SettingsError
 from nsfwd.ipc.child_messages import ListerSetup
 from nsfwd.overrides.override_watcher import OverrideWatcher
 from nsfwd.pipeline.decode.list_stage import CHUNK, ListStage
@@ -107,9 +107,11 @@ class ReloadCoordinator:
         """Make a generation, which is not started yet.
 
         Raises:
-            SettingsError: the settings allow none.
+            SettingsError: it would need more than one bundle.
             OverridesFailure: the store of overrides is another one, and cannot be read.
         """
+        if len(bundles) != 1:
+            raise SettingsError("models: this version serves exactly one bundle at a time")
         self._overriding = self._overriding.at(settings.overrides)
         return Generation(
             settings,
@@ -209,9 +211,7 @@ class ReloadCoordinator:
     def _mode(self, settings: Settings) -> str:
         if settings.reload_mode != "auto":
             return settings.reload_mode
-        old = self.generation
-        processes = (*old.scoring.processes(), *old.decoding.crew.processes())
-        return "beside" if memory_headroom.holds_two(processes) else "drain"
+        return "beside" if memory_headroom.holds_two(self.generation.processes()) else "drain"
 
     async def _prove(self, successor: Generation) -> None:
         """Start its processes and wait until its goldens agree; where they do not, it has ended again."""

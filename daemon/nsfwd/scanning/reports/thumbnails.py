@@ -100,7 +100,7 @@ class Thumbnails:
     def _started(self) -> BlockingChild:
         """Start a decoder, send it its setup, and wait until it is ready."""
         self._decoder = decoder = BlockingChild("nsfwd.imaging.decoder", name="decoder", fds=[self._arena.fd])
-        setup = child_messages.DecoderSetup(0, SIDE * SIDE * 3, msgspec.to_builtins(_RECIPE), (), LIMITS)
+        setup = child_messages.DecoderSetup(0, SIDE * SIDE * 3, [msgspec.to_builtins(_RECIPE)], (), LIMITS)
         decoder.send(child_messages.encode(setup))
         _HELLO.decode(decoder.receive(SECONDS))
         return decoder
