@@ -17,7 +17,7 @@ class NullDecoder(decoder.Decoder):
 
     def do(self, job: child_messages.Job, descriptor: int | None) -> child_messages.Decoded:
         """Say that the pixels are there."""
-        return child_messages.Decoded(job.number, job.slot, job.generation, "", "", 1e-6, 64, 64, "jpeg")
+        return child_messages.Decoded(job.number, job.slot, job.lease_id, "", "", 1e-6, 64, 64, "jpeg")
 
 
 def _serve() -> None:

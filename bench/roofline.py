@@ -220,11 +220,11 @@ def main() -> None:
     recipe = bundle.manifest.recipe
     picture = np.random.default_rng(1).integers(0, 256, (recipe.height, recipe.width, 3), np.uint8)
     rates: dict[int, list[float]] = {batch: [] for batch in engine.buckets}
-    with ThreadPoolExecutor(engine.lanes) as pool:
+    with ThreadPoolExecutor(engine.streams) as pool:
         for number in range(options.rounds):
             for batch in figures.shuffled(engine.buckets, seed=number):
                 score = partial(engine.score, [picture] * batch)
-                rates[batch].append(batch * _per_second(score, options.seconds, pool, engine.lanes))
+                rates[batch].append(batch * _per_second(score, options.seconds, pool, engine.streams))
     print(
         json.dumps(
             {
@@ -251,7 +251,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _per_second(work: Callable[[], object], seconds: float, pool: ThreadPoolExecutor, lanes: int) -> float:
+def _per_second(work: Callable[[], object], seconds: float, pool: ThreadPoolExecutor, streams: int) -> float:
     """How often ``work`` ends in a second when each lane does it again and again."""
     stop = time.perf_counter() + seconds
 
@@ -263,7 +263,7 @@ def _per_second(work: Callable[[], object], seconds: float, pool: ThreadPoolExec
         return done
 
     began = time.perf_counter()
-    done = sum(future.result() for future in [pool.submit(lane) for _ in range(lanes)])
+    done = sum(future.result() for future in [pool.submit(lane) for _ in range(streams)])
     return done / (time.perf_counter() - began)
 
 

@@ -151,7 +151,7 @@ def test_bytes_passed_as_descriptors(tmp_path: Path) -> None:
             bench.process.send(child_messages.Decode([child_messages.Job(5, 3, 2, b"", True, True)]), [fd])
             os.close(fd)
             (result,) = (await bench.process.said.get()).results
-            assert (result.number, result.slot, result.generation, result.code) == (5, 3, 2, "")
+            assert (result.number, result.slot, result.lease_id, result.code) == (5, 3, 2, "")
             assert result.identity is not None
             assert max(abs(a - b) for a, b in zip(bytes(bench.arena.slot(3)[:3]), (9, 8, 7), strict=True)) <= 2
 

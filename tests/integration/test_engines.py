@@ -117,7 +117,7 @@ def test_the_same_call_gives_the_same_bits(engine: Engine, pictures: Pixels) -> 
 def test_calls_from_all_lanes_do_not_mix(engine: Engine, pictures: Pixels) -> None:
     alone = engine.score(pictures)
     jobs = [[(number + step) % MOST for step in range(1 + number % 4)] for number in range(24)]
-    with ThreadPoolExecutor(engine.lanes) as pool:
+    with ThreadPoolExecutor(engine.streams) as pool:
         replies = list(pool.map(lambda job: engine.score([pictures[one] for one in job]), jobs))
     for job, scores in zip(jobs, replies, strict=True):
         np.testing.assert_allclose(scores, alone[job], atol=F32)

@@ -71,9 +71,9 @@ class Daemon:
         """Decode a file whose decoders are ended by this signal while they are on it."""
         decoding = asyncio.ensure_future(self.decode(path))
         while not decoding.done():
-            job = next(iter(self.stage.crew.workers[0].jobs.values()), None)
+            job = next(iter(self.stage.pool.workers[0].jobs.values()), None)
             if job is not None and self.arena.note(0) is not None and (job.deaths == 0 or job.digest is not None):
-                for pid in self.stage.crew.processes():
+                for pid in self.stage.pool.processes():
                     with suppress(ProcessLookupError):
                         os.kill(pid, number)
             await asyncio.sleep(0.002)
@@ -88,7 +88,7 @@ def test_what_crashes_decoders_is_not_met_again(tmp_path: Path, number: int, lis
         other.write_bytes(pictures.encoded(pictures.solid((4, 5, 6)), "PNG"))
         async with Daemon(tmp_path) as daemon:
             assert (await daemon.crash(slow, number)).startswith("decoder_died")
-            assert daemon.stage.crew.restarts == 2
+            assert daemon.stage.pool.restarts == 2
             assert len(daemon.poison.digests()) == listed
         if not listed:
             return
@@ -96,7 +96,7 @@ def test_what_crashes_decoders_is_not_met_again(tmp_path: Path, number: int, lis
             (tmp_path / "copy.png").write_bytes(slow.read_bytes())
             assert "poison list" in await daemon.decode(tmp_path / "copy.png")
             assert await daemon.decode(other) == ""
-            assert daemon.stage.crew.restarts == 0
+            assert daemon.stage.pool.restarts == 0
             daemon.poison.clear()
             daemon.stage.spread_poison()
             assert await daemon.decode(slow) == ""

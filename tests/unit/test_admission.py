@@ -54,7 +54,7 @@ def test_draining_refuses_and_empty_waits_for_the_last() -> None:
 def test_the_allowance_ends_a_ticket_by_its_own_timer() -> None:
     async def test(loop: ManualLoop) -> None:
         admission = Admission(8, loop)
-        ticket = admission.admit(claim(allowance=5.0))
+        ticket = admission.admit(claim(time_limit=5.0))
         waiting = asyncio.ensure_future(ticket.wait())
         await loop.advance(4.9)
         assert not waiting.done()
@@ -80,7 +80,7 @@ def test_the_deadline_of_a_claim_bounds_images_admitted_late() -> None:
 def test_the_first_outcome_wins() -> None:
     async def test(loop: ManualLoop) -> None:
         admission = Admission(8, loop)
-        ticket = admission.admit(claim(allowance=5.0))
+        ticket = admission.admit(claim(time_limit=5.0))
         waiting = asyncio.ensure_future(ticket.wait())
         await settle()
         ticket.resolve("pixels")

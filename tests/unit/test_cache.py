@@ -5,7 +5,7 @@ from typing import Any
 
 from nsfwd.ipc.child_messages import HASH, STAT, Decoded, Stamp
 from nsfwd.pipeline.decode.result_cache import SETTLED, ResultCache
-from nsfwd.pipeline.queueing.scored import Scored
+from nsfwd.pipeline.queueing.scored import Hit, Scored
 from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.protocol.messages import Image, Lane
 
@@ -33,7 +33,7 @@ class FakeTicket:
 
 def find(cache: ResultCache, decoding: FakeDecoding, image: Image | None = None) -> str | None:
     hit = asyncio.run(cache.find(decoding, image or Image(b"/a"), FakeTicket()))  # type: ignore[arg-type]
-    return hit.by if hit else None
+    return hit.by if isinstance(hit, Hit) else None
 
 
 def test_an_identity_leads_to_a_digest_and_that_to_scores() -> None:

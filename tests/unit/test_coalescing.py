@@ -35,10 +35,10 @@ class Room(Bench):
         self.answers = 0
 
     def ask(
-        self, path: str, *, lane: Lane = Lane.NORMAL, allowance: float | None = None, probe: int = 0, **claims: Any
+        self, path: str, *, lane: Lane = Lane.NORMAL, time_limit: float | None = None, probe: int = 0, **claims: Any
     ) -> tuple[Ticket, asyncio.Future[Any]]:
         """One request of a connection of its own."""
-        claim = Claim((object(),), lane, allowance=allowance, **claims)
+        claim = Claim((object(),), lane, time_limit=time_limit, **claims)
         ticket = self.admission.admit(claim)
         return ticket, asyncio.ensure_future(self._scan(Image(path.encode()), ticket, probe))
 
@@ -47,8 +47,9 @@ class Room(Bench):
             found = await self.stage.decode(image, ticket, probe=probe)
             if isinstance(found, Hit):
                 return found.by
+            assert isinstance(found, child_messages.Decoded)
             self.coalescing.share(ticket, HIT)
-            return found.code or "decoded"
+            return "decoded"
         except CodedError as error:
             return error.code
         finally:
@@ -236,7 +237,7 @@ def test_everybody_has_a_deadline_of_his_own() -> None:
     async def test(loop: ManualLoop) -> None:
         room = Room(loop)
         await room.busy()
-        asked = [room.ask("/a", allowance=allowance)[1] for allowance in (2.0, 1.0, None)]
+        asked = [room.ask("/a", time_limit=time_limit)[1] for time_limit in (2.0, 1.0, None)]
         await room.answer()
         await loop.advance(1.5)
         assert await asked[1] == "deadline"

@@ -13,7 +13,8 @@ import pytest
 import uvloop
 
 from nsfwd.config import Settings
-from nsfwd.errors import CodedError, Status
+from nsfwd.errors import CodedError
+from nsfwd.pipeline.queueing.scored import Directory
 from nsfwd.protocol.limits import DESCRIPTORS, WINDOW
 from nsfwd.protocol.messages import Image, Lane, Outcome, Style, Timing
 from nsfwd.protocol.session import Session
@@ -83,14 +84,14 @@ class FakePipeline:
         self.claims.append(FakeClaim(lane, deadline, identity, roots))
         return self.claims[-1]
 
-    async def scan(self, image: Image, claim: FakeClaim) -> Outcome:
+    async def scan(self, image: Image, claim: FakeClaim) -> Outcome | Directory:
         if self.broken:
             raise RuntimeError("a defect")
         if image.descriptor is not None:
             with os.fdopen(image.descriptor, "rb") as file:
                 self.bodies.append(file.read())
         if image.path is not None and image.path.endswith(b"/"):
-            return Outcome(image.path, Status.ERROR, Timing(), code="is_directory")
+            return Directory(Timing())
         if not self.hold:
             return skipped(image.path)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

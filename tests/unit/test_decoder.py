@@ -62,7 +62,7 @@ def results(
 def test_pixels_lie_in_the_jobs_slot_and_no_other(arena: Arena, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(pictures.encoded(pictures.solid((1, 2, 3)), "PNG"))
     result = make(arena).do(job(tmp_path / "a.png", slot=2), None)
-    assert (result.number, result.slot, result.generation, result.code) == (7, 2, 3, "")
+    assert (result.number, result.slot, result.lease_id, result.code) == (7, 2, 3, "")
     assert (result.width, result.height, result.format, result.identity) == (64, 64, "png", None)
     assert result.seconds > 0
     assert bytes(arena.slot(2)) == bytes((1, 2, 3)) * 256

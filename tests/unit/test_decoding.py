@@ -14,7 +14,7 @@ from nsfwd.pipeline.decode import decoder_pool
 from nsfwd.pipeline.decode.decode_stage import DEATHS_BEFORE_BLAME, LOSSES_BEFORE_SUSPICION, DecodeStage
 from nsfwd.pipeline.decode.poison_list import PoisonList
 from nsfwd.pipeline.queueing.admission import Admission
-from nsfwd.pipeline.queueing.slots import Lease, Slots
+from nsfwd.pipeline.queueing.slots import NO_SLOT, Lease, Slots
 from nsfwd.pipeline.queueing.tickets import Claim, Ticket
 from nsfwd.protocol.messages import Image, Lane
 from tests.unit.fakes import FakeArena, FakeChild
@@ -52,7 +52,7 @@ class Bench:
 
 
 def done(job: child_messages.Job, code: str = "") -> child_messages.DecodedGroup:
-    return child_messages.DecodedGroup([child_messages.Decoded(job.number, job.slot, job.generation, code, "", 0.01)])
+    return child_messages.DecodedGroup([child_messages.Decoded(job.number, job.slot, job.lease_id, code, "", 0.01)])
 
 
 def test_pixels_arrive_with_the_slot_they_lie_in() -> None:
@@ -66,7 +66,7 @@ def test_pixels_arrive_with_the_slot_they_lie_in() -> None:
         child.say(done(job))
         decoded = await waiting
         assert decoded.number == ticket.number
-        assert ticket.lease == Lease(job.slot, job.generation)
+        assert ticket.lease == Lease(job.slot, job.lease_id)
 
     run(test)
 
@@ -175,7 +175,7 @@ def test_a_view_for_which_no_time_is_left_is_not_begun() -> None:
 
 
 def ticket_slot(child: FakeChild) -> tuple[int, int]:
-    return child.jobs()[-1].slot, child.jobs()[-1].generation
+    return child.jobs()[-1].slot, child.jobs()[-1].lease_id
 
 
 def test_two_images_go_to_two_decoders() -> None:
@@ -258,7 +258,7 @@ def test_a_dead_decoder_is_replaced_and_only_the_noted_file_is_suspected() -> No
         assert [job.path for job in new.jobs()] == [b"/a", b"/b"]
         new.say(done(new.jobs()[1]))
         await asyncio.gather(first, second)
-        assert bench.stage.crew.restarts == 1
+        assert bench.stage.pool.restarts == 1
 
     run(test)
 
@@ -532,7 +532,7 @@ def test_a_decoder_that_cannot_be_killed_is_abandoned_with_its_slot() -> None:
             await settle()
         with pytest.raises(CodedError, match="decode_timeout"):
             await stuck
-        assert len(bench.stage.crew.abandoned) == 1
+        assert len(bench.stage.pool.abandoned) == 1
         new = FakeChild.born[1]
         assert [job.path for job in new.jobs()] == [b"/behind"]
         new.say(done(new.jobs()[0]))
@@ -540,7 +540,7 @@ def test_a_decoder_that_cannot_be_killed_is_abandoned_with_its_slot() -> None:
         assert bench.slots.free == bench.slots.count - 2, "what the kernel holds and what was just decoded"
         old.die()
         assert bench.slots.free == bench.slots.count - 1
-        assert bench.stage.crew.abandoned == []
+        assert bench.stage.pool.abandoned == []
         assert len(FakeChild.born) == 2
 
     run(test)
@@ -557,7 +557,7 @@ def test_only_so_many_are_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(8):
             await loop.advance(decoder_pool.WATCH_INTERVAL)
             await settle()
-        assert len(bench.stage.crew.abandoned) == 1
+        assert len(bench.stage.pool.abandoned) == 1
         assert len(FakeChild.born) == 3
         assert all(waiting.done() for _, waiting in tickets), "both have their answer all the same"
         for _, waiting in tickets:
@@ -691,5 +691,31 @@ def test_the_self_test_is_decoded_without_a_free_slot_and_by_decoders_that_have_
         FakeChild.born[1].say(done(again[0]))
         assert await waiting
         assert ticket.lease is not None
+
+    run(test)
+
+
+def test_probes_go_on_while_every_slot_is_taken() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, slots=1, workers=1)
+        await settle()
+        child = FakeChild.born[0]
+        pixels, first = bench.submit("/a")
+        await settle()
+        child.say(done(child.jobs()[-1]))
+        assert (await first).code == ""
+        assert bench.slots.free == 0
+        bench.submit("/waits")
+        ticket = bench.admission.admit(bench.claim)
+        probe = asyncio.ensure_future(bench.stage.decode(Image(b"/known"), ticket, probe=child_messages.STAT))
+        await settle()
+        assert [(job.path, job.slot) for job in child.jobs()[1:]] == [(b"/known", NO_SLOT)]
+        child.say(done(child.jobs()[-1]))
+        assert isinstance(await probe, child_messages.Decoded)
+        assert (ticket.lease, bench.slots.free) == (None, 0)
+        assert pixels.lease is not None
+        bench.slots.release(pixels.lease)
+        await settle()
+        assert child.jobs()[-1].path == b"/waits"
 
     run(test)

@@ -21,7 +21,7 @@ class Worsening:
     name = "keras/jax"
     device = "gpu H9000"
     precision = "f32"
-    lanes = 1
+    streams = 1
 
     def __init__(self) -> None:
         self.buckets: tuple[int, ...] = (1, 2, 4)

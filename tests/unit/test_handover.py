@@ -28,7 +28,7 @@ class Generation:
     def processes(self) -> list[int]:
         return [7, 7]
 
-    def count_on(self, former: Generation) -> None: ...
+    def inherit_counters(self, former: Generation) -> None: ...
 
     def start(self) -> None:
         self.alive = True
@@ -93,9 +93,9 @@ class Site:
         settings: Any = SimpleNamespace(reload_mode=mode, name="second", queue=100)
         return asyncio.ensure_future(self.handover.reload(settings, ()))
 
-    def ask(self, allowance: float | None = None) -> tuple[Ticket, asyncio.Task[Any]]:
+    def ask(self, time_limit: float | None = None) -> tuple[Ticket, asyncio.Task[Any]]:
         """An image that is asked for while the gate is closed."""
-        ticket = self.admission.admit(Claim(("someone",), Lane.NORMAL, allowance=allowance))
+        ticket = self.admission.admit(Claim(("someone",), Lane.NORMAL, time_limit=time_limit))
         return ticket, asyncio.ensure_future(self.handover.enter(ticket))
 
 
@@ -148,7 +148,7 @@ def test_who_waits_has_a_deadline() -> None:
         site = Site(loop)
         task = site.reload("drain")
         await manual.settle()
-        _, asked = site.ask(allowance=5.0)
+        _, asked = site.ask(time_limit=5.0)
         _, patient = site.ask()
         await loop.advance(10.0)
         with pytest.raises(CodedError, match="deadline"):

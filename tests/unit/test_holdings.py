@@ -16,6 +16,7 @@ import uvloop
 from nsfwd.budgets import ADMINS, FREE_LINE, SERIES, Budgets
 from nsfwd.config import Settings
 from nsfwd.metrics import Metrics
+from nsfwd.pipeline.queueing.scored import Directory
 from nsfwd.protocol.limits import DESCRIPTORS
 from nsfwd.protocol.messages import Image, Outcome, Style
 from nsfwd.server.acceptor import Acceptor
@@ -246,7 +247,7 @@ def test_many_connections_of_one_peer_wait_for_each_other_instead_of_being_refus
         service.queue.limit = 256
         held = pipeline.scan
 
-        async def admitted(image: Image, claim: FakeClaim) -> Outcome:
+        async def admitted(image: Image, claim: FakeClaim) -> Outcome | Directory:
             assert service.queue.fits("test", 1)
             service.queue.add("test", 1)
             try:

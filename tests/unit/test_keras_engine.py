@@ -85,7 +85,7 @@ def expected(images: Pixels) -> Probabilities:
 
 def test_a_gpu_pads_to_warmed_sizes(backend: FakeBackend, on_gpu: EngineOptions) -> None:
     engine = keras.KerasEngine(on_gpu)
-    assert (engine.name, engine.device, engine.lanes, engine.note) == ("keras/tensorflow", "gpu Fake 9000", 2, "")
+    assert (engine.name, engine.device, engine.streams, engine.note) == ("keras/tensorflow", "gpu Fake 9000", 2, "")
     engine.warm()
     assert engine.buckets == (1, 2, 4, 8)
     backend.ran.clear()
@@ -101,7 +101,7 @@ def test_a_cpu_pads_nothing(backend: FakeBackend, on_gpu: EngineOptions) -> None
     images = pictures(6)
     np.testing.assert_array_equal(engine.score(images), expected(images))
     assert backend.ran == [4, 1, 1]
-    assert engine.lanes == 1
+    assert engine.streams == 1
 
 
 def test_sizes_that_do_not_fit_are_given_up_and_told(backend: FakeBackend, on_gpu: EngineOptions) -> None:

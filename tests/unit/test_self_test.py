@@ -109,7 +109,7 @@ class Bench:
             jobs = self.decoder.jobs()[self._decoded :]
             self._decoded += len(jobs)
             for job in jobs:
-                done = child_messages.Decoded(job.number, job.slot, job.generation, code, "", 0.01)
+                done = child_messages.Decoded(job.number, job.slot, job.lease_id, code, "", 0.01)
                 self.decoder.say(child_messages.DecodedGroup([done]))
             await settle()
 

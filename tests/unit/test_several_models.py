@@ -22,7 +22,6 @@ from nsfwd.pipeline.generation import Generation
 from nsfwd.pipeline.infer import engine_supervisor
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.pipeline.queueing.admission import Admission
-from nsfwd.pipeline.queueing.scored import Hit
 from nsfwd.pipeline.queueing.tickets import Claim
 from nsfwd.pipeline.self_test import SelfTest
 from nsfwd.pipeline.stats import PipelineStatus
@@ -100,7 +99,7 @@ class Bench:
         result = child_messages.Decoded(
             job.number,
             job.slot,
-            job.generation,
+            job.lease_id,
             "",
             "",
             0.01,
@@ -140,7 +139,7 @@ class Bench:
     async def _scan(self, ticket: Any) -> Any:
         image = Image(b"/a")
         decoded = await self.generation.cached_or_decoded(image, ticket)
-        assert not isinstance(decoded, Hit)
+        assert isinstance(decoded, child_messages.Decoded)
         return await self.generation.infer(image, ticket, decoded)
 
 

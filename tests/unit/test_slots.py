@@ -17,7 +17,7 @@ def test_every_slot_is_leased_once_and_comes_back_with_a_new_generation() -> Non
     again = slots.lease()
     assert again is not None
     assert again.slot == first.slot
-    assert again.generation == first.generation + 1
+    assert again.lease_id == first.lease_id + 1
 
 
 def test_a_slot_cannot_come_back_twice() -> None:
@@ -39,7 +39,7 @@ def test_no_image_ever_gets_a_slot_of_the_self_test() -> None:
     slots.release(own)
     assert (slots.free, slots.lease()) == (0, None)
     again = slots.lease_own(1)
-    assert again is not None and again.generation == own.generation + 1
+    assert again is not None and again.lease_id == own.lease_id + 1
     assert images[0] is not None
     slots.release(images[0])
     assert slots.free == 1

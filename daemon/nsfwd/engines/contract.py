@@ -85,7 +85,7 @@ class Engine(Protocol):
         device: ``cpu``, or ``gpu`` and the device's own name.
         precision: what it really computes at.
         buckets: warmed batch sizes in rising order; the last is the most that is worth sending at once.
-        lanes: how many calls of ``score`` may usefully run at once, each in its own thread.
+        streams: how many calls of ``score`` may usefully run at once, each in its own thread.
         note: what the operator should know about the choice of device; empty if nothing. It and ``buckets`` may change
             while it works: memory ran out.
     """
@@ -94,7 +94,7 @@ class Engine(Protocol):
     device: str
     precision: str
     buckets: tuple[int, ...]
-    lanes: int
+    streams: int
     note: str
 
     def warm(self) -> None:
@@ -108,7 +108,7 @@ class Engine(Protocol):
     def score(self, images: Sequence[Pixels] | Pixels) -> Probabilities:
         """Score images of the recipe's size, any number of them.
 
-        Safe to call from ``lanes`` threads at once. Equal pixels give equal scores whatever else is in the batch, up
+        Safe to call from ``streams`` threads at once. Equal pixels give equal scores whatever else is in the batch, up
         to the rounding of the device.
 
         Args:

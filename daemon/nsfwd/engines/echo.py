@@ -74,7 +74,7 @@ class EchoEngine:
 
     name = "echo"
     device = "cpu"
-    lanes = 1
+    streams = 1
     note = ""
 
     def __init__(self, options: EngineOptions, *, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -1,9 +1,9 @@
 """The engine process: ``python -m nsfwd.engines.engine_process LINK_FD ARENA_FD``, started by the server process.
 
 Loads and warms one engine, then: batch in, scores out. Pixels are read where decoders left them, in the arena. As many
-threads as the engine has lanes take turns at the link, each carrying one batch from its arrival to its scores, so that
-the device works while the host gathers and sends. What a reduced precision may have got wrong is scored again before
-the reply. It must not know files, requests or verdicts.
+threads as the engine has streams take the link in turn, each carrying one batch from its arrival to its scores, so
+that the device works while the host gathers and sends. What a reduced precision may have got wrong is scored again
+before the reply. It must not know files, requests or verdicts.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class EngineProcess:
 
     def run(self) -> None:
         """Serve until the server ends the link."""
-        threads = [threading.Thread(target=self._serve) for _ in range(self._engine.lanes - 1)]
+        threads = [threading.Thread(target=self._serve) for _ in range(self._engine.streams - 1)]
         for thread in threads:
             thread.start()
         self._serve()
@@ -175,7 +175,7 @@ def load(setup: EngineSetup, say: Callable[[str], None]) -> tuple[Loaded, Engine
         load_seconds=loaded - started,
         warm_seconds=time.perf_counter() - loaded,
         note=_sayable(engine.note),
-        lanes=engine.lanes,
+        streams=engine.streams,
     )
     return Loaded(engine, exact, (bundle.manifest.recipe.height, bundle.manifest.recipe.width, 3)), ready
 

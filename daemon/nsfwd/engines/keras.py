@@ -42,7 +42,7 @@ class KerasEngine:
         self.name = f"keras/{self._backend.name}"
         self.precision = options.bundle.precision
         self.note = "" if self._gpu else _slow_on_cpu(self._backend.name, self.precision)
-        self.lanes = 2 if self._gpu else 1
+        self.streams = 2 if self._gpu else 1
         self.buckets = (gpu_buckets if self._gpu else cpu_buckets)(options.max_batch)
         self._bundle = options.bundle
         self._labels = len(options.bundle.manifest.output.labels)

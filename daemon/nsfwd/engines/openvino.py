@@ -43,7 +43,7 @@ class OpenVinoEngine:
 
     name = "openvino"
     device = "cpu"
-    lanes = 4  # images run one by one: many small batches cost little more than two large ones
+    streams = 4  # images run one by one: many small batches cost little more than two large ones
     note = ""
 
     def __init__(self, options: EngineOptions, *, tuned: Tuning | None = None) -> None:

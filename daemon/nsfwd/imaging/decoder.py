@@ -117,7 +117,7 @@ class Decoder:
         try:
             self._fill_at_any_rate(job, descriptor, facts)
         except safe_open.IsDirectory:
-            code = "is_directory"
+            code = child_messages.DIRECTORY
         except CodedError as error:
             code, message = error.code, error.message
             if code == "permission" and self._roots.moved():
@@ -130,7 +130,7 @@ class Decoder:
         return child_messages.Decoded(
             job.number,
             job.slot,
-            job.generation,
+            job.lease_id,
             code,
             message,
             time.perf_counter() - began,
@@ -284,7 +284,7 @@ def _stamp(found: os.stat_result) -> child_messages.Stamp:
 
 def _failed(job: child_messages.Job, error: Exception) -> child_messages.Decoded:
     """Return the result of a job whose own result has no place in a message."""
-    return child_messages.Decoded(job.number, job.slot, job.generation, "internal", _defect(error), 0.0)
+    return child_messages.Decoded(job.number, job.slot, job.lease_id, "internal", _defect(error), 0.0)
 
 
 def _defect(error: Exception) -> str:

@@ -48,14 +48,14 @@ class ImageLimits(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One view of an image to decode into ``slot``.
+    """One view of an image to decode into ``slot``; a probe has none.
 
     Most images have one view. Others (animations, transparency) are asked for one view at a time.
 
     Attributes:
         path: empty when a descriptor travels with the packet instead.
         number: the server's word for this job, echoed.
-        generation: the slot's lease generation, echoed; the server drops stale answers.
+        lease_id: which lease of the slot it is, echoed; the server drops stale answers.
         identity: hash the content as well (``Decoded.identity``).
         view: 0 for the first, then what ``Decoded.next`` said.
         frames: how many frames to look at most; 0 for as many as the recipe says.
@@ -68,7 +68,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     number: int
     slot: int
-    generation: int
+    lease_id: int
     path: bytes
     descriptor: bool
     identity: bool
@@ -84,6 +84,8 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
 STAT, HASH = 1, 2
 """What ``Job.probe`` may ask instead of pixels."""
 
+DIRECTORY = "is_directory"
+"""What ``Decoded.code`` says of a path that is no file but may be listed."""
 
 Moment = tuple[int, int]
 """A time of a file: whole seconds since 1970, negative before, and nanoseconds. As one number of nanoseconds it may
@@ -111,7 +113,7 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The end of one job. The decoder no longer touches its slot.
 
     Attributes:
-        code: empty when pixels are in the slot, ``is_directory`` for a directory, else a code of ``errors.CODES``.
+        code: empty when pixels are in the slot, ``DIRECTORY``, else a code of ``errors.CODES``.
         seconds: time spent on it.
         width, height, format: of the encoded image, once known.
         identity: of the opened descriptor, when it was asked for.
@@ -123,7 +125,7 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     number: int
     slot: int
-    generation: int
+    lease_id: int
     code: str
     message: str
     seconds: float
@@ -267,7 +269,7 @@ class EngineReady(Wire, frozen=True):
         buckets: the warmed sizes in rising order; the last is the most that is worth sending at once.
         note: what the operator should know about the choice of device (an NVIDIA GPU that no library sees), for the
             log and stats; empty if nothing.
-        lanes: how many batches it works on at once; with more than two, small ones are hardly slower than large ones.
+        streams: how many batches it works on at once; with more than two, small ones are hardly slower than large ones.
     """
 
     engine: str
@@ -277,7 +279,7 @@ class EngineReady(Wire, frozen=True):
     load_seconds: float
     warm_seconds: float
     note: str = ""
-    lanes: int = 1
+    streams: int = 1
 
 
 class EngineNote(Wire, frozen=True):

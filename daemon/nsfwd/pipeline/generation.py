@@ -23,7 +23,7 @@ from nsfwd.pipeline.decode.result_cache import ResultCache
 from nsfwd.pipeline.infer import views
 from nsfwd.pipeline.infer.batch_size import BATCHES_IN_FLIGHT, default_max_batch
 from nsfwd.pipeline.infer.served_model import RecipeGroup, ServedModel, by_recipe
-from nsfwd.pipeline.queueing.scored import Hit
+from nsfwd.pipeline.queueing.scored import Directory, Hit
 from nsfwd.pipeline.queueing.slots import Slots
 from nsfwd.protocol.messages import Frame
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.queueing.scored import Scored
     from nsfwd.pipeline.queueing.tickets import Ticket
     from nsfwd.protocol.messages import FileIdentity, Image, Judgement
+
+Found = child_messages.Decoded | Hit | Directory
+"""What an image comes to before it is scored: its first view is decoded, its scores are known, or it is none."""
 
 CHANNELS = 3
 """Pixels are uint8 (height, width, 3), RGB."""
@@ -144,7 +147,7 @@ class Generation:
     def processes(self) -> list[int]:
         """Process ids of engines and decoders."""
         engines = (process for model in self.models for process in model.scoring.supervisor.processes())
-        return [*engines, *self.decoding.crew.processes()]
+        return [*engines, *self.decoding.pool.processes()]
 
     def proven(self) -> None:
         """An engine has passed the self-test and scores images from now on."""
@@ -171,7 +174,7 @@ class Generation:
             self._left = asyncio.get_running_loop().create_future()
             await self._left
 
-    def cached_or_decoded(self, image: Image, ticket: Ticket) -> Coroutine[Any, Any, Hit | child_messages.Decoded]:
+    def cached_or_decoded(self, image: Image, ticket: Ticket) -> Coroutine[Any, Any, Found]:
         """Return the scores of an image that was scored before or is being scored for another; else its first view.
 
         Raises:
@@ -181,9 +184,7 @@ class Generation:
             return self._cached_or_decoded(self.cache, image, ticket)
         return self.decoding.decode(image, ticket, recipe=self._asked(ticket)[0].recipe)
 
-    async def _cached_or_decoded(
-        self, cache: ResultCache, image: Image, ticket: Ticket
-    ) -> Hit | child_messages.Decoded:
+    async def _cached_or_decoded(self, cache: ResultCache, image: Image, ticket: Ticket) -> Found:
         hit = await cache.find(self.decoding, image, ticket)
         if hit is not None:
             return hit
@@ -213,13 +214,13 @@ class Generation:
             self.cache.keep(identity.sha256, ticket.claim, scored)
             self.decoding.coalescing.share(ticket, Hit("coalesced", scored, identity))
 
-    def count_on(self, former: Generation) -> None:
+    def inherit_counters(self, former: Generation) -> None:
         """Go on counting where a generation that is replaced stands."""
-        self.decoding.count_on(former.decoding)
+        self.decoding.inherit_counters(former.decoding)
         for model, replaced in zip(self.models, former.models, strict=False):
-            model.scoring.count_on(replaced.scoring)
+            model.scoring.inherit_counters(replaced.scoring)
         if self.cache is not None and former.cache is not None:
-            self.cache.count_on(former.cache)
+            self.cache.inherit_counters(former.cache)
         if self.decoding.coalescing is not None and former.decoding.coalescing is not None:
             self.decoding.coalescing.shared += former.decoding.coalescing.shared
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from nsfwd.budgets import LISTINGS, Budget
 from nsfwd.errors import CodedError, Status
+from nsfwd.ipc.child_messages import Decoded
 from nsfwd.ipc.fd_closer import close_foreign
 from nsfwd.pipeline.decode.decode_job import identity_of
 from nsfwd.pipeline.decode.poison_list import PoisonList
 from nsfwd.pipeline.queueing.admission import Admission
-from nsfwd.pipeline.queueing.scored import Hit
+from nsfwd.pipeline.queueing.scored import Directory, Hit
 from nsfwd.pipeline.queueing.tickets import Claim, Ticket
 from nsfwd.pipeline.reload.reload_coordinator import ReloadCoordinator
 from nsfwd.pipeline.self_test import SelfTest
@@ -59,7 +60,7 @@ class Pipeline:
         self.status = PipelineStatus(self.serving, self.admission, poison, self._listings)
         self._count = self.status.counters.count
 
-    async def scan(self, image: Image, claim: Claim) -> Outcome:
+    async def scan(self, image: Image, claim: Claim) -> Outcome | Directory:
         """Score one image. Whatever goes wrong on the way is the outcome.
 
         Args:
@@ -67,7 +68,7 @@ class Pipeline:
             claim: on whose behalf.
 
         Returns:
-            The one outcome. A directory comes back as an error with the code ``is_directory``.
+            The one outcome; of a directory only that it is one.
         """
         identity, ticket, serving = None, None, self.serving
         generation = serving.generation
@@ -77,25 +78,25 @@ class Pipeline:
                 generation = await serving.enter(ticket)
             generation.tickets.add(ticket)
             found = await generation.cached_or_decoded(image, ticket)
-            if isinstance(found, Hit):
-                identity, scored, cached = found.file, found.scored, found.by
-            else:
+            if isinstance(found, Decoded):
                 identity, cached = identity_of(found.identity) if found.identity else None, ""
-                if found.code:
-                    return Outcome(image.path, Status.ERROR, ticket.time, code=found.code)
                 scored = await generation.infer(image, ticket, found)
+            elif isinstance(found, Hit):
+                identity, cached, scored = found.file, found.by, found.scored
+            else:
+                return found
             judgement, frame = generation.judge(scored)
             judgement = generation.override(judgement, identity)
             generation.remember(ticket, identity, scored)
-            told = claim.told(identity)
-            outcome = Outcome(image.path, Status.OK, ticket.time, judgement, identity=told, frame=frame, cached=cached)
+            seen = claim.visible_identity(identity)
+            reply = Outcome(image.path, Status.OK, ticket.time, judgement, identity=seen, frame=frame, cached=cached)
         except CodedError as error:
             spent = ticket.time if ticket else Timing()
-            outcome = Outcome.failed(image.path, error, spent, claim.told(identity))
+            reply = Outcome.failed(image.path, error, spent, claim.visible_identity(identity))
         finally:
             self._leave(image, ticket, generation)
-        self._count(outcome)
-        return outcome
+        self._count(reply)
+        return reply
 
     def _leave(self, image: Image, ticket: Ticket | None, generation: Generation) -> None:
         """Whatever the outcome: nothing is held any more on the image's behalf."""
@@ -124,9 +125,9 @@ class Pipeline:
             roots: below which its files must lie, beside the daemon's own; none for no further limit.
         """
         each = self.serving.generation.settings.deadline
-        allowance = None if lane is Lane.BACKGROUND or deadline is not None else each
+        time_limit = None if lane is Lane.BACKGROUND or deadline is not None else each
         until = None if deadline is None else self._loop.time() + deadline
-        return Claim(asker, lane, deadline=until, allowance=allowance, identity=identity, frames=frames, roots=roots)
+        return Claim(asker, lane, deadline=until, time_limit=time_limit, identity=identity, frames=frames, roots=roots)
 
     async def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.

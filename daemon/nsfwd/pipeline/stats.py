@@ -134,7 +134,7 @@ class PipelineStatus:
         """Stage -> a number that changes as it gets work done, and how long it may stand still; None without work."""
         decoding, models = self._serving.generation.decoding, self._serving.generation.models
         patience = STANDSTILL if all(model.scoring.trusted for model in models) else LONGEST_LOAD
-        restarted = decoding.crew.restarts
+        restarted = decoding.pool.restarts
         done = {"decoders": (decoding.decoded + restarted, patience) if len(decoding.queue) else None}
         return done | {f"engine of {model.name}": _engine_work(model.scoring) for model in models}
 
@@ -180,12 +180,12 @@ class PipelineStatus:
 
 def _decoders(decoding: DecodeStage) -> dict[str, Any]:
     return {
-        "processes": decoding.crew.processes(),
-        "restarts": decoding.crew.restarts,
-        "abandoned": len(decoding.crew.abandoned),
+        "processes": decoding.pool.processes(),
+        "restarts": decoding.pool.restarts,
+        "abandoned": len(decoding.pool.abandoned),
         "decoded": decoding.decoded,
-        "applied": decoding.crew.applied,
-        "missing": decoding.crew.missing,
+        "applied": decoding.pool.applied,
+        "missing": decoding.pool.missing,
     }
 
 

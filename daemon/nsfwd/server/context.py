@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nsfwd.budgets import Budget, Budgets, own_descriptors
 from nsfwd.errors import CodedError
 from nsfwd.metrics import Metrics
+from nsfwd.pipeline.queueing.scored import Directory
 from nsfwd.protocol.messages import Image, Lane, Outcome
 from nsfwd.server.attachments import MemoryBudget
 from nsfwd.server.quotas import Quotas
@@ -49,8 +50,11 @@ class ImageScanner(Protocol):
     ) -> Any:
         """A claim for one request."""
 
-    async def scan(self, image: Image, claim: Any) -> Outcome:
-        """Score one image; its descriptor is closed there. Never raises for what is wrong with an image."""
+    async def scan(self, image: Image, claim: Any) -> Outcome | Directory:
+        """Score one image, unless it is a directory; its descriptor is closed there.
+
+        Never raises for what is wrong with an image.
+        """
 
     def listing(self, path: bytes, claim: Any, *, recursive: bool = False) -> AsyncIterator[bytes]:
         """Name the regular files of a directory."""

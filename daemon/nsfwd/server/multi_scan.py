@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from nsfwd.errors import CodedError
 from nsfwd.logs import paths
+from nsfwd.pipeline.queueing.scored import Directory
 from nsfwd.protocol.limits import WINDOW
 from nsfwd.protocol.messages import Image, Outcome, Scan, Timing
 from nsfwd.quantities import KIB
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from nsfwd.server.context import RequestClaim, ServerContext
     from nsfwd.server.quotas import ConnectionQuota
-
-IS_DIRECTORY = "is_directory"
-"""The code with which a path comes back from the pipeline when it is no file but may be listed."""
 
 SERIES_MARK = 256 * KIB
 """Unread bytes above which a series starts no further image: enough to keep the peer busy while it catches up."""
@@ -141,7 +139,7 @@ class MultiScan:
         self._service.queue.coming -= 1
         try:
             outcome = await self._service.pipeline.scan(image, self._claim)
-            if outcome.code != IS_DIRECTORY:
+            if not isinstance(outcome, Directory):
                 self._send(outcome)
             elif listed or image.path is None:
                 # It was a file when it was listed.

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from nsfwd.errors import CodedError
-from nsfwd.server.multi_scan import IS_DIRECTORY, MultiScan
+from nsfwd.pipeline.queueing.scored import Directory
+from nsfwd.server.multi_scan import MultiScan
 from nsfwd.server.peer_credentials import lower_lane
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Request:
                     outcome = await self._host.service.pipeline.scan(image, self.claim)
                 finally:
                     self._host.member.end()
-                if outcome.code != IS_DIRECTORY:
+                if not isinstance(outcome, Directory):
                     session.entry(turn, outcome)
                     return
                 session.become_many(turn)

@@ -17,6 +17,7 @@ from nsfwd.pipeline.decode.decode_job import DecodeJob, DecoderWorker
 from nsfwd.pipeline.decode.decoder_pool import DecoderPlan, DecoderPool
 from nsfwd.pipeline.decode.poison_list import CRASHES, CRASHES_BEFORE_LISTING
 from nsfwd.pipeline.queueing.fair_queue import FairQueue
+from nsfwd.pipeline.queueing.scored import Directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -49,6 +50,9 @@ LOSSES_BEFORE_SUSPICION = 2
 class DecodeStage:
     """The decoders and what waits for them.
 
+    While no slot is free, only probes are handed out. They make no pixels and need no slot, so that the cache answers
+    however slow the engine is.
+
     Args:
         plan: what all decoders have in common.
         on_broken: called once when decoders cannot be started at all.
@@ -56,7 +60,8 @@ class DecodeStage:
     Attributes:
         coalescing: who shares whose decode; None where every image is decoded for itself.
         identify: tells whether to hash every file that is decoded: for the cache, or to know what was decided about it.
-        crew: the decoders.
+        queue: what waits, probes included.
+        pool: the decoders.
         decoded: jobs that ended.
     """
 
@@ -65,8 +70,9 @@ class DecodeStage:
         self._slots = plan.slots
         self._kept = min(plan.workers, plan.slots.count // KEPT_OF)
         self._poison = plan.poison
-        self.crew = DecoderPool(self, plan, on_broken=on_broken)
+        self.pool = DecoderPool(self, plan, on_broken=on_broken)
         self.queue: FairQueue[DecodeJob] = FairQueue()
+        self._probes: FairQueue[DecodeJob] = FairQueue()
         self._own: list[DecodeJob] = []
         self._suspects: list[DecodeJob] = []
         self._homes: dict[int, DecoderWorker] = {}
@@ -79,20 +85,20 @@ class DecodeStage:
 
     def start(self) -> None:
         """Start every decoder."""
-        self.crew.start()
+        self.pool.start()
 
     async def stop(self, timeout: float) -> None:
         """End every decoder. Tickets must have been settled before."""
         self._stopping = True
-        await self.crew.stop(timeout)
+        await self.pool.stop(timeout)
 
     def spread_poison(self) -> None:
         """Tell every decoder what is on the poison list now."""
-        self.crew.tell(child_messages.encode(child_messages.Poison(self._poison.digests())))
+        self.pool.tell(child_messages.encode(child_messages.Poison(self._poison.digests())))
 
     def decode(
         self, image: Image, ticket: Ticket, *, recipe: int = 0, probe: int = 0
-    ) -> Coroutine[Any, Any, child_messages.Decoded | Hit]:
+    ) -> Coroutine[Any, Any, child_messages.Decoded | Hit | Directory]:
         """Turn an image, or its first view, into pixels in the slot that is then ``ticket.lease``.
 
         Args:
@@ -100,7 +106,8 @@ class DecodeStage:
             probe: ask for this instead of pixels (``messages.Job.probe``); there is no lease then.
 
         Returns:
-            Scores, where those of another's decode are shared; there is no lease then.
+            What decoding came to; without a lease the scores, where those of another's decode are shared, or a
+            directory.
 
         Raises:
             CodedError: the file's fault, or the ticket was settled first.
@@ -120,10 +127,10 @@ class DecodeStage:
         """
         job = DecodeJob(image, ticket, after, recipe=recipe)
         job.home = self._homes.pop(ticket.number, None)
-        if self.crew.exhausted(job):
-            raise self.crew.too_late()
-        decoded: child_messages.Decoded = await self._run(job)
-        if decoded.code:
+        if self.pool.exhausted(job):
+            raise self.pool.too_late()
+        decoded: child_messages.Decoded | Directory = await self._run(job)
+        if isinstance(decoded, Directory):
             raise CodedError("unreadable", "it was replaced by a directory")
         return decoded
 
@@ -133,6 +140,8 @@ class DecodeStage:
             self._own.append(job)
         else:
             self.queue.push(job, claim.lane, claim.asker)
+            if job.probe:
+                self._probes.push(job, claim.lane, claim.asker)
             if self.coalescing is not None:
                 self.coalescing.wait(job)
         self.schedule()
@@ -150,7 +159,7 @@ class DecodeStage:
         job = self.coalescing.leave(ticket)
         if job is not None:
             job.since = time.monotonic()
-            self.queue.push_front(job, job.ticket.claim.lane)
+            self._push_front(job)
             self.coalescing.wait(job)
             self.schedule()
 
@@ -165,9 +174,9 @@ class DecodeStage:
             self._scheduled = True
             self._loop.call_soon(self._dispatch)
 
-    def count_on(self, former: DecodeStage) -> None:
+    def inherit_counters(self, former: DecodeStage) -> None:
         """Go on counting where a stage that is replaced stands."""
-        self.crew.restarts += former.crew.restarts
+        self.pool.restarts += former.pool.restarts
         self.decoded += former.decoded
 
     # -- handing out -------------------------------------------------------------------------------------------------
@@ -177,25 +186,47 @@ class DecodeStage:
         if self._stopping:
             return
         self._send_own()
-        parcels: dict[int, list[DecodeJob]] = {}
+        groups: dict[int, list[DecodeJob]] = {}
         reserved = self._send_suspect()
         depth = self._depth()
-        while len(self.queue):
-            worker = self._least_loaded(parcels, depth, reserved)
-            if self._slots.free <= self._kept and not self.queue.fresh:
-                break
-            lease = self._slots.lease() if worker is not None else None
-            if worker is None or lease is None:
-                break
-            job = self.queue.pop()
-            assert job is not None
-            job.lease = lease
+        while (worker := self._least_loaded(depth, reserved)) is not None and (job := self._pop()) is not None:
             worker = self._home(job, reserved) or worker
             self._take_along(job)
             worker.jobs[job.ticket.number] = job
-            parcels.setdefault(worker.number, []).append(job)
-        for number, jobs in parcels.items():
-            self._send(self.crew.workers[number], jobs)
+            groups.setdefault(worker.number, []).append(job)
+        for number, jobs in groups.items():
+            self._send(self.pool.workers[number], jobs)
+
+    def _pop(self) -> DecodeJob | None:
+        """Take the job whose turn it is, with a lease; while there is no slot for it, the probe whose turn it is."""
+        free = self._slots.free
+        if free > self._kept or (free and self.queue.fresh):
+            job = self.queue.pop()
+            if job is None or not job.probe:
+                if job is not None:
+                    job.lease = self._slots.lease()
+                return job
+            self._probes.discard(job, job.ticket.claim.lane, job.ticket.claim.asker)
+        else:
+            job = self._probes.pop()
+            if job is None:
+                return None
+            self.queue.discard(job, job.ticket.claim.lane, job.ticket.claim.asker)
+        job.lease = self._slots.lease_none()
+        return job
+
+    def _push_front(self, job: DecodeJob) -> None:
+        """Queue before all others of its lane."""
+        self.queue.push_front(job, job.ticket.claim.lane)
+        if job.probe:
+            self._probes.push_front(job, job.ticket.claim.lane)
+
+    def _discard(self, job: DecodeJob) -> None:
+        """Take it out of the queue if it waits there."""
+        claim = job.ticket.claim
+        self.queue.discard(job, claim.lane, claim.asker)
+        if job.probe:
+            self._probes.discard(job, claim.lane, claim.asker)
 
     def _take_along(self, leader: DecodeJob) -> None:
         """Take those out of the queue for whom this job is decoded too."""
@@ -203,11 +234,12 @@ class DecodeStage:
             return
         now = time.monotonic()
         for job in self.coalescing.begin(leader):
-            claim = job.ticket.claim
-            self.queue.discard(job, claim.lane, claim.asker)
+            self._discard(job)
             job.ticket.time.queue += now - job.since
 
     def _lease(self, job: DecodeJob) -> Lease | None:
+        if job.probe:
+            return self._slots.lease_none()
         own = job.ticket.claim.reserved_slot
         return self._slots.lease() if own is None else self._slots.lease_own(own)
 
@@ -215,7 +247,7 @@ class DecodeStage:
         """Send the self-test's pictures before all images, in slots of its own, however much the decoders hold."""
         waiting, self._own = [job for job in self._own if job.ticket.settled is None], []
         for job in waiting:
-            working = [worker for worker in self.crew.workers if worker.working and not worker.alone]
+            working = [worker for worker in self.pool.workers if worker.working and not worker.alone]
             job.lease = self._lease(job) if working else None
             if job.lease is None:
                 self._own.append(job)
@@ -229,7 +261,7 @@ class DecodeStage:
         self._suspects = [job for job in self._suspects if job.ticket.settled is None]
         if not self._suspects:
             return None
-        free = [worker for worker in self.crew.workers if worker.working and not worker.alone]
+        free = [worker for worker in self.pool.workers if worker.working and not worker.alone]
         if not free:
             return None
         worker = min(free, key=lambda worker: len(worker.jobs))
@@ -249,11 +281,9 @@ class DecodeStage:
         """How many images a decoder may hold: the one it is on and about five milliseconds of others."""
         return min(1 + max(1, int(GROUP_SECONDS / max(self._mean_seconds, 1e-6))), MOST_PENDING)
 
-    def _least_loaded(
-        self, parcels: dict[int, list[DecodeJob]], depth: int, reserved: DecoderWorker | None
-    ) -> DecoderWorker | None:
+    def _least_loaded(self, depth: int, reserved: DecoderWorker | None) -> DecoderWorker | None:
         best: DecoderWorker | None = None
-        for worker in self.crew.workers:
+        for worker in self.pool.workers:
             if not worker.working or worker.alone or worker is reserved or len(worker.jobs) >= depth:
                 continue
             if best is None or len(worker.jobs) < len(best.jobs):
@@ -265,7 +295,7 @@ class DecodeStage:
         worker = job.home
         if worker is None or not worker.working or worker.alone or worker is reserved:
             return None
-        present = worker is self.crew.workers[worker.number]
+        present = worker is self.pool.workers[worker.number]
         return worker if present and len(worker.jobs) < MOST_PENDING else None
 
     def _send(self, worker: DecoderWorker, jobs: list[DecodeJob]) -> None:
@@ -284,7 +314,7 @@ class DecodeStage:
                 child_messages.Job(
                     ticket.number,
                     job.lease.slot,
-                    job.lease.generation,
+                    job.lease.lease_id,
                     image.path or b"",
                     image.descriptor is not None,
                     (ticket.claim.identity or self.identify()) and job.after is None,
@@ -308,8 +338,7 @@ class DecodeStage:
             return
         if self.coalescing is not None:
             self.coalescing.forget(job)
-        claim = job.ticket.claim
-        self.queue.discard(job, claim.lane, claim.asker)
+        self._discard(job)
 
     # -- taking back -------------------------------------------------------------------------------------------------
 
@@ -321,7 +350,7 @@ class DecodeStage:
 
     def _finish(self, worker: DecoderWorker, decoded: child_messages.Decoded) -> None:
         job = worker.jobs.get(decoded.number)
-        if job is None or job.lease is None or not job.lease.echoed(decoded.slot, decoded.generation):
+        if job is None or job.lease is None or not job.lease.echoed(decoded.slot, decoded.lease_id):
             return  # stale: answered before a death that has been dealt with
         del worker.jobs[decoded.number]
         if not worker.jobs:
@@ -336,12 +365,14 @@ class DecodeStage:
             ticket.lease = lease
             if decoded.next:
                 self._homes[ticket.number] = worker
-        if decoded.code in CODES:
+        if not decoded.code:
+            ticket.resolve(decoded)
+        elif decoded.code in CODES:
             ticket.fail(CodedError(decoded.code, decoded.message))
             if decoded.code == "internal":
                 worker.tell_of_defect(job)
         else:
-            ticket.resolve(decoded)
+            ticket.resolve(Directory(ticket.time))
 
     # -- what decoders leave behind ----------------------------------------------------------------------------------
 
@@ -357,7 +388,7 @@ class DecodeStage:
         elif job.ticket.claim.reserved_slot is not None:
             self._own.append(job)
         elif job.ticket.settled is None:
-            self.queue.push_front(job, job.ticket.claim.lane)
+            self._push_front(job)
 
     def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
         """The file a decoder was on when it ended: tried once more alone, then it is to blame.
@@ -366,7 +397,7 @@ class DecodeStage:
         list: the bundle is not to blame for what comes from outside.
         """
         if overdue:
-            job.ticket.fail(self.crew.too_late())
+            job.ticket.fail(self.pool.too_late())
             return
         own = job.ticket.claim.reserved_slot is not None
         if own and exit_.signal == signal.SIGKILL:

@@ -12,14 +12,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from nsfwd.ipc.child_messages import HASH, NANOSECONDS, STAT, Stamp
+from nsfwd.ipc.child_messages import HASH, NANOSECONDS, STAT, Decoded, Stamp
 from nsfwd.pipeline.decode.decode_job import identity_of
 from nsfwd.pipeline.queueing.scored import Hit
 
 if TYPE_CHECKING:
-    from nsfwd.ipc.child_messages import Decoded, HashedStamp
+    from nsfwd.ipc.child_messages import HashedStamp
     from nsfwd.pipeline.decode.decode_stage import DecodeStage
-    from nsfwd.pipeline.queueing.scored import Scored
+    from nsfwd.pipeline.queueing.scored import Directory, Scored
     from nsfwd.pipeline.queueing.tickets import Claim, Ticket
     from nsfwd.protocol.messages import Image
 
@@ -53,7 +53,7 @@ class ResultCache:
         self.hits = {"identity": 0, "digest": 0}
         self.misses = 0
 
-    async def find(self, decoding: DecodeStage, image: Image, ticket: Ticket) -> Hit | None:
+    async def find(self, decoding: DecodeStage, image: Image, ticket: Ticket) -> Hit | Directory | None:
         """Look for an image's scores: first by what the opened file is, then by what is in it.
 
         They may come from the decode of another request instead, which begins while this one waits.
@@ -64,7 +64,7 @@ class ResultCache:
         if image.descriptor is None:
             asked = self._clock()
             seen = await decoding.decode(image, ticket, probe=STAT)
-            if isinstance(seen, Hit):
+            if not isinstance(seen, Decoded):
                 return seen
             digest = self._digest(seen.stamp, asked)
             if seen.stamp is not None and digest is not None:
@@ -73,7 +73,7 @@ class ResultCache:
                     return hit
         asked = self._clock()
         read = await decoding.decode(image, ticket, probe=HASH)
-        if isinstance(read, Hit):
+        if not isinstance(read, Decoded):
             return read
         if read.identity is not None:
             self._learn(image, read, asked)
@@ -87,7 +87,7 @@ class ResultCache:
         """Remember the scores of this content for claims that ask for the same frames and models."""
         self._put(self._results, (digest, claim.frames, claim.models), scored)
 
-    def count_on(self, former: ResultCache) -> None:
+    def inherit_counters(self, former: ResultCache) -> None:
         """Go on counting where one that is replaced stands; what it kept is gone."""
         self.misses += former.misses
         for by, count in former.hits.items():

@@ -53,7 +53,7 @@ class BatchSizer:
             self._company = now + COMPANY
         self._last = circle or self._last
 
-    def room(self, engine: EngineReady, held: Collection[Sized], now: float) -> int:
+    def next_size(self, engine: EngineReady, held: Collection[Sized], now: float) -> int:
         """How many images the next batch may have.
 
         Args:
@@ -63,11 +63,11 @@ class BatchSizer:
             0 where it has enough.
         """
         most = engine.buckets[-1]
-        if engine.lanes <= BATCHES_IN_FLIGHT or now >= self._company:
+        if engine.streams <= BATCHES_IN_FLIGHT or now >= self._company:
             return most if len(held) < BATCHES_IN_FLIGHT else 0
-        if len(held) >= engine.lanes:
+        if len(held) >= engine.streams:
             return 0
-        return min(max(1, most // engine.lanes), max(0, most - sum(map(len, held))))
+        return min(max(1, most // engine.streams), max(0, most - sum(map(len, held))))
 
 
 def default_max_batch(device: str) -> int:

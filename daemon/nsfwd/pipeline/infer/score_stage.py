@@ -72,7 +72,7 @@ class ScoreStage:
         self._on_warm = on_warm
         self.supervisor = EngineSupervisor(self, arena.fd, setup, on_device_loss=on_device_loss, on_broken=on_broken)
         self.queue: FairQueue[ScoreJob] = FairQueue()
-        self._sizing = BatchSizer()
+        self._sizer = BatchSizer()
         self._self_test: deque[ScoreJob] = deque()
         self._suspects: deque[ScoreJob] = deque()
         self._batches: dict[int, list[ScoreJob]] = {}
@@ -117,7 +117,7 @@ class ScoreStage:
         if claim.reserved_slot is not None:
             self._self_test.append(entry)
         else:
-            self._sizing.asked(claim, now)
+            self._sizer.asked(claim, now)
             self.queue.push(entry, claim.lane, claim.asker)
         self.dispatch()
         try:
@@ -141,7 +141,7 @@ class ScoreStage:
         """Whether the engine holds a batch."""
         return bool(self._batches)
 
-    def count_on(self, former: ScoreStage) -> None:
+    def inherit_counters(self, former: ScoreStage) -> None:
         """Go on counting where a stage that is replaced stands; the cost of a batch is measured anew."""
         self.supervisor.restarts += former.supervisor.restarts
         self.batches += former.batches
@@ -160,8 +160,8 @@ class ScoreStage:
         if engine is None:
             return
         now = time.monotonic()
-        while room := self._sizing.room(engine, self._batches.values(), now):
-            batch = self._next_batch(min(room, self._most_images))
+        while size := self._sizer.next_size(engine, self._batches.values(), now):
+            batch = self._next_batch(min(size, self._most_images))
             if not batch:
                 return
             self._send(batch, now)

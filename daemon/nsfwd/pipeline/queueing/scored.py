@@ -1,4 +1,4 @@
-"""The scores of one image on their way between stages: of all its views, and found without decoding."""
+"""What one image comes to on its way: the scores of all its views, scores without decoding, a directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from nsfwd.bundles.verdict import View
-from nsfwd.protocol.messages import FileIdentity
+from nsfwd.protocol.messages import FileIdentity, Timing
 
 
 class Scored(msgspec.Struct):
@@ -36,3 +36,13 @@ class Hit:
     by: str
     scored: Scored
     file: FileIdentity
+
+
+class Directory(msgspec.Struct):
+    """The path of an image that is a directory: it may be listed, and is not scored.
+
+    Attributes:
+        time: spent on finding out.
+    """
+
+    time: Timing

@@ -1,26 +1,30 @@
 """Who holds which slot of the arena.
 
 A slot returns only when the process that held it has reported done or has been reaped, never on a deadline: a decoder
-may still be writing. Each lease has a generation that the child echoes, so that a stale message is recognised.
+may still be writing. Each lease has a number that the child echoes, so that a stale message is recognised.
 Pure bookkeeping; the memory itself is ``ipc.arena``.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import msgspec
 
+NO_SLOT = -1
+"""The slot of a lease without one."""
+
 
 class Lease(msgspec.Struct, gc=False):
-    """One slot, held once."""
+    """One slot, held once. ``lease_id`` is another one each time that the slot is held."""
 
     slot: int
-    generation: int
+    lease_id: int
 
-    def echoed(self, slot: int, generation: int) -> bool:
-        """Tell whether a child speaks of this lease."""
-        return self.slot == slot and self.generation == generation
+    def echoed(self, slot: int, lease_id: int) -> bool:
+        """Whether a child speaks of this lease."""
+        return self.slot == slot and self.lease_id == lease_id
 
 
 class Slots:
@@ -39,7 +43,8 @@ class Slots:
         self.count = count
         self._free = list(range(count - 1, -1, -1))
         self._own = set(range(count, count + own))
-        self._generations = [0] * (count + own)
+        self._lease_ids = [0] * (count + own)
+        self._without_slot = itertools.count()
         self._on_free = on_free
 
     @property
@@ -52,7 +57,7 @@ class Slots:
         if not self._free:
             return None
         slot = self._free.pop()
-        return Lease(slot, self._generations[slot])
+        return Lease(slot, self._lease_ids[slot])
 
     def lease_own(self, number: int) -> Lease | None:
         """Take the self-test's own slot of this number; None while it is held."""
@@ -60,17 +65,23 @@ class Slots:
         if slot not in self._own:
             return None
         self._own.discard(slot)
-        return Lease(slot, self._generations[slot])
+        return Lease(slot, self._lease_ids[slot])
+
+    def lease_none(self) -> Lease:
+        """A lease without a slot, for a job that makes no pixels."""
+        return Lease(NO_SLOT, next(self._without_slot))
 
     def release(self, lease: Lease) -> None:
-        """Give a slot back.
+        """Give a slot back, where the lease has one.
 
         Raises:
             ValueError: the lease had ended already; a defect of the daemon.
         """
-        if self._generations[lease.slot] != lease.generation:
+        if lease.slot == NO_SLOT:
+            return
+        if self._lease_ids[lease.slot] != lease.lease_id:
             raise ValueError(f"{lease} was released twice")
-        self._generations[lease.slot] += 1
+        self._lease_ids[lease.slot] += 1
         if lease.slot < self.count:
             self._free.append(lease.slot)
         else:

@@ -31,7 +31,7 @@ class Claim:
         asker: whose turn it is (``fair_queue.FlowKey``).
         lane: the lane it is served in.
         deadline: loop time at which the whole request ends; None when only each image has a limit.
-        allowance: seconds for each image from its admission; None for no limit.
+        time_limit: seconds for each image from its admission; None for no limit.
         identity: hash each opened file.
         frames: how many frames of each image to look at most; 0 for as many as the bundle says.
         roots: below which its files must lie, beside the daemon's own; none for no further limit.
@@ -41,7 +41,6 @@ class Claim:
     """
 
     __slots__ = (
-        "allowance",
         "asker",
         "deadline",
         "error",
@@ -52,6 +51,7 @@ class Claim:
         "parts",
         "reserved_slot",
         "roots",
+        "time_limit",
     )
 
     def __init__(
@@ -60,7 +60,7 @@ class Claim:
         lane: Lane,
         *,
         deadline: float | None = None,
-        allowance: float | None = None,
+        time_limit: float | None = None,
         identity: bool = False,
         frames: int = 0,
         roots: tuple[bytes, ...] = (),
@@ -70,7 +70,7 @@ class Claim:
         self.asker = asker
         self.lane = lane
         self.deadline = deadline
-        self.allowance = allowance
+        self.time_limit = time_limit
         self.identity = identity
         self.frames = frames
         self.roots = roots
@@ -85,15 +85,15 @@ class Claim:
         for part in tuple(self.parts):
             part.fail(self.error)
 
-    def told(self, identity: FileIdentity | None) -> FileIdentity | None:
+    def visible_identity(self, identity: FileIdentity | None) -> FileIdentity | None:
         """What of an opened file the client is told: its identity, if it asked."""
         return identity if self.identity else None
 
     def until(self, now: float) -> float | None:
         """Loop time at which an image admitted ``now`` ends; None for never."""
-        if self.allowance is None:
+        if self.time_limit is None:
             return self.deadline
-        own = now + self.allowance
+        own = now + self.time_limit
         return own if self.deadline is None else min(own, self.deadline)
 
 

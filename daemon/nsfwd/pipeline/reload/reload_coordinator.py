@@ -276,7 +276,7 @@ class ReloadCoordinator:
         self._admission.budget.limit = successor.settings.queue
         self.lister.start()
         self.ready.set()
-        successor.count_on(old)
+        successor.inherit_counters(old)
         task = self._loop.create_task(self._retire(old, lister))
         self._retired[task] = (old, lister)
         task.add_done_callback(self._forget)
