@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from nsfwd.errors import CODES, CodedError
 from nsfwd.ipc import child_messages
 from nsfwd.pipeline.decode.decode_job import DecodeJob, DecoderWorker
+from nsfwd.pipeline.decode.decode_queue import DecodeQueue
 from nsfwd.pipeline.decode.decoder_pool import DecoderPlan, DecoderPool
 from nsfwd.pipeline.decode.poison_list import CRASHES, CRASHES_BEFORE_LISTING
-from nsfwd.pipeline.queueing.fair_queue import FairQueue
 from nsfwd.pipeline.queueing.scored import Directory
 
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ LOSSES_BEFORE_SUSPICION = 2
 class DecodeStage:
     """The decoders and what waits for them.
 
-    While no slot is free, only probes are handed out. They make no pixels and need no slot, so that the cache answers
-    however slow the engine is.
-
     Args:
         plan: what all decoders have in common.
         on_broken: called once when decoders cannot be started at all.
@@ -68,11 +65,9 @@ class DecodeStage:
     def __init__(self, plan: DecoderPlan, *, on_broken: Callable[[EngineError], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._slots = plan.slots
-        self._kept = min(plan.workers, plan.slots.count // KEPT_OF)
         self._poison = plan.poison
         self.pool = DecoderPool(self, plan, on_broken=on_broken)
-        self.queue: FairQueue[DecodeJob] = FairQueue()
-        self._probes: FairQueue[DecodeJob] = FairQueue()
+        self.queue = DecodeQueue(plan.slots, kept=min(plan.workers, plan.slots.count // KEPT_OF))
         self._own: list[DecodeJob] = []
         self._suspects: list[DecodeJob] = []
         self._homes: dict[int, DecoderWorker] = {}
@@ -135,13 +130,10 @@ class DecodeStage:
         return decoded
 
     async def _run(self, job: DecodeJob) -> Any:
-        claim = job.ticket.claim
-        if claim.reserved_slot is not None:
+        if job.ticket.claim.reserved_slot is not None:
             self._own.append(job)
         else:
-            self.queue.push(job, claim.lane, claim.asker)
-            if job.probe:
-                self._probes.push(job, claim.lane, claim.asker)
+            self.queue.push(job)
             if self.coalescing is not None:
                 self.coalescing.wait(job)
         self.schedule()
@@ -159,7 +151,7 @@ class DecodeStage:
         job = self.coalescing.leave(ticket)
         if job is not None:
             job.since = time.monotonic()
-            self._push_front(job)
+            self.queue.push_front(job)
             self.coalescing.wait(job)
             self.schedule()
 
@@ -189,7 +181,7 @@ class DecodeStage:
         groups: dict[int, list[DecodeJob]] = {}
         reserved = self._send_suspect()
         depth = self._depth()
-        while (worker := self._least_loaded(depth, reserved)) is not None and (job := self._pop()) is not None:
+        while (worker := self._least_loaded(depth, reserved)) is not None and (job := self.queue.pop()) is not None:
             worker = self._home(job, reserved) or worker
             self._take_along(job)
             worker.jobs[job.ticket.number] = job
@@ -197,47 +189,17 @@ class DecodeStage:
         for number, jobs in groups.items():
             self._send(self.pool.workers[number], jobs)
 
-    def _pop(self) -> DecodeJob | None:
-        """Take the job whose turn it is, with a lease; while there is no slot for it, the probe whose turn it is."""
-        free = self._slots.free
-        if free > self._kept or (free and self.queue.fresh):
-            job = self.queue.pop()
-            if job is None or not job.probe:
-                if job is not None:
-                    job.lease = self._slots.lease()
-                return job
-            self._probes.discard(job, job.ticket.claim.lane, job.ticket.claim.asker)
-        else:
-            job = self._probes.pop()
-            if job is None:
-                return None
-            self.queue.discard(job, job.ticket.claim.lane, job.ticket.claim.asker)
-        job.lease = self._slots.lease_none()
-        return job
-
-    def _push_front(self, job: DecodeJob) -> None:
-        """Queue before all others of its lane."""
-        self.queue.push_front(job, job.ticket.claim.lane)
-        if job.probe:
-            self._probes.push_front(job, job.ticket.claim.lane)
-
-    def _discard(self, job: DecodeJob) -> None:
-        """Take it out of the queue if it waits there."""
-        claim = job.ticket.claim
-        self.queue.discard(job, claim.lane, claim.asker)
-        if job.probe:
-            self._probes.discard(job, claim.lane, claim.asker)
-
     def _take_along(self, leader: DecodeJob) -> None:
         """Take those out of the queue for whom this job is decoded too."""
         if self.coalescing is None:
             return
         now = time.monotonic()
         for job in self.coalescing.begin(leader):
-            self._discard(job)
+            self.queue.discard(job)
             job.ticket.time.queue += now - job.since
 
     def _lease(self, job: DecodeJob) -> Lease | None:
+        """Take a slot for a job that is not in the queue."""
         if job.probe:
             return self._slots.lease_none()
         own = job.ticket.claim.reserved_slot
@@ -338,7 +300,7 @@ class DecodeStage:
             return
         if self.coalescing is not None:
             self.coalescing.forget(job)
-        self._discard(job)
+        self.queue.discard(job)
 
     # -- taking back -------------------------------------------------------------------------------------------------
 
@@ -388,7 +350,7 @@ class DecodeStage:
         elif job.ticket.claim.reserved_slot is not None:
             self._own.append(job)
         elif job.ticket.settled is None:
-            self._push_front(job)
+            self.queue.push_front(job)
 
     def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
         """The file a decoder was on when it ended: tried once more alone, then it is to blame.
