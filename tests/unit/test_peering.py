@@ -244,7 +244,7 @@ def test_another_table_counts_for_who_is_connected_and_takes_over_the_numbers() 
     member.spend()
     member.begin()
     woken: list[str] = []
-    assert not member.has_room(lambda: woken.append("now"))
+    assert not member.may_begin(lambda: woken.append("now"))
     peering.take_up(rows({"name": "b", "uid": 1, "lane": "background"}))
     assert woken == ["now"]
     assert (member.allowance.name, member.allowance.lane) == ("b", Lane.BACKGROUND)

@@ -204,8 +204,8 @@ class Attachments:
         if surplus >= 0 and (surplus or self._held < body.size):
             self._missing = body.size - self._held
 
-    def ready(self) -> bool:
-        """Tell whether there is room for what has begun; if not, ``wake`` is called when there may be."""
+    def try_acquire(self) -> bool:
+        """Take the memory for what has begun; without enough return False, and ``wake`` is called when there may be."""
         if self._missing is None:
             return True
         assert self._body is not None

@@ -319,8 +319,8 @@ class Connection:
             and self.parcels.in_flight < self._max_bytes
             and self.holdings.requests < LONG_REQUESTS
             and not self._stream.closed
-            and (self.parked is None or self.member.has_room(self.changed))
-            and self.parcels.ready()
+            and (self.parked is None or self.member.may_begin(self.changed))
+            and self.parcels.try_acquire()
         )
 
     def _flush(self) -> None:

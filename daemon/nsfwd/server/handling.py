@@ -56,7 +56,7 @@ def handle(heard: Heard, event: Event) -> None:
 
 def _on_scan(heard: Heard, event: ScanRequest) -> None:
     turn, scan, member = event.turn, event.scan, heard.member
-    if not scan.many and not member.has_room(heard.changed):
+    if not scan.many and not member.may_begin(heard.changed):
         heard.parked = event
         return
     heard.service.metrics.requests_total += 1

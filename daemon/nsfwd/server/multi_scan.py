@@ -103,7 +103,7 @@ class MultiScan:
 
     async def _start(self, image: Image, *, listed: bool = False) -> None:
         await self._until(self._may_start)
-        while not self._over() and (seconds := self._member.wanting()):
+        while not self._over() and (seconds := self._member.try_acquire()):
             await self._rest(seconds)
         if self._claim.error is not None:
             raise self._claim.error
@@ -121,7 +121,7 @@ class MultiScan:
         if self._over():
             return True
         if len(self._tasks) < self._service.queue.window(WINDOW) and not self._clogged():
-            return self._member.has_room(self.wake)
+            return self._member.may_begin(self.wake)
         self._member.pass_on()
         return False
 

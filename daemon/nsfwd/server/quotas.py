@@ -177,19 +177,19 @@ class ConnectionQuota:
         Raises:
             CodedError: ``busy``: too many a second; a retry after ``retry_after`` helps.
         """
-        if seconds := self.wanting():
+        if seconds := self.try_acquire():
             self.limited += 1
             self.allowance.counts.limited += 1
             rate = self.allowance.row.rate
             wait = min(seconds * random.uniform(1.0, LATEST), LONGEST_WAIT)
             raise CodedError("busy", f"more than {rate:g} images a second", retry_after=round(wait, 3))
 
-    def wanting(self) -> float:
+    def try_acquire(self) -> float:
         """As ``spend``, but return 0 or the seconds until it may be tried again."""
         bucket = self.allowance.bucket
         return bucket.take(self._peering.now()) if bucket is not None else 0.0
 
-    def has_room(self, wake: Callable[[], None]) -> bool:
+    def may_begin(self, wake: Callable[[], None]) -> bool:
         """Tell whether a further image may be in flight; if not, ``wake`` is called when one may."""
         allowance = self.allowance
         if not allowance.bounded or allowance.has_room:
