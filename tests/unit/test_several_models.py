@@ -193,7 +193,7 @@ def test_a_claim_may_ask_some_of_the_models(tmp_path: Path) -> None:
         assert (list(judgement.scores), list(judgement.model), judgement.label) == (["b"], ["b"], "porn")
         judgement, _ = await bench.scan("a")
         assert (list(judgement.scores), judgement.verdict) == (["a"], "safe")
-        with pytest.raises(CodedError, match="no model is called c"):
+        with pytest.raises(CodedError, match="no such model: c"):
             await bench.scan("c")
         await bench.generation.stop(1.0)
 

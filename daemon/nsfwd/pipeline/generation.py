@@ -49,7 +49,7 @@ _log = logging.getLogger("nsfwd.pipeline")
 
 
 class EngineTest(Protocol):
-    """The test that each engine of a generation has to pass before it scores anybody's image."""
+    """The test that each engine of a generation has to pass before it scores an image of a request."""
 
     def start(self) -> None:
         """Prepare it, and go on testing the engine that serves."""
@@ -205,7 +205,7 @@ class Generation:
             return self._groups
         groups = by_recipe(tuple(model for model in self.models if model.name in names))
         if not groups:
-            raise CodedError("bad_request", f"no model is called {' or '.join(names)}")
+            raise CodedError("bad_request", f"no such model: {', '.join(names)}")
         return groups
 
     def remember(self, ticket: Ticket, identity: FileIdentity | None, scored: Scored) -> None:

@@ -1,4 +1,4 @@
-"""THE story: how one image becomes an outcome. Read ``Pipeline.scan``; everything else is called from there.
+"""The way of one image from admission to its outcome: read ``Pipeline.scan``; everything else is called from there.
 
 The pipeline lives in the server process's event loop. It knows nothing of sockets or dialects.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """All images in flight, whoever asked for them.
+    """All images in flight.
 
     Args:
         settings: what the operator wants.
@@ -61,11 +61,11 @@ class Pipeline:
         self._count = self.status.counters.count
 
     async def scan(self, image: Image, claim: Claim) -> Outcome | Directory:
-        """Score one image. Whatever goes wrong on the way is the outcome.
+        """Score one image; an error on the way is its outcome.
 
         Args:
             image: a path of the server or a descriptor with encoded bytes, which is closed here.
-            claim: on whose behalf.
+            claim: of the request.
 
         Returns:
             The one outcome; of a directory only that it is one.
@@ -99,7 +99,7 @@ class Pipeline:
         return reply
 
     def _leave(self, image: Image, ticket: Ticket | None, generation: Generation) -> None:
-        """Whatever the outcome: nothing is held any more on the image's behalf."""
+        """Give back all that is held on the image's behalf."""
         if image.descriptor is not None:
             (close_foreign if image.foreign else os.close)(image.descriptor)
         if ticket is not None:
@@ -116,10 +116,10 @@ class Pipeline:
         frames: int = 0,
         roots: tuple[bytes, ...] = (),
     ) -> Claim:
-        """On whose behalf the images of one request are scored.
+        """Make the claim under which the images of one request are scored.
 
         Args:
-            asker: whose turn it is within the lane (``fair_queue.FlowKey``).
+            asker: the flow that takes turns within the lane (``fair_queue.FlowKey``).
             deadline: seconds for the whole request; None gives each image the default of its lane (none in background).
             frames: how many frames of each image to look at most; 0 for as many as the bundle says.
             roots: below which its files must lie, beside the daemon's own; none for no further limit.
@@ -154,7 +154,7 @@ class Pipeline:
         self.serving.start()
 
     def drain(self) -> None:
-        """Refuse whatever comes from now on."""
+        """Refuse all further images."""
         self.admission.draining = True
         self.serving.drain()
 

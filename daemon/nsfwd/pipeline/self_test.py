@@ -1,4 +1,4 @@
-"""The self-test of one generation: goldens prove each engine before it scores anybody's image, and go on proving it.
+"""The self-test of one generation: goldens prove each engine before it scores an image of a request, and while it does.
 
 Images give their slots back only once an engine has scored them, and no engine scores before it is proved. So a proof
 must never wait for what images hold: the goldens are decoded once, when the generation starts, and their pixels kept;
@@ -115,7 +115,7 @@ class SelfTest:
             self._close(specimens)
 
     def warm(self, model: ServedModel) -> None:
-        """The engine of this model has warmed: prove it before anybody trusts it."""
+        """The engine of this model has warmed: prove it before it is trusted."""
         self._spawn(self._prove(model))
 
     def doubt(self) -> str:
@@ -197,7 +197,7 @@ class SelfTest:
             except CodedError as error:
                 if error.code not in _BY_CHANCE or not left:
                     raise self._failed(specimen, error) from error
-                _log.warning("golden %s could not be decoded, it is tried again: %s", specimen.golden.file, error)
+                _log.warning("golden %s could not be decoded, trying again: %s", specimen.golden.file, error)
             else:
                 return
             await asyncio.sleep(RETRY)
@@ -217,7 +217,7 @@ class SelfTest:
                 decoded = await generation.decoding.decode_next(specimen.image, ticket, decoded, specimen.model.recipe)
 
     async def _first(self, specimen: _Specimen, ticket: Ticket) -> Decoded:
-        """The first view; nobody else's decode is ever shared with it."""
+        """The first view; it never shares the decode of a request."""
         decoded = await self._generation.decoding.decode(specimen.image, ticket, recipe=specimen.model.recipe)
         assert isinstance(decoded, Decoded)
         return decoded

@@ -2,7 +2,7 @@
 
 Every request keeps its own ticket, deadline and place in the decode queue. The one whose turn to be decoded comes first
 takes along those that wait for the same path, so none has joined a decode that had begun, and none waits longer than
-alone. They get its scores, or what is wrong with the file. If it ends without either (cancelled, too late, the engine
+alone. They get its scores, or the error of the file. If it ends without either (cancelled, too late, the engine
 died), one of them goes back to where it was taken from, before all others, and leads the rest.
 """
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.queueing.tickets import Ticket
 
 _Key = tuple[bytes, int, tuple[bytes, ...], tuple[str, ...]]
-"""Path, frames, roots and models: who may see less of the file system shares nothing with who may see more."""
+"""Path, frames, roots and models: peers that may read different parts of the file system share nothing."""
 
 MOST_TAKEN = 64
 """Most requests taken along by one: almost all of the gain, and handing them on stays cheap however many ask."""
 
 
 class Coalescing:
-    """Which jobs wait for which file, and who was taken along by whom.
+    """The jobs that wait for each file, and those that share the decode of a leader.
 
     Attributes:
         shared: images that got the scores of another's decode.
@@ -70,13 +70,13 @@ class Coalescing:
             del self._taken[leader][job]
 
     def share(self, leader: Ticket, hit: Hit) -> None:
-        """The leader has these scores: so has everybody whom it took along."""
+        """The leader has these scores: give them to all jobs that it took along."""
         for job in self._end(leader):
             self.shared += 1
             job.ticket.resolve(hit)
 
     def leave(self, leader: Ticket) -> DecodeJob | None:
-        """The leader has its outcome. What is wrong with the file is so for all; else return who leads now."""
+        """The leader has its outcome. A fault of the file is the outcome of all; else return the job that leads now."""
         jobs = self._end(leader)
         error = leader.settled
         if error is not None and CODES[error.code].fault is Fault.FILE:
@@ -95,7 +95,7 @@ class Coalescing:
         self._taken.setdefault(leader, {})[job] = None
 
     def _end(self, leader: Ticket) -> list[DecodeJob]:
-        """Those it took along and who still wait."""
+        """The jobs that it took along and that still wait."""
         jobs = self._taken.pop(leader, {})
         for job in jobs:
             del self._leaders[job]

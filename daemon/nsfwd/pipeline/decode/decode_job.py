@@ -1,4 +1,4 @@
-"""What the decode stage knows of one image on its way, and of one decoder process."""
+"""One image on its way through the decode stage, and one decoder process."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class DecodeJob:
 
     Attributes:
         recipe: place of its preprocessing among those of all models.
-        after: what the view before it came to; None for the first.
+        after: the result of the view before it; None for the first.
         home: the decoder that has the image open, where a view came before.
-        probe: what is asked instead of pixels (``messages.Job.probe``).
+        probe: the question asked instead of pixels (``messages.Job.probe``).
         since: ``time.monotonic()`` since when it waits.
         deaths: decoders that ended while they were on it, or held it alone.
         losses: decoders that ended while they held it among others and noted another, or none.
         crashes: how many of these by a signal that only the file's content explains.
-        digest: size and SHA-256 of the file, as the decoder that got it alone told before it began.
+        digest: size and SHA-256 of the file, reported by the decoder that got it alone before it began.
     """
 
     __slots__ = (
@@ -120,10 +120,10 @@ class DecoderWorker:
         self.overdue = self.killed = None
         self.heard = self.started = time.monotonic()
 
-    def tell_of_defect(self, job: DecodeJob) -> None:
-        """Log what the process said when it met a defect of its own; ``internal`` sends its reader to the log."""
+    def log_defect(self, job: DecodeJob) -> None:
+        """Log the last words of a process that met a defect of its own; the code ``internal`` refers to the log."""
         words = self.child.last_words if self.child is not None else ""
-        _log.error("a defect in decoder %d while it read %s: %s", self.number, paths.show(job.image.path), words)
+        _log.error("internal error in decoder %d while it read %s: %s", self.number, paths.show(job.image.path), words)
 
     def kill(self, now: float) -> None:
         """End the process; ``now`` is loop time."""

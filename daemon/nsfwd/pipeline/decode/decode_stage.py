@@ -37,14 +37,14 @@ MOST_PENDING = 32
 """Most images sent to one decoder, however small they are."""
 
 KEPT_OF = 16
-"""One slot a decoder, but none of fewer than so many, is kept for who only begins to ask: decoders run ahead of the
-engine until the slots are full of one client's pixels, and another's request would wait for one to be scored."""
+"""One slot a decoder, but at most one in ``KEPT_OF``, is kept for flows that only begin to ask: decoders run ahead of
+the engine until the slots are full of one client's pixels, and another's request would wait for one to be scored."""
 
 DEATHS_BEFORE_BLAME = 2
-"""A decoder may die by chance (a kill, the out-of-memory killer); dying twice on one file is the file's doing."""
+"""A decoder may die by chance (a kill, the out-of-memory killer); dying twice on one file is the file's fault."""
 
 LOSSES_BEFORE_SUSPICION = 2
-"""A decoder may also die of an image without having noted it: what two held when they ended is tried alone."""
+"""A decoder may also die of an image without having noted it: an image that two held when they ended is tried alone."""
 
 
 class DecodeStage:
@@ -55,8 +55,8 @@ class DecodeStage:
         on_broken: called once when decoders cannot be started at all.
 
     Attributes:
-        coalescing: who shares whose decode; None where every image is decoded for itself.
-        identify: tells whether to hash every file that is decoded: for the cache, or to know what was decided about it.
+        coalescing: requests that share a decode; None where every image is decoded for itself.
+        identify: whether to hash every file that is decoded: for the cache, or to find overrides of its content.
         queue: what waits, probes included.
         pool: the decoders.
         decoded: jobs that ended.
@@ -88,8 +88,8 @@ class DecodeStage:
         await self.pool.stop(timeout)
 
     def spread_poison(self) -> None:
-        """Tell every decoder what is on the poison list now."""
-        self.pool.tell(child_messages.encode(child_messages.Poison(self._poison.digests())))
+        """Send every decoder the present poison list."""
+        self.pool.broadcast(child_messages.encode(child_messages.Poison(self._poison.digests())))
 
     def decode(
         self, image: Image, ticket: Ticket, *, recipe: int = 0, probe: int = 0
@@ -144,7 +144,7 @@ class DecodeStage:
                 self._withdraw(job)
 
     def leave(self, ticket: Ticket) -> None:
-        """The ticket has its outcome: of those who waited for its decode in vain one leads the others now."""
+        """The ticket has its outcome: if others waited for its decode in vain, one of them leads the rest now."""
         self._homes.pop(ticket.number, None)
         if self.coalescing is None:
             return
@@ -156,7 +156,7 @@ class DecodeStage:
             self.schedule()
 
     def slot_freed(self) -> None:
-        """A slot has come back: whatever waits for one can go on, suspects and the self-test included."""
+        """A slot has come back: jobs that wait for one can go on, suspects and the self-test included."""
         if len(self.queue) or self._suspects or self._own:
             self.schedule()
 
@@ -190,7 +190,7 @@ class DecodeStage:
             self._send(self.pool.workers[number], jobs)
 
     def _take_along(self, leader: DecodeJob) -> None:
-        """Take those out of the queue for whom this job is decoded too."""
+        """Take the jobs out of the queue that share the decode of this one."""
         if self.coalescing is None:
             return
         now = time.monotonic()
@@ -294,7 +294,7 @@ class DecodeStage:
         worker.child.send(child_messages.encode(child_messages.Decode(wire)), descriptors)
 
     def _withdraw(self, job: DecodeJob) -> None:
-        """A job that no decoder had: its ticket was settled, or another's decode served it too."""
+        """Forget a job that no decoder had: its ticket was settled, or another's decode served it too."""
         if job in self._own:
             self._own.remove(job)
             return
@@ -332,7 +332,7 @@ class DecodeStage:
         elif decoded.code in CODES:
             ticket.fail(CodedError(decoded.code, decoded.message))
             if decoded.code == "internal":
-                worker.tell_of_defect(job)
+                worker.log_defect(job)
         else:
             ticket.resolve(Directory(ticket.time))
 

@@ -1,6 +1,7 @@
-"""The decoder processes: started, watched, ended when they are too long at an image, replaced when they die.
+"""The decoder processes: started, watched, killed when an image takes too long, replaced when they die.
 
-Knows which jobs each of them holds. What becomes of the image that one was on when it ended is its stage's to decide.
+The pool knows which jobs each of them holds. Its stage decides the fate of the image that a decoder was on when it
+ended.
 A decoder notes in the arena which job it is about to open, so that only this one is suspected.
 """
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.queueing.slots import Slots
 
 EARLY_DEATHS = 5
-"""Decoders that ended before saying Hello, with no image decoded meanwhile, after which decoding is broken for good."""
+"""Decoders that ended before saying Hello, with no image decoded between them: then decoding is broken for good."""
 
 BRIEF = 1.0
 """Seconds of life below which a decoder that has answered nothing was of no use."""
@@ -47,7 +48,7 @@ _log = logging.getLogger("nsfwd.pipeline")
 
 
 class DecoderOwner(Protocol):
-    """Whom the crew works for."""
+    """The stage that a pool decodes for."""
 
     def finished(self, worker: DecoderWorker, results: list[child_messages.Decoded]) -> None:
         """A decoder has done these."""
@@ -68,8 +69,8 @@ class DecoderPlan:
 
     Attributes:
         arena: where they write pixels, and note what they are on.
-        slots: who holds which of its slots.
-        setup: what every decoder is told first (the crew fills in its ``worker``).
+        slots: the leases of its slots.
+        setup: the first message of every decoder (the pool fills in its ``worker``).
         workers: how many there are.
         timeout: seconds one image may take, all its views together; then its decoder is killed.
         poison: files that are known to crash decoders.
@@ -87,14 +88,14 @@ class DecoderPool:
     """All decoders of one stage.
 
     Args:
-        stage: told of what they say and of what they leave behind.
+        stage: gets their results, and the jobs that they leave behind.
         on_broken: called once when decoders cannot be started at all.
 
     Attributes:
         workers: each with the jobs it holds.
         abandoned: decoders that were killed, do not end, and were replaced.
         restarts: how many have ended.
-        applied, missing: what decoders gave up before their first image, and what they could not.
+        applied, missing: measures of the sandbox that are active, and those that this system does not have.
     """
 
     def __init__(self, stage: DecoderOwner, plan: DecoderPlan, *, on_broken: Callable[[EngineError], None]) -> None:
@@ -125,8 +126,8 @@ class DecoderPool:
             self._watch.cancel()
         await asyncio.gather(*(worker.child.stop(timeout) for worker in self.workers if worker.child is not None))
 
-    def tell(self, packet: bytes) -> None:
-        """Send every decoder this."""
+    def broadcast(self, packet: bytes) -> None:
+        """Send every decoder this packet."""
         for worker in self.workers:
             if worker.child is not None:
                 worker.child.send(packet)
@@ -139,7 +140,7 @@ class DecoderPool:
         try:
             message = _MESSAGES.decode(packet)
         except msgspec.MsgspecError:
-            worker.kill(self._loop.time())  # it no longer speaks our language: it is not our decoder any more
+            worker.kill(self._loop.time())  # not a message: it is out of control
             return
         self._early_deaths = 0
         if isinstance(message, child_messages.DecodedGroup):
@@ -158,9 +159,9 @@ class DecoderPool:
             worker.heard = time.monotonic()
             self._stage.schedule()
         if (hello.applied, hello.missing) != (self.applied, self.missing):
-            _log.debug("decoders gave up: %s", ", ".join(hello.applied))
+            _log.debug("decoder sandbox: %s active", ", ".join(hello.applied))
             if hello.missing:
-                _log.warning("decoders could not give up, on this system: %s", "; ".join(hello.missing))
+                _log.warning("decoder sandbox incomplete: %s", "; ".join(hello.missing))
         self.applied, self.missing = hello.applied, hello.missing
 
     def _spawn(self, worker: DecoderWorker) -> None:
@@ -206,13 +207,13 @@ class DecoderPool:
             self._died_early(worker, exit_)
 
     def _take_back(self, worker: DecoderWorker) -> DecodeJob | None:
-        """The decoder does no more work: what it had not begun waits again. Return what it was on."""
+        """The decoder does no more work: jobs that it had not begun wait again. Return the job that it was on."""
         note = self._plan.arena.note(worker.number)
         self._plan.arena.clear_note(worker.number)
         jobs, worker.jobs = worker.jobs, {}
         culprit = jobs.pop(note[0], None) if note is not None else None
         if worker.alone and jobs:
-            _, culprit = jobs.popitem()  # whatever it noted: there was nothing else
+            _, culprit = jobs.popitem()  # also when it noted none: it held nothing else
         for job in reversed(jobs.values()):
             assert job.lease is not None
             self._plan.slots.release(job.lease)
@@ -226,7 +227,7 @@ class DecoderPool:
         Only the slot that it may be writing to stays taken until it has ended; it never runs another instruction of its
         own, so its number and note are free.
         """
-        _log.error("decoder %d was killed and does not end; it is abandoned", worker.number)
+        _log.error("decoder %d was killed but does not end; it is abandoned", worker.number)
         self.abandoned.append(worker)
         culprit = self._take_back(worker)
         if culprit is not None:
@@ -260,7 +261,7 @@ class DecoderPool:
         return job.spent >= self._plan.timeout
 
     def too_late(self) -> CodedError:
-        """What an image gets that takes longer than it may."""
+        """The error of an image that takes longer than it may."""
         return CodedError("decode_timeout", f"decoding took longer than {self._plan.timeout:g} seconds")
 
     def _look(self) -> None:

@@ -66,21 +66,21 @@ class DirectoryListing:
         """End the listing with this error."""
         if not self.chunk.done():
             self.chunk.set_exception(error)
-            self.chunk.exception()  # taken note of: whoever listed may be gone, and then nobody else looks
+            self.chunk.exception()  # retrieved, because the task that listed may be gone
 
 
 class ListStage:
     """The lister process and the directories it is asked about.
 
-    It answers in the order in which it is asked, so what it is at is known without its saying so.
+    It answers in the order in which it is asked, so that the directory it is at is known without a message.
 
     Args:
-        setup: what the lister is told first.
+        setup: the first message of the lister.
         patience: seconds it may say nothing while it is asked; then it is stopped or stuck (a stalled mount) and is
             killed. Another takes its place, and tries once more what it was at.
 
     Attributes:
-        applied, missing: what the lister gave up before its first directory, and what it could not.
+        applied, missing: measures of the sandbox that are active, and those that this system does not have.
         abandoned: listers that were killed, do not end, and were replaced.
     """
 
@@ -106,7 +106,7 @@ class ListStage:
         self.restarts = 0
 
     def start(self) -> None:
-        """Start the lister and resume what an earlier one left, what that one was at last of all."""
+        """Start the lister and resume what an earlier one left; the directory that it was at comes last."""
         if self._stopping:
             return
         child = Child(
@@ -145,7 +145,7 @@ class ListStage:
         """Name the regular files of a directory.
 
         Raises:
-            CodedError: the directory cannot be listed to its end; what was named before stands.
+            CodedError: the directory cannot be listed to its end; the files named before remain valid.
         """
         number = next(self._numbers)
         listing = DirectoryListing(path, recursive=recursive, roots=claim.roots)
@@ -233,7 +233,7 @@ class ListStage:
     def _greet(self, hello: child_messages.Hello) -> None:
         self._heard = self._loop.time()
         if hello.missing and hello.missing != self.missing:
-            _log.warning("the lister could not give up, on this system: %s", "; ".join(hello.missing))
+            _log.warning("lister sandbox incomplete: %s", "; ".join(hello.missing))
         self.applied, self.missing = hello.applied, hello.missing
 
     def _look(self) -> None:
@@ -247,7 +247,7 @@ class ListStage:
                 _log.error("the lister has not answered for %g seconds and is killed", self._patience)
                 self._kill()
         elif now - self._killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
-            _log.error("the lister was killed and does not end; it is abandoned")
+            _log.error("the lister was killed but does not end; it is abandoned")
             self.abandoned.append(self._child)
             self._ended()
 

@@ -1,7 +1,7 @@
-"""The poison list: files that crashed decoders, by their content, so that none is met again after a restart.
+"""The poison list: files that crashed decoders, by their content, so that none is decoded again after a restart.
 
-Knows no file: digests come from decoders. What crashes one release of the imaging library need not crash the next, so
-an entry holds for the release it was made with, and for a week.
+It opens no image: digests come from decoders. A file that crashes one release of the imaging library need not crash the
+next, so an entry is valid for the release it was made with, and for a week.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIFETIME = 7 * 86400.0
 """Seconds an entry holds."""
 
 MOST_ENTRIES = 1000
-"""The oldest goes first: decoders are told the whole list."""
+"""The oldest goes first: decoders get the whole list."""
 
 FILE = "poison.json"
 
@@ -55,8 +55,8 @@ class PoisonList:
     """The list, kept in one file of the daemon's own directory.
 
     Args:
-        directory: where the file lies; a directory that cannot be written to costs the list at the next restart only,
-            and is told of once.
+        directory: where the file lies; if it cannot be written, the list is lost at the next restart, which is logged
+            once.
         clock: seconds since the epoch.
     """
 
@@ -69,7 +69,7 @@ class PoisonList:
         self._forget_old()
 
     def entries(self) -> list[PoisonEntry]:
-        """All that holds now, oldest first."""
+        """All valid entries, oldest first."""
         self._forget_old()
         return list(self._entries.values())
 
@@ -84,11 +84,11 @@ class PoisonList:
         self._entries[sha256] = entry
         while len(self._entries) > MOST_ENTRIES:
             del self._entries[next(iter(self._entries))]
-        _log.warning("on the poison list: sha256 %s, %d bytes, by %s", sha256, size, entry.signal)
+        _log.warning("added to the poison list: sha256 %s, %d bytes, after %s", sha256, size, entry.signal)
         self._write()
 
     def clear(self) -> int:
-        """Forget all entries; return how many there were."""
+        """Remove all entries; return their number."""
         count = len(self._entries)
         self._entries.clear()
         if count:
@@ -111,7 +111,7 @@ class PoisonList:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except (OSError, DocumentError) as error:
-            _log.warning("%s: the poison list cannot be read, a new one is begun: %s", self._file, error)
+            _log.warning("%s: the poison list cannot be read, starting a new one: %s", self._file, error)
             return []
 
     def _write(self) -> None:

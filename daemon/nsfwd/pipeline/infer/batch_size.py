@@ -1,7 +1,7 @@
-"""How many images the engine is given: all that it can use while one asks, fewer while others may come at any moment.
+"""The size of the next batch: all that the engine can use while one flow asks, less while others may come at any time.
 
-What is in the engine is what nobody's turn can come before. Full batches are a few percent faster; a single request
-beside a crowd waits half as long behind small ones. Pure: told the time, knows no process.
+No turn can come before the images that are in the engine. Full batches are a few percent faster; a single request
+beside a crowd waits half as long behind small ones. Pure: it gets the time as an argument and knows no process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NVIDIA = Path("/dev/nvidiactl")
 
 
 class BatchSizer:
-    """Remembers who asked last."""
+    """Sizes batches by the flows that asked lately."""
 
     def __init__(self) -> None:
         self._last: tuple[object, ...] = ()
@@ -46,7 +46,7 @@ class BatchSizer:
     def asked(self, claim: Claim, now: float) -> None:
         """An image of this claim waits for the engine since ``now``.
 
-        The background lane always counts as company: it is there to be out of everybody's way.
+        The background lane always counts as company: it must be in no other flow's way.
         """
         circle = claim.asker[:-1]
         if claim.lane is Lane.BACKGROUND or (circle != self._last and circle and self._last):

@@ -1,8 +1,8 @@
 """The engine process of a score stage: started, watched, ended when it hangs, replaced when it dies.
 
-An engine that has scored anybody's image works, whoever kills it: it is followed by another at once, however often that
-happens. One that ends before it was of use may never be, so each such end delays the next start, and too many end the
-daemon. What becomes of the images in an engine that ended is the stage's to decide.
+An engine that has scored an image of a request works, and is replaced at once each time that it ends. One that ends
+before it was of use may never be, so each such end delays the next start, and too many end the daemon. The stage
+decides the fate of the images in an engine that ended.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class EngineSupervisor:
 
     Attributes:
         engine: as it reported itself once it was warm; None while there is none.
-        useful: it has scored somebody's image.
+        useful: it has scored an image of a request.
         starts: engines started so far; another number means another engine.
         restarts: how many have ended.
     """

@@ -1,4 +1,4 @@
-"""What the score stage knows of one image: its ticket, and who holds the slot with its pixels."""
+"""One image in the score stage: its ticket, and the lease of the slot with its pixels."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class ScoreStage:
 
     Args:
         arena: where the pixels lie.
-        slots: who holds which of its slots.
-        setup: what the engine is told first.
+        slots: the leases of its slots.
+        setup: the first message of the engine.
         labels: how many scores an image has.
         on_device_loss: ``refuse`` or ``cpu``: what to do when a GPU that has scored is lost for good.
         on_warm: called each time an engine has loaded and warmed; only the self-test is scored until ``trust``.
@@ -96,7 +96,7 @@ class ScoreStage:
         await self.supervisor.stop(timeout)
 
     def trust(self) -> None:
-        """The goldens agree: from now on everybody's images are scored."""
+        """The goldens agree: from now on the images of requests are scored."""
         self.trusted = True
         self.dispatch()
 
@@ -128,7 +128,7 @@ class ScoreStage:
         return output
 
     def distrust(self) -> None:
-        """The engine scores nobody's image any more until it, or the next one, is proved."""
+        """The engine scores no image of a request until it, or the next one, is proved."""
         self.trusted = False
 
     def restart(self) -> None:
@@ -223,7 +223,7 @@ class ScoreStage:
         for entry in batch:
             entry.ticket.time.infer += message.seconds
         if rows is None:
-            why = message.message or "the engine returned another number of scores"
+            why = message.message or "the engine returned the wrong number of scores"
             self._return(batch, CodedError("engine_failed", why), alone=len(batch) == 1)
             self.dispatch()
             return True
@@ -286,7 +286,7 @@ def _unpack(message: child_messages.Scores, images: int, labels: int) -> list[li
         ValueError: the time it took is not a duration: the sender is defective.
     """
     if not (math.isfinite(message.seconds) and message.seconds >= 0):
-        raise ValueError(f"an engine says that a batch took {message.seconds} seconds")
+        raise ValueError(f"impossible duration of a batch: {message.seconds} seconds")
     if len(message.scores) != images * labels * _FLOAT:
         return None
     values = array("f", message.scores).tolist()

@@ -25,7 +25,7 @@ class ServedModel:
     Args:
         settings: which engine, on what.
         max_batch: most images that the engine is given at once.
-        arena, slots: where the pixels lie, and who holds which slot.
+        arena, slots: where the pixels lie, and the leases of its slots.
         on_warm: called each time its engine has loaded and warmed.
         on_broken: called once when its engine cannot be built, or dies too often.
 

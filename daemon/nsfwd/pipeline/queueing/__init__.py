@@ -1,1 +1,1 @@
-"""Admission, fair queues, tickets, deadlines and slots: who is served next, and until when."""
+"""Admission, fair queues, tickets, deadlines and slots: which image is served next, and until when."""

@@ -1,4 +1,4 @@
-"""Who is let in. Decides at once: a ticket, or ``busy``, or ``draining``. Nothing behind it queues without bound."""
+"""Admission of images: a ticket, or ``busy``, or ``draining``, at once. Nothing behind it queues without bound."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _RATE_HALF_LIFE = 5.0
 _RETRY_BOUNDS = (0.1, 60.0)
 
 _SPREAD = (0.75, 1.25)
-"""Those who are refused at the same moment are to come back one after the other."""
+"""Clients that are refused at the same moment should come back one after the other."""
 
 _ENOUGH = 0.25
 """Seconds of work after which the present second of work says more than the last one."""
 
 RESTART = 1.0
-"""Seconds after which to try again when the daemon stops: its queue says nothing about the one that takes its place."""
+"""Seconds after which to try again when the daemon stops: its queue says nothing about that of its successor."""
 
 
 class Rate:
@@ -111,7 +111,7 @@ class Admission:
     def admit(self, claim: Claim) -> Ticket:
         """Let one image in.
 
-        Each peer has a share of the queue, so that there is a place for whoever has none yet.
+        Each peer has a share of the queue, so that there is a place for a peer that has none yet.
 
         Raises:
             CodedError: ``busy`` or ``draining``, both the daemon's doing; a retry after ``retry_after`` helps.

@@ -1,4 +1,4 @@
-"""A queue that is fair between lanes by weight, and within a lane between those who ask, level by level in turn.
+"""A queue that is fair between lanes by weight, and within a lane between flows, which take turns level by level.
 
 Pure: no clock, no task, no process. It knows nothing of what it queues.
 """
@@ -14,8 +14,8 @@ from nsfwd.protocol.messages import Lane
 Item = TypeVar("Item", bound=Hashable)
 
 FlowKey = tuple[Hashable, ...]
-"""Who asks, from the widest circle to the narrowest: user or host, process, connection. Turns go round at each level,
-so that more connections are not more turns. No asker is the beginning of another."""
+"""A flow, from its widest group to its narrowest: user or host, process, connection. Turns go round at each level, so
+that more connections are not more turns. No flow's key is the beginning of another's."""
 
 WEIGHTS: dict[Lane, int] = {Lane.INTERACTIVE: 8, Lane.NORMAL: 3, Lane.BACKGROUND: 1}
 """Share of each lane while all have work. Weights and not strict priority: a sweep never starves either, and gets a
@@ -23,17 +23,17 @@ tenth at least beside a saturated interactive lane."""
 
 
 class _FlowNode(Generic[Item]):
-    """One who asks, or a circle of such, whose members take turns.
+    """A flow, or a group of flows whose members take turns.
 
-    Who begins to ask has the first turn at once, before those who have been asking all along (the rule of FQ-CoDel,
-    RFC 8290: one who asks rarely waits for nobody's queue), and stays in the round until the next turn has come, also
-    when nothing of it waits, so that asking little and often gains nothing.
+    A flow that begins to ask has the first turn at once, before those that have been asking all along (the rule of
+    FQ-CoDel, RFC 8290: a flow that asks rarely waits for no other's queue), and stays in the round until the next turn
+    has come, also when nothing of it waits, so that asking little and often gains nothing.
 
     Attributes:
         above: the circle it takes turns in.
         waiting: how many of its members have something that waits; of one without members, how many items wait.
         items: its own; only one without members has any.
-        new, old: the members in the order of their turns; those who began to ask come first.
+        new, old: the members in the order of their turns; those that began to ask come first.
     """
 
     __slots__ = ("above", "items", "key", "members", "new", "old", "waiting")
@@ -59,12 +59,12 @@ class _FlowNode(Generic[Item]):
             circle = member
         circle.items[item] = None
         circle.waiting += 1
-        while circle.waiting == 1 and circle.above is not None:  # only who had nothing that waited is told further up
+        while circle.waiting == 1 and circle.above is not None:  # only the first waiting item counts further up
             circle = circle.above
             circle.waiting += 1
 
     def discard(self, item: Item, asker: FlowKey) -> bool:
-        """Take an item out; tell whether it was there."""
+        """Take an item out; return whether it was there."""
         circle: _FlowNode[Item] | None = self
         for key in asker:
             circle = circle.members.get(key) if circle is not None else None
@@ -104,7 +104,7 @@ class _FlowNode(Generic[Item]):
 
     @property
     def fresh(self) -> bool:
-        """Whether the next turn is of one who has only begun to ask, or who waits for a single item."""
+        """Whether the next turn is that of a flow that has only begun to ask, or that waits for a single item."""
         circle = self
         while circle.members:
             if circle.new:
@@ -167,7 +167,7 @@ class _LaneItems(Generic[Item]):
 
     def _left(self) -> None:
         self.size -= 1
-        if not self.size:  # an idle lane saves nothing up and remembers nobody
+        if not self.size:  # an idle lane saves nothing up and remembers no flow
             self.credit = 0
             self.turns.clear()
 
@@ -176,7 +176,7 @@ class FairQueue(Generic[Item]):
     """Items waiting for a stage.
 
     ``pop`` takes from the lanes that have items by smooth weighted round-robin (the scheme of nginx's upstreams: every
-    lane with work earns its weight, the richest is served and pays the sum), and within the lane from those who ask in
+    lane with work earns its weight, the richest is served and pays the sum), and within the lane from its flows in
     turn.
     """
 
@@ -190,7 +190,7 @@ class FairQueue(Generic[Item]):
 
     @property
     def fresh(self) -> bool:
-        """Whether somebody waits, in whichever lane, who has not been asking all along."""
+        """Whether a flow waits, in any lane, that has not been asking all along."""
         return any(lane.turns.fresh for lane in self._working)
 
     def depths(self) -> dict[str, int]:

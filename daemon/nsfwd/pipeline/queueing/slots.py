@@ -1,4 +1,4 @@
-"""Who holds which slot of the arena.
+"""The slots of the arena and their leases.
 
 A slot returns only when the process that held it has reported done or has been reaped, never on a deadline: a decoder
 may still be writing. Each lease has a number that the child echoes, so that a stale message is recognised.
@@ -49,7 +49,7 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many slots for images nobody holds."""
+        """How many slots for images are free."""
         return len(self._free)
 
     def lease(self) -> Lease | None:

@@ -1,8 +1,8 @@
-"""Claims and tickets: what a request is owed, settled once.
+"""Claims and tickets: the outcome that each image of a request is owed, settled once.
 
 A **claim** belongs to one request and says on whose behalf, in which lane and until when. Each image admitted under it
-has a **ticket**. The first outcome of a ticket wins: a result, its deadline, a cancel, the end of a drain. Whatever
-comes later finds the ticket settled and only gives its slot back.
+has a **ticket**. The first outcome of a ticket wins: a result, its deadline, a cancel, the end of a drain. A later
+result finds the ticket settled and only gives its slot back.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class ClaimPart(Protocol):
 
 
 class Claim:
-    """On whose behalf a request's images are scored.
+    """The terms on which a request's images are scored, and its owner.
 
     Attributes:
-        asker: whose turn it is (``fair_queue.FlowKey``).
+        asker: the flow that it belongs to (``fair_queue.FlowKey``).
         lane: the lane it is served in.
         deadline: loop time at which the whole request ends; None when only each image has a limit.
         time_limit: seconds for each image from its admission; None for no limit.
@@ -36,7 +36,7 @@ class Claim:
         frames: how many frames of each image to look at most; 0 for as many as the bundle says.
         roots: below which its files must lie, beside the daemon's own; none for no further limit.
         models: short names of those to be asked; none for all.
-        reserved_slot: which of the self-test's slots its images use; None for everybody else's images.
+        reserved_slot: which of the self-test's slots its images use; None for the images of requests.
         parts: what is under way.
     """
 
@@ -86,7 +86,7 @@ class Claim:
             part.fail(self.error)
 
     def visible_identity(self, identity: FileIdentity | None) -> FileIdentity | None:
-        """What of an opened file the client is told: its identity, if it asked."""
+        """The identity that the reply shows: that of the opened file, if the client asked for it."""
         return identity if self.identity else None
 
     def until(self, now: float) -> float | None:
@@ -101,11 +101,11 @@ class Ticket:
     """One admitted image. At any moment at most one stage is awaited through ``wait``.
 
     Attributes:
-        number: the daemon's word for the image, unique while it lives.
+        number: of the image, unique while the daemon lives.
         admitted: ``time.monotonic()`` at admission; a loop's clock may only tick in milliseconds.
         lease: the slot with its pixels while the server holds it; None while a child does.
         settled: the error that ended it early, or None.
-        tick: when it expires, in the words of ``Deadlines``; 0 for never.
+        tick: when it expires, in ticks of ``Deadlines``; 0 for never.
     """
 
     __slots__ = ("_waiter", "admitted", "claim", "lease", "loop", "number", "settled", "tick", "time")
@@ -122,7 +122,7 @@ class Ticket:
         self._waiter: asyncio.Future[Any] | None = None
 
     def wait(self) -> asyncio.Future[Any]:
-        """Wait for the present stage's ``resolve`` or for whatever settles the ticket first; to be awaited at once.
+        """Wait for the present stage's ``resolve``, or until the ticket is settled; to be awaited at once.
 
         Raises:
             CodedError: when awaited: the ticket was settled, or the stage failed for this image.

@@ -1,6 +1,6 @@
 """Whether memory holds a second engine and its decoders beside those that serve. Reads /proc and cgroups, no more.
 
-The memory of a GPU cannot be seen from here: who knows that it does not hold two says so (``reload_mode``).
+The memory of a GPU cannot be seen from here: an operator who knows that it does not hold two sets ``reload_mode``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def holds_two(pids: Iterable[int], *, proc: Path = PROC, cgroups: Path = CGROUPS
     What they share is counted for each of them: rather too much than too little.
 
     Args:
-        proc, cgroups: where the kernel tells it.
+        proc, cgroups: where the kernel reports it.
     """
     free = free_memory(proc, cgroups)
     return free is None or free >= sum(_peak(proc / str(pid)) for pid in pids)
@@ -37,7 +37,7 @@ def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     """Bytes that this process and its children may still take: of the machine, and of every cgroup they are in.
 
     Returns:
-        None where the kernel does not tell.
+        None where the kernel does not report it.
     """
     found = list(_left_in_cgroups(proc, cgroups))
     machine = _fields(proc / "meminfo").get("MemAvailable")
@@ -46,7 +46,7 @@ def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Hierarchy:
-    """How a version of cgroups tells what its groups hold; all in bytes.
+    """The files in which a version of cgroups reports the memory of its groups; all in bytes.
 
     Attributes:
         place: below the mount of all cgroups.

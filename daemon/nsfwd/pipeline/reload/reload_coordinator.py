@@ -1,7 +1,7 @@
 """What serves, and how a reload replaces it: beside the old one, or after its end where memory does not hold both.
 
 Beside: the successor proves itself while the old one serves; then one reference is swapped, and the old one closes with
-its last ticket. After its end: what is asked in between waits at a gate under its deadline, so no request fails either.
+its last ticket. After its end: requests in between wait at a gate under their deadlines, so none fails either.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Gate:
             self._waiting.discard(ticket)
 
     def open(self) -> None:
-        """Let everybody go on."""
+        """Let all tickets go on."""
         for ticket in self._waiting:
             if ticket.settled is None:
                 ticket.resolve(None)
@@ -286,7 +286,7 @@ class ReloadCoordinator:
             del self._retired[task]
 
     async def _retire(self, generation: Generation, lister: ListStage) -> None:
-        """End what nobody is left in. A listing that is under way keeps only its lister."""
+        """End a generation once its last ticket has left. A listing that is under way keeps only its lister."""
         await generation.empty()
         await generation.stop(STOP_TIMEOUT)
         await lister.unused()
