@@ -54,14 +54,14 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     Attributes:
         path: empty when a descriptor travels with the packet instead.
-        number: the server's word for this job, echoed.
+        number: of this job, echoed.
         lease_id: which lease of the slot it is, echoed; the server drops stale answers.
         identity: hash the content as well (``Decoded.identity``).
         view: 0 for the first, then what ``Decoded.next`` said.
         frames: how many frames to look at most; 0 for as many as the recipe says.
         stamp: of the file that the first view came from (``Decoded.stamp``); another file is not the same image.
-        suspect: a decoder ended on this file: tell its digest (``Suspected``) before anything else.
-        probe: ``STAT``: tell only the stamp; ``HASH``: only stamp and identity; 0: decode.
+        suspect: a decoder ended on this file: report its digest (``Suspected``) before anything else.
+        probe: ``STAT``: report only the stamp; ``HASH``: only stamp and identity; 0: decode.
         roots: below which the file must lie, beside the decoder's own; none for no further limit.
         recipe: place in ``DecoderSetup.recipes`` of the one to decode by; its pixels may fill a part of the slot only.
     """
@@ -82,10 +82,10 @@ class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 STAT, HASH = 1, 2
-"""What ``Job.probe`` may ask instead of pixels."""
+"""Values of ``Job.probe``."""
 
 DIRECTORY = "is_directory"
-"""What ``Decoded.code`` says of a path that is no file but may be listed."""
+"""``Decoded.code`` of a directory."""
 
 Moment = tuple[int, int]
 """A time of a file: whole seconds since 1970, negative before, and nanoseconds. As one number of nanoseconds it may
@@ -117,7 +117,7 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
         seconds: time spent on it.
         width, height, format: of the encoded image, once known.
         identity: of the opened descriptor, when it was asked for.
-        next: the view to ask for when this one is scored; 0 after the last of its recipe.
+        next: the view to ask for after this one; 0 after the last of its recipe.
         frame, frames, sampled: which frame this view shows, of how many, and how many of them are looked at.
         background: what transparent pixels lie on, ``white`` or ``black``; empty where there are none.
         stamp: of the opened file, where there is a next view or another recipe, or it was asked for.
@@ -142,7 +142,7 @@ class Decoded(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Suspected(Wire, frozen=True):
-    """Decoder -> server: what the suspect is, told before it is decoded. ``sha256`` in hex."""
+    """Decoder -> server: size and digest of the suspect, before it is decoded. ``sha256`` in hex."""
 
     number: int
     size: int
@@ -189,13 +189,13 @@ class List(Wire, frozen=True):
 
 
 class More(Wire, frozen=True):
-    """Server -> lister: the next chunk of ``number``, please."""
+    """Server -> lister: send the next chunk of ``number``."""
 
     number: int
 
 
 class Forget(Wire, frozen=True):
-    """Server -> lister: nobody wants the rest of ``number``."""
+    """Server -> lister: the rest of ``number`` is not needed."""
 
     number: int
 

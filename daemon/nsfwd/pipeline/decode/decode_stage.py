@@ -177,24 +177,29 @@ class DecodeStage:
         self._scheduled = False
         if self._stopping:
             return
-        self._send_own()
+        if self._own:
+            self._send_own()
+        reserved = self._send_suspect() if self._suspects else None
+        if not len(self.queue):
+            return
         groups: dict[int, list[DecodeJob]] = {}
-        reserved = self._send_suspect()
+        working = [one for one in self.pool.workers if one.working and not one.alone and one is not reserved]
         depth = self._depth()
-        while (worker := self._least_loaded(depth, reserved)) is not None and (job := self.queue.pop()) is not None:
-            worker = self._home(job, reserved) or worker
-            self._take_along(job)
+        while (worker := _least_loaded(working, depth)) is not None and (job := self.queue.pop()) is not None:
+            home = job.home
+            if home is not None and home in working and len(home.jobs) < MOST_PENDING:
+                worker = home  # it has the image open
+            if self.coalescing is not None:
+                self._take_along(self.coalescing, job)
             worker.jobs[job.ticket.number] = job
             groups.setdefault(worker.number, []).append(job)
         for number, jobs in groups.items():
             self._send(self.pool.workers[number], jobs)
 
-    def _take_along(self, leader: DecodeJob) -> None:
+    def _take_along(self, coalescing: Coalescing, leader: DecodeJob) -> None:
         """Take the jobs out of the queue that share the decode of this one."""
-        if self.coalescing is None:
-            return
         now = time.monotonic()
-        for job in self.coalescing.begin(leader):
+        for job in coalescing.begin(leader):
             self.queue.discard(job)
             job.ticket.time.queue += now - job.since
 
@@ -243,31 +248,14 @@ class DecodeStage:
         """How many images a decoder may hold: the one it is on and about five milliseconds of others."""
         return min(1 + max(1, int(GROUP_SECONDS / max(self._mean_seconds, 1e-6))), MOST_PENDING)
 
-    def _least_loaded(self, depth: int, reserved: DecoderWorker | None) -> DecoderWorker | None:
-        best: DecoderWorker | None = None
-        for worker in self.pool.workers:
-            if not worker.working or worker.alone or worker is reserved or len(worker.jobs) >= depth:
-                continue
-            if best is None or len(worker.jobs) < len(best.jobs):
-                best = worker
-        return best
-
-    def _home(self, job: DecodeJob, reserved: DecoderWorker | None) -> DecoderWorker | None:
-        """Return the decoder that has a job's image open, if it can be given the job."""
-        worker = job.home
-        if worker is None or not worker.working or worker.alone or worker is reserved:
-            return None
-        present = worker is self.pool.workers[worker.number]
-        return worker if present and len(worker.jobs) < MOST_PENDING else None
-
     def _send(self, worker: DecoderWorker, jobs: list[DecodeJob]) -> None:
         assert worker.child is not None
-        now = time.monotonic()
+        now, identify = time.monotonic(), self.identify()
         wire: list[child_messages.Job] = []
         descriptors: list[int] = []
         for job in jobs:
             assert job.lease is not None
-            ticket, image = job.ticket, job.image
+            ticket, claim, image = job.ticket, job.ticket.claim, job.image
             ticket.time.queue += now - job.since
             job.since = now
             if image.descriptor is not None:
@@ -279,14 +267,14 @@ class DecodeStage:
                     job.lease.lease_id,
                     image.path or b"",
                     image.descriptor is not None,
-                    (ticket.claim.identity or self.identify()) and job.after is None,
+                    (claim.identity or identify) and job.after is None,
                     job.after.next if job.after is not None else 0,
-                    ticket.claim.frames,
+                    claim.frames,
                     job.after.stamp if job.after is not None else None,
-                    suspect=job.deaths > 0,
-                    probe=job.probe,
-                    roots=ticket.claim.roots,
-                    recipe=job.recipe,
+                    job.deaths > 0,
+                    job.probe,
+                    claim.roots,
+                    job.recipe,
                 )
             )
         if len(worker.jobs) == len(jobs):
@@ -374,3 +362,13 @@ class DecodeStage:
             self._poison.add(*job.digest, exit_.signal)
             self.spread_poison()
         job.ticket.fail(CodedError("decoder_died"))
+
+
+def _least_loaded(workers: list[DecoderWorker], depth: int) -> DecoderWorker | None:
+    """The decoder with the fewest jobs; None where each has as many as it may."""
+    best: DecoderWorker | None = None
+    for worker in workers:
+        held = len(worker.jobs)
+        if held < depth and (best is None or held < len(best.jobs)):
+            best = worker
+    return best
