@@ -215,14 +215,14 @@ class Judge:
         scores, groups, verdicts = {}, {}, {}
         worst: _Reached | None = None
         for model in self._models:
-            output = results.get(model.name)
-            if output is None:
+            name = model.name
+            if name not in results:
                 continue
-            values = model.values(output)
-            shown = scores[model.name] = model.shown(values)
-            sums = groups[model.name] = model.grouped(values)
+            values = model.values(results[name])
+            shown = scores[name] = model.shown(values)
+            sums = groups[name] = model.grouped(values)
             reached = model.reach(shown, sums)
-            verdicts[model.name] = reached.tier
+            verdicts[name] = reached.tier
             if worst is None or (reached.alarm, reached.rank) > (worst.alarm, worst.rank):
                 worst = reached
         assert worst is not None

@@ -250,7 +250,7 @@ class Generation:
         Args:
             identity: of the file that was opened, where it was hashed.
         """
-        override = self.overriding.find(identity)
+        override = self.overriding.find(identity) if identity is not None else None
         if override is None:
             return judgement
         if override.verdict not in self._alarms and override.verdict not in self._strange:

@@ -100,7 +100,7 @@ class ScoreStage:
         self.trusted = True
         self.dispatch()
 
-    async def score(self, ticket: Ticket, *, keep: bool = False) -> ModelOutput:
+    async def score(self, ticket: Ticket, keep: bool = False) -> ModelOutput:
         """Score the pixels in ``ticket.lease``; those of the self-test at once, also by an engine not trusted yet.
 
         Args:

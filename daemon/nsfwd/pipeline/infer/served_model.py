@@ -10,13 +10,15 @@ from nsfwd.ipc import child_messages
 from nsfwd.pipeline.infer.score_stage import MOST_SCORES, ScoreStage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nsfwd.bundles.bundle_store import Bundle
+    from nsfwd.bundles.verdict import ModelOutput
     from nsfwd.config import Settings
     from nsfwd.errors import EngineError
     from nsfwd.ipc.arena import Arena
     from nsfwd.pipeline.queueing.slots import Slots
+    from nsfwd.pipeline.queueing.tickets import Ticket
 
 
 class ServedModel:
@@ -77,16 +79,22 @@ class RecipeGroup(NamedTuple):
 
     Attributes:
         recipe: place of their preprocessing among those of all models.
+        models: name, ``ScoreStage.score`` and its argument ``keep``; all but the last leave the pixels to the next.
     """
 
     recipe: int
-    models: tuple[ServedModel, ...]
+    models: tuple[tuple[str, Callable[[Ticket, bool], Awaitable[ModelOutput]], bool], ...]
 
 
 def by_recipe(models: tuple[ServedModel, ...]) -> tuple[RecipeGroup, ...]:
     """Group models by their recipe, in the order in which recipes first occur."""
-    recipes = dict.fromkeys(model.recipe for model in models)
-    return tuple(RecipeGroup(one, tuple(model for model in models if model.recipe == one)) for one in recipes)
+    groups: dict[int, list[ServedModel]] = {}
+    for model in models:
+        groups.setdefault(model.recipe, []).append(model)
+    return tuple(
+        RecipeGroup(recipe, tuple((model.name, model.scoring.score, model is not group[-1]) for model in group))
+        for recipe, group in groups.items()
+    )
 
 
 def _engine_setup(bundle: Bundle, settings: Settings, max_batch: int, slot_bytes: int) -> child_messages.EngineSetup:

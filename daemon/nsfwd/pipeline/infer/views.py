@@ -7,6 +7,7 @@ All of that has one ticket, and comes to one judgement.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nsfwd.bundles.verdict import View
@@ -42,19 +43,19 @@ async def infer(
     views: list[View] = []
     plain, sampled = True, 0
     for recipe, models in groups:
+        add: Callable[[View], None] = views.append
         if views:
             decoded = await decode_next(image, ticket, decoded, recipe)
-        plain = plain and decoded.frames == 1 and not decoded.background
-        sampled = max(sampled, decoded.sampled)
+            add = partial(_merge, views)
+        if decoded.frames != 1 or decoded.background:
+            plain = False
+        if decoded.sampled > sampled:
+            sampled = decoded.sampled
         while True:
             results: dict[str, ModelOutput] = {}
-            for model in models:
-                results[model.name] = await model.scoring.score(ticket, keep=model is not models[-1])
-            view = View(decoded.frame, decoded.background, results)
-            if recipe == groups[0].recipe:
-                views.append(view)
-            else:
-                _merge(views, view)
+            for name, score, keep in models:
+                results[name] = await score(ticket, keep)
+            add(View(decoded.frame, decoded.background, results))
             if not decoded.next:
                 break
             decoded = await decode_next(image, ticket, decoded, recipe)

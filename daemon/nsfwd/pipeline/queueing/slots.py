@@ -77,13 +77,14 @@ class Slots:
         Raises:
             ValueError: the lease had ended already; a defect of the daemon.
         """
-        if lease.slot == NO_SLOT:
+        slot = lease.slot
+        if slot == NO_SLOT:
             return
-        if self._lease_ids[lease.slot] != lease.lease_id:
+        if self._lease_ids[slot] != lease.lease_id:
             raise ValueError(f"{lease} was released twice")
-        self._lease_ids[lease.slot] += 1
-        if lease.slot < self.count:
-            self._free.append(lease.slot)
+        self._lease_ids[slot] += 1
+        if slot < self.count:
+            self._free.append(slot)
         else:
-            self._own.add(lease.slot)
+            self._own.add(slot)
         self._on_free()
