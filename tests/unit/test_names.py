@@ -78,3 +78,11 @@ def test_the_ten_questions_have_answers() -> None:
 def test_a_word_of_the_glossary_has_one_meaning() -> None:
     words = re.findall(r"^\| \*\*(.+?)\*\* \|", (REPOSITORY / "docs" / "glossary.md").read_text("utf-8"), re.MULTILINE)
     assert len(words) == len(set(words)) > 50
+
+
+def test_classes_and_members_named_in_the_architecture_exist() -> None:
+    texts = [(PACKAGE / path).read_text("utf-8") for path in MODULES]
+    named = set(re.findall(r"`([A-Z][a-z]\w+)(?:\.(\w+))?`", ARCHITECTURE))
+    assert named
+    for name, member in named:
+        assert any(re.search(rf"^class {name}\b", text, re.MULTILINE) and member in text for text in texts), name
