@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nsfwd.bundles.manifest import FramePolicy
+from nsfwd.bundles.manifest import FrameSampling
 from tests import hostile, pictures
 from tests.echo_bundle import echo_bundle
 from tests.integration.harness import Daemon, Json, ask, ndjson, raw_connect
@@ -36,7 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, hostile.Odd]:
 def daemon(tmp_path_factory: pytest.TempPathFactory, files: dict[Path, hostile.Odd]) -> Iterator[Daemon]:
     """A daemon that looks at several frames, and at transparency on both backgrounds."""
     directory = tmp_path_factory.mktemp("daemon")
-    echo_bundle(directory / "models", background="both", frames=FramePolicy(sample=4))
+    echo_bundle(directory / "models", background="both", frames=FrameSampling(sample=4))
     with Daemon(directory, models_dir=directory / "models", root=next(iter(files)).parent) as running:
         yield running
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from nsfwd.bundles.manifest import FramePolicy, Recipe
+from nsfwd.bundles.manifest import FrameSampling, Recipe
 from nsfwd.engines.contract import Pixels
 from nsfwd.imaging.preprocess import decode
 from nsfwd.ipc.child_messages import ImageLimits
@@ -146,7 +146,7 @@ def check_draft() -> None:
 def check_frames() -> None:
     shots = [pictures.solid((at * 20, 0, 0)) for at in range(9)]
     film = pictures.encoded(shots[0], "GIF", save_all=True, append_images=shots[1:])
-    recipe = Recipe(width=8, height=8, frames=FramePolicy(sample=3))
+    recipe = Recipe(width=8, height=8, frames=FrameSampling(sample=3))
     assert decode(io.BytesIO(film), recipe, LIMITS).sampled == 3
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageStat
 
-from nsfwd.bundles.manifest import FramePolicy, Recipe
+from nsfwd.bundles.manifest import FrameSampling, Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import preprocess
 from nsfwd.ipc.child_messages import ImageLimits
@@ -136,7 +136,7 @@ def blue(pixels: preprocess.Pixels) -> float:
     return sum(at > 128 for at in data[2::3]) / (len(data) // 3)
 
 
-FILM = Recipe(width=64, height=64, frames=FramePolicy(sample=4))
+FILM = Recipe(width=64, height=64, frames=FrameSampling(sample=4))
 
 
 def views(content: bytes) -> list[preprocess.Pixels]:

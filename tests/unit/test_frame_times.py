@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsfwd.bundles.manifest import FramePolicy, Recipe
+from nsfwd.bundles.manifest import FrameSampling, Recipe
 from nsfwd.imaging import frame_times, frames
 from nsfwd.imaging.preprocess import WantedView, decode
 from nsfwd.ipc.child_messages import ImageLimits
@@ -35,7 +35,7 @@ def film(form: str, milliseconds: list[int]) -> bytes:
 
 def seen(content: bytes, sample: int) -> list[int]:
     """The numbers of the frames that are looked at."""
-    recipe = Recipe(width=48, height=32, draft=0, frames=FramePolicy(sample=sample))
+    recipe = Recipe(width=48, height=32, draft=0, frames=FrameSampling(sample=sample))
     found = [decode(io.BytesIO(content), recipe, LIMITS)]
     while found[-1].next:
         found.append(decode(io.BytesIO(content), recipe, LIMITS, wanted=WantedView(found[-1].next)))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from pillow_heif import register_heif_opener
 
-from nsfwd.bundles.manifest import FramePolicy, Recipe
+from nsfwd.bundles.manifest import FrameSampling, Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import frames
 from nsfwd.imaging.preprocess import Pixels, WantedView, decode
@@ -28,7 +28,7 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def recipe(sample: int = 50, **keys: Any) -> Recipe:
-    return Recipe(width=48, height=32, draft=0, frames=FramePolicy(sample=sample), **keys)
+    return Recipe(width=48, height=32, draft=0, frames=FrameSampling(sample=sample), **keys)
 
 
 def views(content: bytes, wanted: Recipe, most: int = 0, limits: ImageLimits = LIMITS) -> list[Pixels]:

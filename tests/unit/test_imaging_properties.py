@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nsfwd.bundles.manifest import FramePolicy, Recipe
+from nsfwd.bundles.manifest import FrameSampling, Recipe
 from nsfwd.errors import CODES, CodedError, Status
 from nsfwd.imaging import formats, frames
 from nsfwd.imaging.preprocess import WantedView, decode
@@ -19,7 +19,7 @@ from nsfwd.ipc.child_messages import ImageLimits
 from tests import hostile, pictures
 
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20, min_side=4, max_frames=20, memory=1 << 30)
-SMALL = Recipe(width=16, height=12, background="both", frames=FramePolicy(sample=3))
+SMALL = Recipe(width=16, height=12, background="both", frames=FrameSampling(sample=3))
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow says much about broken files
 EXPECTED = hostile.ANY - {""} | {"too_large", "empty"}
 """Never ``unreadable`` (nothing is wrong with the disk) and never a defect."""
@@ -101,7 +101,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         "rotate": draw(st.booleans()),
         "draft": draw(st.sampled_from((0.0, 1.0, 2.0, 3.5))),
     }
-    return Recipe(**keys, frames=FramePolicy(sample=draw(st.integers(1, 5))))
+    return Recipe(**keys, frames=FrameSampling(sample=draw(st.integers(1, 5))))
 
 
 @given(recipe=recipes(), content=st.deferred(lambda: st.sampled_from(seeds())))
@@ -140,7 +140,7 @@ def test_frames_are_counted_as_pillow_counts_them(count: int, most: int, seed: i
     content = pictures.encoded(shots[0], "GIF", save_all=True, append_images=shots[1:])
     with Image.open(io.BytesIO(content)) as image:
         expected = getattr(image, "n_frames", 1)
-    recipe = Recipe(width=8, height=8, frames=FramePolicy(sample=most))
+    recipe = Recipe(width=8, height=8, frames=FrameSampling(sample=most))
     pixels = decode(io.BytesIO(content), recipe, LIMITS)
     assert (pixels.frames, pixels.sampled) == (expected, len(frames.spread(expected, most)))
 

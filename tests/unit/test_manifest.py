@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from nsfwd.bundles.bundle_store import catalogue
-from nsfwd.bundles.manifest import FramePolicy, Output, Recipe, dump_manifest, identity, parse_manifest
+from nsfwd.bundles.manifest import FrameSampling, Output, Recipe, dump_manifest, identity, parse_manifest
 from nsfwd.bundles.spelling import spell_toml
 from nsfwd.errors import BundleError
 from tests.unit.shelf import LABELS, manifest
@@ -63,7 +63,7 @@ def test_wrong_manifest_is_refused_in_one_line(before: str, after: str, complain
     [
         {"files": {"model.keras": "1" * 64}},
         {"recipe": Recipe(width=8, height=8, filter="nearest")},
-        {"recipe": Recipe(width=8, height=8, frames=FramePolicy(sample=3))},
+        {"recipe": Recipe(width=8, height=8, frames=FrameSampling(sample=3))},
         {"output": Output(labels=LABELS[::-1], activation="softmax")},
         {"output": Output(labels=LABELS, activation="sigmoid")},
     ],

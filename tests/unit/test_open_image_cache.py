@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from nsfwd.bundles.manifest import FramePolicy, Recipe
+from nsfwd.bundles.manifest import FrameSampling, Recipe
 from nsfwd.imaging import open_image_cache
 from nsfwd.imaging.decoder import Decoder
 from nsfwd.imaging.open_image_cache import OpenImageCache
@@ -24,7 +24,7 @@ from tests.descriptors import all_closed
 
 SIDE = 16
 LIMITS = child_messages.ImageLimits(1 << 24, 1_000_000, 8, 500, 1 << 30)
-RECIPE = Recipe(width=SIDE, height=SIDE, background="both", frames=FramePolicy(sample=500))
+RECIPE = Recipe(width=SIDE, height=SIDE, background="both", frames=FrameSampling(sample=500))
 
 
 def animation(form: str, frames: int, size: tuple[int, int] = (64, 48)) -> bytes:

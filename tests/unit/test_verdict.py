@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from nsfwd.bundles.bundle_store import Bundle, default_policy
-from nsfwd.bundles.manifest import FramePolicy, Output, identity
+from nsfwd.bundles.manifest import FrameSampling, Output, identity
 from nsfwd.bundles.policy import Policy, Tier
 from nsfwd.bundles.verdict import Judge, View, check_scores, golden_drift, judge
 from nsfwd.errors import CodedError
@@ -61,21 +61,21 @@ def seen(*sensitive: float, background: str = "") -> list[View]:
 @pytest.mark.parametrize(
     ("policy", "expected", "verdict"),
     [
-        (FramePolicy(sample=4), 2, "sensitive"),
-        (FramePolicy(sample=4, quorum=2), 1, "review"),
-        (FramePolicy(sample=4, quorum=3), 3, "review"),
-        (FramePolicy(sample=4, quorum=4), 0, "safe"),
-        (FramePolicy(sample=9, quorum=9), 0, "safe"),
+        (FrameSampling(sample=4), 2, "sensitive"),
+        (FrameSampling(sample=4, quorum=2), 1, "review"),
+        (FrameSampling(sample=4, quorum=3), 3, "review"),
+        (FrameSampling(sample=4, quorum=4), 0, "safe"),
+        (FrameSampling(sample=9, quorum=9), 0, "safe"),
     ],
 )
-def test_the_frame_that_completes_the_quorum_decides(policy: FramePolicy, expected: int, verdict: str) -> None:
+def test_the_frame_that_completes_the_quorum_decides(policy: FrameSampling, expected: int, verdict: str) -> None:
     found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.1, 0.7, 0.9, 0.6), {"nsfw": policy})
     assert (decisive.frame, found.verdict) == (expected, verdict)
     assert found.groups["nsfw"]["sensitive"] == decisive.results["nsfw"][3]
 
 
 def test_the_mean_of_the_frames_is_judged_and_the_worst_is_shown() -> None:
-    policy = FramePolicy(sample=4, combine="mean")
+    policy = FrameSampling(sample=4, combine="mean")
     found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.2, 1.0, 0.6), {"nsfw": policy})
     assert found.groups["nsfw"]["sensitive"] == pytest.approx(0.6)
     assert (found.verdict, decisive.frame) == ("review", 1)
@@ -86,22 +86,22 @@ def test_the_mean_of_the_frames_is_judged_and_the_worst_is_shown() -> None:
 )
 def test_of_two_backgrounds_the_worse_counts_also_below_every_tier(white: float, black: float, expected: str) -> None:
     both = [View(0, "white", {"nsfw": scores(white)}), View(0, "black", {"nsfw": scores(black)})]
-    for policy in (FramePolicy(), FramePolicy(combine="mean"), FramePolicy(sample=2, quorum=2)):
+    for policy in (FrameSampling(), FrameSampling(combine="mean"), FrameSampling(sample=2, quorum=2)):
         found, decisive = Judge({"nsfw": bundle()}).judge_views(both, {"nsfw": policy})
         assert decisive.background == expected
         assert found.groups["nsfw"]["sensitive"] == max(white, black)
 
 
 def test_an_alarm_outranks_a_wider_margin_and_without_tiers_the_first_view_counts() -> None:
-    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.79, 0.8), {"nsfw": FramePolicy(sample=2)})
+    found, decisive = Judge({"nsfw": bundle()}).judge_views(seen(0.79, 0.8), {"nsfw": FrameSampling(sample=2)})
     assert (decisive.frame, found.alarm) == (1, True)
-    _, decisive = Judge({"nsfw": bundle(policy=None)}).judge_views(seen(0.1, 0.9), {"nsfw": FramePolicy(sample=2)})
+    _, decisive = Judge({"nsfw": bundle(policy=None)}).judge_views(seen(0.1, 0.9), {"nsfw": FrameSampling(sample=2)})
     assert decisive.frame == 0
 
 
 def test_a_single_view_that_is_no_probability_spoils_the_image() -> None:
     with pytest.raises(CodedError, match="bad_scores"):
-        Judge({"nsfw": bundle()}).judge_views(seen(0.1, math.nan), {"nsfw": FramePolicy(sample=2)})
+        Judge({"nsfw": bundle()}).judge_views(seen(0.1, math.nan), {"nsfw": FrameSampling(sample=2)})
 
 
 def test_without_policy_the_top_label_is_the_verdict_and_never_an_alarm() -> None:

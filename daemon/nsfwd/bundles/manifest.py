@@ -44,7 +44,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Base of all parts of a manifest: immutable, and a key that is not known is an error."""
 
 
-class FramePolicy(_Part, frozen=True, kw_only=True):
+class FrameSampling(_Part, frozen=True, kw_only=True):
     """Which frames of an animation are scored, and what their scores come to. A page of a TIFF is a frame too.
 
     Attributes:
@@ -94,7 +94,7 @@ class Recipe(_Part, frozen=True, kw_only=True):
     background: Literal["white", "black", "both"] = "white"
     rotate: bool = True
     draft: float = 2.0
-    frames: FramePolicy = FramePolicy()
+    frames: FrameSampling = FrameSampling()
     reason: str = ""
 
 

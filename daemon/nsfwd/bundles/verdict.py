@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from nsfwd.bundles.bundle_store import Bundle
-from nsfwd.bundles.manifest import FramePolicy, Manifest, Output
+from nsfwd.bundles.manifest import FrameSampling, Manifest, Output
 from nsfwd.bundles.policy import Policy
 from nsfwd.errors import CodedError
 from nsfwd.protocol.messages import Because, Judgement, Override
@@ -110,7 +110,7 @@ class _Model:
             if rank
         )
 
-    def decide(self, views: Sequence[View], policy: FramePolicy) -> tuple[ModelOutput, View]:
+    def decide(self, views: Sequence[View], sampling: FrameSampling) -> tuple[ModelOutput, View]:
         """What this model says of several views together, and the view that decided (of a mean the worst one)."""
         badness = []
         for view in views:
@@ -122,8 +122,8 @@ class _Model:
             if kept is None or badness[place] > badness[kept]:
                 worse[view.frame] = place
         ranking = sorted(worse.values(), key=badness.__getitem__, reverse=True)
-        decisive = views[ranking[min(policy.quorum, len(ranking)) - 1]]
-        if policy.combine == "mean" and len(ranking) > 1:
+        decisive = views[ranking[min(sampling.quorum, len(ranking)) - 1]]
+        if sampling.combine == "mean" and len(ranking) > 1:
             return _mean([views[place].results[self.name] for place in ranking]), decisive
         return decisive.results[self.name], decisive
 
@@ -241,15 +241,15 @@ class Judge:
             self._policy,
         )
 
-    def judge_views(self, views: Sequence[View], policies: Mapping[str, FramePolicy]) -> tuple[Judgement, View]:
+    def judge_views(self, views: Sequence[View], samplings: Mapping[str, FrameSampling]) -> tuple[Judgement, View]:
         """Judge several views of one image together.
 
         Each model judges those that it was asked about. Of a frame on two backgrounds the worse counts. Then the worst
-        frame decides, or the one that completes the policy's quorum, or the mean of all. Where a bundle has no tiers
+        frame decides, or the one that completes the quorum, or the mean of all. Where a bundle has no tiers
         none is worse, and the first view counts.
 
         Args:
-            policies: model name -> what its frames come to.
+            samplings: model name -> how its frames are combined.
 
         Returns:
             The judgement, and the view that decided (of a mean the worst one).
@@ -261,7 +261,7 @@ class Judge:
         decisive: dict[str, View] = {}
         for model in self._models:
             if seen := [view for view in views if model.name in view.results]:
-                results[model.name], decisive[model.name] = model.decide(seen, policies[model.name])
+                results[model.name], decisive[model.name] = model.decide(seen, samplings[model.name])
         judgement = self.judge(results)
         return judgement, decisive[judgement.because.model]
 
