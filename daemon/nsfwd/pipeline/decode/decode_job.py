@@ -6,6 +6,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from nsfwd.ipc.child_messages import NANOSECONDS
 from nsfwd.logs import paths
 from nsfwd.protocol.messages import FileIdentity
@@ -31,51 +33,33 @@ def _nanoseconds(moment: Moment) -> int:
     return seconds * NANOSECONDS + rest
 
 
-class DecodeJob:
+class DecodeJob(msgspec.Struct, eq=False):
     """One view of an image on its way to pixels.
 
     Attributes:
-        recipe: place of its preprocessing among those of all models.
         after: the result of the view before it; None for the first.
-        home: the decoder that has the image open, where a view came before.
+        recipe: place of its preprocessing among those of all models.
         probe: the question asked instead of pixels (``messages.Job.probe``).
         since: ``time.monotonic()`` since when it waits.
+        home: the decoder that has the image open, where a view came before.
         deaths: decoders that ended while they were on it, or held it alone.
         losses: decoders that ended while they held it among others and noted another, or none.
         crashes: how many of these by a signal that only the file's content explains.
         digest: size and SHA-256 of the file, reported by the decoder that got it alone before it began.
     """
 
-    __slots__ = (
-        "after",
-        "crashes",
-        "deaths",
-        "digest",
-        "home",
-        "image",
-        "lease",
-        "losses",
-        "probe",
-        "recipe",
-        "since",
-        "ticket",
-    )
-
-    def __init__(
-        self, image: Image, ticket: Ticket, after: Decoded | None = None, *, recipe: int = 0, probe: int = 0
-    ) -> None:
-        self.image = image
-        self.recipe = recipe
-        self.probe = probe
-        self.ticket = ticket
-        self.after = after
-        self.home: DecoderWorker | None = None
-        self.since = ticket.admitted if after is None else time.monotonic()
-        self.lease: Lease | None = None
-        self.deaths = 0
-        self.losses = 0
-        self.crashes = 0
-        self.digest: tuple[int, str] | None = None
+    image: Image
+    ticket: Ticket
+    after: Decoded | None = None
+    recipe: int = 0
+    probe: int = 0
+    since: float = 0.0
+    home: DecoderWorker | None = None
+    lease: Lease | None = None
+    deaths: int = 0
+    losses: int = 0
+    crashes: int = 0
+    digest: tuple[int, str] | None = None
 
     @property
     def spent(self) -> float:

@@ -107,7 +107,7 @@ class DecodeStage:
         Raises:
             CodedError: the file's fault, or the ticket was settled first.
         """
-        return self._run(DecodeJob(image, ticket, recipe=recipe, probe=probe))
+        return self._run(DecodeJob(image, ticket, None, recipe, probe))
 
     async def decode_next(
         self, image: Image, ticket: Ticket, after: child_messages.Decoded, recipe: int = 0
@@ -120,7 +120,7 @@ class DecodeStage:
         Raises:
             CodedError: as ``decode``; ``decode_timeout`` also when the views before it took all the time there is.
         """
-        job = DecodeJob(image, ticket, after, recipe=recipe)
+        job = DecodeJob(image, ticket, after, recipe)
         job.home = self._homes.pop(ticket.number, None)
         if self.pool.exhausted(job):
             raise self.pool.too_late()
@@ -130,6 +130,7 @@ class DecodeStage:
         return decoded
 
     async def _run(self, job: DecodeJob) -> Any:
+        job.since = job.ticket.admitted if job.after is None else time.monotonic()
         if job.ticket.claim.reserved_slot is not None:
             self._own.append(job)
         else:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nsfwd.ipc.arena import Arena
+    from nsfwd.pipeline.decode.decode_stage import DecodeStage
     from nsfwd.pipeline.decode.poison_list import PoisonList
     from nsfwd.pipeline.queueing.slots import Slots
 
@@ -45,22 +46,6 @@ DECODER = "nsfwd.imaging.decoder"
 _MESSAGES = msgspec.msgpack.Decoder(child_messages.Hello | child_messages.DecodedGroup | child_messages.Suspected)
 
 _log = logging.getLogger("nsfwd.pipeline")
-
-
-class DecoderOwner(Protocol):
-    """The stage that a pool decodes for."""
-
-    def finished(self, worker: DecoderWorker, results: list[child_messages.Decoded]) -> None:
-        """A decoder has done these."""
-
-    def put_back(self, job: DecodeJob, *, held: bool) -> None:
-        """A job of a decoder that ended and had noted another, or none; ``held`` if it may have read it."""
-
-    def suspect(self, job: DecodeJob, exit_: Exit, *, overdue: bool) -> None:
-        """The job that a decoder was on when it ended, or was ended for it."""
-
-    def schedule(self) -> None:
-        """There is a decoder that can be given work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +83,7 @@ class DecoderPool:
         applied, missing: measures of the sandbox that are active, and those that this system does not have.
     """
 
-    def __init__(self, stage: DecoderOwner, plan: DecoderPlan, *, on_broken: Callable[[EngineError], None]) -> None:
+    def __init__(self, stage: DecodeStage, plan: DecoderPlan, *, on_broken: Callable[[EngineError], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stage = stage
         self._plan = plan

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import signal
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,6 +23,8 @@ from nsfwd.ipc.process_start import ProcessStarter, tell_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from nsfwd.pipeline.infer.score_stage import ScoreStage
 
 STUCK = 60.0
 """Seconds without an answer after which a warm engine that holds a batch is killed: a device that hangs would otherwise
@@ -44,26 +46,6 @@ _MESSAGES = msgspec.msgpack.Decoder(
 )
 
 
-class EngineOwner(Protocol):
-    """The stage that an engine scores for."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether the engine holds a batch."""
-
-    def engine_ready(self) -> None:
-        """An engine has loaded and warmed."""
-
-    def scored(self, message: child_messages.Scores) -> bool:
-        """The engine says that it has done a batch, or failed on it; return whether it held that batch."""
-
-    def distrust(self) -> None:
-        """The engine does not work as it must, and is about to end."""
-
-    def engine_ended(self) -> None:
-        """The engine holds nothing any more; another may follow."""
-
-
 class EngineSupervisor:
     """The engine of one stage.
 
@@ -83,7 +65,7 @@ class EngineSupervisor:
 
     def __init__(
         self,
-        stage: EngineOwner,
+        stage: ScoreStage,
         arena_fd: int,
         setup: child_messages.EngineSetup,
         *,

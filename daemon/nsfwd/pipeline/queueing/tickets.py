@@ -11,6 +11,8 @@ import asyncio
 import time
 from typing import Any, Protocol
 
+import msgspec
+
 from nsfwd.errors import CodedError
 from nsfwd.pipeline.queueing.fair_queue import FlowKey
 from nsfwd.pipeline.queueing.slots import Lease
@@ -24,7 +26,7 @@ class ClaimPart(Protocol):
         """End it with this error unless it has ended already."""
 
 
-class Claim:
+class Claim(msgspec.Struct, eq=False):
     """The terms on which a request's images are scored, and its owner.
 
     Attributes:
@@ -38,46 +40,20 @@ class Claim:
         models: short names of those to be asked; none for all.
         reserved_slot: which of the self-test's slots its images use; None for the images of requests.
         parts: what is under way.
+        error: what ended it, and ends everything admitted later.
     """
 
-    __slots__ = (
-        "asker",
-        "deadline",
-        "error",
-        "frames",
-        "identity",
-        "lane",
-        "models",
-        "parts",
-        "reserved_slot",
-        "roots",
-        "time_limit",
-    )
-
-    def __init__(
-        self,
-        asker: FlowKey,
-        lane: Lane,
-        *,
-        deadline: float | None = None,
-        time_limit: float | None = None,
-        identity: bool = False,
-        frames: int = 0,
-        roots: tuple[bytes, ...] = (),
-        models: tuple[str, ...] = (),
-        reserved_slot: int | None = None,
-    ) -> None:
-        self.asker = asker
-        self.lane = lane
-        self.deadline = deadline
-        self.time_limit = time_limit
-        self.identity = identity
-        self.frames = frames
-        self.roots = roots
-        self.models = models
-        self.reserved_slot = reserved_slot
-        self.parts: set[ClaimPart] = set()
-        self.error: CodedError | None = None
+    asker: FlowKey
+    lane: Lane
+    deadline: float | None = None
+    time_limit: float | None = None
+    identity: bool = False
+    frames: int = 0
+    roots: tuple[bytes, ...] = ()
+    models: tuple[str, ...] = ()
+    reserved_slot: int | None = None
+    parts: set[ClaimPart] = msgspec.field(default_factory=set)
+    error: CodedError | None = None
 
     def cancel(self, code: str, message: str = "") -> None:
         """End everything under way, and everything admitted later, with this code."""
