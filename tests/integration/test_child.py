@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvloop
@@ -128,6 +130,62 @@ def test_descriptors_may_be_closed_as_soon_as_sent(run: Run, tmp_path: Path) -> 
         answers = [await watched.packets.get() for _ in range(1001)]
         assert answers[-1] == b"one|one"
         wait_until(lambda: not held_open(tmp_path / "one"))  # a thread of its own closes it
+        await watched.child.stop(5)
+
+    run(story())
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_descriptors_that_cannot_be_passed_now_are_not_lost(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    async def story() -> None:
+        (tmp_path / "one").write_bytes(b"one")
+        watched = Watched(tmp_path)
+        watched.child.start()
+        with (tmp_path / "one").open("rb") as file, all_closed():
+            with monkeypatch.context() as scarce:
+                scarce.setattr(os, "dup", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+                send = watched.child._link.send
+
+                def crowded(packet: bytes, descriptors: Sequence[int] = ()) -> None:
+                    if full:
+                        raise BlockingIOError
+                    if descriptors:
+                        raise OSError(errno.ETOOMANYREFS, "Too many references")
+                    send(packet, descriptors)
+
+                scarce.setattr(watched.child._link, "send", crowded)
+                assert not watched.child.send(b"read", [file.fileno()])
+                assert watched.child.send(b"echo others")
+            assert await watched.packets.get() == b"others"
+            assert watched.child.send(b"read", [file.fileno()])
+            assert await watched.packets.get() == b"one"
+        await watched.child.stop(5)
+
+    run(story())
+
+
+def test_a_packet_that_waits_keeps_its_descriptors_until_they_can_be_passed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        (tmp_path / "one").write_bytes(b"one")
+        watched = Watched(tmp_path)
+        watched.child.start()
+        send = watched.child._link.send
+        refusals = [BlockingIOError(), *(OSError(errno.ETOOMANYREFS, "Too many references") for _ in range(3))]
+
+        def crowded(packet: bytes, descriptors: Sequence[int] = ()) -> None:
+            if refusals:
+                raise refusals.pop(0)
+            send(packet, descriptors)
+
+        monkeypatch.setattr(watched.child._link, "send", crowded)
+        with (tmp_path / "one").open("rb") as file:
+            assert watched.child.send(b"read", [file.fileno()])
+        assert watched.child.send(b"echo behind it")
+        assert [await watched.packets.get() for _ in range(2)] == [b"one", b"behind it"]
         await watched.child.stop(5)
 
     run(story())

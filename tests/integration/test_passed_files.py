@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,16 @@ def test_one_file_passed_many_times_is_read_from_its_start_each_time(daemon: Dae
 def test_descriptors_do_not_pass_over_tcp(daemon: Daemon) -> None:
     with Client(f"tcp:127.0.0.1:{daemon.port}") as client, pytest.raises(NsfwdError, match="Unix socket"):
         client.scan_fd(0)
+
+
+def test_sockets_and_pipes_never_reach_a_decoder(daemon: Daemon) -> None:
+    one, other = socket.socketpair()
+    out, into = os.pipe()
+    event = os.eventfd(0)
+    with Client(f"unix:{daemon.unix}") as client, one, other:
+        before = client.stats()["decoders"]["decoded"]
+        codes = [client.scan_fd(descriptor).code for descriptor in (one.fileno(), out, event)]
+        assert codes == ["socket", "fifo", "bad_path"]
+        assert client.stats()["decoders"]["decoded"] == before
+    for descriptor in (out, into, event):
+        os.close(descriptor)

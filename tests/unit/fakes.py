@@ -48,6 +48,7 @@ class FakeChild:
         self.descriptors: list[int] = []
         self.alive = False
         self.killed = False
+        self.scarce = False
         self.pid = 4242
         self.last_words = "its last words"
 
@@ -58,10 +59,13 @@ class FakeChild:
         self.alive = True
         FakeChild.born.append(self)
 
-    def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
+    def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> bool:
         assert self.alive
+        if descriptors and self.scarce:
+            return False
         self.received.append(_TO_CHILD.decode(packet))
         self.descriptors.extend(descriptors)
+        return True
 
     def kill(self) -> None:
         self.killed = True

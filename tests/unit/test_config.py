@@ -98,6 +98,7 @@ def test_sizes_and_durations_may_have_units(tmp_path: Path, name: str, text: str
         ('max_bytes = "64 MB of them"', "key max_bytes: invalid size '64 MB of them': write"),
         ('engine = "onnx"', "invalid value 'onnx': expected one of auto, keras, openvino, echo"),
         ('roots = ["data"]', "invalid value 'data': a root must be an absolute path"),
+        (f"roots = {['/' + 'r' * 4000 + str(number) for number in range(17)]}", "more than 64 KiB together"),
         ("roots = []", "invalid value []: expected array of length >= 1"),
         ('roots = "/data"', "expected array, got str"),
         ('models = ["../x"]', "invalid value '../x': expected NAME"),

@@ -10,8 +10,10 @@ import pytest
 from nsfwd.backoff import SPAWN
 from nsfwd.errors import CodedError, EngineError
 from nsfwd.ipc import child_messages
+from nsfwd.ipc.child import SCARCE_DELAY
+from nsfwd.ipc.link import MAX_PACKET
 from nsfwd.pipeline.decode import decoder_pool
-from nsfwd.pipeline.decode.decode_stage import DEATHS_BEFORE_BLAME, LOSSES_BEFORE_SUSPICION, DecodeStage
+from nsfwd.pipeline.decode.decode_stage import DEATHS_BEFORE_BLAME, LOSSES_BEFORE_SUSPICION, MOST_PENDING, DecodeStage
 from nsfwd.pipeline.decode.poison_list import PoisonList
 from nsfwd.pipeline.queueing.admission import Admission
 from nsfwd.pipeline.queueing.slots import NO_SLOT, Lease, Slots
@@ -717,5 +719,103 @@ def test_probes_go_on_while_every_slot_is_taken() -> None:
         bench.slots.release(pixels.lease)
         await settle()
         assert child.jobs()[-1].path == b"/waits"
+
+    run(test)
+
+
+def test_files_that_cannot_be_passed_now_are_passed_later_and_hold_up_nobody() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        (child,) = FakeChild.born
+        child.scarce = True
+        ticket = bench.admission.admit(bench.claim)
+        passed: asyncio.Future[Any] = asyncio.ensure_future(bench.stage.decode(Image(b"", 77), ticket))
+        await settle()
+        _, other = bench.submit("/b")
+        await settle()
+        assert [job.path for job in child.jobs()] == [b"/b"]
+        assert bench.slots.free == bench.slots.count - 1, "a slot is not held while its file waits"
+        child.say(done(child.jobs()[-1]))
+        await other
+        await loop.advance(2 * SCARCE_DELAY)
+        child.scarce = False
+        await loop.advance(2 * SCARCE_DELAY)
+        assert child.descriptors == [77]
+        child.say(done(child.jobs()[-1]))
+        assert (await passed).code == ""
+
+    run(test)
+
+
+def test_a_file_that_can_never_be_passed_is_let_go_with_its_request() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1)
+        FakeChild.born[0].scarce = True
+        ticket = bench.admission.admit(bench.claim)
+        passed: asyncio.Future[Any] = asyncio.ensure_future(bench.stage.decode(Image(b"", 77), ticket))
+        await loop.advance(SCARCE_DELAY / 2)
+        ticket.fail(CodedError("deadline"))
+        with pytest.raises(CodedError, match="deadline"):
+            await passed
+        FakeChild.born[0].scarce = False
+        await loop.advance(2 * SCARCE_DELAY)
+        assert FakeChild.born[0].descriptors == []
+        assert bench.slots.free == bench.slots.count and not len(bench.stage.queue)
+
+    run(test)
+
+
+def test_the_longest_paths_of_a_peer_with_long_roots_travel_in_several_packets() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, slots=64, workers=1)
+        bench.claim.roots = tuple(b"/%0300d" % number for number in range(200))
+        bench.stage._mean_seconds = 1e-6
+        waiting: list[asyncio.Future[Any]] = [
+            bench.submit("/" + "x" * 4000 + str(number))[1] for number in range(MOST_PENDING)
+        ]
+        await settle()
+        (child,) = FakeChild.born
+        packets = [message for message in child.received if isinstance(message, child_messages.Decode)]
+        assert max(len(child_messages.encode(packet)) for packet in packets) <= MAX_PACKET
+        assert len(child.jobs()) == MOST_PENDING
+        child.say(child_messages.DecodedGroup([one for job in child.jobs() for one in done(job).results]))
+        assert [(await one).code for one in waiting] == [""] * MOST_PENDING
+
+    run(test)
+
+
+def test_decoders_killed_from_outside_before_they_are_ready_do_not_end_the_daemon_while_one_works() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=2)
+        FakeChild.born[0].die()
+        for _ in range(3 * decoder_pool.EARLY_DEATHS):
+            FakeChild.born[-1].die()
+            await loop.advance(SPAWN.longest)
+        assert bench.broken == []
+
+    run(test)
+
+
+def test_many_decoders_killed_at_once_before_they_are_ready_do_not_end_the_daemon() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=2 * decoder_pool.EARLY_DEATHS)
+        for _ in range(2):
+            for child in [child for child in FakeChild.born if child.alive]:
+                child.die()
+            await settle()
+        assert bench.broken == []
+
+    run(test)
+
+
+def test_a_defect_at_the_start_of_decoders_ends_the_daemon_though_an_older_one_works() -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=2)
+        FakeChild.born[0].die()
+        for _ in range(decoder_pool.EARLY_DEATHS):
+            assert bench.broken == []
+            FakeChild.born[-1].die(11)
+            await loop.advance(SPAWN.longest)
+        assert len(bench.broken) == 1
 
     run(test)

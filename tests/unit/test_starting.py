@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from nsfwd.backoff import SPAWN
 from nsfwd.ipc.child import Exit
-from nsfwd.ipc.process_start import tell_end
+from nsfwd.ipc.process_start import ProcessStarter, tell_end
+from tests.unit.manual import ManualLoop, run
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,39 @@ def test_who_it_was_how_it_ended_and_what_it_said_last(
     assert text in record.getMessage()
     assert vars(record)["kind"] == "decoder", "all decoders count together when many end"
     assert vars(record)["fields"] == {"child": "decoder 3", "child_pid": 77}
+
+
+def test_a_system_without_processes_is_logged_once_and_shown_until_it_has_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refusals = 20
+
+    class Refused:
+        name = "decoder 3"
+
+        def start(self) -> None:
+            nonlocal refusals
+            refusals -= 1
+            if refusals >= 0:
+                raise OSError(11, "a new process: Resource temporarily unavailable")
+
+    async def test(loop: ManualLoop) -> None:
+        starter = ProcessStarter(loop, lambda error: None)
+        child: Any = Refused()
+
+        def again() -> None:
+            starter.start(child, again)
+
+        with caplog.at_level(logging.WARNING, logger="nsfwd"):
+            again()
+            problem = "decoder processes cannot be started: a new process: Resource temporarily unavailable"
+            assert starter.problem == problem
+            for _ in range(refusals + 1):
+                await loop.advance(SPAWN.longest)
+        assert (refusals, starter.problem) == (-1, "")
+        assert [record.getMessage() for record in caplog.records] == [
+            problem + "; trying again until it works",
+            "decoder 3 was started, after 20 tries that failed",
+        ]
+
+    run(test)

@@ -20,6 +20,9 @@ import msgspec
 OTHERS = "others"
 """Name of the row for whoever matches no other; one without limits ends the table where the operator wrote none."""
 
+ROOTS_BYTES = 64 * 1024
+"""Most bytes of all roots of the daemon, or of a row: they travel to child processes in one message."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -111,11 +114,14 @@ def read_peers(value: Any) -> tuple[PeerRow, ...]:
 
 
 def check_roots(rows: Sequence[PeerRow], roots: Sequence[str]) -> None:
-    """Refuse a row whose roots do not narrow the daemon's.
+    """Refuse a row whose roots do not narrow the daemon's, and more roots than fit a message to a child process.
 
     Raises:
         ValueError: names the row.
     """
+    for where, paths in (("roots", roots), *((f"row {row.name}: roots", row.roots) for row in rows)):
+        if sum(len(os.fsencode(path)) for path in paths) > ROOTS_BYTES:
+            raise ValueError(f"{where}: the paths have more than {ROOTS_BYTES // 1024} KiB together; name fewer")
     for row in rows:
         for root in row.roots:
             if not any(

@@ -64,7 +64,7 @@ def load_settings(
     try:
         check_roots(settings.peers, settings.roots)
     except ValueError as error:
-        raise SettingsError(f"{given['peers']}: {error}") from None
+        raise SettingsError(f"{given.get('peers') or given['roots']}: {error}") from None
     return settings
 
 

@@ -46,6 +46,13 @@ _MISSING = frozenset((errno.ENOSYS, errno.EPERM, errno.EAFNOSUPPORT, errno.EPROT
 """Errors of a kernel, or of a filter of system calls, that lacks a call: they do not pass with time."""
 
 
+_SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS))
+"""Errors of a system that cannot pass descriptors now."""
+
+SCARCE_DELAY = 0.1
+"""Seconds before the next try to pass them."""
+
+
 class CannotStart(NsfwdError):
     """This system lacks a call that every child process needs. The operator's fault; a retry does not help."""
 
@@ -72,7 +79,7 @@ class Child:
     It gets its end of the link and ``fds``, no other descriptor; its standard input and output are /dev/null.
 
     Args:
-        module: what to run; it begins with ``childmain.run_child``.
+        module: the program; it begins with ``child_bootstrap.run_child``.
         name: for people: logs and stats.
         fds: descriptors to inherit; they stay the caller's.
         environment: added to this process's own.
@@ -187,11 +194,14 @@ class Child:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
+    def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one packet, now or when the link has room; to a child that is gone nothing is sent.
 
-        Never blocks. Descriptors stay the caller's and may be closed at once. Where the system cannot pass them the
-        packet goes without: the child answers for what it did not get.
+        Never blocks. Descriptors stay the caller's and may be closed at once. Those that may not be passed at all are
+        left out: the child answers for the ones it did not get.
+
+        Returns:
+            False where the system is too short of descriptors to take these now: nothing was sent, try again later.
 
         Raises:
             ValueError: the packet cannot be sent at all; a defect of the caller.
@@ -199,12 +209,17 @@ class Child:
         if not 0 < len(packet) <= MAX_PACKET or len(descriptors) > MAX_DESCRIPTORS:
             raise ValueError(f"a packet of {len(packet)} bytes with {len(descriptors)} descriptors cannot be sent")
         if not self.alive:
-            return
-        if not self._outgoing and self._sent(packet, descriptors):
-            return
+            return True
+        try:
+            if not self._outgoing and self._sent(packet, descriptors):
+                return True
+            copies = _copies(descriptors)
+        except OSError:
+            return False
         if not self._outgoing:
             self._loop.add_writer(self._link.fileno(), self._writable)
-        self._outgoing.append((packet, _copies(descriptors)))
+        self._outgoing.append((packet, copies))
+        return True
 
     def kill(self) -> None:
         """End the process at once (SIGKILL); ``on_exit`` follows when it is reaped. Idempotent."""
@@ -233,15 +248,21 @@ class Child:
         return True
 
     def _sent(self, packet: bytes, descriptors: Sequence[int]) -> bool:
-        """Try to send; False when the link is full. A child to which nothing can be sent any more is ended."""
+        """Try to send; False when the link is full. A child to which nothing can be sent any more is ended.
+
+        Raises:
+            OSError: the system cannot pass the descriptors now.
+        """
         try:
             self._link.send(packet, descriptors)
         except BlockingIOError:
             return False
         except EOFError:
             pass  # it is ending, or does not listen: either way its end is told by the pidfd
-        except OSError:
+        except OSError as error:
             if descriptors:
+                if error.errno in _SCARCE:
+                    raise
                 return self._sent(packet, ())
             self.kill()
         return True
@@ -249,11 +270,19 @@ class Child:
     def _writable(self) -> None:
         while self._outgoing:
             packet, copies = self._outgoing[0]
-            if not self._sent(packet, copies):
-                return
+            try:
+                if not self._sent(packet, copies):
+                    return
+            except OSError:
+                self._loop.call_later(SCARCE_DELAY, self._resume)
+                break
             self._outgoing.popleft()
             _close_all(copies)
         self._loop.remove_writer(self._link.fileno())
+
+    def _resume(self) -> None:
+        if self.alive and self._outgoing:
+            self._loop.add_writer(self._link.fileno(), self._writable)
 
     def _drop_outgoing(self) -> None:
         if self._outgoing:
@@ -354,13 +383,14 @@ def _named(call: str) -> Iterator[None]:
 
 
 def _copies(descriptors: Sequence[int]) -> list[int]:
-    """Duplicate all of them, or none where the system has no more."""
+    """Duplicate all of them, or none: OSError where the system has no more now."""
     copies: list[int] = []
     try:
-        copies.extend(os.dup(fd) for fd in descriptors)
+        for fd in descriptors:
+            copies.append(os.dup(fd))  # noqa: PERF401 - those made before one fails are closed
     except OSError:
         _close_all(copies)
-        return []
+        raise
     return copies
 
 

@@ -19,11 +19,15 @@ class _Closer:
         self.done = 0
 
     def close(self, descriptor: int) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="closing", daemon=True)
-            self._thread.start()
         self.given += 1
         self._queue.put(descriptor)
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="closing", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # the system has no thread now: the next descriptor tries again
+            self._thread = thread
 
     def _work(self) -> None:
         while True:

@@ -33,12 +33,17 @@ class ProcessStarter:
 
     Args:
         on_broken: called soon when this system will never start one.
+
+    Attributes:
+        failures: how many starts failed since the last that succeeded.
+        problem: why none can be started at present, for ``ready`` and ``stats``; empty while they can.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_broken: Callable[[EngineError], None]) -> None:
         self._loop = loop
         self._on_broken = on_broken
         self.failures = 0
+        self.problem = ""
 
     def start(self, child: Child, again: Callable[[], None]) -> bool:
         """Try to start it; when the system cannot, have ``again`` called in a while.
@@ -54,10 +59,15 @@ class ProcessStarter:
         except OSError as error:
             delay = SPAWN.delay(self.failures)
             self.failures += 1
-            _log.warning("%s cannot be started: %s; next try in %g s", child.name, error.strerror, delay)
+            problem = f"{child.name.partition(' ')[0]} processes cannot be started: {error.strerror}"
+            if problem != self.problem:
+                _log.warning("%s; trying again until it works", problem)
+            self.problem = problem
             self._loop.call_later(delay, again)
             return False
-        self.failures = 0
+        if self.failures:
+            _log.warning("%s was started, after %d tries that failed", child.name, self.failures)
+        self.failures, self.problem = 0, ""
         return True
 
 

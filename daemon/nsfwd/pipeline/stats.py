@@ -124,11 +124,15 @@ class PipelineStatus:
         if self._admission.draining:
             return {"ready": False, "why": "draining"}
         if not self._serving.ready.is_set() or not generation.trusted:
-            return {"ready": False, "why": "the engine is loading"}
+            problems = (model.scoring.supervisor.starter.problem for model in generation.models)
+            return {"ready": False, "why": next(filter(None, problems), "the engine is loading")}
         if doubt := generation.self_test.doubt():
             return {"ready": False, "why": doubt}
-        trouble = generation.overriding.trouble
-        return {"ready": True, "why": f"overrides: {trouble}"} if trouble else {"ready": True}
+        pool, lister, trouble = generation.decoding.pool, self._serving.lister, generation.overriding.trouble
+        if pool.starter.problem and not pool.processes():
+            return {"ready": False, "why": pool.starter.problem}
+        why = pool.starter.problem or lister.starter.problem or (f"overrides: {trouble}" if trouble else "")
+        return {"ready": True, "why": why} if why else {"ready": True}
 
     def work(self) -> dict[str, tuple[int, float] | None]:
         """Stage -> a number that changes as it gets work done, and how long it may stand still; None without work."""
@@ -183,6 +187,7 @@ def _decoders(decoding: DecodeStage) -> dict[str, Any]:
         "processes": decoding.pool.processes(),
         "restarts": decoding.pool.restarts,
         "abandoned": len(decoding.pool.abandoned),
+        "problem": decoding.pool.starter.problem,
         "decoded": decoding.decoded,
         "applied": decoding.pool.applied,
         "missing": decoding.pool.missing,
@@ -194,6 +199,7 @@ def _lister(lister: ListStage) -> dict[str, Any]:
         "processes": lister.processes(),
         "restarts": lister.restarts,
         "abandoned": len(lister.abandoned),
+        "problem": lister.starter.problem,
         "applied": lister.applied,
         "missing": lister.missing,
     }
@@ -216,6 +222,7 @@ def _engine(scoring: ScoreStage) -> dict[str, Any]:
     return {
         "processes": scoring.supervisor.processes(),
         "restarts": scoring.supervisor.restarts,
+        "problem": scoring.supervisor.starter.problem,
         "name": ready.engine if ready else None,
         "device": ready.device if ready else None,
         "precision": ready.precision if ready else None,

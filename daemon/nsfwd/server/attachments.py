@@ -6,6 +6,7 @@ Descriptors do not wait: the kernel closes those for which there is no room. Kno
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -254,7 +255,8 @@ class Attachments:
         """Put what came along into the request it belongs to; tell what it holds until ``answered``.
 
         Raises:
-            CodedError: ``no_descriptor``; ``busy``: the bytes or the descriptor could not be kept.
+            CodedError: ``no_descriptor``; ``busy``: the bytes or the descriptor could not be kept; ``socket``,
+                ``fifo``, ``bad_path``: the descriptor cannot be a file.
         """
         if self._body is not None:
             descriptor = self._body.take()
@@ -265,6 +267,9 @@ class Attachments:
             if not self._descriptors:
                 raise self._lost or CodedError("no_descriptor")
             self._kept = now
+            if code := _nameless(self._descriptors[0]):
+                self._drop_descriptor()
+                raise CodedError(code)
             return replace(scan, images=(Image(turn.path, self._descriptors.popleft(), foreign=True),)), (0, 1)
         return scan, NO_PARCEL
 
@@ -305,3 +310,15 @@ class Attachments:
 
 
 _NO_DESCRIPTORS = "no descriptor is free for the file that was passed; pass it again on another connection"
+
+
+def _nameless(descriptor: int) -> str:
+    """Return the code for a passed descriptor that no file system holds: a socket, a pipe, an object of the kernel.
+
+    Such a one must not reach a sandboxed process, for which it could be a way out. Empty for anything else, which the
+    decoder looks at: to ask here could wait for a mount that stalls.
+    """
+    name = os.readlink(b"/proc/self/fd/%d" % descriptor)  # noqa: PTH115 - the kernel's name, not a path
+    if name.startswith(b"/"):
+        return ""
+    return {b"socket": "socket", b"pipe": "fifo"}.get(name.partition(b":")[0], "bad_path")

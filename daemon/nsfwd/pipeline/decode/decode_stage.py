@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import CODES, CodedError
 from nsfwd.ipc import child_messages
+from nsfwd.ipc.child import SCARCE_DELAY
+from nsfwd.ipc.link import MAX_PACKET
 from nsfwd.pipeline.decode.decode_job import DecodeJob, DecoderWorker
 from nsfwd.pipeline.decode.decode_queue import DecodeQueue
 from nsfwd.pipeline.decode.decoder_pool import DecoderPlan, DecoderPool
@@ -280,7 +282,31 @@ class DecodeStage:
             )
         if len(worker.jobs) == len(jobs):
             worker.heard = now
-        worker.child.send(child_messages.encode(child_messages.Decode(wire)), descriptors)
+        packet = child_messages.encode(child_messages.Decode(wire))
+        if len(packet) > MAX_PACKET and len(jobs) > 1:
+            half = len(jobs) // 2
+            self._send(worker, jobs[:half])
+            self._send(worker, jobs[half:])
+        elif not worker.child.send(packet, descriptors):
+            self._postpone(worker, jobs)
+
+    def _postpone(self, worker: DecoderWorker, jobs: list[DecodeJob]) -> None:
+        """The system cannot pass the files of these jobs now: they wait for a moment, and nothing else does."""
+        suspects, worker.alone = worker.alone, False
+        for job in jobs:
+            del worker.jobs[job.ticket.number]
+            assert job.lease is not None
+            self._slots.release(job.lease)
+            job.lease = None
+        self._loop.call_later(SCARCE_DELAY, self._resume, jobs, suspects)
+
+    def _resume(self, jobs: list[DecodeJob], suspects: bool) -> None:
+        for job in reversed(jobs):
+            if suspects:
+                self._suspects.append(job)
+            else:
+                self.put_back(job, held=False)
+        self.schedule()
 
     def _withdraw(self, job: DecodeJob) -> None:
         """Forget a job that no decoder had: its ticket was settled, or another's decode served it too."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from nsfwd.ipc import child_messages
 from nsfwd.ipc.child import LEAN, Child, Exit
 from nsfwd.ipc.process_start import KILL_PATIENCE, ProcessStarter, most_abandoned, tell_end
 from nsfwd.pipeline.decode.decode_job import DecodeJob, DecoderWorker
+from nsfwd.pipeline.decode.poison_list import CRASHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.queueing.slots import Slots
 
 EARLY_DEATHS = 5
-"""Decoders that ended before saying Hello, with no image decoded between them: then decoding is broken for good."""
+"""So many decoders in one place ended before saying Hello, with no word from any other: decoding is broken for good."""
 
 BRIEF = 1.0
 """Seconds of life below which a decoder that has answered nothing was of no use."""
@@ -88,9 +90,9 @@ class DecoderPool:
         self._stage = stage
         self._plan = plan
         self._on_broken = on_broken
-        self._starter = ProcessStarter(self._loop, on_broken)
+        self.starter = ProcessStarter(self._loop, on_broken)
         self._stopping = False
-        self._early_deaths = 0
+        self._early_deaths: Counter[int] = Counter()
         self._watch: asyncio.TimerHandle | None = None
         self.workers = [DecoderWorker(number) for number in range(plan.workers)]
         self.abandoned: list[DecoderWorker] = []
@@ -127,7 +129,7 @@ class DecoderPool:
         except msgspec.MsgspecError:
             worker.kill(self._loop.time())  # not a message: it is out of control
             return
-        self._early_deaths = 0
+        self._early_deaths.clear()
         if isinstance(message, child_messages.DecodedGroup):
             if any(result.number in worker.jobs for result in message.results):  # else it only keeps itself alive
                 worker.heard = time.monotonic()
@@ -161,7 +163,7 @@ class DecoderPool:
             on_message=lambda packet: self._receive(worker, packet),
             on_exit=lambda exit_: self._reaped(worker, exit_),
         )
-        if not self._starter.start(child, lambda: self._spawn(worker)):
+        if not self.starter.start(child, lambda: self._spawn(worker)):
             return
         worker.child = child
         setup = msgspec.structs.replace(self._plan.setup, worker=worker.number, poison=self._plan.poison.digests())
@@ -184,12 +186,12 @@ class DecoderPool:
         self.restarts += 1
         brief = time.monotonic() - worker.started < BRIEF
         worker.futile = worker.futile + 1 if brief and not worker.useful and culprit is None else 0
-        if worker.greeted:
-            assert child is not None
+        if child is not None:
             tell_end(child, exit_, self.too_late().message if worker.overdue is not None else "")
+        if worker.greeted or not self._hopeless(worker, exit_):
             self._replace(worker)
         else:
-            self._died_early(worker, exit_)
+            self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
 
     def _take_back(self, worker: DecoderWorker) -> DecodeJob | None:
         """The decoder does no more work: jobs that it had not begun wait again. Return the job that it was on."""
@@ -227,12 +229,16 @@ class DecoderPool:
         if worker.lost is not None:
             self._plan.slots.release(worker.lost)
 
-    def _died_early(self, worker: DecoderWorker, exit_: Exit) -> None:
-        self._early_deaths += 1
-        if self._early_deaths >= EARLY_DEATHS:
-            self._on_broken(EngineError(f"decoders end before they are ready: {exit_.last_words or exit_}"))
-        else:
-            self._replace(worker)
+    def _hopeless(self, worker: DecoderWorker, exit_: Exit) -> bool:
+        """Whether a decoder that ended before it was ready is one too many.
+
+        One that was killed from outside says nothing of the others as long as one of them works.
+        """
+        self._early_deaths[worker.number] += 1
+        killed = exit_.signal is not None and exit_.signal not in CRASHES
+        if killed and any(other.greeted and other.working for other in self.workers):
+            return False
+        return self._early_deaths[worker.number] >= EARLY_DEATHS
 
     def _replace(self, worker: DecoderWorker) -> None:
         """Start another in its place: at once, unless one after the other ends before it is of use."""

@@ -92,7 +92,7 @@ class ListStage:
         self._listings: dict[int, DirectoryListing] = {}
         self._asked: deque[int] = deque()
         self._child: Child | None = None
-        self._starter = ProcessStarter(self._loop, self._broken)
+        self.starter = ProcessStarter(self._loop, self._broken)
         self._watch: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._killed: float | None = None
@@ -116,7 +116,7 @@ class ListStage:
             on_message=lambda packet: self._receive(child, packet),
             on_exit=lambda exit_: self._reaped(child, exit_),
         )
-        if not self._starter.start(child, self.start):
+        if not self.starter.start(child, self.start):
             return
         self._child, self._killed = child, None
         self._heard = self._loop.time()

@@ -82,7 +82,7 @@ class EngineSupervisor:
         self._on_broken = on_broken
         self._useless_ends: deque[float] = deque()
         self._child: Child | None = None
-        self._starter = ProcessStarter(self._loop, on_broken)
+        self.starter = ProcessStarter(self._loop, on_broken)
         self._restart: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._heard = 0.0
@@ -95,7 +95,7 @@ class EngineSupervisor:
     def start(self) -> None:
         """Start the engine process; it reports itself to the stage, or the generation is broken."""
         child = Child(_ENGINE, name="engine", fds=[self._arena_fd], on_message=self._receive, on_exit=self._reaped)
-        if self._stopping or not self._starter.start(child, self.start):
+        if self._stopping or not self.starter.start(child, self.start):
             return
         self._child = child
         self.starts += 1
