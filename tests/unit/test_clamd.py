@@ -165,3 +165,13 @@ def test_what_is_answered_at_once_is_answered_one_at_a_time() -> None:
     assert session.next_event() == Handled()
     assert session.next_event() == Handled()
     assert session.data_to_send() == b"1: PONG\0"
+
+
+def test_chunks_of_one_byte_are_taken_many_at_a_time() -> None:
+    session = ClamdSession(max_bytes=1 << 20)
+    session.receive_data(b"zINSTREAM\0" + b"\0\0\0\1x" * 10_000 + b"\0\0\0\0")
+    events = list(iter(session.next_event, None))
+    pieces = [event.data for event in events if isinstance(event, BodyData)]
+    assert b"".join(pieces) == b"x" * 10_000
+    assert len(pieces) < 50
+    assert isinstance(events[-2], BodyEnd) and isinstance(events[-1], ScanRequest)

@@ -21,7 +21,7 @@ from nsfwd.protocol.session import Session
 from nsfwd.server.connection import QUIET, Connection
 from nsfwd.server.context import ServerContext
 from nsfwd.server.listen_spec import Family, ListenAddress, ListenSpec
-from nsfwd.server.multi_scan import SERIES_MARK
+from nsfwd.server.multi_scan import IMAGES, SERIES_MARK
 from nsfwd.server.peer_credentials import Peer
 from tests.descriptors import all_closed
 
@@ -563,6 +563,39 @@ def test_many_cheap_requests_are_answered_in_bursts() -> None:
         await talk.send(b'{"op": "ping"}\n' * 3000)
         talk.half_close()
         assert len(await talk.replies()) == 3000
+
+    hold_conversation(conversation)
+
+
+def test_a_client_that_left_is_noticed_while_nothing_is_read() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        await talk.send(*({"id": number, "path": "/x"} for number in range(2 * WINDOW)))
+        await turns(lambda: len(talk.pipeline.waiting) == WINDOW)
+        talk.client.close()
+        await asyncio.sleep(0)
+        assert not talk.closed.is_set()
+        talk.connection.check(talk.service.loop.time())
+        await talk.closed.wait()
+        await turns(lambda: not talk.pipeline.waiting)
+
+    hold_conversation(conversation)
+
+
+def test_requests_for_many_images_of_one_peer_share_what_is_in_flight() -> None:
+    async def conversation(talk: Talk) -> None:
+        talk.pipeline.hold = True
+        talk.pipeline.files = [b"%d" % number for number in range(1000)]
+        others = [Talk(Style.PLAIN, socket.AF_UNIX, service=talk.service) for _ in range(3)]
+        talk.service.multi_scans["another"] = 1000
+        talk.service.multi_scans["test"] = IMAGES // 10 - 4  # as many as others of this peer have
+        for one in (talk, *others):
+            await one.send({"id": 1, "path": "/d/"})
+        await turns(lambda: len(talk.pipeline.waiting) == 4 * 10)
+        for one in others:
+            one.client.close()
+            one.connection.close()
+        await turns(lambda: talk.service.multi_scans["test"] == IMAGES // 10 - 3)
 
     hold_conversation(conversation)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
-from nsfwd.server.step_scheduler import TURN, StepScheduler
+import pytest
+
+from nsfwd.server.step_scheduler import SLICE, TURN, StepScheduler
 
 
 class Loop:
@@ -34,6 +37,13 @@ class Greedy:
         self.steps += 1
         self._scheduler.left -= self._events
         self._scheduler.add(self._peer, self)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock takes half of what a turn may last."""
+    seconds = itertools.count(1.0, SLICE / 2)
+    monkeypatch.setattr("nsfwd.server.step_scheduler.perf_counter", lambda: next(seconds))
 
 
 def test_a_peer_with_many_connections_gets_no_more_turns_than_one_with_one() -> None:

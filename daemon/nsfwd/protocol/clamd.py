@@ -45,6 +45,9 @@ COMMANDS: dict[str, str] = {
 
 _PATH_COMMANDS = frozenset({"SCAN", "CONTSCAN", "MULTISCAN", "ALLMATCHSCAN"})
 _LENGTH = 4
+CHUNKS = 256
+"""Chunks of a stream that are taken at a time: some are of a single byte."""
+
 _STREAM = b"stream"
 _DESCRIPTOR = b"fd"
 _UNKNOWN = b"UNKNOWN COMMAND"
@@ -69,7 +72,7 @@ class _Stream:
 
     turn: Turn
     total: int = 0
-    left: int | None = None  # of the chunk; None while its length is read
+    left: int | None = None  # of the chunk; None while its length is read, 0 after the last one
 
 
 class ClamdSession:
@@ -228,24 +231,40 @@ class ClamdSession:
         return ScanRequest(turn, Scan(None, Dialect.TEXT, (Image(None, None),)))
 
     def _read_stream(self, stream: _Stream) -> Event | None:
-        if stream.left is None:
-            if len(self._buffer) < _LENGTH:
-                return self._cut(stream) if self._eof else None
-            stream.left = int.from_bytes(self._buffer[:_LENGTH], "big")
-            del self._buffer[:_LENGTH]
-            stream.total += stream.left
-            if not stream.left:
-                return self._end_stream(stream)
-            if stream.total > self._max_bytes:
-                self._stream, self._ending = None, True  # as clamd: what follows is not read
-                self._end(stream.turn, _TOO_LARGE)
-                return Rejected(stream.turn, CodedError("too_large", f"more than {self._max_bytes} bytes"))
-        piece = bytes(self._buffer[: stream.left])
-        del self._buffer[: len(piece)]
-        if not piece:
-            return self._cut(stream) if self._eof else None
-        stream.left = stream.left - len(piece) or None
-        return BodyData(stream.turn, piece)
+        """Take what is here of the stream's chunks, as one piece however small they are."""
+        piece = self._take_chunks(stream)
+        if piece:
+            return BodyData(stream.turn, piece)
+        if stream.left == 0:
+            return self._end_stream(stream)
+        if stream.total > self._max_bytes:
+            self._stream, self._ending = None, True  # as clamd: what follows is not read
+            self._end(stream.turn, _TOO_LARGE)
+            return Rejected(stream.turn, CodedError("too_large", f"more than {self._max_bytes} bytes"))
+        return self._cut(stream) if self._eof else None
+
+    def _take_chunks(self, stream: _Stream) -> bytes:
+        """Take what is here of up to ``CHUNKS`` chunks; ``stream.left`` is 0 when the last one was taken."""
+        buffer, left, total, start = self._buffer, stream.left, stream.total, 0
+        pieces = []
+        for _ in range(CHUNKS):
+            if left is None:
+                if start + _LENGTH > len(buffer):
+                    break
+                left = int.from_bytes(buffer[start : start + _LENGTH], "big")
+                total += left
+                start += _LENGTH
+            if left == 0 or total > self._max_bytes:
+                break
+            piece = buffer[start : start + left]
+            pieces.append(piece)
+            start += len(piece)
+            left = left - len(piece) or None
+            if left:
+                break
+        del buffer[:start]
+        stream.left, stream.total = left, total
+        return b"".join(pieces)
 
     def _end_stream(self, stream: _Stream) -> Event:
         self._stream = None

@@ -223,7 +223,9 @@ class Connection:
         """
         settings = self.service.settings
         self.parcels.check(now, starved=self._stream.reading)
-        if self._stream.pending:
+        if not self._stream.reading and self._stream.hung_up():
+            self.lost()  # while nothing is read no event says so
+        elif self._stream.pending:
             if now - self._stream.progress >= settings.write_stall:
                 self.service.metrics.connections_stalled_total += 1
                 self.close(f"it read none of its replies for {settings.write_stall:g} seconds")

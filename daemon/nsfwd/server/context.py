@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -92,6 +93,7 @@ class ServerContext:
         bodies: the memory for images that clients send.
         draining: the daemon stops: what has not begun is refused.
         reload: takes up changed settings and bundles.
+        multi_scans: how many requests for many images each peer has under way.
         tasks: under way on nobody's behalf; kept here, because the loop holds tasks only weakly.
     """
 
@@ -103,6 +105,7 @@ class ServerContext:
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
     reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
+    multi_scans: Counter[str] = field(default_factory=Counter)
     tasks: set[asyncio.Future[Any]] = field(default_factory=set)
     scheduler: StepScheduler = field(init=False)
     budgets: Budgets = field(init=False)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SERIES_MARK = 256 * KIB
 """Unread bytes above which a series starts no further image: enough to keep the peer busy while it catches up."""
 
+IMAGES = 1024
+"""Images that all such requests of one peer have in flight, but at least one each: more would only take memory."""
+
 HELD_MARK = 64 * KIB
 """The same for entries that wait behind the reply of an earlier text request."""
 
@@ -78,6 +81,8 @@ class MultiScan:
         """
         if directory is not None:
             self._directories.append(directory)
+        counts, peer = self._service.multi_scans, self._member.peer.guard
+        counts[peer] += 1
         try:
             if directory is None:
                 for image in self._scan.images:
@@ -89,6 +94,9 @@ class MultiScan:
             # Whatever was started is answered before the series ends.
             await self._until(lambda: not self._tasks)
             self._member.give_up(self.wake)
+            counts[peer] -= 1
+            if not counts[peer]:
+                del counts[peer]
 
     def wake(self) -> None:
         """Something changed that the series may be waiting for."""
@@ -120,10 +128,15 @@ class MultiScan:
     def _may_start(self) -> bool:
         if self._over():
             return True
-        if len(self._tasks) < self._service.queue.window(WINDOW) and not self._clogged():
+        if len(self._tasks) < self._window() and not self._clogged():
             return self._member.may_begin(self.wake)
         self._member.pass_on()
         return False
+
+    def _window(self) -> int:
+        """Return how many images may be in flight for this request."""
+        together = self._service.multi_scans[self._member.peer.guard]
+        return min(self._service.queue.window(WINDOW), max(1, IMAGES // together))
 
     async def _rest(self, seconds: float) -> None:
         """Wait for the peer's rate; a cancel or a drain ends it."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nsfwd.errors import EngineError
     from nsfwd.pipeline.queueing.tickets import Claim
 
-CHUNK = 256
+CHUNK = 64
 """Files named at a time: a packet of some tens of kilobytes, and enough to keep every decoder busy."""
 
 DEATHS_WITHOUT_PROGRESS = 2
