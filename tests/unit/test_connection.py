@@ -153,7 +153,7 @@ class Talk:
         self.connection = Connection(
             server, spec, Peer("test", "test", False), self.service, on_closed=lambda _connection: self.closed.set()
         )
-        self.connection.start()
+        self.connection.step()
         self._loop = loop
         self._unread = b""
 
@@ -220,7 +220,7 @@ def hold_conversation(
         finally:
             talk.client.close()
             talk.connection.close()
-            await turns(lambda: not talk.connection.under_way)
+            await turns(lambda: not talk.connection.requests)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
@@ -345,7 +345,7 @@ def test_a_series_keeps_to_its_window() -> None:
         assert (await talk.reply())["id"] == 2
         await turns(lambda: len(talk.pipeline.waiting) == WINDOW)
         talk.half_close()
-        while talk.connection.under_way:
+        while talk.connection.requests:
             talk.pipeline.release()
             await asyncio.sleep(0)
         assert talk.pipeline.most_waiting == WINDOW
@@ -428,7 +428,7 @@ def test_work_of_a_vanished_client_is_dropped() -> None:
         await turns(lambda: len(talk.pipeline.waiting) == 1)
         talk.client.close()
         await talk.closed.wait()
-        await turns(lambda: not talk.connection.under_way)
+        await turns(lambda: not talk.connection.requests)
         assert talk.pipeline.waiting == {}
         assert talk.service.metrics.connections_lost_total == 1
         assert talk.service.metrics.connections == 0

@@ -41,7 +41,7 @@ def crowd(
                 await conversation(talks)
                 for talk in talks:
                     talk.client.close()
-                while not all(talk.closed.is_set() and not talk.connection.under_way for talk in talks):
+                while not all(talk.closed.is_set() and not talk.connection.requests for talk in talks):
                     first.pipeline.release()
                     await asyncio.sleep(0)
         finally:
@@ -258,12 +258,12 @@ def test_many_connections_of_one_peer_wait_for_each_other_instead_of_being_refus
         monkeypatch.setattr(pipeline, "scan", admitted)
         for talk in talks:
             await talk.send(*({"id": number, "path": "/a"} for number in range(64)))
-        await turns(lambda: all(talk.connection.under_way for talk in talks))
+        await turns(lambda: all(talk.connection.requests for talk in talks))
         for _ in range(300):
             await asyncio.sleep(0)
         assert service.queue.coming == 0
         assert service.queue.used < 224, "the share of one peer is not used up"
-        assert all(talk.connection.under_way for talk in talks), "and each has something in it"
+        assert all(talk.connection.requests for talk in talks), "and each has something in it"
 
     crowd(20, conversation)
 

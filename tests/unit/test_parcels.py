@@ -32,7 +32,7 @@ def together(
                 await conversation(talks)
                 for talk in talks:
                     talk.client.close()
-                while not all(talk.closed.is_set() and not talk.connection.under_way for talk in talks):
+                while not all(talk.closed.is_set() and not talk.connection.requests for talk in talks):
                     first.pipeline.release()
                     await asyncio.sleep(0)
         finally:

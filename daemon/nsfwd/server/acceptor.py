@@ -110,7 +110,7 @@ class Acceptor:
         self.empty.clear()
         row, about = self._row(connection.member.allowance), _about(peer, connection.member.allowance, spec)
         _log.log(self._level, "%s connected to %s%s", peer.name, spec.address, row, extra=about)
-        connection.start()
+        connection.step()
 
     def _has_room(self, peer: Peer) -> bool:
         """Tell whether there is a place for this peer, or make one at the cost of the peer that has most."""

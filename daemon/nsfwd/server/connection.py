@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nsfwd.budgets import FREE_REPLY
@@ -18,7 +18,7 @@ from nsfwd.protocol.events import ScanRequest, Turn
 from nsfwd.protocol.limits import SILENCE, WINDOW
 from nsfwd.protocol.messages import Lane
 from nsfwd.server import conversations
-from nsfwd.server.attachments import Attachments
+from nsfwd.server.attachments import NO_PARCEL, Attachments
 from nsfwd.server.handling import handle
 from nsfwd.server.holdings import LONG_REQUESTS, Holdings
 from nsfwd.server.listen_spec import ListenSpec
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 BURST = 32
 """Requests understood in one step: other connections of the same peer want their turn too."""
+
+AT_ONCE = 8
+"""Scans begun before it is looked again whether there is room for more: the window changes with all that others do."""
 
 LINGER = 1.0
 """Seconds in which input is read and dropped after the last reply: closing with unread input would reset the
@@ -122,18 +125,12 @@ class Connection:
         self.parked: ScanRequest | None = None
         self.bytes_in = self.bytes_out = self.reloads = 0
         self.why = "done"
-        self._ended = False
-        self._draining = False
-        self._scheduled = False
+        self._ended = self._draining = self._scheduled = False
         self._lingering: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
         self.born = self.active = service.loop.time()
         service.metrics.connections += 1
         service.metrics.connections_total += 1
-
-    def start(self) -> None:
-        """Begin to read; a session's greeting goes out when its time has come."""
-        self.step()
 
     # -- what the stream tells ---------------------------------------------------------------------------------------
 
@@ -195,11 +192,6 @@ class Connection:
 
     # -- life --------------------------------------------------------------------------------------------------------
 
-    @property
-    def under_way(self) -> Collection[Request]:
-        """Its scans that are not answered in full."""
-        return self.requests.values()
-
     def idle_since(self) -> float | None:
         """Loop time since when nothing happens on it; None where something is under way or owed."""
         busy = self.requests or self._stream.pending or self._lingering is not None
@@ -216,11 +208,7 @@ class Connection:
         return self._stream.closed
 
     def check(self, now: float) -> None:
-        """Keep the limits of time; called about once a second.
-
-        Args:
-            now: loop time.
-        """
+        """Keep the limits of time at the loop time ``now``; called about once a second."""
         settings = self.service.settings
         self.parcels.check(now, starved=self._stream.reading)
         if not self._stream.reading and self._stream.hung_up():
@@ -268,7 +256,7 @@ class Connection:
     # -- one step: requests in, replies out --------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Act on some of what the peer sent, and send what there is to send."""
+        """Act on some of what the peer sent, and send what there is to send; the first step begins to read."""
         self._scheduled = False
         if self._stream.closed or self._lingering is not None:
             return
@@ -298,32 +286,36 @@ class Connection:
 
     def _pull(self) -> bool:
         """Take requests while there is room; tell whether the session then wants more bytes."""
-        scheduler = self.service.scheduler
+        scheduler, free = self.service.scheduler, 0
         for _ in range(BURST if self.holdings.may_owe(FREE_REPLY + 1) else 1):
             if scheduler.left <= 0:
                 break
-            if not self._has_room():
+            if not free and not (free := self._room()):
                 return False
             event = self.parked or self.session.next_event()
             if event is None:
                 return True
             self.parked = None
             scheduler.left -= 1
-            handle(self, event)
+            # Of a scan nothing but a place among the requests is taken, if it is of one file and brings nothing along.
+            free = free - 1 if handle(self, event) else 0
         self.changed()
         return False
 
-    def _has_room(self) -> bool:
+    def _room(self) -> int:
+        """Return how many scans of one file each may begin before it has to be looked again; 0 while nothing may."""
         unread = self._unread
-        return (
-            (unread <= FREE_REPLY or (unread < self._write_buffer and self.holdings.may_owe(unread)))
-            and len(self.requests) + self.reloads < self.service.queue.window(WINDOW)
+        free = self.service.queue.window(WINDOW) - len(self.requests) - self.reloads
+        may_go_on = (
+            free > 0
+            and (unread <= FREE_REPLY or (unread < self._write_buffer and self.holdings.may_owe(unread)))
             and self.parcels.in_flight < self._max_bytes
             and self.holdings.requests < LONG_REQUESTS
             and not self._stream.closed
             and (self.parked is None or self.member.may_begin(self.changed))
             and self.parcels.try_acquire()
         )
+        return min(free, AT_ONCE) if may_go_on else 0
 
     def _flush(self) -> None:
         data = self.session.data_to_send()
@@ -394,8 +386,10 @@ class Connection:
     def finished(self, request: Request) -> None:
         """The request is answered in full: there is room for another."""
         del self.requests[request.turn]
-        self.parcels.answered(request.parcel)
-        self.holdings.end_series(request.size)
+        if request.parcel is not NO_PARCEL:
+            self.parcels.answered(request.parcel)
+        if request.size:
+            self.holdings.end_series(request.size)
         self.wake_series()
         self.changed()
 

@@ -22,6 +22,7 @@ from nsfwd.protocol.events import (
     Turn,
 )
 from nsfwd.protocol.messages import Paths
+from nsfwd.server.attachments import NO_PARCEL
 from nsfwd.server.inquiries import OperationHost, answer
 from nsfwd.server.quotas import NOT_WELCOME
 from nsfwd.server.requests import Request
@@ -49,16 +50,16 @@ class Heard(OperationHost, Protocol):
     requests: dict[Turn, Request]
 
 
-def handle(heard: Heard, event: Event) -> None:
-    """Act on one event."""
-    _HANDLERS[type(event)](heard, event)
+def handle(heard: Heard, event: Event) -> bool:
+    """Act on one event; return whether it took no more than a place among the requests."""
+    return _HANDLERS[type(event)](heard, event) or False
 
 
-def _on_scan(heard: Heard, event: ScanRequest) -> None:
+def _on_scan(heard: Heard, event: ScanRequest) -> bool:
     turn, scan, member = event.turn, event.scan, heard.member
     if not scan.many and not member.may_begin(heard.changed):
         heard.parked = event
-        return
+        return False
     heard.service.metrics.requests_total += 1
     size = 0
     try:
@@ -71,8 +72,9 @@ def _on_scan(heard: Heard, event: ScanRequest) -> None:
     except CodedError as error:
         heard.parcels.drop(turn)
         heard.session.fail(turn, error, 0.0)
-        return
+        return False
     heard.requests[turn] = Request(heard, turn, scan, parcel=parcel, size=size)
+    return not size and parcel is NO_PARCEL
 
 
 def _on_operation(heard: Heard, event: OperationRequest) -> None:
@@ -107,7 +109,7 @@ def _on_rejected(heard: Heard, event: Rejected) -> None:
         _log.debug("%s: refused a line: %s", peer.name, event.error)
 
 
-_HANDLERS: dict[type[Any], Callable[[Heard, Any], None]] = {
+_HANDLERS: dict[type[Any], Callable[[Heard, Any], bool | None]] = {
     ScanRequest: _on_scan,
     OperationRequest: _on_operation,
     BodyStart: _on_body_start,

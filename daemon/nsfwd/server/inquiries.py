@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,14 +26,12 @@ class OperationHost(Host, Protocol):
 
     Attributes:
         reloads: asked for and not answered; they count in its window.
+        requests: its scans that are not answered in full.
     """
 
     peer: Peer
     reloads: int
-
-    @property
-    def under_way(self) -> Collection[Request]:
-        """Its scans that are not answered in full."""
+    requests: dict[Turn, Request]
 
     @property
     def closed(self) -> bool:
@@ -66,7 +63,7 @@ def answer(asked: OperationHost, event: OperationRequest) -> None:
 def _cancel(asked: OperationHost, turn: Turn, target: str | int | None) -> None:
     found = [
         request
-        for request in asked.under_way
+        for request in asked.requests.values()
         if request.turn.id == target and type(request.turn.id) is type(target) and target is not None
     ]
     if not found:

@@ -68,6 +68,7 @@ class QuotaGroup:
         roots: below which it may scan; none for the daemon's own.
         connections: open now.
         in_flight: images now.
+        shut: nobody may ask, but for admins.
         bounded: not any number may be; only then does anybody wait.
         counts: kept over reloads.
     """
@@ -86,6 +87,7 @@ class QuotaGroup:
             self._networks[network.version].append(network)
         self.bucket = TokenBucket(row.rate, now) if row.rate is not None else None
         self.bounded = row.in_flight is not None
+        self.shut = row.connections == 0
         # A dict is an ordered set here: whoever has waited longest is woken first, and anybody may give up.
         self._waiting: dict[Callable[[], None], None] = {}
 
@@ -103,7 +105,7 @@ class QuotaGroup:
 
     def closed_to(self, peer: Peer) -> bool:
         """Whether this peer of the row may not ask at all."""
-        return self.row.connections == 0 and not self._spares(peer)
+        return self.shut and not self._spares(peer)
 
     def _spares(self, peer: Peer) -> bool:
         """Who reloads the table is kept out by name alone: nobody else could mend it without a restart."""
@@ -167,8 +169,9 @@ class ConnectionQuota:
             CodedError: ``not_permitted``: the operator lets this peer ask nothing any more.
         """
         self.requests += 1
-        self.allowance.counts.requests += 1
-        if self.barred:
+        allowance = self.allowance
+        allowance.counts.requests += 1
+        if allowance.shut and self.barred:
             raise CodedError("not_permitted", NOT_WELCOME)
 
     def spend(self) -> None:
@@ -177,7 +180,7 @@ class ConnectionQuota:
         Raises:
             CodedError: ``busy``: too many a second; a retry after ``retry_after`` helps.
         """
-        if seconds := self.try_acquire():
+        if self.allowance.bucket is not None and (seconds := self.try_acquire()):
             self.limited += 1
             self.allowance.counts.limited += 1
             rate = self.allowance.row.rate

@@ -80,7 +80,7 @@ class Request:
         self.size = size
         self.claim: RequestClaim = service.pipeline.claim(
             asker=host.asker,
-            lane=lower_lane(host.lane, scan.lane),
+            lane=host.lane if scan.lane is None else lower_lane(host.lane, scan.lane),
             deadline=scan.deadline,
             identity=scan.identity,
             frames=scan.frames,
