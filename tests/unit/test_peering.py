@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import grp
+import heapq
 import ipaddress
 import logging
 import os
@@ -21,13 +22,14 @@ from nsfwd import logs
 from nsfwd.config import Settings, load_settings
 from nsfwd.config.peers import PeerRow, read_peers
 from nsfwd.errors import CodedError, SettingsError
+from nsfwd.protocol.limits import WINDOW
 from nsfwd.protocol.messages import Lane, Style
 from nsfwd.server.acceptor import Acceptor
 from nsfwd.server.context import ServerContext
 from nsfwd.server.listen_spec import parse
 from nsfwd.server.listeners import close_all, open_listeners
 from nsfwd.server.peer_credentials import Peer, identify
-from nsfwd.server.quotas import LATEST, LONGEST_WAIT, Quotas, TokenBucket
+from nsfwd.server.quotas import LATENESS, LONGEST_WAIT, ConnectionQuota, Quotas, TokenBucket
 from tests.unit.test_connection import FakePipeline, Talk, hold_conversation, turns
 
 
@@ -222,16 +224,44 @@ def test_refusals_take_nothing_however_many_there_are() -> None:
     assert slow.take(0.0) == LONGEST_WAIT
 
 
+def refused_for(member: ConnectionQuota) -> float:
+    """Ask for an image; return 0 or the seconds after which to try again."""
+    try:
+        member.spend()
+    except CodedError as error:
+        return error.retry_after or 0.0
+    return 0.0
+
+
 def test_each_refused_is_told_a_time_of_its_own() -> None:
     member = Quotas(others(rate=10), lambda: 0.0).join(user(1))
-    told = set()
-    for _ in range(110):
-        try:
-            member.spend()
-        except CodedError as error:
-            told.add(error.retry_after)
-    assert len(told) > 50
-    assert all(wait is not None and 0.1 <= wait <= 0.1 * LATEST for wait in told)
+    told = [wait for _ in range(60) if (wait := refused_for(member))]
+    assert len(told) == 50
+    assert len(set(told)) == 50
+    for place, wait in enumerate(told, 1):
+        assert 0.1 * place <= wait + 0.001 and wait <= 0.1 * place * (1 + LATENESS) + 0.001
+
+
+def test_one_that_does_not_wait_takes_few_of_the_turns() -> None:
+    quotas = Quotas(others(rate=10), lambda: 0.0)
+    impatient, patient = quotas.join(user(1)), quotas.join(user(2))
+    for _ in range(10_000):
+        refused_for(impatient)
+    assert refused_for(patient) <= (WINDOW + 1) * 0.1 * (1 + LATENESS)
+
+
+def test_who_waits_as_told_is_mostly_served() -> None:
+    now = 0.0
+    quotas = Quotas(others(rate=10), lambda: now)
+    due = [(0.0, number, quotas.join(user(number))) for number in range(200)]  # a crowd that comes all at once
+    tries = len(due)
+    while due:
+        now, number, member = heapq.heappop(due)
+        if wait := refused_for(member):
+            heapq.heappush(due, (now + wait, number, member))
+            tries += 1
+    assert now < 200 / 10 * (1 + 2 * LATENESS), "nobody is told to wait for much longer than needed"
+    assert tries < 2.5 * 200, "asked once, told once, and served then"
 
 
 # -- reload ----------------------------------------------------------------------------------------------------------

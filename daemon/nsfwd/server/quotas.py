@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nsfwd.config.peers import OTHERS, Network, PeerRow
 from nsfwd.errors import CodedError
+from nsfwd.protocol.limits import WINDOW
 from nsfwd.protocol.messages import Lane
 
 if TYPE_CHECKING:
@@ -24,22 +25,22 @@ NOT_WELCOME = "the operator does not let this peer ask"
 LONGEST_WAIT = 60.0
 """Most seconds that a refused peer is told to wait."""
 
-LATEST = 2.0
-"""How many times the shortest wait a refused peer is told at most: those who come back are not to come all at once."""
+LATENESS = 0.1
+"""How much longer than its wait a refused peer is told at most, so that it finds a token that is there by then."""
 
 
 class TokenBucket:
     """Allows ``rate`` events a second, and as many at once as a second brings, but at least one.
 
-    A refusal takes nothing, however many there are.
+    A refusal takes nothing, however many there are. Refused callers are told times one after the other.
     """
 
-    __slots__ = ("_since", "_tokens", "rate")
+    __slots__ = ("_promised", "_since", "_tokens", "rate")
 
     def __init__(self, rate: float, now: float) -> None:
         self.rate = rate
         self._tokens = max(1.0, rate)
-        self._since = now
+        self._since = self._promised = now
 
     def take(self, now: float) -> float:
         """Take one; return 0, or in how many seconds to try again."""
@@ -49,6 +50,15 @@ class TokenBucket:
             self._tokens -= 1.0
             return 0.0
         return min(max((1.0 - self._tokens) / self.rate, 0.001), LONGEST_WAIT)
+
+    def promise(self, now: float, wait: float) -> float:
+        """Return in how many seconds a refused caller has its turn, behind those who were told a time before.
+
+        Args:
+            wait: seconds until there is a token at all.
+        """
+        self._promised = min(max(now + wait, self._promised + 1.0 / self.rate), now + LONGEST_WAIT)
+        return self._promised - now
 
 
 @dataclass(slots=True)
@@ -147,7 +157,7 @@ class ConnectionQuota:
         limited: of these, refused because of the rate.
     """
 
-    __slots__ = ("_in_flight", "_peering", "allowance", "limited", "peer", "requests")
+    __slots__ = ("_in_flight", "_peering", "_promised", "_promises", "allowance", "limited", "peer", "requests")
 
     def __init__(self, peering: Quotas, peer: Peer, allowance: QuotaGroup) -> None:
         self._peering = peering
@@ -156,6 +166,8 @@ class ConnectionQuota:
         self.requests = 0
         self.limited = 0
         self._in_flight = 0
+        self._promises = 0  # times told that have not come, and the last of them
+        self._promised = 0.0
 
     @property
     def barred(self) -> bool:
@@ -184,8 +196,20 @@ class ConnectionQuota:
             self.limited += 1
             self.allowance.counts.limited += 1
             rate = self.allowance.row.rate
-            wait = min(seconds * random.uniform(1.0, LATEST), LONGEST_WAIT)
+            wait = min(self._turn_in(seconds) * random.uniform(1.0, 1.0 + LATENESS), LONGEST_WAIT)
             raise CodedError("busy", f"more than {rate:g} images a second", retry_after=round(wait, 3))
+
+    def _turn_in(self, seconds: float) -> float:
+        """Return when to try again; one that asks without waiting keeps no more turns than it has places in flight."""
+        bucket, now = self.allowance.bucket, self._peering.now()
+        if bucket is None:
+            return seconds
+        if now >= self._promised:
+            self._promises = 0
+        if self._promises < WINDOW:
+            self._promises += 1
+            self._promised = now + bucket.promise(now, seconds)
+        return max(seconds, self._promised - now)
 
     def try_acquire(self) -> float:
         """As ``spend``, but return 0 or the seconds until it may be tried again."""
