@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from nsfwd.client.addresses import Address, candidates, parse
-from nsfwd.client.core import ClientCore, Inbox
+from nsfwd.client.core import ClientCore
+from nsfwd.client.inbox import Inbox
 from nsfwd.client.results import to_reply
 from nsfwd.client.scan_inputs import Options
 from nsfwd.errors import AddressError, CodedError, ConnectionLost, NsfwdError

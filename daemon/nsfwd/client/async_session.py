@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Self
 from nsfwd.backoff import RECONNECT
 from nsfwd.client.addresses import candidates, connect
 from nsfwd.client.async_stream import AsyncStream
-from nsfwd.client.core import ClientCore, Inbox
+from nsfwd.client.core import ClientCore
+from nsfwd.client.inbox import Inbox
 from nsfwd.errors import ConnectionLost, DaemonUnreachable
 from nsfwd.protocol.limits import WINDOW
 

@@ -10,19 +10,11 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from nsfwd.client.results import (
-    Done,
-    Reply,
-    coded,
-    cut_short,
-    reply_path,
-    to_done,
-    to_reply,
-)
+from nsfwd.client.inbox import Inbox
+from nsfwd.client.results import cut_short, reply_path, to_done, to_reply
 from nsfwd.client.scan_inputs import Encoded, Item, Opened, Options, Passing, Path, Tree, path_keys, wire_name
 from nsfwd.errors import CodedError, ConnectionLost, NsfwdError, Status
 from nsfwd.protocol import jsonio
@@ -51,49 +43,6 @@ GRACE = 5.0
 LONGEST_SILENCE = 600.0
 """Seconds of silence after which a daemon is stalled where a request has no deadline, as in the background lane: it
 gets a share of the daemon at any load, and the longest reload ends by then."""
-
-
-@dataclass(slots=True, eq=False)
-class Inbox:
-    """Where the replies of one call arrive; several requests may share one.
-
-    Attributes:
-        replies: not yet taken by the caller, in the order of arrival.
-        done: how a directory ended. ``answer``: what an operation came to.
-        pending: requests that have not ended.
-        unwanted: the caller has left; what still arrives is dropped.
-    """
-
-    replies: deque[Reply] = field(default_factory=deque)
-    done: Done | None = None
-    answer: dict[str, Any] | None = None
-    pending: int = 0
-    unwanted: bool = False
-
-    def changed(self) -> None:
-        """Called after something arrived; an edge that sleeps overrides it to wake up."""
-
-    def only_reply(self) -> Reply:
-        """Return the reply of an ended request for one image.
-
-        Raises:
-            NsfwdError: it was a directory; the caller's fault.
-        """
-        if self.done is not None:
-            raise NsfwdError(f"{self.done.path} is a directory; scan_dir scans those")
-        return self.replies.popleft()
-
-    def only_answer(self) -> dict[str, Any]:
-        """Return what an ended operation came to, without the keys that every answer has.
-
-        Raises:
-            CodedError: the daemon turned the operation down.
-        """
-        message = self.answer or {}
-        if message.get("status") != Status.OK:
-            reply = to_reply(message)
-            raise coded(reply.code, reply.message, reply.retry_after)
-        return {key: value for key, value in message.items() if key not in ("id", "op", "status")}
 
 
 @dataclass(slots=True, eq=False)

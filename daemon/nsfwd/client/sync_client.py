@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from nsfwd.backoff import RECONNECT
 from nsfwd.client.addresses import candidates, connect
-from nsfwd.client.core import ClientCore, Inbox
+from nsfwd.client.core import ClientCore
+from nsfwd.client.inbox import Inbox
 from nsfwd.client.results import Reply
 from nsfwd.client.scan_inputs import Item, Options, Path
 from nsfwd.client.sockets import CHUNK, Outgoing, has_ended, passes_descriptors

@@ -136,11 +136,6 @@ class ClamdSession:
         return len(self._buffer)
 
     @property
-    def untouched(self) -> bool:
-        """Whether nothing was received yet: what begins with a brace then is no clamd client."""
-        return not (self._buffer or self._number or self._session or self._ending)
-
-    @property
     def in_flight(self) -> int:
         """Turns that are not ended yet."""
         return len(self._replies)

@@ -17,7 +17,7 @@ from nsfwd.budgets import FREE_REPLY
 from nsfwd.protocol.events import ScanRequest, Turn
 from nsfwd.protocol.limits import SILENCE, WINDOW
 from nsfwd.protocol.messages import Lane
-from nsfwd.server import conversations
+from nsfwd.protocol.sessions import open_session, session_for
 from nsfwd.server.attachments import NO_PARCEL, Attachments
 from nsfwd.server.handling import handle
 from nsfwd.server.holdings import LONG_REQUESTS, Holdings
@@ -114,7 +114,7 @@ class Connection:
         self._on_closed = on_closed
         self._stream = SocketStream(service.loop, sock, self)
         self._max_bytes = service.settings.max_bytes
-        self.session = conversations.begin(spec, peer, self._max_bytes)
+        self.session = open_session(spec.style, self._max_bytes, colour=spec.colour, operations=peer.operations)
         self._write_buffer = service.settings.write_buffer
         self.requests: dict[Turn, Request] = {}
         self.series: set[MultiScan] = set()
@@ -154,7 +154,7 @@ class Connection:
         """Bytes came: understand as many requests as there is room for."""
         service = self.service
         if not self.bytes_in:
-            self.session = conversations.suited(self.session, data, self.peer, self._max_bytes)
+            self.session = session_for(data, self.session, self._max_bytes, operations=self.peer.operations)
         self.bytes_in += len(data)
         service.metrics.bytes_in_total += len(data)
         if self._lingering is not None:

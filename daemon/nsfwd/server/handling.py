@@ -23,7 +23,7 @@ from nsfwd.protocol.events import (
 )
 from nsfwd.protocol.messages import Paths
 from nsfwd.server.attachments import NO_PARCEL
-from nsfwd.server.inquiries import OperationHost, answer
+from nsfwd.server.operations import OperationHost, answer
 from nsfwd.server.quotas import NOT_WELCOME
 from nsfwd.server.requests import Request
 from nsfwd.server.step_scheduler import OPERATION

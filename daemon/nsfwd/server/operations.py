@@ -1,20 +1,29 @@
-"""The requests that are no scans: one function for each, from what all connections share to what the reply says.
+"""Answers operations, the requests other than scans: ``ping``, ``stats``, ``cancel``, ``reload`` and others.
 
-``cancel`` is not here: it is about the requests of one connection, which answers it. Nor is ``reload``: it takes time.
+Most of them are a function of what all connections share (``OPERATIONS``). ``cancel`` concerns the requests of one
+connection, and ``reload`` takes time. Knows no socket.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from nsfwd.errors import CodedError
 from nsfwd.protocol import limits
 from nsfwd.server.context import ServerContext
 from nsfwd.server.peer_credentials import Peer
+from nsfwd.server.requests import Host, Request
 
 if TYPE_CHECKING:
     from nsfwd.bundles.bundle_store import Bundle
+    from nsfwd.protocol.events import OperationRequest, Turn
+
+_log = logging.getLogger("nsfwd.server")
 
 VERSION = version("nsfwd")
 
@@ -113,3 +122,68 @@ OPERATIONS: dict[str, Callable[[ServerContext, Peer], dict[str, Any]]] = {
     "poison": _poison,
     "clear_poison": _clear_poison,
 }
+
+
+class OperationHost(Host, Protocol):
+    """The connection that an operation came on.
+
+    Attributes:
+        reloads: how many of its reloads are not answered; they count in its window.
+        requests: its scans that are not answered in full.
+    """
+
+    peer: Peer
+    reloads: int
+    requests: dict[Turn, Request]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the peer is gone."""
+
+    def wake_series(self) -> None:
+        """Have the requests for many images look again whether they may go on."""
+
+
+def answer(host: OperationHost, event: OperationRequest) -> None:
+    """Answer one operation, at once or when it is done."""
+    service, session, turn, operation = host.service, host.session, event.turn, event.operation
+    service.metrics.operations_total += 1
+    try:
+        if operation.op == "cancel":
+            _cancel(host, turn, operation.target)
+        elif operation.op == "reload":
+            service.begin_reload().add_done_callback(partial(_reloaded, host, turn))
+            host.reloads += 1
+        else:
+            session.operation(turn, OPERATIONS[operation.op](service, host.peer))
+    except CodedError as error:
+        session.fail(turn, error, 0.0)
+    except Exception:
+        _log.exception("a defect in the operation %s", operation.op)
+        session.fail(turn, CodedError("internal"), 0.0)
+
+
+def _cancel(host: OperationHost, turn: Turn, target: str | int | None) -> None:
+    found = [
+        request
+        for request in host.requests.values()
+        if request.turn.id == target and type(request.turn.id) is type(target) and target is not None
+    ]
+    if not found:
+        raise CodedError("no_target")
+    for request in found:
+        request.claim.cancel("cancelled")
+    host.wake_series()
+    host.session.operation(turn, {"target": target})
+
+
+def _reloaded(host: OperationHost, turn: Turn, task: asyncio.Future[dict[str, Any]]) -> None:
+    host.reloads -= 1
+    if host.closed:
+        return
+    error = CodedError("draining") if task.cancelled() else task.exception()
+    if error is None:
+        host.session.operation(turn, task.result())
+    else:
+        host.session.fail(turn, error if isinstance(error, CodedError) else CodedError("internal"), 0.0)
+    host.changed()

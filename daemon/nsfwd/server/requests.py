@@ -16,9 +16,9 @@ from nsfwd.server.peer_credentials import lower_lane
 if TYPE_CHECKING:
     from nsfwd.protocol.events import Turn
     from nsfwd.protocol.messages import Lane, Outcome, Scan
+    from nsfwd.protocol.sessions import AnySession
     from nsfwd.server.attachments import Parcel
     from nsfwd.server.context import RequestClaim, ServerContext
-    from nsfwd.server.conversations import Conversation
     from nsfwd.server.holdings import Holdings
     from nsfwd.server.quotas import ConnectionQuota
 
@@ -39,7 +39,7 @@ class Host(Protocol):
     holdings: Holdings
     member: ConnectionQuota
     service: ServerContext
-    session: Conversation
+    session: AnySession
     series: set[MultiScan]
 
     @property
