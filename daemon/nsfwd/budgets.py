@@ -1,8 +1,8 @@
-"""The budgets of what peers share: how much there is, who holds how much of it, and who is refused when it is used up.
+"""Budgets of the resources that peers share: their limits, how much each peer holds, and which peer is refused.
 
-One rule makes shares of every budget: a peer may hold at most ``GENEROSITY`` times what nobody holds. One peer alone
-thus leaves an eighth for the next one, two leave a fifteenth, and a newcomer always finds something. A peer is a user
-(over the Unix socket) or a host. Knows no room of the house and never asks the time; the server and the pipeline keep
+One rule makes shares of every budget: a peer may hold at most ``GENEROSITY`` times the amount that is free. One peer
+alone thus leaves an eighth for the next one, two leave a fifteenth, and a newcomer always finds something. A peer is a
+user (over the Unix socket) or a host. Knows no other package and never asks the time; the server and the pipeline keep
 their budgets here and ``stats`` shows all of them.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from nsfwd.quantities import KIB, MIB
 
 GENEROSITY = 7
-"""How many times what is free one peer may hold: one alone gets seven eighths of a budget."""
+"""How many times the free amount one peer may hold: one alone gets seven eighths of a budget."""
 
 LINES = 32 * MIB
 """Bytes received and not understood yet: 28 of the longest lines of one peer at once, unfinished."""
@@ -37,16 +37,16 @@ LISTINGS = 512
 """Directories listed at once: each holds at least two of the 4,096 descriptors of the process that lists them."""
 
 ADMINS = 8
-"""Connections beyond the most allowed that are kept for admins, who can find out what is wrong and put it right."""
+"""Connections beyond the most allowed that are kept for admins, who can find the fault and fix it."""
 
 SCRAPES = 64
-"""Connections of those who read the metrics, at once; their descriptors are among those kept back."""
+"""Open connections of scrapers; their descriptors are among those kept back."""
 
 OWN_DESCRIPTORS = 256
-"""Least number of descriptors kept back for listeners, children, self-tests and what is accepted only to be refused."""
+"""Least number of descriptors kept back for listeners, children, self-tests and refused connections."""
 
 A_DECODER = 8
-"""Descriptors kept back for each decoder: its link and what it takes to watch and to start one, twice in a reload."""
+"""Descriptors kept back for each decoder: its link, and those for watching and starting it, twice in a reload."""
 
 FILES = 4
 """One part in so many of the other descriptors is for images that clients send or pass; the rest is for connections."""
@@ -59,7 +59,7 @@ class Budget:
     """So much of one resource for all peers.
 
     Args:
-        name: what ``stats`` calls it.
+        name: its name in ``stats``.
         limit: how much there is for all; may be changed at any time.
         reserve: how much more there is for admins.
 
@@ -83,12 +83,12 @@ class Budget:
     def fits(self, peer: Hashable, more: int) -> bool:
         """Tell whether ``peer`` may hold so much more."""
         free = self.limit - self.used
-        if self.used + more <= free:  # less than half is held, by whomever: nobody can have more than a share
+        if self.used + more <= free:  # less than half is held, so that no peer has more than its share
             return True
         return more <= free and self._held.get(peer, 0) + more <= GENEROSITY * free
 
     def room(self, peer: Hashable, wanted: int) -> int:
-        """Return how much of ``wanted`` the peer may hold more, for what comes in pieces of one."""
+        """Return how much of ``wanted`` the peer may hold more, for resources that come in pieces of one."""
         free = self.limit - self.used
         share = (GENEROSITY * (free + 1) - self._held.get(peer, 0)) // (GENEROSITY + 1)
         return max(0, min(wanted, free, share))
@@ -103,7 +103,7 @@ class Budget:
         return most if above >= self.limit else max(1, most * above // self.limit)
 
     def add(self, peer: Hashable, more: int) -> None:
-        """Count what a peer holds more, or less; the caller has asked ``fits`` where it could refuse."""
+        """Count that a peer holds so much more, or less; the caller has asked ``fits`` where it could refuse."""
         self.used += more
         shares = self._held
         if held := shares.get(peer, 0) + more:
@@ -135,7 +135,7 @@ def own_descriptors(decoders: int) -> int:
 
 
 class Budgets:
-    """Every budget of the server's connections, by what is held.
+    """Every budget of the server's connections, by resource.
 
     Args:
         descriptors: how many of them connections and images may take, all together.
@@ -148,7 +148,7 @@ class Budgets:
         lines: bytes received and not understood yet.
         requests: bytes of requests for many images under way.
         replies: bytes of replies that peers have not read.
-        scrapes: connections of those who read the metrics.
+        scrapes: connections of scrapers.
     """
 
     def __init__(self, descriptors: int, *, max_connections: int, body_memory: int) -> None:
@@ -163,7 +163,7 @@ class Budgets:
         self.settle(max_connections=max_connections, body_memory=body_memory)
 
     def settle(self, *, max_connections: int, body_memory: int) -> None:
-        """Take other limits, after a reload; what is held beyond them is not taken away."""
+        """Use other limits, after a reload; a peer that holds more than they allow keeps it."""
         self.connections.limit = min(max_connections, self._most_connections)
         self.bodies.limit = body_memory
 

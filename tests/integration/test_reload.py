@@ -263,7 +263,7 @@ def test_sighup_reloads_as_well_and_says_why_not(site: Site) -> None:
     wait_until(lambda: limit(site) == 3_000_000)
     site.write(nonsense=1)
     os.kill(site.daemon.pid, signal.SIGHUP)
-    wait_until(lambda: "reload refused, what served before serves on" in site.daemon.stderr)
+    wait_until(lambda: "reload failed; still serving the previous configuration" in site.daemon.stderr)
     assert limit(site) == 3_000_000
 
 

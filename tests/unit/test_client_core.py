@@ -218,7 +218,7 @@ def test_addresses(text: str, address: Address) -> None:
 
 @pytest.mark.parametrize("text", ["", "unix:", "tcp:host", "host:port", "host:70000"])
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(AddressError, match="is no address"):
+    with pytest.raises(AddressError, match="invalid address"):
         parse(text)
 
 

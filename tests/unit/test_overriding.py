@@ -23,7 +23,7 @@ from nsfwd.overrides.override_store import OverrideStore
 from nsfwd.overrides.override_watcher import NONE, OverrideWatcher
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol.messages import FileIdentity, Outcome, Override, Timing
-from nsfwd.protocol.replies import spell_outcome
+from nsfwd.protocol.replies import outcome_line
 from nsfwd.protocol.text import Block
 from tests.unit.shelf import make_bundle
 
@@ -236,7 +236,7 @@ def test_a_decision_wins_and_leaves_scores_as_they_are(tmp_path: Path) -> None:
         judgement.verdicts,
         judgement.label,
     )
-    line = spell_outcome(7, Outcome(b"/a.jpg", Status.OK, Timing(), held))
+    line = outcome_line(7, Outcome(b"/a.jpg", Status.OK, Timing(), held))
     assert f'"because":{{"override":"{ONE.hex()}"}}'.encode() in line
     assert b'"override":{"verdict":"safe","reason":"a statue","by":"eva","time":5.0,"expires":null}' in line
     block = Block(b"/a.jpg", labels=False, compact=True, colour=False)

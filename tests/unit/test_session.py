@@ -225,9 +225,9 @@ def test_a_turn_ends_once() -> None:
 def test_the_wrong_end_is_refused() -> None:
     talk = session()
     scan, operation = pull(talk, b'{"path":"/a"}\n{"op":"ping"}\n')
-    with pytest.raises(ValueError, match="no series"):
+    with pytest.raises(ValueError, match="not a series"):
         talk.done(scan.turn, 1.0)
-    with pytest.raises(ValueError, match="no operation"):
+    with pytest.raises(ValueError, match="not an operation"):
         talk.operation(scan.turn, {})
     assert talk.in_flight == 2
     assert operation.turn.op == "ping"

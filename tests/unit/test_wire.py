@@ -174,7 +174,7 @@ def test_a_bad_line_names_its_path_unless_it_asked_for_a_series() -> None:
 
 
 def test_spelled_outcome() -> None:
-    line = replies.spell_outcome(7, outcome(b"/data/in/a.jpg"))
+    line = replies.outcome_line(7, outcome(b"/data/in/a.jpg"))
     assert line.endswith(b"}\n")
     reply = json.loads(line)
     assert " ".join(reply) == (
@@ -186,14 +186,14 @@ def test_spelled_outcome() -> None:
 
 
 def test_identity_is_spelled_when_there_is_one() -> None:
-    reply = json.loads(replies.spell_outcome("x", outcome(b"/a", identity=True)))
+    reply = json.loads(replies.outcome_line("x", outcome(b"/a", identity=True)))
     assert reply["file"]["sha256"] == IDENTITY.sha256
     assert list(reply["file"]) == ["dev", "ino", "size", "mtime_ns", "ctime_ns", "sha256"]
 
 
 @pytest.mark.parametrize("answer", ["corrupt", "too_large", "busy"])
 def test_an_error_cannot_look_like_a_verdict(answer: str) -> None:
-    reply = json.loads(replies.spell_outcome(None, outcome(b"/a", answer)))
+    reply = json.loads(replies.outcome_line(None, outcome(b"/a", answer)))
     assert reply["status"] != "ok"
     assert not reply.keys() & {"scores", "groups", "verdict", "verdicts", "label", "score", "alarm", "id"}
     assert list(reply["error"]) == ["code", "message", "retry"]
@@ -201,19 +201,19 @@ def test_an_error_cannot_look_like_a_verdict(answer: str) -> None:
 
 
 def test_names_that_are_not_utf8() -> None:
-    reply = json.loads(replies.spell_outcome(1, outcome(b"/b\xe9.jpg")))
+    reply = json.loads(replies.outcome_line(1, outcome(b"/b\xe9.jpg")))
     assert (reply["path"], base64.b64decode(reply["path_bytes"])) == ("/b\\xe9.jpg", b"/b\xe9.jpg")
 
 
 def test_bytes_have_no_path() -> None:
-    assert "path" not in json.loads(replies.spell_outcome(1, outcome(None)))
+    assert "path" not in json.loads(replies.outcome_line(1, outcome(None)))
 
 
 def test_spelled_done() -> None:
     tally = Tally()
     for answer in ("safe", "sensitive", "safe", "corrupt", "too_large", "busy"):
         tally.add(outcome(b"/a", answer))
-    reply = json.loads(replies.spell_done(7, b"/d/", tally, 1.5))
+    reply = json.loads(replies.done_line(7, b"/d/", tally, 1.5))
     verdicts, time = reply.pop("verdicts"), reply.pop("time")
     assert reply == {
         "id": 7, "path": "/d/", "status": "done", "done": True,
@@ -223,7 +223,7 @@ def test_spelled_done() -> None:
 
 
 def test_a_series_cut_short_does_not_look_complete() -> None:
-    reply = json.loads(replies.spell_done(7, b"/d/", Tally(), 1.5, CodedError("deadline")))
+    reply = json.loads(replies.done_line(7, b"/d/", Tally(), 1.5, CodedError("deadline")))
     assert (reply["status"], reply["done"], reply["error"]["code"]) == ("error", True, "deadline")
 
 
@@ -269,6 +269,6 @@ def test_no_bytes_raise(line: bytes) -> None:
 
 @given(st.binary(min_size=1, max_size=40))
 def test_any_name_can_be_spelled(name: bytes) -> None:
-    reply = json.loads(replies.spell_outcome(None, Outcome(name, Status.ERROR, replace(TIME), code="corrupt")))
+    reply = json.loads(replies.outcome_line(None, Outcome(name, Status.ERROR, replace(TIME), code="corrupt")))
     given_back = base64.b64decode(reply["path_bytes"]) if "path_bytes" in reply else reply["path"].encode()
     assert given_back == name

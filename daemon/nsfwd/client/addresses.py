@@ -53,14 +53,14 @@ def parse(text: str) -> Address:
     host, colon, port = text.removeprefix("tcp:").rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise AddressError(f"{text}: is no address; write tcp:HOST:PORT or unix:/path")
+        raise AddressError(f"invalid address {text!r}; write tcp:HOST:PORT or unix:/path")
     return Address(host=host or "127.0.0.1", port=int(port))
 
 
 def candidates(chosen: str | Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> list[Address]:
     """Return where to look for the daemon, best first.
 
-    Whoever names an address (by argument or ``$NSFWD_CONNECT``) means that daemon and no other; several, in a sequence
+    An address that is given (by argument or ``$NSFWD_CONNECT``) means that daemon and no other; several, in a sequence
     or apart by commas (``tcp:a:1235,tcp:b:1235``), are tried in their order. Else: the system's
     socket; the user's in ``$XDG_RUNTIME_DIR``; the one of ``make run`` in the working directory, if it belongs to this
     user or root (a stranger's directory must not bring its own verdicts); port 1235 of this machine.

@@ -75,7 +75,7 @@ class AsyncClient:
             await connection.close()
 
     async def scan(self, path: Path, *, options: Options | None = None) -> Reply:
-        """Score one file of the server. The reply tells when there is no score; it does not raise for a bad image.
+        """Score one file of the server. A bad image gives a reply without a score; it does not raise.
 
         Raises:
             NsfwdError: the path is a directory; ``scan_dir`` is for those.
@@ -186,7 +186,7 @@ class AsyncClient:
         """Have changed settings and bundles taken up; return the ``models`` that serve now and the ``seconds`` it took.
 
         Raises:
-            CodedError: ``reload_refused`` (what served before serves on), ``not_permitted``.
+            CodedError: ``reload_refused`` (the previous configuration still serves), ``not_permitted``.
         """
         return await self._operation("reload")
 

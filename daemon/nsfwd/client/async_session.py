@@ -150,7 +150,7 @@ class AsyncSession:
             raise self.lost
 
     async def close(self) -> None:
-        """Close it; whoever still waits gets ``ConnectionLost``. Idempotent."""
+        """Close it; calls that still wait raise ``ConnectionLost``. Idempotent."""
         self._lose("the connection was closed before the reply")
         if self._task is not None:
             self._task.cancel()

@@ -78,7 +78,7 @@ class AsyncStream:
         await self._written.wait()
 
     def close(self) -> None:
-        """Close it; whoever waits in ``drain`` goes on. Idempotent."""
+        """Close it; calls that wait in ``drain`` return. Idempotent."""
         if not self._closed:
             self._loop.remove_reader(self._sock)
             self._stop_writing()
@@ -94,7 +94,7 @@ class AsyncStream:
         except OSError:
             self._stop_writing()
             with suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)  # whoever reads sees the end, and looks for the daemon again
+                self._sock.shutdown(socket.SHUT_RDWR)  # the reader sees the end, and looks for the daemon again
             return
         if not self._outgoing:
             self._stop_writing()

@@ -3,7 +3,7 @@
 Both clients stand on it: they move the bytes, it says which bytes and what those that came in mean. Lines that do not
 start with ``{`` (greeting, prompts) are passed over. What was refused for now is asked again when the daemon said that
 it may be, and what a lost connection left unanswered is asked again on the next one: no reply means not done. It knows
-no socket, no clock (it is told the time) and no task.
+no socket, no clock (callers pass the time) and no task.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nsfwd.protocol.limits import WINDOW
 from nsfwd.quantities import MIB
 
 LONGEST_REPLY = 16 * MIB
-"""A longer line comes from something that is no nsfwd: the longest reply is ``version`` or ``models``, some KiB."""
+"""A longer line comes from something other than nsfwd: the longest reply is ``version`` or ``models``, some KiB."""
 
 BODIES = 64 * MIB
 """Bytes of images in flight; one more waits. What the daemon takes of one connection by default, too."""
@@ -144,10 +144,10 @@ class ClientCore:
         """
         if not self._descriptors:
             raise NsfwdError("descriptors pass over a Unix socket only")
-        # A name that is no UTF-8 stays here: the reply, which then has none, gets it back.
+        # A name that is not UTF-8 stays here: the reply, which then has none, gets it back.
         text = wire_name(name)
-        told = {"name": text} if text else {}
-        keys = {"fd": True, **told, **options.keys()}
+        named = {"name": text} if text else {}
+        keys = {"fd": True, **named, **options.keys()}
         self._ask(_Request(inbox, name, keys=keys, descriptor=descriptor, owner=owner))
 
     def scan_any(self, inbox: Inbox, what: Item, options: Options, *, recursive: bool = False) -> None:

@@ -24,7 +24,7 @@ class Reply:
     """What one image came to. Scores and a verdict exist exactly when ``scored``.
 
     Attributes:
-        path: as ``os.fsdecode`` spells it; empty for an image sent as bytes.
+        path: as ``os.fsdecode`` gives it; empty for an image sent as bytes.
         status: ``ok``, ``skipped``, ``error`` or ``refused``.
         verdict: the policy's tier; empty when not scored. ``alarm`` says whether the policy calls it an alarm.
         label: top label of the first model, ``score`` its probability.
@@ -122,7 +122,7 @@ class Done:
 
 
 def reply_path(message: dict[str, Any]) -> str:
-    """Return the path of a reply as ``os.fsdecode`` spells it, also when it is no UTF-8; empty where it has none."""
+    """Return the path of a reply as ``os.fsdecode`` gives it, also when it is not UTF-8; empty where it has none."""
     encoded = message.get("path_bytes")
     if isinstance(encoded, str):
         try:

@@ -1,6 +1,6 @@
 """What a client may ask for: paths, encoded images, open files, and what may be said about each.
 
-Pure data, and its spelling as request keys; knows nothing of requests in flight.
+Pure data, and its form as request keys; knows nothing of requests in flight.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Options:
 
 
 def path_keys(path: Path) -> dict[str, Any]:
-    """Return the request key that names a path: as text, or in base64 where it is no UTF-8."""
+    """Return the request key that names a path: as text, or in base64 where it is not UTF-8."""
     name = os.fsencode(path)
     try:
         return {"path": name.decode("utf-8")}

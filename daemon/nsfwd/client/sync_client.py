@@ -81,7 +81,7 @@ class Client:
     def connect(self) -> None:
         """Open the connection now; does nothing when it is open. ``address`` tells which daemon answered."""
         if self._socket is not None and not self._core.in_flight and has_ended(self._socket):
-            self.close()  # an idle connection that the daemon closed meanwhile
+            self.close()  # an idle connection that the daemon has closed
         if self._socket is None:
             self._open()
             self._core = ClientCore(self._patience, descriptors=self.passes_descriptors)
@@ -99,7 +99,7 @@ class Client:
             self._socket = None
 
     def scan(self, path: Path, *, options: Options | None = None) -> Reply:
-        """Score one file of the server. The reply tells when there is no score; it does not raise for a bad image.
+        """Score one file of the server. A bad image gives a reply without a score; it does not raise.
 
         Raises:
             NsfwdError: the path is a directory; ``scan_dir`` is for those.
@@ -208,7 +208,7 @@ class Client:
         """Have changed settings and bundles taken up; return the ``models`` that serve now and the ``seconds`` it took.
 
         Raises:
-            CodedError: ``reload_refused`` (what served before serves on), ``not_permitted``.
+            CodedError: ``reload_refused`` (the previous configuration still serves), ``not_permitted``.
         """
         return self._operation("reload")
 
@@ -293,7 +293,7 @@ class Client:
         return ready[0][1] if ready else 0
 
     def _move(self, sock: socket.socket, events: int) -> str:
-        """Receive and send what can be; return why that is no longer possible, or nothing."""
+        """Receive and send as much as possible; return why that is no longer possible, or nothing."""
         if events & ~select.POLLOUT:
             data = sock.recv(CHUNK)
             if not data:

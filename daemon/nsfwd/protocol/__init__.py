@@ -1,1 +1,1 @@
-"""The line protocol: messages, their spelling, and the session. Pure: no socket, no clock, no task."""
+"""The line protocol: messages, their text form, and the session. Pure: no socket, no clock, no task."""

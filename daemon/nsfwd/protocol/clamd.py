@@ -2,8 +2,8 @@ r"""A conversation in clamd's protocol, with the same face as ``session.Session`
 
     zSCAN /data/a.jpg\0  -->  /data/a.jpg: OK\0  |  /data/a.jpg: NSFW.sensitive FOUND\0  |  /data/a.jpg: corrupt ERROR\0
 
-A verdict that is an alarm is a find; one that is none is OK; whatever has no verdict is an ERROR with the code, never
-OK. Source: clamd(8), section COMMANDS. Pure: no socket, no clock, no task. Nothing a peer sends makes a method raise.
+A verdict that is an alarm is a find, any other is OK; an image without a verdict is an ERROR with the code, never OK.
+ Source: clamd(8), section COMMANDS. Pure: no socket, no clock, no task. Nothing a peer sends makes a method raise.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _TOO_LARGE = b"INSTREAM size limit exceeded. ERROR"
 
 @dataclass(slots=True)
 class _Reply:
-    """How the reply of one turn is spelled, and whether anything was said yet."""
+    """The reply of one turn: its form, and whether it has begun."""
 
     name: bytes
     end: bytes

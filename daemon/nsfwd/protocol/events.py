@@ -16,14 +16,14 @@ class Turn:
     Attributes:
         number: 1, 2, ... in the order of arrival.
         id: the client's own word for the request.
-        dialect: how the reply is spelled.
+        dialect: the form of the reply.
         path: the one path asked for; None for several, for bytes and for operations.
         op: the operation; None for a scan.
         many: the reply is a series that ``done`` ends.
         ended: the last reply was given.
         passed: the next descriptor that the client passed belongs to it, whether the request is good or bad.
         tally: what the series counted so far.
-        block: spells the reply of a request in text.
+        block: writes the reply of a request in text.
         waiting: pieces of its reply that may not go out yet.
     """
 

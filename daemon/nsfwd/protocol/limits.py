@@ -20,7 +20,7 @@ JSON_LINE = 1 * MIB
 """Longest JSON line: thousands of ``paths``, or a thumbnail in ``data``; anything larger belongs in ``bytes``."""
 
 ID_BYTES = 128
-"""Longest ``id`` as spelled in UTF-8; ids are kept for each request in flight."""
+"""Longest ``id`` in UTF-8; ids are kept for each request in flight."""
 
 MAX_INTEGER_ID = 2**53 - 1
 """Largest integer id: what every JSON parser, JavaScript's included, returns unchanged."""

@@ -16,7 +16,7 @@ _CR = b"\r"
 _IAC = b"\xff"
 
 SHOWN_OF_TOO_LONG = 60
-"""Bytes kept of a line over the limit, so that a person can tell which it was."""
+"""Bytes kept of a line over the limit, so that a person can recognize it."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class LineReader:
         self._dropped, self._no_room = b"", False
 
     def overflow(self) -> None:
-        """Drop what came of the unfinished line, and what still comes of it: there is no room for it."""
+        """Drop the unfinished line, also the part that is still to come: there is no room for it."""
         if self._line:
             self._dropped, self._no_room = bytes(self._line[:SHOWN_OF_TOO_LONG]), True
             self._line.clear()

@@ -1,7 +1,7 @@
 """The nouns of the protocol: what a client can ask and what comes back, as plain values.
 
-Pure data: no socket, no clock, no task, no JSON. ``wire`` spells these, ``session`` decides when. Standard library
-only, because clients import it.
+Pure data: no socket, no clock, no task, no JSON. ``wire`` and ``replies`` translate these, ``session`` decides when.
+Standard library only, because clients import it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Style(StrEnum):
 
 
 class Dialect(StrEnum):
-    """How one request was spelled, and so how its reply is."""
+    """The form of one request, and so of its reply."""
 
     TEXT = "text"
     NDJSON = "ndjson"
@@ -47,7 +47,7 @@ class Image:
 
     Attributes:
         path: the path as the client gave it (bytes, as file names are); None when the image came as bytes.
-        descriptor: an open file descriptor with the encoded bytes; whoever takes the image closes it. None for a path.
+        descriptor: an open file descriptor with the encoded bytes; closed by the taker of the image. None for a path.
         foreign: the client opened it, so that only a decoder may touch the file; ``path`` is then what it is called.
     """
 
@@ -90,7 +90,7 @@ class Scan:
 
     Attributes:
         id: the client's own word for it, returned verbatim; None when it gave none.
-        dialect: how the reply is spelled.
+        dialect: the form of the reply.
         images: the paths or bytes to score, in the client's order; one, unless the request has ``paths``.
         many: True when the reply is a series ended by ``done`` whatever ``images`` holds (``paths``, ``recursive``).
         recursive: walk below directories.
@@ -128,7 +128,7 @@ class Override:
     Attributes:
         digest: SHA-256 of the content.
         by: who decided; ``time`` when, ``expires`` until when it holds, in seconds since 1970; None for ever.
-        path: where the content was seen, if that was told; it decides nothing.
+        path: where the content was seen, if that is known; it decides nothing.
     """
 
     digest: bytes

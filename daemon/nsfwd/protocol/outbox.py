@@ -1,6 +1,6 @@
 """The order in which replies leave: text in the order of its requests, JSON as it comes but never inside a text block.
 
-Holds bytes that are spelled and may not go out yet. Knows turns and prompts, and nothing of what the bytes say.
+Holds bytes of replies that may not go out yet. Knows turns and prompts, and nothing of the content of the bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """NDJSON, as it goes out: one outcome, or one reply of another kind, into one line.
 
-Pure spelling: what is written, never when. The keys and their order are the contract of ``protocol.md``.
+Pure text: the content of replies, never their time. The keys and their order are the contract of ``protocol.md``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _finish(reply: dict[str, object], time: Timing) -> bytes:
     return dumps(reply) + b"\n"
 
 
-def spell_outcome(request: RequestId, outcome: Outcome) -> bytes:
+def outcome_line(request: RequestId, outcome: Outcome) -> bytes:
     """Return the line that tells what one image came to."""
     reply = _head(request, outcome.path)
     reply["status"] = outcome.status
@@ -110,7 +110,7 @@ def _override(override: Override) -> dict[str, object]:
 _IDENTITY = (*STAT_FIELDS, "sha256")
 
 
-def spell_error(request: RequestId, path: bytes | None, error: CodedError, seconds: float) -> bytes:
+def error_line(request: RequestId, path: bytes | None, error: CodedError, seconds: float) -> bytes:
     """Return the line that refuses a scan as a whole."""
     reply = _head(request, path)
     reply["status"] = error.row.status.value
@@ -118,7 +118,7 @@ def spell_error(request: RequestId, path: bytes | None, error: CodedError, secon
     return _finish(reply, Timing(total=seconds))
 
 
-def spell_done(
+def done_line(
     request: RequestId, path: bytes | None, tally: Tally, seconds: float, error: CodedError | None = None
 ) -> bytes:
     """Return the line that ends a series; with ``error`` it was cut short and its status is not ``done``."""

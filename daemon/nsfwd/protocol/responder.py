@@ -1,6 +1,6 @@
-"""The half of a conversation that answers: what is owed to whom, and in which order it leaves.
+"""The half of a session that answers: the turns without a reply, and the order in which replies leave.
 
-Pure, as ``session`` is, which has the other half: what the peer says.
+Pure, as ``session`` is, which has the other half: the requests.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Responder:
             if not turn.many:
                 self._outbox.write(turn, turn.block.close(outcome.time.total))
         else:
-            self._outbox.write(turn, replies.spell_outcome(turn.id, outcome))
+            self._outbox.write(turn, replies.outcome_line(turn.id, outcome))
         if not turn.many:
             self._end(turn)
 
@@ -67,15 +67,15 @@ class Responder:
         """End a series; ``seconds`` since it was admitted, ``error`` when it was cut short.
 
         Raises:
-            ValueError: the turn has ended or is no series; a defect of the caller.
+            ValueError: the turn has ended or is not a series; a defect of the caller.
         """
         self._check(turn)
         if turn.tally is None:
-            raise ValueError(f"turn {turn.number} is no series")
+            raise ValueError(f"turn {turn.number} is not a series")
         if turn.block is not None:
             self._outbox.write(turn, turn.block.close(seconds, error.code if error else ""))
         else:
-            self._outbox.write(turn, replies.spell_done(turn.id, turn.path, turn.tally, seconds, error))
+            self._outbox.write(turn, replies.done_line(turn.id, turn.path, turn.tally, seconds, error))
         self._end(turn)
 
     def fail(self, turn: Turn, error: CodedError, seconds: float) -> None:
@@ -93,18 +93,18 @@ class Responder:
         elif turn.op is not None:
             self._write_operation(turn, replies.operation_error(turn.id, turn.op, error))
         else:
-            self._outbox.write(turn, replies.spell_error(turn.id, turn.path, error, seconds))
+            self._outbox.write(turn, replies.error_line(turn.id, turn.path, error, seconds))
         self._end(turn)
 
     def operation(self, turn: Turn, payload: Mapping[str, object]) -> None:
         """Give the result of an operation, without ``id``, ``op`` and ``status``.
 
         Raises:
-            ValueError: the turn has ended or is no operation; a defect of the caller.
+            ValueError: the turn has ended or is not an operation; a defect of the caller.
         """
         self._check(turn)
         if turn.op is None:
-            raise ValueError(f"turn {turn.number} is no operation")
+            raise ValueError(f"turn {turn.number} is not an operation")
         self._write_operation(turn, replies.operation_reply(turn.id, turn.op, payload))
         self._end(turn)
 
@@ -116,7 +116,7 @@ class Responder:
 
     @property
     def held(self) -> int:
-        """Bytes spelled and held back until earlier text requests are answered."""
+        """Bytes of replies held back until earlier text requests are answered."""
         return self._outbox.held
 
     def flows(self, turn: Turn) -> bool:

@@ -246,7 +246,7 @@ class Session(Responder):
         return None
 
     def _take_bare_command(self, word: str) -> Event | None:
-        """Answer a word that is no operation where replies are JSON; ``labels`` and the like mean nothing there."""
+        """Answer a word other than an operation where replies are JSON; ``labels`` and the like mean nothing there."""
         turn = self._turn(None, Dialect.NDJSON, op=word)
         if word == "quit":
             self._ending = True

@@ -1,6 +1,7 @@
 """The text dialect: command words, the greeting, and the block that answers one path.
 
-Pure spelling: what is written and how, never when. Names are shown so that they cannot steer the reader's terminal.
+Pure text: the content of replies and its form, never their time. Names are shown so that they cannot control the
+terminal of a reader.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def help_text() -> bytes:
 
 
 class Block:
-    """The text reply to one path, spelled piece by piece, so that a directory of any size needs no memory.
+    """The text reply to one path, written piece by piece, so that a directory of any size needs no memory.
 
     Args:
         path: the path as it was typed.
@@ -91,10 +92,10 @@ class Block:
         if judgement is None:
             return {"skipped" if outcome.status is Status.SKIPPED else "error": outcome.code}
         scores = judgement.scores if self._labels else judgement.groups
-        told: dict[str, object] = dict(next(iter(scores.values())))
+        shown: dict[str, object] = dict(next(iter(scores.values())))
         if judgement.override is not None:
-            told["override"] = judgement.verdict
-        return told
+            shown["override"] = judgement.verdict
+        return shown
 
     def _member(self, key: str, value: object, *, bad: bool) -> bytes:
         comma = b"," if self._members else b""

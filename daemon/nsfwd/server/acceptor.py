@@ -154,7 +154,7 @@ class Acceptor:
 
     @property
     def _level(self) -> int:
-        """Who comes and leaves is of interest where a table says who may: else health checks would fill the log."""
+        """Log level of connections: info where there is a table of peers; else health checks would fill the log."""
         return logging.INFO if self._service.settings.peers else logging.DEBUG
 
     def _row(self, allowance: QuotaGroup) -> str:
@@ -192,7 +192,7 @@ def _say_last(sock: socket.socket, line: bytes) -> None:
 
 
 def _line(code: str, message: str, retry_after: float | None = None) -> bytes:
-    """Spell what is said to a connection that is closed at once: JSON in every style, for nothing was asked yet."""
+    """Return the last line of a connection that is closed at once: JSON in every style, for nothing was asked yet."""
     row = CODES[code]
     error = {"code": code, "message": message, "retry": row.retry}
     reply = {"status": row.status.value, "error": error}
@@ -200,7 +200,7 @@ def _line(code: str, message: str, retry_after: float | None = None) -> bytes:
 
 
 BUSY_LINE = _line("busy", "too many connections", retry_after=1.0)
-"""Said to a connection over the limit of all."""
+"""Last line of a connection over ``max_connections``."""
 
 
 def _about(

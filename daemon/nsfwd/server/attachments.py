@@ -53,7 +53,7 @@ class MemoryBudget:
         self._metrics = metrics
         self.bodies = budgets.bodies
         self.files = budgets.files
-        # A dict is an ordered set here: whoever waits is a callback that is called when it may try again.
+        # A dict is an ordered set here: each entry is a callback that is called when its owner may try again.
         self._waiting: dict[Hashable, dict[Callable[[], None], None]] = {}
 
     @property
@@ -65,7 +65,7 @@ class MemoryBudget:
         """Take room for ``size`` bytes and so many descriptors, or have ``wake`` called when it may try again.
 
         Args:
-            own: bytes that it has already; whoever is alone gets what it needs, so that nothing is too large for ever.
+            own: bytes that it has already; one that is alone gets all it needs, so that no image is too large for ever.
         """
         first = next(iter(self._waiting.get(peer, ())), wake)
         fits = self.bodies.used == own or self.bodies.fits(peer, size)
@@ -77,7 +77,7 @@ class MemoryBudget:
         return False
 
     def add(self, peer: Hashable, size: int, files: int = 0) -> None:
-        """Count what is there, whether there is room or not."""
+        """Count memory and descriptors that are in use, whether there is room or not."""
         self._metrics.body_bytes += size
         self.bodies.add(peer, size)
         self.files.add(peer, files)
@@ -102,7 +102,7 @@ class MemoryBudget:
             self._call()
 
     def _call(self) -> None:
-        """Wake the first of each peer: which of them has room depends on what that peer has already."""
+        """Wake the first of each peer: whether it has room depends on how much that peer holds."""
         for waiting in tuple(self._waiting.values()):
             next(iter(waiting))()
 
@@ -148,7 +148,7 @@ class Attachments:
         self._lost: CodedError | None = None  # why descriptors behind these were closed
         self.in_flight = 0
 
-    # -- descriptors -------------------------------------------------------------------------------------------------
+    # -- descriptors ---------------------------------------------------------------------------------------------------
 
     def wanted(self) -> int:
         """How many descriptors may come now. Once some were lost no later one can be matched with its request."""
@@ -181,7 +181,7 @@ class Attachments:
         close_foreign(self._descriptors.popleft())
         self._room.files.add(self._peer, -1)
 
-    # -- bodies ------------------------------------------------------------------------------------------------------
+    # -- bodies --------------------------------------------------------------------------------------------------------
 
     def start(self, size: int, now: float) -> None:
         """A body of this size begins."""
@@ -223,7 +223,7 @@ class Attachments:
         """Refuse a body that has waited too long, or whose sender is slow while others wait; what follows is dropped.
 
         Args:
-            starved: all that was received is understood: what could take a descriptor has not come.
+            starved: everything received is parsed: no request that takes a descriptor has come.
         """
         if self._descriptors and starved and now - self._kept >= self._patience():
             self._lost = CodedError("no_descriptor", "the one passed was closed, because no request took it in time")
@@ -252,7 +252,7 @@ class Attachments:
         self._wake()
 
     def take(self, turn: Turn, scan: Scan, now: float) -> tuple[Scan, Parcel]:
-        """Put what came along into the request it belongs to; tell what it holds until ``answered``.
+        """Put the body or descriptor into its request; return how much that holds until ``answered``.
 
         Raises:
             CodedError: ``no_descriptor``; ``busy``: the bytes or the descriptor could not be kept; ``socket``,
@@ -279,7 +279,7 @@ class Attachments:
             self.in_flight -= parcel[0]
             self._room.give(self._peer, *parcel)
 
-    # -- what nobody takes -------------------------------------------------------------------------------------------
+    # -- attachments without a request ---------------------------------------------------------------------------------
 
     def drop(self, turn: Turn) -> None:
         """The request that it came with is refused."""

@@ -57,14 +57,14 @@ class Connection:
 
     Attributes:
         active: loop time at which something was last received or sent.
-        asker: whose turn it is, among all who ask.
+        asker: the owner of its turns in queues: peer, process, connection.
         born: loop time.
         holdings: its part in the memory that all connections share.
-        parcels: what came along with its requests.
+        parcels: the bodies and descriptors of its requests.
         parked: the request that waits until its member has room.
         reloads: asked for and not answered.
         requests: under way.
-        member: its part in what its row of the table of peers allows.
+        member: its share of the limits of its row of the table of peers.
         why: how it ended, for the log.
         bytes_in, bytes_out: received and sent so far.
     """
@@ -132,7 +132,7 @@ class Connection:
         service.metrics.connections += 1
         service.metrics.connections_total += 1
 
-    # -- what the stream tells ---------------------------------------------------------------------------------------
+    # -- calls of the stream -------------------------------------------------------------------------------------------
 
     def portion(self) -> int:
         """How many bytes to receive at a time."""
@@ -168,7 +168,7 @@ class Connection:
             self.changed()
 
     def ended(self) -> None:
-        """The peer sends no more; what it asked is still answered."""
+        """Learn that the peer sends no more; its requests are still answered."""
         if self._lingering is not None:
             self.close()
         elif self._stream.hung_up():
@@ -184,13 +184,13 @@ class Connection:
         self.changed()
 
     def lost(self) -> None:
-        """The peer is gone: nobody waits for what is under way."""
+        """Close: the peer is gone, and nobody waits for its requests."""
         if self.requests:
             self.service.metrics.connections_lost_total += 1
             self.why = "its peer did not wait for its replies"
         self.close()
 
-    # -- life --------------------------------------------------------------------------------------------------------
+    # -- life ----------------------------------------------------------------------------------------------------------
 
     def idle_since(self) -> float | None:
         """Loop time since when nothing happens on it; None where something is under way or owed."""
@@ -226,14 +226,14 @@ class Connection:
             self._end()
 
     def drain(self) -> None:
-        """Answer what has arrived, which is refused by now, and then close."""
+        """Answer the requests that have arrived, which are refused by now, and then close."""
         self._draining = True
         self.why = "the daemon stops"
         self.wake_series()
         self.step()
 
     def close(self, why: str = "") -> None:
-        """Close at once: drop replies, give up what is under way. Idempotent."""
+        """Close at once: drop replies, cancel requests. Idempotent."""
         if self._stream.closed:
             return
         self.why = why or self.why
@@ -242,7 +242,7 @@ class Connection:
             if timer is not None:
                 timer.cancel()
         self.parcels.close()
-        self.session.close()  # it lives until the last of its requests, and forgets what nobody will read
+        self.session.close()  # it lives until the last of its requests, and forgets replies that nobody will read
         self.holdings.close()
         self.service.budgets.connections.add(self.peer.guard, -1)
         for request in tuple(self.requests.values()):
@@ -253,10 +253,10 @@ class Connection:
         self.member.leave()
         self._on_closed(self)
 
-    # -- one step: requests in, replies out --------------------------------------------------------------------------
+    # -- one step: requests in, replies out ----------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Act on some of what the peer sent, and send what there is to send; the first step begins to read."""
+        """Act on some requests of the peer, and send the replies that are there; the first step begins to read."""
         self._scheduled = False
         if self._stream.closed or self._lingering is not None:
             return
@@ -333,7 +333,7 @@ class Connection:
         return self._stream.pending + self.session.held
 
     def _weigh(self, starved: bool) -> None:
-        """Count what is held; an unfinished line for which there is no room is dropped, and answered at its end."""
+        """Count the memory held; an unfinished line without room is dropped, and answered at its end."""
         self.holdings.owe(self._unread)
         if not self.holdings.hear(self.session.unread) and starved:
             self.holdings.refuse_line()
@@ -361,13 +361,13 @@ class Connection:
         if left > 0.001:
             self._silence = loop.call_later(left, self._silent)
             return
-        if self._stream.readable():  # it was not silent, but the loop was busy: what came is read in the next turn
+        if self._stream.readable():  # it was not silent, but the loop was busy: its bytes are read in the next turn
             self._silence = loop.call_later(SILENCE, self._silent)
             return
         self.session.receive_silence()
         self.step()
 
-    # -- what a request tells ----------------------------------------------------------------------------------------
+    # -- calls of its requests -----------------------------------------------------------------------------------------
 
     def changed(self) -> None:
         """Take a step soon, once, however many replies it brings."""
@@ -394,6 +394,6 @@ class Connection:
         self.changed()
 
     def wake_series(self) -> None:
-        """What the series under way may wait for has changed."""
+        """Have the requests for many images look again whether they may go on."""
         for series in self.series:
             series.wake()

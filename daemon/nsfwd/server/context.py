@@ -1,4 +1,4 @@
-"""What all connections share: the pipeline, the settings, the counters, and who is connected.
+"""The context that all connections share: the pipeline, the settings, the counters, the peers.
 
 Knows no socket and no protocol; a test puts a pipeline of its own in here.
 """
@@ -123,13 +123,13 @@ class ServerContext:
         self.bodies = MemoryBudget(self.metrics, self.budgets)
 
     def settle(self, settings: Settings, bundles: Sequence[Bundle]) -> None:
-        """Take over changed settings and bundles; who is connected notices at the next request."""
+        """Use changed settings and bundles; open connections follow at their next request."""
         self.settings, self.bundles = settings, bundles
         self.budgets.settle(max_connections=settings.max_connections, body_memory=settings.body_memory)
         self.peering.take_up(settings.peers)
 
     def begin_reload(self) -> asyncio.Future[dict[str, Any]]:
-        """Start a reload; its result is what the reply tells, or a CodedError.
+        """Start a reload; its result is the content of the reply, or a CodedError.
 
         Raises:
             CodedError: ``unsupported``: nobody here can reload.
@@ -142,7 +142,7 @@ class ServerContext:
         return task
 
     def _reloaded(self, task: asyncio.Future[dict[str, Any]]) -> None:
-        """Whoever asked may be gone: what went wrong stands in the log already, unless it is a defect."""
+        """Report a defect: its client may be gone, and other errors are in the log already."""
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, CodedError):
             self.loop.call_exception_handler({"message": "while reloading", "exception": error})

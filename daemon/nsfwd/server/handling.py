@@ -1,4 +1,4 @@
-"""What a session says about its peer, acted on: one function for each kind of event. Knows no socket."""
+"""Acts on the events of a session: one function for each kind. Knows no socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one connection holds of the memory that all connections share: lines, long requests, unread replies.
+"""Counts how much of the shared memory one connection holds: lines, long requests, unread replies.
 
 Counted after each step of the connection. Knows no socket and no session; ``budgets`` has the numbers.
 """
@@ -36,11 +36,11 @@ class Holdings:
 
     @property
     def portion(self) -> int:
-        """Bytes to receive at a time: fewer when there is hardly any room for what is not understood at once."""
+        """Bytes to receive at a time: fewer when there is hardly any room for lines that are not parsed at once."""
         return READ_SIZE if self._budgets.lines.fits(self._peer, READ_SIZE) else FREE_LINE
 
     def hear(self, lines: int) -> bool:
-        """Count the bytes that were received and not understood; tell whether there is room for them."""
+        """Count the bytes that were received and not parsed; return whether there is room for them."""
         more = lines - self._lines
         if not more:
             return True
@@ -93,6 +93,6 @@ class Holdings:
         self._budgets.lines.refused += 1
 
     def close(self) -> None:
-        """The connection is closed: nothing is received any more, and nothing owed."""
+        """Give everything back: the connection is closed."""
         self.hear(0)
         self.owe(0)

@@ -91,7 +91,7 @@ class Daemon:
         await self._shut_down()
         return code
 
-    # -- start and serve ---------------------------------------------------------------------------------------------
+    # -- start and serve -----------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         _log.info("loading %s", ", ".join(bundle.manifest.name for bundle in self._service.bundles))
@@ -157,7 +157,7 @@ class Daemon:
         limits = [limit for limit in (settings.write_stall, settings.idle_timeout) if limit]
         self._ticker = self._loop.call_later(min(TICK, *(limit / 4 for limit in limits)), self._tick)
 
-    # -- signals -----------------------------------------------------------------------------------------------------
+    # -- signals -------------------------------------------------------------------------------------------------------
 
     def _watch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -170,7 +170,7 @@ class Daemon:
         if not self._service.draining:
             self._service.begin_reload()
 
-    # -- drain and stop ----------------------------------------------------------------------------------------------
+    # -- drain and stop ------------------------------------------------------------------------------------------------
 
     async def _shut_down(self) -> None:
         """Stop in the order that loses nothing: no reply means not done, and everything admitted gets one."""

@@ -1,4 +1,4 @@
-"""What ``--listen`` says, as values: address, style, lane, mode of one listener.
+"""Parses ``--listen``: address, style, lane and mode of one listener.
 
 Pure: opens nothing and resolves nothing; ``listeners`` does.
 """
@@ -16,7 +16,7 @@ UNIX_PATH_BYTES = 107
 """Longest path of a Unix socket: ``sun_path`` of 108 bytes less the closing NUL (unix(7))."""
 
 UNIX_MODE = 0o660
-"""Owner and group: whoever may talk to the daemon may have it read any file below the roots."""
+"""Owner and group: a peer that may connect can have the daemon read any file below the roots."""
 
 
 class Family(StrEnum):
@@ -70,7 +70,7 @@ def parse(text: str) -> ListenSpec:
     """Read ``ADDR[,style=S][,lane=L][,mode=0660][,color=yes]``.
 
     Raises:
-        ListenError: the operator's spelling is wrong; the message names the part.
+        ListenError: the text is wrong, by the operator's fault; the message names the part.
     """
     first, *rest = text.split(",")
     address = parse_address(first)
@@ -139,7 +139,7 @@ def _choose(kind: type[_Word], text: str, value: str) -> _Word:
     try:
         return kind(value)
     except ValueError:
-        raise ListenError(f"{text}: {value!r} is none of {', '.join(kind)}") from None
+        raise ListenError(f"{text}: {value!r} is not one of {', '.join(kind)}") from None
 
 
 def _mode(text: str, options: dict[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""Sockets to accept on: opened here from what was configured, or inherited from systemd, and merged.
+"""Opens the sockets to listen on as configured, or takes those inherited from systemd, and merges both.
 
 Every failure is a ``ListenError`` of one clear line. Knows no protocol and accepts nothing.
 """
@@ -64,10 +64,10 @@ class Listener:
 def open_listeners(
     texts: Sequence[str], inherited: Sequence[Listener], default: str, *, roots: bool, metrics: Sequence[str] = ()
 ) -> list[Listener]:
-    """Merge inherited sockets with configured ones and open what is not there yet.
+    """Merge inherited sockets with configured ones and open those that are missing.
 
     Args:
-        texts: what the operator configured or gave by flag; its options win over a descriptor's name.
+        texts: addresses of the configuration or of flags; their options win over a descriptor's name.
         inherited: sockets passed by the service manager.
         default: where to listen when there is neither.
         roots: whether directories that may be read were named; without them only this machine may ask.

@@ -17,7 +17,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 
 LARGE = 256 << 10
-"""Bytes from which a buffer is mapped by itself: larger than what is read or written at a time."""
+"""Bytes from which a buffer is mapped by itself: more than one read or write takes."""
 
 SPARE = 1 << 20
 """Free bytes kept at the end of the heap, so that reading does not ask the kernel for memory again and again."""
@@ -27,7 +27,7 @@ WORTH = 4 << 20
 """Bytes by which this process must have grown before its heap is gone through, which takes some milliseconds."""
 
 AGAIN = 4
-"""How often in a row it is gone through then: what ends a little later is found too."""
+"""How often in a row the heap is gone through then, so that work which ends a little later is included."""
 
 KEPT = 512
 """More than the objects of one kind that uvloop and asyncio keep for their next use (250 and 255)."""

@@ -8,16 +8,16 @@ import os
 from nsfwd.errors import CodedError
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-"""Whoever holds the descriptor from then on can neither change nor resize what is scored."""
+"""Nobody who holds the descriptor from then on can change or resize the image that is scored."""
 
 
 class MemfdUpload:
     """A nameless file in memory (memfd) that grows as the bytes arrive. Its descriptor is given away or closed, once.
 
-    A body for which there is no memory or descriptor swallows its bytes; ``take`` then tells why.
+    A body without memory or descriptor drops its bytes; ``take`` then says why.
 
     Args:
-        size: bytes announced; what comes beyond counts as well.
+        size: bytes announced; further ones count as well.
 
     Attributes:
         written: bytes that have come.
@@ -43,7 +43,7 @@ class MemfdUpload:
 
     @property
     def refused(self) -> bool:
-        """Whether it swallows its bytes."""
+        """Whether it drops its bytes."""
         return bool(self._reason)
 
     def write(self, data: bytes) -> None:
@@ -60,12 +60,12 @@ class MemfdUpload:
             self.refuse(error.strerror or "")
 
     def refuse(self, reason: str) -> None:
-        """Swallow what came and what comes."""
+        """Drop the bytes that came and those that come."""
         self._reason = reason or "no memory"
         self.discard()
 
     def take(self) -> int:
-        """Seal it and give the descriptor away, at its first byte; whoever takes it closes it.
+        """Seal it and return the descriptor, at its first byte, for the caller to close.
 
         Raises:
             CodedError: ``busy``: the bytes could not be kept; the daemon's fault, a retry helps.

@@ -1,4 +1,4 @@
-"""A request over many images: a directory, a tree, a list of paths. Entries go out as they finish.
+"""Scans the images of one request for many: a directory, a tree, a list of paths. Entries go out as they finish.
 
 Holds a bounded number of images in flight and stops naming files while the peer does not read, so that memory does not
 grow with the directory. Knows no socket and no dialect.
@@ -47,7 +47,7 @@ class MultiScan:
         claim: on whose behalf.
         send: takes each outcome, in the order in which they come.
         clogged: whether the peer has too much to read already.
-        member: what the peer may have in flight, and how many images a second.
+        member: limits of the peer on images in flight and images a second.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class MultiScan:
             directory: a path already known to be one, instead of the request's images.
 
         Raises:
-            CodedError: the series was cut short; what was sent before stands.
+            CodedError: the series was cut short; entries sent before stand.
         """
         if directory is not None:
             self._directories.append(directory)

@@ -1,8 +1,8 @@
-"""Who is at the other end, and what that allows.
+"""Identifies the peer of a connection, and its operations.
 
-Over TCP nobody is known but by address. Over a Unix socket the kernel tells the process that connected, its user and
-groups; root and the daemon's own user may use the operations for admins. Knows no protocol beyond the names of
-operations.
+Over TCP a peer is known by its address alone. Over a Unix socket the kernel reports the process that connected, its
+user and groups; root and the daemon's own user may use the operations for admins. Knows no protocol beyond the names
+of operations.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _UCRED = struct.Struct("i2I")
 """``struct ucred`` of Linux: pid, uid, gid (unix(7)); user ids of directory services may need all 32 bits."""
 
 _SO_PEERGROUPS = 59
-"""Supplementary groups of who connected (Linux 4.13), for which Python has no name."""
+"""Socket option: supplementary groups of the peer (Linux 4.13), for which Python has no name."""
 
 HOST_NETWORK = 64
 """Bits that addresses of IPv6 have in common where one host may have all of them (RFC 4291)."""
 
 _GROUPS_BYTES = 1024
-"""Room for 256 groups; of those who are in more only the first one counts."""
+"""Room for 256 groups; of users in more groups only the primary one counts."""
 
 ADMIN_OPERATIONS: frozenset[str] = frozenset({"reload", "clear_poison"})
-"""What only an admin may ask."""
+"""Operations open to admins only."""
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 
@@ -40,7 +40,7 @@ class Peer:
 
     Attributes:
         name: for the log: an address, or pid and uid.
-        guard: whose share it uses, and whom a repeated complaint in the log is about: the uid, or the host without its
+        guard: the owner of its shares, and the subject of warnings in the log: the uid, or the host without its
             port. Of IPv6 it is the network of 64 bits, for a single host may take any address of it.
         admin: root or the daemon's own user, over the Unix socket.
         pid, uid, gids: of the process that connected over a Unix socket.
@@ -67,7 +67,7 @@ class Peer:
 
 
 def identify(sock: socket.socket) -> Peer:
-    """Find out who connected.
+    """Identify the peer of an accepted socket.
 
     Raises:
         OSError: the peer is gone already.

@@ -1,4 +1,4 @@
-"""What peers may do beyond the limits of all: the rows of the table of peers, and how much of each is in use.
+"""Limits of single peers: the rows of the table of peers, and how much of each is in use.
 
 A connection is a ``ConnectionQuota`` of the row that its peer matches first. A reload puts every member into its row
 of the new table. Knows no socket and no request.
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 NOT_WELCOME = "the operator does not let this peer ask"
 
 LONGEST_WAIT = 60.0
-"""Most seconds that a refused peer is told to wait."""
+"""Longest ``retry_after`` of a refusal, in seconds."""
 
 LATENESS = 0.1
-"""How much longer than its wait a refused peer is told at most, so that it finds a token that is there by then."""
+"""Share by which ``retry_after`` is longer than the wait at most, so that the token is there by then."""
 
 
 class TokenBucket:
     """Allows ``rate`` events a second, and as many at once as a second brings, but at least one.
 
-    A refusal takes nothing, however many there are. Refused callers are told times one after the other.
+    A refusal takes nothing, however many there are. The waits of refused callers end one after the other.
     """
 
     __slots__ = ("_promised", "_since", "_tokens", "rate")
@@ -52,7 +52,7 @@ class TokenBucket:
         return min(max((1.0 - self._tokens) / self.rate, 0.001), LONGEST_WAIT)
 
     def promise(self, now: float, wait: float) -> float:
-        """Return in how many seconds a refused caller has its turn, behind those who were told a time before.
+        """Return in how many seconds a refused caller has its turn, behind those that were refused before.
 
         Args:
             wait: seconds until there is a token at all.
@@ -71,7 +71,7 @@ class QuotaCounts:
 
 
 class QuotaGroup:
-    """One row of the table and what is in use of it.
+    """One row of the table and how much of it is in use.
 
     Attributes:
         lane: its best one, or None.
@@ -98,7 +98,7 @@ class QuotaGroup:
         self.bucket = TokenBucket(row.rate, now) if row.rate is not None else None
         self.bounded = row.in_flight is not None
         self.shut = row.connections == 0
-        # A dict is an ordered set here: whoever has waited longest is woken first, and anybody may give up.
+        # A dict is an ordered set here: the connection that has waited longest is woken first, and any may give up.
         self._waiting: dict[Callable[[], None], None] = {}
 
     def matches(self, peer: Peer) -> bool:
@@ -118,7 +118,7 @@ class QuotaGroup:
         return self.shut and not self._spares(peer)
 
     def _spares(self, peer: Peer) -> bool:
-        """Who reloads the table is kept out by name alone: nobody else could mend it without a restart."""
+        """Whether this peer may ask all the same: an admin is kept out by name alone, for it has to fix the table."""
         return peer.admin and self.row.for_all
 
     @property
@@ -131,11 +131,11 @@ class QuotaGroup:
         self._waiting[wake] = None
 
     def forget(self, wake: Callable[[], None]) -> None:
-        """It waits no longer."""
+        """Have ``wake`` not called any more."""
         self._waiting.pop(wake, None)
 
     def pass_on(self) -> None:
-        """Wake whoever has waited longest, if there is room; who is woken passes on what he does not take."""
+        """Wake the connection that has waited longest, if there is room; it passes on a place that it does not take."""
         if self._waiting and self.has_room:
             wake = next(iter(self._waiting))
             del self._waiting[wake]
@@ -166,7 +166,7 @@ class ConnectionQuota:
         self.requests = 0
         self.limited = 0
         self._in_flight = 0
-        self._promises = 0  # times told that have not come, and the last of them
+        self._promises = 0  # waits that have not ended, and the end of the last one
         self._promised = 0.0
 
     @property
@@ -187,7 +187,7 @@ class ConnectionQuota:
             raise CodedError("not_permitted", NOT_WELCOME)
 
     def spend(self) -> None:
-        """Take what the rate allows for one image.
+        """Take a token for one image, where the row has a rate.
 
         Raises:
             CodedError: ``busy``: too many a second; a retry after ``retry_after`` helps.
@@ -225,25 +225,25 @@ class ConnectionQuota:
         return False
 
     def begin(self) -> None:
-        """An image is in flight."""
+        """Count an image that is in flight from now on."""
         self._in_flight += 1
         self.allowance.in_flight += 1
         if self.allowance.bounded:
             self.allowance.pass_on()
 
     def end(self) -> None:
-        """It is no longer."""
+        """Count an image that is in flight no longer."""
         self._in_flight -= 1
         self.allowance.in_flight -= 1
         if self.allowance.bounded:
             self.allowance.pass_on()
 
     def pass_on(self) -> None:
-        """Whoever was woken takes nothing now: wake the next, if there is room."""
+        """Wake the next connection, if there is room: this one was woken and takes nothing."""
         self.allowance.pass_on()
 
     def give_up(self, wake: Callable[[], None]) -> None:
-        """What waited with ``wake`` wants nothing more: what is free is for others."""
+        """Wait no longer, and leave a free place to others."""
         self.allowance.forget(wake)
         self.allowance.pass_on()
 
@@ -256,7 +256,7 @@ class ConnectionQuota:
         allowance.in_flight += self._in_flight
 
     def leave(self) -> None:
-        """The connection has closed; what is in flight ends by itself."""
+        """Forget the connection, which has closed; its images in flight end by themselves."""
         self.allowance.connections -= 1
         self._peering.members.discard(self)
 
@@ -288,7 +288,7 @@ class Quotas:
         return member
 
     def take_up(self, rows: Sequence[PeerRow]) -> None:
-        """Let another table take over: at once for who connects, at the next request for who is connected."""
+        """Use another table: at once for new connections, at the next request for open ones."""
         former, now = {allowance.name: allowance for allowance in self._table}, self.now()
         if not rows or rows[-1].name != OTHERS:
             rows = (*rows, PeerRow(name=OTHERS))

@@ -61,13 +61,13 @@ class Reloader:
         self.since: float | None = None
 
     async def reload(self) -> dict[str, Any]:
-        """Reload, and return what the reply tells.
+        """Reload, and return the content of the reply.
 
         Whoever asks while one waits for its turn shares that one, which reads what is there when it begins: any number
         of signals during a reload is one reload more.
 
         Raises:
-            CodedError: ``reload_refused`` says what the operator has to mend; ``draining``.
+            CodedError: ``reload_refused`` says what the operator has to fix; ``draining``.
         """
         if self._coming is None:
             self._coming = asyncio.create_task(self._reload())
@@ -93,7 +93,7 @@ class Reloader:
                 if isinstance(error, CodedError) and error.code == "draining":
                     raise
                 reason = f"{error}{self._way_back(error)}"
-                _log.error("reload refused, what served before serves on: %s", reason)
+                _log.error("reload failed; still serving the previous configuration: %s", reason)
                 raise CodedError("reload_refused", reason) from None
             finally:
                 self.since = None

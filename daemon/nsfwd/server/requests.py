@@ -29,9 +29,9 @@ class Host(Protocol):
     """The connection that a request belongs to.
 
     Attributes:
-        asker: whose turn it is, among all who ask.
+        asker: the owner of its turns in queues: peer, process, connection.
         holdings: its part in the memory that all connections share.
-        member: its part in what its row of the table of peers allows.
+        member: its share of the limits of its row of the table of peers.
         series: those under way, to be woken when something changes that they may wait for.
     """
 
@@ -60,7 +60,7 @@ class Request:
     """A scan that has not been answered in full.
 
     Args:
-        parcel: what came along with it.
+        parcel: size of its body and number of its descriptors.
         size: bytes that it counts for as a request for many images; 0 while it is for one.
 
     Attributes:

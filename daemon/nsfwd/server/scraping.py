@@ -57,7 +57,7 @@ class MetricsServer:
             self._servers.append(server)
 
     def stop(self) -> None:
-        """Accept no more, and close what is open."""
+        """Accept no more scrapes, and close open ones."""
         for server in self._servers:
             server.close()
         for writer in self._scrapes:
@@ -107,7 +107,7 @@ class MetricsServer:
             self._service.budgets.scrapes.add(peer, -1)
 
     def answer(self, head: bytes, *, check_host: bool = True) -> bytes:
-        """Spell the reply to the head of one request.
+        """Return the response to the head of one request.
 
         Args:
             head: up to the empty line.
@@ -117,13 +117,13 @@ class MetricsServer:
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if method not in (b"GET", b"HEAD"):
-            return _spell("405 Method Not Allowed", b"only GET\n")
+            return _response("405 Method Not Allowed", b"only GET\n")
         if check_host and not self._is_here(_HOST.findall(head)):
-            return _spell("421 Misdirected Request", b"unknown Host; see the setting metrics_hosts\n")
+            return _response("421 Misdirected Request", b"unknown Host; see the setting metrics_hosts\n")
         if path != b"/metrics":
-            return _spell("404 Not Found", b"see /metrics\n")
+            return _response("404 Not Found", b"see /metrics\n")
         body = generate_latest(self._registry)
-        return _spell("200 OK", body, CONTENT_TYPE_PLAIN_0_0_4, bodiless=method == b"HEAD")
+        return _response("200 OK", body, CONTENT_TYPE_PLAIN_0_0_4, bodiless=method == b"HEAD")
 
     def _is_here(self, hosts: Sequence[bytes]) -> bool:
         """Tell whether a request names this machine. One without a name comes from no browser."""
@@ -145,6 +145,6 @@ def is_allowed(host: str, names: Collection[str]) -> bool:
     return True
 
 
-def _spell(status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, bodiless: bool = False) -> bytes:
+def _response(status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, bodiless: bool = False) -> bytes:
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return head.encode() + (b"" if bodiless else body)

@@ -1,7 +1,7 @@
 """One accepted socket, read and written without blocking; TCP and Unix alike.
 
 Knows bytes, and nothing of lines, requests or limits. Unix sockets are read with recvmsg, so that descriptors a peer
-passes are received and never leak. OSError ends here: whoever owns the stream hears only that the peer is lost.
+passes are received and never leak. OSError ends here: the owner of the stream learns only that the peer is lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DESCRIPTOR_SIZE = array.array("i").itemsize
 
 
 class StreamOwner(Protocol):
-    """Whoever is told what happens to a stream."""
+    """The owner of a stream, which calls these methods when something happens."""
 
     def portion(self) -> int:
         """How many bytes to receive at most."""
@@ -31,22 +31,22 @@ class StreamOwner(Protocol):
         """How many descriptors to receive at most; the kernel closes those beyond."""
 
     def passed(self, descriptors: Sequence[int]) -> None:
-        """Descriptors came, with the bytes that are told next; whoever is told closes them."""
+        """Take descriptors that came with the next bytes, and close them in the end."""
 
     def deprived(self) -> None:
-        """There were more descriptors than were wanted, or than this process may have open."""
+        """Learn that there were more descriptors than wanted, or than this process may have open."""
 
     def received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Take bytes of the peer."""
 
     def ended(self) -> None:
-        """The peer sends no more; it may still read."""
+        """Learn that the peer sends no more; it may still read."""
 
     def relieved(self) -> None:
-        """The peer took some of the bytes that were waiting for it."""
+        """Learn that the peer took some of the bytes that were waiting for it."""
 
     def lost(self) -> None:
-        """The peer is gone; nothing can be sent."""
+        """Learn that the peer is gone; nothing can be sent."""
 
 
 class SocketStream:
@@ -96,7 +96,7 @@ class SocketStream:
             self._loop.remove_reader(self._fd)
 
     def write(self, data: bytes) -> None:
-        """Send what the kernel takes now and the rest as it can."""
+        """Send as much as the kernel takes now, and the rest later."""
         if self.closed:
             return
         if self._buffer:
@@ -123,7 +123,7 @@ class SocketStream:
         """Tell whether the peer hung up and no event will ever say so; the system is asked once for each ``since``.
 
         Where an error comes up on a socket (the peer had closed when a reply was sent) the event loop calls the reader
-        one last time. Bytes that still waited are all that this call gets, and the end behind them is never told.
+        one last time. This call gets the bytes that still waited, and no event reports the end behind them.
         """
         if self._looked == since:
             return False
@@ -140,7 +140,7 @@ class SocketStream:
         return sum(event for _, event in poll.poll(0))
 
     def close(self) -> None:
-        """Drop what waits and close the socket. Idempotent."""
+        """Drop the bytes that wait and close the socket. Idempotent."""
         if self.closed:
             return
         self.read(False)
@@ -190,7 +190,7 @@ class SocketStream:
         self._owner.relieved()
 
     def _send(self, data: bytes | bytearray) -> int:
-        """Return how many bytes the kernel took; -1 when the peer is lost and the owner was told."""
+        """Return how many bytes the kernel took; -1 when the peer is lost, which the owner knows by then."""
         try:
             return self._sock.send(data)
         except (BlockingIOError, InterruptedError):

@@ -27,7 +27,7 @@ class Steppable(Protocol):
     """A connection, as the scheduler knows it."""
 
     def step(self) -> None:
-        """Act on some events and send what there is to send."""
+        """Act on some events and send the replies that are there."""
 
 
 class StepScheduler:

@@ -19,7 +19,7 @@ from nsfwd.systemd import Notifier
 _log = logging.getLogger("nsfwd.server")
 
 Work = Callable[[], Mapping[str, "tuple[int, float] | None"]]
-"""Stage -> what it has done so far and how long it may take for more; None while it has no work."""
+"""Stage -> items done so far and seconds allowed for the next one; None while it has no work."""
 
 
 def watchdog_seconds(environment: MutableMapping[str, str]) -> float:
@@ -74,7 +74,7 @@ class Watchdog:
             self._notifier.alive()
         elif not self._complained:
             self._complained = True
-            _log.error("%s: nothing gets done; the service manager is told no more that all is well", ", ".join(stuck))
+            _log.error("%s: no progress; no further keep-alive is sent to the service manager", ", ".join(stuck))
             with suppress(OSError, ValueError):
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
 
