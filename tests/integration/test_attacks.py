@@ -22,7 +22,7 @@ MIB = 1 << 20
 MOST = 190 * MIB
 """Bytes above those of an idle server that an attack may take: 200 MB at most with default limits."""
 
-LEFT = 40 * MIB
+LEFT = 28 * MIB
 """How much of that may stay after ``CALM`` seconds: what lies between small things that live on, such as counters."""
 
 CALM = 10.0
