@@ -1,8 +1,11 @@
-"""``Index``: a SQLite file that remembers what was scanned, and the one border where sqlite3's errors are translated.
+"""``SqliteStore``: a SQLite file that several processes use at once, and the one border of sqlite3's errors.
 
-Several processes write to one index at once (a sweep, a watch, an override, a console): write-ahead log, transactions
-of milliseconds that begin IMMEDIATE, and patience while another holds the lock. The file and its companions are for
-their owner alone (0600). Knows the tables, no walk, no daemon and no verdict's meaning.
+    class Index(SqliteStore):
+        FORMAT = StoreFormat(...)
+
+Write-ahead log, transactions of milliseconds that begin IMMEDIATE, and patience while another process holds the lock.
+The layout is brought up to date by named migrations when a writer opens the file; a reader changes nothing. A file of
+another program, or of a newer nsfwd, is refused before anything is written. Knows SQL and files, and no table.
 """
 
 from __future__ import annotations
@@ -10,31 +13,35 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import stat
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
-from nsfwd.errors import IndexFailure
-from nsfwd.scanning.index.damage import find_damage
-from nsfwd.scanning.index.schema import MIGRATIONS
-from nsfwd.scanning.trees.safe_paths import LONGEST_NAME, safe_parent
-
-PATIENCE = 30.0
-"""Seconds to wait for another writer. Transactions last milliseconds; a checkpoint of a slow disk may last seconds."""
-
-_APPLICATION = 0x6E736677
-"""``PRAGMA application_id`` of an index ("nsfw"), so that no other program's database is taken for one."""
+from nsfwd.errors import NsfwdError
 
 Row = tuple[Any, ...]
+
+_RETRY = 0.01
+"""Seconds between two tries where SQLite itself does not wait for a lock."""
+
+_LONGEST_NAME = 255 - len("-journal")
+"""Bytes of a name; SQLite makes files beside its own whose names are longer."""
+
+_TYPES = {"INTEGER": "'integer'", "REAL": "'real', 'integer'", "TEXT": "'text'", "BLOB": "'blob'"}
+"""Declared type of a column -> types that its values may have."""
 
 _MISFITS = (OverflowError, UnicodeEncodeError, sqlite3.DataError, sqlite3.InterfaceError)
 """What sqlite3 raises about a value: a number beyond 64 bits, a lone surrogate, a text that is too long."""
 
+_DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+"""What it raises about a file: SQLite's messages may hold bytes of a damaged one, which are no text."""
 
 _SURPRISES = (
     *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, RecursionError),
@@ -42,16 +49,54 @@ _SURPRISES = (
 )
 """What reading rows ends with where a column holds something else than it should."""
 
-_DAMAGE = (sqlite3.Error, UnicodeDecodeError)
-"""What it raises about a file: SQLite's own words may hold bytes of a damaged one, which are no text."""
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step from an older layout of the tables to the next.
+
+    Attributes:
+        name: what the step does.
+        sql: the statements, run in one transaction.
+        view: statements that give a reader who may not write the same names, as temporary views.
+    """
+
+    name: str
+    sql: str
+    view: str = ""
 
 
-class RowFailure(IndexFailure):
-    """A value cannot be stored or compared. It is one row's fault, or one argument's; other rows can be written."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFormat:
+    """The format of a store's files.
+
+    Attributes:
+        name: of the kind of file, with its article, for messages.
+        application: ``PRAGMA application_id``, so that no other program's database is taken for one.
+        migrations: in the order in which they are taken; ``PRAGMA user_version`` counts those a file has taken.
+        patience: seconds to wait for another process that holds the lock.
+        failure: raised about the file. ``row_failure``: about a value that cannot be stored or compared.
+        synchronous: ``FULL`` where a transaction must outlive a power cut, else ``NORMAL``.
+        rules: (table, column) -> SQL that holds for each value that nsfwd writes, besides NULL; where there is none,
+            a value has the declared type of its column.
+    """
+
+    name: str
+    application: int
+    migrations: tuple[Migration, ...]
+    patience: float
+    failure: type[NsfwdError]
+    row_failure: type[NsfwdError]
+    synchronous: str = "NORMAL"
+    rules: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The name without its article."""
+        return self.name.partition(" ")[2]
 
 
-class Index:
-    """An open index.
+class SqliteStore:
+    """An open file of one format, for one thread. Every method may raise the failures of its format.
 
     Args:
         path: the file.
@@ -59,18 +104,23 @@ class Index:
         write: False for a reader, who changes nothing, not even the layout of an older version.
 
     Raises:
-        IndexFailure: it is missing, of a newer version, not an index, unreadable, or its disk is full. The operator
-            mends it; a retry helps only with a full disk or a lock held for too long. Every method may raise it.
+        NsfwdError: it is missing, of a newer version, of another program, unreadable, or its disk is full. The operator
+            fixes it; a retry helps only with a full disk or a lock held for too long.
     """
+
+    FORMAT: ClassVar[StoreFormat]
 
     def __init__(self, path: Path, *, create: bool = True, write: bool = True) -> None:
         self.path = path = path.absolute()
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:
+            raise self._failure("this name is too long: SQLite keeps files with longer names beside it")
         with self._border():
             self._locate(create=create and write)
-            self._db = _connect(path) if write else _connect_reading(path)
+            self._check_file()
+            self._db = self._connect() if write else self._connect_reading()
         try:
             with self._border():
-                self._check_kind()
+                self._check_kind(self._db)
                 self._prepare() if write else self._prepare_reading()
         except BaseException:
             self._db.close()
@@ -88,27 +138,15 @@ class Index:
         finally:
             self.close()
 
-    def _require_sound(self, error: Exception) -> None:
-        """Blame the index where it holds what no nsfwd has written; else the error is a defect, and stays one."""
-        with self._border():
-            damage = find_damage(self._db)
-        if damage:
-            raise IndexFailure(f"{self.path}: the index is damaged: {damage}") from error
-
-    @property
-    def text(self) -> str:
-        """The path as manifests have it; bytes that are not UTF-8 as ``\\xNN``."""
-        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
-
     def close(self) -> None:
         """Let go of the file. Idempotent."""
         self._db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Write everything inside, or nothing of it."""
+    def transaction(self, how: str = "IMMEDIATE") -> Iterator[None]:
+        """Write everything inside, or nothing of it; ``DEFERRED`` reads inside see one state of the file."""
         with self._border():
-            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(f"BEGIN {how}")
             try:
                 yield
             except BaseException:
@@ -148,62 +186,114 @@ class Index:
         with self._border():
             return self._db.executemany(sql, rows).rowcount
 
+    # -- what a kind of store adds --------------------------------------------------------------------------------
+
     def _locate(self, *, create: bool) -> None:
-        """See that the file is there, or make it; as root, never through a link that another user may have planted."""
-        name = os.fsencode(self.path.name)
-        if len(name) > LONGEST_NAME - len("-journal"):
-            raise IndexFailure(f"{self.path}: this name is too long: files with longer ones belong to an index")
+        """See that the file is there, or make an empty one."""
+        raise NotImplementedError
+
+    def _migrated(self, taken: Sequence[Migration]) -> None:
+        """Write what belongs to new tables, in the transaction that made them."""
+
+    def _check_tables(self, version: int) -> None:
+        """Refuse, or not, a layout that a reader cannot use: 0 has no tables yet."""
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    def _check_file(self) -> None:
+        """Refuse another program's database before SQLite touches it: a writer would clear up what a crash left.
+
+        Not with ``open``: closing a descriptor of the file releases all locks that this process has on it.
+        """
+        found = self.path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise self._failure("is a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file")
+        if not os.access(self.path, os.R_OK):
+            raise self._failure(os.strerror(errno.EACCES))
+        with closing(sqlite3.connect(f"{self._uri}?mode=ro&immutable=1", uri=True)) as database:
+            self._check_kind(database)
+
+    def _check_kind(self, database: sqlite3.Connection) -> None:
+        form = self.FORMAT
+        database.execute("BEGIN")  # another process may be creating it: one state of both numbers
         try:
-            with safe_parent(os.fsencode(self.path)) as (place, name):
-                _make_file(place, name, create=create)
-        except OSError as error:
-            reason = "there is no index" if error.errno == errno.ENOENT and not create else error.strerror
-            raise IndexFailure(f"{self.path}: {reason}") from error
+            (application,) = database.execute("PRAGMA application_id").fetchone()
+            if application != form.application:
+                (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                if application or tables:
+                    raise self._failure(f"a database, but not {form.name} of nsfwd")
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+        finally:
+            if database.in_transaction:
+                database.execute("COMMIT")
+        if version > (known := len(form.migrations)):
+            raise self._failure(f"written by a newer nsfwd (layout {version}, this one knows {known})")
+
+    @property
+    def _uri(self) -> str:
+        return f"file:{quote(os.fsencode(self.path))}"
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=self.FORMAT.patience, isolation_level=None)
+
+    def _connect_reading(self) -> sqlite3.Connection:
+        """Open without the right to write, also where nothing beside the file can be made: on read-only media."""
+        mode = "mode=ro"
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if not os.access(self.path.parent, os.W_OK) and not self.path.with_name(f"{self.path.name}-shm").exists():
+            if log.exists() and log.stat().st_size:
+                raise self._failure(
+                    f"its log {log.name} can only be read where the directory can be written;"
+                    " copy both into such a directory"
+                )
+            mode += "&immutable=1"
+        return sqlite3.connect(f"{self._uri}?{mode}", uri=True, timeout=self.FORMAT.patience, isolation_level=None)
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._log_ahead()
+        self._db.execute(f"PRAGMA synchronous = {self.FORMAT.synchronous}")
         self._db.execute("PRAGMA foreign_keys = ON")
-        self._migrate()
+        if self._version() != len(self.FORMAT.migrations):
+            with self.transaction():
+                self._migrate()
 
-    def _prepare_reading(self) -> None:
-        version = self._check_version()
-        if not version:
-            raise IndexFailure(f"{self.path}: the index is empty; no sweep has begun in it")
-        for migration in MIGRATIONS[version:]:
-            for statement in _statements(migration.view):
-                self._db.execute(statement)
-
-    def _check_kind(self) -> None:
-        (kind,) = self._db.execute("PRAGMA application_id").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if kind != _APPLICATION and tables:
-            raise IndexFailure(f"{self.path}: a database, but not an index of nsfwd")
+    def _log_ahead(self) -> None:
+        """Turn the write-ahead log on, once in a file's life. SQLite does not wait for others who are doing it."""
+        until = time.monotonic() + self.FORMAT.patience
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(_RETRY)
+            else:
+                return
 
     def _migrate(self) -> None:
-        if self._version() == len(MIGRATIONS):
-            return
-        with self.transaction():
-            version = self._check_version()  # another process may have been faster
-            self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-            self._db.execute("CREATE TABLE IF NOT EXISTS migration (name TEXT NOT NULL, time REAL NOT NULL)")
-            for migration in MIGRATIONS[version:]:
-                for statement in _statements(migration.sql):
-                    self._db.execute(statement)
-                self._db.execute("INSERT INTO migration VALUES (?, ?)", (migration.name, time.time()))
-            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-    def _check_version(self) -> int:
+        form = self.FORMAT
         version = self._version()
-        if version > len(MIGRATIONS):
-            raise IndexFailure(
-                f"{self.path}: written by a newer nsfwd (layout {version}, this one knows {len(MIGRATIONS)})"
-            )
-        return version
+        if version == len(form.migrations):
+            return  # another process was faster
+        self._db.execute(f"PRAGMA application_id = {form.application}")
+        for migration in form.migrations[version:]:
+            for statement in _statements(migration.sql):
+                self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {len(form.migrations)}")
+        self._migrated(form.migrations[version:])
+
+    def _prepare_reading(self) -> None:
+        version = self._version()
+        self._check_tables(version)
+        for migration in self.FORMAT.migrations[version:] if version else ():
+            for statement in _statements(migration.view):
+                self._db.execute(statement)
 
     def _version(self) -> int:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         return int(version)
+
+    # -- errors ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _border(self) -> Iterator[None]:
@@ -214,54 +304,48 @@ class Index:
         except OSError as error:
             if error.filename != str(self.path):
                 raise
-            raise IndexFailure(f"{self.path}: {error.strerror}") from error
+            raise self._failure(error.strerror) from error
 
-    def _translated(self, error: Exception) -> IndexFailure:
-        kind = RowFailure if isinstance(error, _MISFITS) else IndexFailure
+    def _translated(self, error: Exception) -> NsfwdError:
+        kind = self.FORMAT.row_failure if isinstance(error, _MISFITS) else self.FORMAT.failure
         damaged = isinstance(error, UnicodeDecodeError)
         return kind(f"{self.path}: {'the file is damaged' if damaged else error}")
 
+    def _failure(self, text: object) -> NsfwdError:
+        return self.FORMAT.failure(f"{self.path}: {text}")
 
-def _make_file(place: int, name: bytes, *, create: bool) -> None:
-    try:
-        os.stat(name, dir_fd=place, follow_symlinks=False)
-    except FileNotFoundError:
-        if not create:
-            raise
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        with suppress(FileExistsError):
-            os.close(os.open(name, flags, 0o600, dir_fd=place))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+    def _require_sound(self, error: Exception) -> None:
+        """Blame the file where it holds what no nsfwd has written; else the error is a defect, and stays one."""
+        with self._border():
+            damage = find_damage(self._db, self.FORMAT.rules)
+        if damage:
+            raise self._failure(f"the {self.FORMAT.kind} is damaged: {damage}") from error
 
 
-def _connect_reading(path: Path) -> sqlite3.Connection:
-    """Open without the right to write, also where nothing beside the file can be made: on read-only media.
+def find_damage(db: sqlite3.Connection, rules: Mapping[tuple[str, str], str]) -> str:
+    """Return which column holds values that nsfwd does not write: another program's, or those of a disk that failed.
 
-    SQLite says of every file that it cannot open that it cannot open it: the first line says why.
+    Returns:
+        A sentence; empty where there are none.
 
     Raises:
-        IndexFailure: its log, which belongs to it, cannot be read there.
+        sqlite3.Error: the file itself cannot be read.
     """
-    path.open("rb").close()
-    where = f"file:{quote(os.fsencode(path))}?mode=ro"
-    log = path.with_name(f"{path.name}-wal")
-    if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-shm").exists():
-        if log.exists() and log.stat().st_size:
-            raise IndexFailure(
-                f"{path}: its log {log.name} can only be read where the directory can be written;"
-                " copy both into such a directory"
-            )
-        where += "&immutable=1"
-    return sqlite3.connect(where, uri=True, timeout=PATIENCE, isolation_level=None)
+    tables = db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+    for (table,) in tables.fetchall():
+        for _, column, declared, *_ in db.execute(f'PRAGMA main.table_info("{table}")').fetchall():
+            rule = rules.get((table, column), f'typeof("{column}") IN ({_TYPES.get(declared, "")})')
+            wrong = f'"{column}" IS NOT NULL AND NOT coalesce({rule}, 0)'
+            (count,) = db.execute(f'SELECT count(*) FROM main."{table}" WHERE {wrong}').fetchone()
+            if count:
+                return f"{count} rows of {table} have a wrong {column}"
+    return ""
 
 
-def _statements(sql: str) -> Iterator[str]:
+def _statements(script: str) -> Iterator[str]:
     """Split a script: ``executescript`` would commit the transaction that a migration stands in."""
     statement = ""
-    for line in sql.splitlines(keepends=True):
+    for line in script.splitlines(keepends=True):
         statement += line
         if sqlite3.complete_statement(statement):
             yield statement

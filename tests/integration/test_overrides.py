@@ -44,7 +44,7 @@ def client(daemon: Daemon) -> Iterator[Client]:
 
 @pytest.fixture
 def store(daemon: Daemon) -> Iterator[OverrideStore]:
-    with OverrideStore.open(daemon.overrides) as store:
+    with OverrideStore(daemon.overrides) as store:
         yield store
 
 
@@ -202,7 +202,7 @@ def test_a_store_that_is_lost_stays_in_force_and_is_said(place: Path) -> None:
     directory = place / "lost"
     path, digest = place_picture(place, 8)
     store = directory / "overrides.sqlite"
-    with OverrideStore.open(store) as made:
+    with OverrideStore(store) as made:
         made.add(digest, "sensitive")
     with Daemon(directory, root=place) as daemon, Client(f"unix:{daemon.unix}") as client:
         assert client.scan(path).verdict == "sensitive"
@@ -217,7 +217,7 @@ def test_a_store_that_is_lost_stays_in_force_and_is_said(place: Path) -> None:
         assert daemon.stderr.count("the 1 known before stay in force") == 1
         assert ask(daemon.unix, {"op": "reload"})["status"] == "ok"
         assert client.scan(path).verdict == "sensitive"
-        with OverrideStore.open(store) as made:
+        with OverrideStore(store) as made:
             made.add(digest, "review")
         seen(client, path, "review")
         assert client.ready()["why"] == ""
@@ -227,7 +227,7 @@ def test_a_store_that_is_damaged_refuses_the_reload_as_the_check_does(place: Pat
     directory = place / "damaged"
     path, digest = place_picture(place, 9)
     store = directory / "overrides.sqlite"
-    with OverrideStore.open(store) as made:
+    with OverrideStore(store) as made:
         made.add(digest, "sensitive")
     with Daemon(directory, root=place) as daemon, Client(f"unix:{daemon.unix}") as client:
         for file in directory.glob("overrides.sqlite-*"):
@@ -264,7 +264,7 @@ def test_a_scanner_without_a_daemon_honours_them(place: Path) -> None:
     shelf, store = place / "shelf", place / "local.sqlite"
     echo_bundle(shelf)
     path, digest = place_picture(place, 9)
-    with OverrideStore.open(store) as made:
+    with OverrideStore(store) as made:
         made.add(digest, "sensitive", by="eva")
     places = {"models_dir": str(shelf), "cache_dir": str(place / "cache"), "overrides": str(store)}
     with Scanner(settings=None, options=None, models=("echo=nsfw",), engine="echo", **places) as scanner:
@@ -280,7 +280,7 @@ def test_a_hundred_thousand_are_known_in_little_memory(place: Path) -> None:
     with Daemon(directory, root=place) as daemon, Client(f"unix:{daemon.unix}") as client:
         client.scan(path)
         before = resident(daemon.pid)
-        with OverrideStore.open(daemon.overrides) as store:
+        with OverrideStore(daemon.overrides) as store:
             store.take(
                 Override(hashlib.sha256(b"%d" % number).digest(), "safe", f"reason {number}", "eva", 1e9)
                 for number in range(100_000)

@@ -47,7 +47,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 def store() -> OverrideStore:
-    return OverrideStore.open(Path("state/o.sqlite"))
+    return OverrideStore(Path("state/o.sqlite"))
 
 
 def test_a_decision_is_kept_by_content_with_who_why_and_where(run: Run, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli import main
-from nsfwd.scanning.index.damage import find_damage
 from nsfwd.scanning.index.database import Index
+from nsfwd.scanning.index.schema import RULES
+from nsfwd.sqlite_store import find_damage
 from tests.unit.shelves import Shelf
 
 OVERRIDE = '{"verdict": "safe", "reason": "a statue", "by": "eva", "at": 1.0}'
@@ -32,7 +33,7 @@ def sound(tmp_path: Path) -> Iterator[Path]:
         shelf.unscored(bytes(tmp_path / "tree" / "d"), "error", "corrupt", run)
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA journal_mode = DELETE")
-        assert find_damage(db) == ""
+        assert find_damage(db, RULES) == ""
     db.close()
     yield path
 
@@ -72,7 +73,7 @@ def test_a_column_that_holds_something_else(
         db.execute("DROP TRIGGER file_changed")
         db.execute(f"UPDATE OR IGNORE {table} SET {column} = ?", (value,))
         db.commit()
-        damage = find_damage(db)
+        damage = find_damage(db, RULES)
         db.close()
         seen = codes(damaged, capfd)
         assert damage or 74 not in seen, (value, seen)

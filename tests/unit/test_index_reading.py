@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nsfwd.cli.main import run
 from nsfwd.errors import IndexFailure
-from nsfwd.scanning.index import database
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.schema import MIGRATIONS
 from nsfwd.scanning.reports.records import file
@@ -42,7 +42,7 @@ def older(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
     def make(path: Path) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(database, "MIGRATIONS", MIGRATIONS[:1])
+            patch.setattr(Index, "FORMAT", replace(Index.FORMAT, migrations=MIGRATIONS[:1]))
             fill(path)
 
     return make

@@ -19,8 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfwd.errors import OverridesFailure
-from nsfwd.overrides.override_store import MOST_REASON, MOST_TIME, OverrideStore, to_digest
-from nsfwd.overrides.override_tables import MIGRATIONS
+from nsfwd.overrides.override_store import MIGRATIONS, MOST_REASON, MOST_TIME, OverrideStore, to_digest
 from nsfwd.protocol.messages import Override
 
 
@@ -38,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[OverrideStore]:
-    with OverrideStore.open(path) as opened:
+    with OverrideStore(path) as opened:
         yield opened
 
 
@@ -91,11 +90,11 @@ def test_removing_tells_what_it_was_and_history_who_did_what(store: OverrideStor
 
 
 def test_a_store_is_opened_again_with_what_was_written(path: Path) -> None:
-    with OverrideStore.open(path) as store:
+    with OverrideStore(path) as store:
         made = store.add(ONE, "safe", expires=2e9)
-    with OverrideStore.open(path, create=False) as store:
+    with OverrideStore(path, create=False) as store:
         assert store.get(ONE) == made
-    with OverrideStore.read(path) as store:
+    with OverrideStore(path, write=False) as store:
         assert store.get(ONE) == made
         with pytest.raises(OverridesFailure, match="readonly"):
             store.add(TWO, "safe")
@@ -133,24 +132,24 @@ def test_what_is_no_override_is_refused_and_nothing_of_its_import_is_kept(store:
 
 def test_a_missing_store_is_said_and_not_made_by_a_reader(path: Path) -> None:
     with pytest.raises(OverridesFailure, match="there is no store"):
-        OverrideStore.read(path)
+        OverrideStore(path, write=False)
     with pytest.raises(OverridesFailure, match="there is no store"):
-        OverrideStore.open(path, create=False)
+        OverrideStore(path, create=False)
     assert not path.exists()
 
 
 def test_a_directory_is_named_as_one(tmp_path: Path) -> None:
-    for opening in (OverrideStore.open, OverrideStore.read):
-        with pytest.raises(OverridesFailure, match=r"it is a directory$"):
-            opening(tmp_path)
+    for write in (True, False):
+        with pytest.raises(OverridesFailure, match=r"is a directory$"):
+            OverrideStore(tmp_path, write=write)
 
 
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database, but long enough for a header of one" * 10)
-    for opening in (OverrideStore.open, OverrideStore.read):
+    for write in (True, False):
         with pytest.raises(OverridesFailure, match="not a database"):
-            opening(path)
+            OverrideStore(path, write=write)
 
 
 def test_the_database_of_another_program_is_refused_and_left_alone(path: Path) -> None:
@@ -158,30 +157,30 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path: Path) -
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE cookies (name)")
     before = path.read_bytes()
-    for opening in (OverrideStore.open, OverrideStore.read):
-        with pytest.raises(OverridesFailure, match="no store of overrides"):
-            opening(path)
+    for write in (True, False):
+        with pytest.raises(OverridesFailure, match="not a store of overrides"):
+            OverrideStore(path, write=write)
     assert path.read_bytes() == before
 
 
 def test_a_store_of_a_newer_version_is_refused(path: Path) -> None:
-    OverrideStore.open(path).close()
+    OverrideStore(path).close()
     with sqlite3.connect(path) as newer:
         newer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    for opening in (OverrideStore.open, OverrideStore.read):
+    for write in (True, False):
         with pytest.raises(OverridesFailure, match="newer nsfwd"):
-            opening(path)
+            OverrideStore(path, write=write)
 
 
 def test_damage_is_named_with_the_file(path: Path) -> None:
-    with OverrideStore.open(path) as store:
+    with OverrideStore(path) as store:
         store.take(Override(digest(number), "safe", "reason " * 20) for number in range(500))
     sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = bytearray(path.read_bytes())
     content[8192:-4096] = b"\xa5" * len(content[8192:-4096])
     path.write_bytes(content)
     with pytest.raises(OverridesFailure, match=r"overrides\.sqlite: database disk image is malformed"):
-        OverrideStore.read(path).changes()
+        OverrideStore(path, write=False).changes()
 
 
 AS_NOBODY = """
@@ -191,7 +190,7 @@ from nsfwd.overrides.override_store import OverrideStore
 if os.geteuid() == 0:
     os.chown(sys.argv[1], 65534, 65534)
     os.setuid(65534)
-with OverrideStore.read(Path(sys.argv[1])) as store:
+with OverrideStore(Path(sys.argv[1]), write=False) as store:
     print(len(list(store.items())))
 """
 
@@ -199,7 +198,7 @@ with OverrideStore.read(Path(sys.argv[1])) as store:
 def test_a_store_that_nobody_writes_to_is_read_where_nothing_can_be_written() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "overrides.sqlite"
-        with OverrideStore.open(path) as store:
+        with OverrideStore(path) as store:
             store.add(ONE, "safe")
         assert list(path.parent.iterdir()) == [path]
         path.parent.chmod(0o555)
@@ -245,7 +244,7 @@ def test_imports_in_any_pieces_come_to_the_same_and_a_reader_of_changes_knows_it
     model: dict[bytes, Override] = {}
     known: dict[bytes, Override] = {}
     identity, number = "", 0
-    with OverrideStore.open(tmp_path_factory.mktemp("store") / "s.sqlite") as store:
+    with OverrideStore(tmp_path_factory.mktemp("store") / "s.sqlite") as store:
         for part in parts:
             latest = {one.digest: one for one in sorted(part, key=lambda one: one.time)}
             model |= {key: one for key, one in latest.items() if key not in model or one.time > model[key].time}
@@ -265,7 +264,7 @@ def test_imports_in_any_pieces_come_to_the_same_and_a_reader_of_changes_knows_it
 def test_a_reader_learns_what_changed_and_of_another_store_everything(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe")
     store.add(TWO, "safe")
-    with OverrideStore.read(path) as reader:
+    with OverrideStore(path, write=False) as reader:
         identity, number, whole, first = reader.changes()
         assert whole
         assert first.keys() == {ONE, TWO}
@@ -284,7 +283,7 @@ from pathlib import Path
 from nsfwd.overrides.override_store import OverrideStore
 path, writer = Path(sys.argv[1]), int(sys.argv[2])
 for number in range(20):
-    with OverrideStore.open(path) as store:
+    with OverrideStore(path) as store:
         store.add((writer * 1000 + number).to_bytes(32, "big"), "safe", by=str(writer))
 """
 
@@ -292,7 +291,7 @@ for number in range(20):
 def test_writers_that_begin_at_once_make_one_store_and_lose_nothing(path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, str(number)]) for number in range(4)]
     assert [writer.wait() for writer in writers] == [0] * 4
-    with OverrideStore.read(path) as store:
+    with OverrideStore(path, write=False) as store:
         assert len(list(store.items())) == len(list(store.history())) == 80
 
 
@@ -301,7 +300,7 @@ def test_what_root_makes_belongs_to_the_owner_of_its_directory(path: Path) -> No
         pytest.skip("only root gives files away")
     path.parent.mkdir()
     os.chown(path.parent, 65534, 65534)
-    with OverrideStore.open(path) as store:
+    with OverrideStore(path) as store:
         store.add(ONE, "safe")
         assert {file.stat().st_uid for file in path.parent.iterdir()} == {65534}
 

@@ -17,9 +17,8 @@ import pytest
 from nsfwd.bundles.verdict import Judge, overruled, verdicts
 from nsfwd.config import Settings
 from nsfwd.errors import OverridesFailure, Status
-from nsfwd.overrides import override_tables
 from nsfwd.overrides import override_watcher as module
-from nsfwd.overrides.override_store import OverrideStore
+from nsfwd.overrides.override_store import Changes, OverrideStore
 from nsfwd.overrides.override_watcher import NONE, OverrideWatcher
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol.messages import FileIdentity, Outcome, Override, Timing
@@ -41,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[OverrideStore]:
-    with OverrideStore.open(path) as opened:
+    with OverrideStore(path) as opened:
         yield opened
 
 
@@ -79,10 +78,10 @@ def test_a_file_that_stays_as_it_is_is_not_read_again(
     known = OverrideWatcher.load(str(path))
     known.look()  # reading has made the companions of the store anew
 
-    def read(_path: Path) -> OverrideStore:
+    def changes(_store: OverrideStore, _identity: str, _after: int) -> Changes:
         raise AssertionError
 
-    monkeypatch.setattr(OverrideStore, "read", read)
+    monkeypatch.setattr(OverrideStore, "changes", changes)
     known.look()
     store.add(TWO, "safe")
     with pytest.raises(AssertionError):
@@ -91,7 +90,7 @@ def test_a_file_that_stays_as_it_is_is_not_read_again(
 
 def test_a_store_may_be_missing_and_come_later(path: Path) -> None:
     known = OverrideWatcher.load(str(path))
-    with OverrideStore.open(path) as store:
+    with OverrideStore(path) as store:
         store.add(ONE, "safe")
     known.look()
     assert known.find(identity(ONE)) is not None
@@ -136,7 +135,7 @@ def test_what_was_known_stays_in_force_while_the_store_cannot_be_read(
     path: Path, harm: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK", 0.001)
-    with OverrideStore.open(path) as store:
+    with OverrideStore(path) as store:
         store.add(ONE, "safe")
     shutil.copy(path, path.with_name("copy"))
     known = OverrideWatcher.load(str(path))
@@ -161,7 +160,7 @@ def test_what_was_known_stays_in_force_while_the_store_cannot_be_read(
 def test_another_store_in_its_place_is_read_as_a_whole(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe")
     known = OverrideWatcher.load(str(path))
-    with OverrideStore.open(path.with_name("other")) as other:
+    with OverrideStore(path.with_name("other")) as other:
         other.add(TWO, "safe")
         other.add(TWO, "review")
     store.close()
@@ -214,8 +213,8 @@ def test_a_reload_takes_up_another_store_or_refuses_what_cannot_be_read(
 
 def test_a_store_that_another_is_writing_to_is_read_meanwhile(store: OverrideStore, path: Path) -> None:
     store.add(ONE, "safe")
-    with override_tables.transaction(path, store._db):
-        store._db.execute("DELETE FROM override")
+    with store.transaction():
+        store.write("DELETE FROM override")
         assert OverrideWatcher.load(str(path)).known.keys() == {ONE}
 
 

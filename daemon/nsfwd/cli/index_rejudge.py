@@ -102,7 +102,7 @@ def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
     path = Path(settings.overrides)
     if settings.overrides == "none" or not path.exists():
         return None
-    with OverrideStore.read(path) as store:
+    with OverrideStore(path, write=False) as store:
         return store.changes().overrides
 
 

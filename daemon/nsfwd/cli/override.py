@@ -94,7 +94,7 @@ def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, *
     if not rest["force"]:
         _check_verdicts([verdict], settings)
     contents = [_content(one) for one in what]
-    with OverrideStore.open(_path(rest["store"], settings)) as store:
+    with OverrideStore(_path(rest["store"], settings)) as store:
         for digest, path in contents:
             made = store.add(digest, verdict, reason=reason, by=rest["by"], expires=until, path=path)
             click.echo(_line(made))
@@ -140,7 +140,7 @@ def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | No
     """
     missing = 0
     contents = [(one, _content(one)[0]) for one in what]
-    with OverrideStore.open(_path(store, _settings(config)), create=False) as overrides:
+    with OverrideStore(_path(store, _settings(config)), create=False) as overrides:
         for name, digest in contents:
             gone = overrides.remove(digest, by=by)
             if gone is None:
@@ -165,7 +165,7 @@ def import_overrides(file: Path, spelling: str | None, *, force: bool, config: P
     """
     settings = _settings(config)
     source = sys.stdin.buffer if str(file) == STDIN else file.open("rb")
-    with source, OverrideStore.open(_path(store, settings)) as overrides:
+    with source, OverrideStore(_path(store, settings)) as overrides:
         spelling = spelling or ("csv" if file.suffix.lower() == ".csv" else "ndjson")
         given = override_lists.read(source, spelling)
         taken = overrides.take(given if force else _known(given, settings))
@@ -217,7 +217,7 @@ def _open(config: Path | None, store: Path | None) -> OverrideStore | None:
     if store is None and not path.exists():
         click.echo(escape(f"nsfwd: nothing was decided yet ({path})"), err=True)
         return None
-    return OverrideStore.open(path, create=False) if os.access(path, os.W_OK) else OverrideStore.read(path)
+    return OverrideStore(path, create=False) if os.access(path, os.W_OK) else OverrideStore(path, write=False)
 
 
 # -- what is given -----------------------------------------------------------------------------------------------------

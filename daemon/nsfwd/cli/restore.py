@@ -157,7 +157,7 @@ def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[ManifestEntry], Overr
 
     settings = _settings(flags)
     verdict = _verdict(flags, settings)
-    with OverrideStore.open(flags["store"] or Path(settings.overrides)) as overrides:
+    with OverrideStore(flags["store"] or Path(settings.overrides)) as overrides:
         yield lambda entry: overrides.add(
             entry.digest, verdict, reason=flags["reason"], by=flags["by"], path=entry.path
         )

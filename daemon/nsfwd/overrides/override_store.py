@@ -1,27 +1,26 @@
 """``OverrideStore``: what people decided about contents, in a SQLite file, by the SHA-256 of the content.
 
-    with OverrideStore.open(path) as store:
+    with OverrideStore(path) as store:
         store.add(digest, "safe", reason="a statue", by="eva")
 
-Several processes read and write one store at once: write-ahead log, transactions of milliseconds that begin IMMEDIATE,
-and patience while another holds the lock. Every change is kept in a history, whose numbers tell a reader what is new
-since it last looked. The file is for its owner alone (0600). Knows no policy, no image and no process.
+Several processes read and write one store at once. Every change is kept in a history, whose numbers let a reader take
+only the changes since its last look. The file is for its owner alone (0600). Knows no policy, no image and no process.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import sqlite3
+import secrets
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from nsfwd.errors import OverridesFailure
-from nsfwd.overrides.override_tables import border, connect, connect_reading, transaction, version
 from nsfwd.protocol.messages import Override
+from nsfwd.sqlite_store import Migration, Row, SqliteStore, StoreFormat
 
 MOST_VERDICT = 100
 MOST_REASON = 2000
@@ -32,7 +31,40 @@ MOST_TIME = 253402300799.0
 """The end of the year 9999, beyond which no calendar goes."""
 
 _COLUMNS = "digest, verdict, reason, author, time, expires, path"
+_DIGEST = "typeof(digest) = 'blob' AND length(digest) = 32"
 _HEX = re.compile("[0-9a-f]{64}")
+
+
+MIGRATIONS = (
+    Migration(
+        "tables",
+        """
+        CREATE TABLE store (
+            identity TEXT NOT NULL           -- random, and another one is another store in the same place
+        );
+        CREATE TABLE override (
+            digest BLOB PRIMARY KEY,         -- the 32 bytes of SHA-256
+            verdict TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            author TEXT NOT NULL,
+            time REAL NOT NULL,
+            expires REAL,
+            path BLOB NOT NULL
+        ) WITHOUT ROWID;
+        CREATE TABLE change (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            digest BLOB NOT NULL,
+            what TEXT NOT NULL,              -- added | replaced | removed
+            time REAL NOT NULL,              -- when that was decided
+            author TEXT NOT NULL,            -- who did it
+            verdict TEXT NOT NULL,           -- what it is since then, of a removed one what it was
+            reason TEXT NOT NULL,
+            expires REAL
+        );
+        CREATE INDEX change_by_digest ON change (digest);
+        """,
+    ),
+)
 
 
 class Changes(NamedTuple):
@@ -109,43 +141,48 @@ def check(override: Override) -> Override:
     return override
 
 
-class OverrideStore:
-    """An open store; ``open`` and ``read`` make one. For one thread. Every method may raise ``OverridesFailure``."""
+class OverrideStore(SqliteStore):
+    """An open store. Every method may raise ``OverridesFailure``.
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
+    Of a reader (``write=False``) the tables may be missing, where the store is just being made.
+    """
 
-    @classmethod
-    def open(cls, path: Path, *, create: bool = True) -> Self:
-        """Open a store to read and write.
+    FORMAT = StoreFormat(
+        name="a store of overrides",
+        application=0x6E73666F,  # "nsfo"
+        migrations=MIGRATIONS,
+        patience=10.0,  # transactions last milliseconds, large imports seconds
+        failure=OverridesFailure,
+        row_failure=OverridesFailure,
+        synchronous="FULL",  # a decision that was confirmed outlives a power cut
+        rules={
+            (table, "digest"): "typeof(digest) = 'blob' AND length(digest) = 32" for table in ("override", "change")
+        },
+    )
 
-        Args:
-            create: make the file, and directories above it, where there is none.
+    def _locate(self, *, create: bool) -> None:
+        """See that the file is there, or make it; what root makes belongs to the owner of its directory, the daemon."""
+        if self.path.exists():
+            return
+        if not create:
+            raise self._failure("there is no store of overrides")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_RDWR, 0o600)
+        except FileExistsError:
+            return  # another process was faster
+        except OSError as error:
+            raise self._failure(error.strerror) from error
+        try:
+            if os.geteuid() == 0:
+                owner = self.path.parent.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(descriptor)
 
-        Raises:
-            OverridesFailure: it is missing, of a newer version, no store, damaged, or may not be written.
-        """
-        return cls(path, connect(path, create=create))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Open a store that is there, to read only.
-
-        Raises:
-            OverridesFailure: as ``open``.
-        """
-        return cls(path, connect_reading(path))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file. Idempotent."""
-        self._db.close()
+    def _migrated(self, taken: Sequence[Migration]) -> None:
+        if taken[0] is MIGRATIONS[0]:
+            self.write("INSERT INTO store VALUES (?)", (secrets.token_hex(8),))
 
     def add(
         self,
@@ -159,7 +196,7 @@ class OverrideStore:
     ) -> Override:
         """Keep a decision made now, in place of an earlier one about the same content."""
         override = check(Override(to_digest(digest), verdict, reason, by, time.time(), expires, path))
-        with transaction(self.path, self._db):
+        with self.transaction():
             known = self._find(override.digest) is not None
             self._put([override])
             self._note([override], "replaced" if known else "added")
@@ -168,37 +205,33 @@ class OverrideStore:
     def remove(self, digest: str | bytes, *, by: str = "") -> Override | None:
         """Forget a decision; return what it was, None where there was none."""
         key = to_digest(digest)
-        with transaction(self.path, self._db):
+        with self.transaction():
             known = self._find(key)
             if known is not None:
-                self._db.execute("DELETE FROM override WHERE digest = ?", (key,))
+                self.write("DELETE FROM override WHERE digest = ?", (key,))
                 gone = Override(key, known.verdict, known.reason, by, time.time(), known.expires)
                 self._note([check(gone)], "removed")
         return known
 
     def get(self, digest: str | bytes) -> Override | None:
         """Return what holds for a content now; None where nothing was decided, or no longer holds."""
-        key = to_digest(digest)
-        with border(self.path):
-            override = self._find(key)
+        override = self._find(to_digest(digest))
         return override if override is not None and override.holds(time.time()) else None
 
     def items(self, *, expired: bool = False) -> Iterator[Override]:
         """Yield all that hold now, and on request the expired ones too, in the order in which they were made."""
-        with border(self.path):
-            now = time.time()
-            for row in self._db.execute(f"SELECT {_COLUMNS} FROM override ORDER BY time, digest"):
-                override = Override(*row)
-                if expired or override.holds(now):
-                    yield override
+        now = time.time()
+        for row in self.read(f"SELECT {_COLUMNS} FROM override ORDER BY time, digest"):
+            override = _override(row)
+            if expired or override.holds(now):
+                yield override
 
     def history(self, digest: str | bytes | None = None) -> Iterator[OverrideChange]:
         """Yield what was done, to one content or to all, in the order in which it was done."""
         which, values = ("", ()) if digest is None else ("WHERE digest = ?", (to_digest(digest),))
         columns = "digest, what, time, author, verdict, reason, expires"
-        with border(self.path):
-            for row in self._db.execute(f"SELECT {columns} FROM change {which} ORDER BY number", values):
-                yield OverrideChange(*row)
+        for row in self.read(f"SELECT {columns} FROM change {which} ORDER BY number", values):
+            yield OverrideChange(*row)
 
     def take(self, overrides: Iterable[Override]) -> Taken:
         """Take decisions from elsewhere: all or none. Of two about one content the later one wins.
@@ -206,18 +239,12 @@ class OverrideStore:
         Raises:
             OverridesFailure: one is no override; also what ``overrides`` itself raises. Nothing was taken then.
         """
-        with border(self.path):
-            self._db.execute(f"CREATE TEMP TABLE IF NOT EXISTS taken AS SELECT {_COLUMNS} FROM override LIMIT 0")
-            self._db.execute("DELETE FROM taken")
-            rows = (_row(check(override)) for override in overrides)
-            self._db.execute("BEGIN")
-            try:
-                self._db.executemany("INSERT INTO taken VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        with transaction(self.path, self._db):
+        self.write(f"CREATE TEMP TABLE IF NOT EXISTS taken AS SELECT {_COLUMNS} FROM override LIMIT 0")
+        self.write("DELETE FROM taken")
+        rows = (_row(check(override)) for override in overrides)
+        with self.transaction("DEFERRED"):  # of a temporary table: others may write while the list is read
+            self.write_all("INSERT INTO taken VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        with self.transaction():
             return self._merge()
 
     def changes(self, identity: str = "", after: int = 0) -> Changes:
@@ -226,55 +253,49 @@ class OverrideStore:
         Args:
             identity, after: of the ``Changes`` it had last; without them, or where this is another store, it gets all.
         """
-        with border(self.path):
-            if not version(self._db):
-                return Changes("", 0, True, {})  # it is being made
-            self._db.execute("BEGIN")
-            try:
-                return self._changes(identity, after)
-            finally:
-                self._db.execute("COMMIT")
+        with self.transaction("DEFERRED"):
+            return self._changes(identity, after) if self._version() else Changes("", 0, True, {})
 
     def _changes(self, identity: str, after: int) -> Changes:
-        (own,) = self._db.execute("SELECT identity FROM store").fetchone()
-        (number,) = self._db.execute("SELECT coalesce(max(number), 0) FROM change").fetchone()
+        (own,) = self.one("SELECT identity FROM store") or ("",)
+        (number,) = self.one("SELECT coalesce(max(number), 0) FROM change") or (0,)
         if own != identity or number < after:
-            rows = self._db.execute("SELECT digest, verdict, reason, author, time, expires FROM override")
-            return Changes(own, number, True, {row[0]: Override(*row) for row in rows})
-        rows = self._db.execute(
+            every = self.read("SELECT digest, verdict, reason, author, time, expires FROM override")
+            return Changes(own, number, True, {row[0]: _override(row) for row in every})
+        rows = self.read(
             """
             SELECT changed.digest, verdict, reason, author, time, expires
             FROM (SELECT DISTINCT digest FROM change WHERE number > ?) AS changed LEFT JOIN override USING (digest)
             """,
             (after,),
         )
-        return Changes(own, number, False, {row[0]: None if row[1] is None else Override(*row) for row in rows})
+        return Changes(own, number, False, {row[0]: None if row[1] is None else _override(row) for row in rows})
 
     def _find(self, digest: bytes) -> Override | None:
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM override WHERE digest = ?", (digest,)).fetchone()
-        return None if row is None else Override(*row)
+        row = self.one(f"SELECT {_COLUMNS} FROM override WHERE digest = ?", (digest,))
+        return None if row is None else _override(row)
 
     def _put(self, overrides: Iterable[Override]) -> None:
-        self._db.executemany("INSERT OR REPLACE INTO override VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, overrides))
+        self.write_all("INSERT OR REPLACE INTO override VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, overrides))
 
     def _note(self, overrides: Iterable[Override], what: str) -> None:
         rows = ((one.digest, what, one.time, one.by, one.verdict, one.reason, one.expires) for one in overrides)
-        self._db.executemany(
+        self.write_all(
             "INSERT INTO change (digest, what, time, author, verdict, reason, expires) VALUES (?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
 
     def _merge(self) -> Taken:
         """Move what was taken into its place. Of one content the last row with the latest time counts."""
-        self._db.execute(
+        self.write(
             """
             DELETE FROM taken WHERE rowid NOT IN (
                 SELECT rowid FROM (SELECT rowid, row_number() OVER (
                     PARTITION BY digest ORDER BY time DESC, rowid DESC) AS place FROM taken) WHERE place = 1)
             """
         )
-        (given,) = self._db.execute("SELECT count(*) FROM taken").fetchone()
-        self._db.execute(
+        (given,) = self.one("SELECT count(*) FROM taken") or (0,)
+        self.write(
             """
             DELETE FROM taken WHERE EXISTS (
                 SELECT 1 FROM override AS here WHERE here.digest = taken.digest AND here.time >= taken.time)
@@ -285,9 +306,9 @@ class OverrideStore:
             SELECT digest, ?, time, author, verdict, reason, expires FROM taken
             WHERE EXISTS (SELECT 1 FROM override AS here WHERE here.digest = taken.digest) = ?
             """
-        replaced = self._db.execute(note, ("replaced", 1)).rowcount
-        added = self._db.execute(note, ("added", 0)).rowcount
-        self._db.execute(f"INSERT OR REPLACE INTO override SELECT {_COLUMNS} FROM taken")
+        replaced = self.write_all(note, [("replaced", 1)])
+        added = self.write_all(note, [("added", 0)])
+        self.write(f"INSERT OR REPLACE INTO override SELECT {_COLUMNS} FROM taken")
         return Taken(added, replaced, given - added - replaced)
 
 
@@ -301,3 +322,15 @@ def _row(override: Override) -> tuple[Any, ...]:
         override.expires,
         override.path,
     )
+
+
+def _override(row: Row) -> Override:
+    """Read columns back; those of another program or of a failed disk end here, not in a judgement."""
+    override = Override(*row)
+    texts = (override.verdict, override.reason, override.by)
+    times = (override.time, override.expires or 0.0)
+    if len(override.digest) != 32 or not all(isinstance(text, str) for text in texts):
+        raise TypeError("an override has a wrong digest or text")
+    if not all(isinstance(moment, int | float) for moment in times):
+        raise TypeError("an override has a wrong time")
+    return override

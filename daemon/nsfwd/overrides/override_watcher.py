@@ -123,7 +123,7 @@ class OverrideWatcher:
         if self._path is None or stamp is None or stamp == self._stamp:
             return
         self._stamp = None
-        with OverrideStore.read(self._path) as store:
+        with OverrideStore(self._path, write=False) as store:
             changes = store.changes(self._identity, self._number)
         if self._identity and not changes.identity:
             raise OverridesFailure(f"{self._path}: was emptied")

@@ -22,10 +22,11 @@ from nsfwd.bundles.policy import Policy, check_policy
 from nsfwd.bundles.verdict import Judge, Terms, verdicts
 from nsfwd.errors import BundleError, CodedError
 from nsfwd.protocol.messages import Judgement, Override
-from nsfwd.scanning.index.database import Index, Row
+from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.index.stat_columns import loaded_found
 from nsfwd.scanning.trees.file_entry import FileEntry, spelled
+from nsfwd.sqlite_store import Row
 
 STEP = 5000
 """Files read, judged and written at once: a tenth of a second, of which the index is held for a tenth."""

@@ -15,23 +15,7 @@ those of the file system integers of nanoseconds. Digests are the 32 bytes of SH
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One step from an older layout of the tables to the next.
-
-    Attributes:
-        name: what the step does, kept in the index beside the time it was taken.
-        sql: the statements, run in one transaction.
-        view: statements that give a reader who may not write the same names, as temporary views.
-    """
-
-    name: str
-    sql: str
-    view: str = ""
-
+from nsfwd.sqlite_store import Migration
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -155,4 +139,37 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE TEMP VIEW action AS SELECT *, NULL AS links FROM main.action;",
     ),
 )
-"""In the order in which they are taken; ``PRAGMA user_version`` counts those an index has taken."""
+
+
+def _json(column: str, kind: str) -> str:
+    """Return SQL that holds for a text of JSON of this type."""
+    return (
+        f"CASE WHEN json_valid({column}) THEN typeof({column}) = 'text' AND json_type({column}) = '{kind}' ELSE 0 END"
+    )
+
+
+def _nanoseconds(column: str) -> str:
+    """Return SQL that holds for an integer, or for digits in a BLOB where 64 bits are too few."""
+    return (
+        f"CASE typeof({column}) WHEN 'integer' THEN 1 WHEN 'blob' THEN CAST({column} AS TEXT) NOT GLOB '*[^-0-9]*'"
+        " ELSE 0 END"
+    )
+
+
+RULES = {
+    ("model", "labels"): _json("labels", "array"),
+    ("policy", "body"): _json("body", "object"),
+    ("run", "models"): _json("models", "object"),
+    ("file", "models"): _json("models", "object"),
+    ("file", "override"): _json("override", "object"),
+    ("file", "status"): "status IN ('ok', 'skipped', 'error')",
+    ("file", "digest"): "typeof(digest) = 'blob' AND length(digest) = 32",
+    ("file", "mtime_ns"): _nanoseconds("mtime_ns"),
+    ("file", "ctime_ns"): _nanoseconds("ctime_ns"),
+    ("file", "directory"): "directory IN (SELECT id FROM main.directory)",
+    ("score", "scores"): """
+        typeof(scores) = 'blob'
+        AND length(scores) = (SELECT 8 * json_array_length(labels) FROM main.model WHERE id = model)""",
+    ("run", "roots"): "typeof(roots) = 'blob'",
+}
+"""(Table, column) -> SQL that holds for each of its values, where the declared type does not say enough."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-from nsfwd.scanning.index.database import Row
 from nsfwd.scanning.trees.file_entry import FileEntry
+from nsfwd.sqlite_store import Row
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 _UNSIGNED = 1 << 64

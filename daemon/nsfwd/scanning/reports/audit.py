@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from nsfwd.scanning.index.database import Index, Row
+from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.runs import alive
 from nsfwd.scanning.index.stat_columns import stored_identity
 from nsfwd.scanning.trees.file_entry import below, join, within
 from nsfwd.scanning.trees.walk import Exclusion, Walk, WalkedTree, WalkPart, outermost
+from nsfwd.sqlite_store import Row
 
 
 class Kind(StrEnum):

@@ -17,10 +17,11 @@ from typing import Any, BinaryIO
 from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
 from nsfwd.extras import install_command
-from nsfwd.scanning.index.database import Index, Row
+from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.stat_columns import utc
 from nsfwd.scanning.reports.where import Condition
 from nsfwd.scanning.trees.file_entry import join, spelled
+from nsfwd.sqlite_store import Row
 
 COLUMNS: dict[str, type] = {
     "path": str,

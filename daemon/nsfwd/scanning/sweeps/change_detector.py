@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nsfwd.scanning.index.database import Index, Row
+from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_table import CULPRIT, SETTLED
 from nsfwd.scanning.index.stat_columns import stored_identity
 from nsfwd.scanning.trees.file_entry import FileEntry, join
 from nsfwd.scanning.trees.walk import Entry, Walk, WalkedTree, WalkPart
+from nsfwd.sqlite_store import Row
 
 FILES = 256
 """Files to be asked about that are handed over at once."""
