@@ -18,8 +18,8 @@ from nsfwd.bundles.verdict import Judge, overruled, verdicts
 from nsfwd.config import Settings
 from nsfwd.errors import OverridesFailure, Status
 from nsfwd.overrides import override_watcher as module
-from nsfwd.overrides.override_store import Changes, OverrideStore
-from nsfwd.overrides.override_watcher import NONE, OverrideWatcher
+from nsfwd.overrides.override_store import NONE, Changes, OverrideStore
+from nsfwd.overrides.override_watcher import OverrideWatcher
 from nsfwd.pipeline.pipeline import Pipeline
 from nsfwd.protocol.messages import FileIdentity, Outcome, Override, Timing
 from nsfwd.protocol.replies import outcome_line

@@ -31,9 +31,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 
 def labelled(index: Index, label: Callable[[dict[str, str]], str], count: int = 60) -> io.BytesIO:
-    out = io.StringIO(newline="")
+    out = io.BytesIO()
     write(sample(index, count), out)
-    rows = list(csv.DictReader(io.StringIO(out.getvalue())))
+    rows = list(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
     again = io.StringIO(newline="")
     table = csv.DictWriter(again, COLUMNS)
     table.writeheader()
@@ -78,9 +78,9 @@ def test_a_sample_that_is_too_small_or_of_nothing_is_refused(index: Index) -> No
 
 
 def test_names_that_are_not_utf8_come_as_bytes_too(index: Index) -> None:
-    out = io.StringIO(newline="")
+    out = io.BytesIO()
     write(sample(index, 5), out)
-    row = next(csv.DictReader(io.StringIO(out.getvalue())))
+    row = next(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
     assert row["path"].endswith("\\xff.jpg") and row["path_bytes"] and row["label"] == ""
 
 
@@ -101,9 +101,9 @@ def test_other_verdicts_may_count_as_flagged(index: Index) -> None:
 
 
 def test_a_sample_of_the_safe_alone_tells_misses_but_no_precision(index: Index) -> None:
-    out = io.StringIO(newline="")
+    out = io.BytesIO()
     write(sample(index, 12, verdicts=["safe"]), out)
-    figures = estimate(io.BytesIO(out.getvalue().replace(",\n", ",n\n").encode()))
+    figures = estimate(io.BytesIO(out.getvalue().replace(b",\n", b",n\n")))
     assert figures.precision is None and figures.prevalence is None and figures.missed is not None
 
 
@@ -147,9 +147,9 @@ def test_a_name_with_a_carriage_return_breaks_no_sample(tmp_path: Path) -> None:
         run = shelf.run()
         for name in (b"/srv/a\rb", b"/srv/c\nd", b"/srv/e\r\nf"):
             shelf.scored(name, 0.9, run)
-        out = io.StringIO(newline="")
+        out = io.BytesIO()
         write(sample(index, 3), out)
-    assert estimate(io.BytesIO(out.getvalue().replace(",3,\n", ",3,yes\n").encode())).labelled == 3
+    assert estimate(io.BytesIO(out.getvalue().replace(b",3,\n", b",3,yes\n"))).labelled == 3
 
 
 def test_rows_without_a_label_count_as_not_looked_at(index: Index) -> None:

@@ -97,10 +97,10 @@ def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
     Raises:
         OverridesFailure: it is there and cannot be read: a decision must not be undone because nobody noticed.
     """
-    from nsfwd.overrides.override_store import OverrideStore
+    from nsfwd.overrides.override_store import OverrideStore, store_of
 
-    path = Path(settings.overrides)
-    if settings.overrides == "none" or not path.exists():
+    path = store_of(settings.overrides)
+    if path is None or not path.exists():
         return None
     with OverrideStore(path, write=False) as store:
         return store.changes().overrides

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,16 +52,10 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
 
     with Index(index, write=False) as opened:
         drawn = draw(opened, count, verdicts=verdicts, by_score=strata == "score", seed=seed)
-        text = io.StringIO(newline="")
-        write(drawn, text)
-    content = text.getvalue().encode()
-    if output is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    with private(output) as out:
-        out.write(content)
-    click.echo(f"{len(drawn)} files of {len({one.stratum for one in drawn})} strata in {output}", err=True)
+        with nullcontext(sys.stdout.buffer) if output is None else private(output) as out:
+            write(drawn, out)
+    if output is not None:
+        click.echo(f"{len(drawn)} files of {len({one.stratum for one in drawn})} strata in {output}", err=True)
 
 
 @click.command()

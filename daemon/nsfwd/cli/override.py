@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-import io
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -26,7 +24,7 @@ from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
 from nsfwd.escaping import escape
 from nsfwd.overrides import override_lists
-from nsfwd.overrides.override_store import MOST_TIME, OverrideChange, OverrideStore, to_digest
+from nsfwd.overrides.override_store import MOST_TIME, OverrideChange, OverrideStore, store_of, to_digest
 from nsfwd.protocol.messages import Override
 from nsfwd.quantities import parse_duration
 
@@ -94,7 +92,7 @@ def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, *
     if not rest["force"]:
         _check_verdicts([verdict], settings)
     contents = [_content(one) for one in what]
-    with OverrideStore(_path(rest["store"], settings)) as store:
+    with OverrideStore(chosen_store(rest["store"], settings)) as store:
         for digest, path in contents:
             made = store.add(digest, verdict, reason=reason, by=rest["by"], expires=until, path=path)
             click.echo(_line(made))
@@ -140,7 +138,7 @@ def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | No
     """
     missing = 0
     contents = [(one, _content(one)[0]) for one in what]
-    with OverrideStore(_path(store, _settings(config)), create=False) as overrides:
+    with OverrideStore(chosen_store(store, _settings(config)), create=False) as overrides:
         for name, digest in contents:
             gone = overrides.remove(digest, by=by)
             if gone is None:
@@ -165,7 +163,7 @@ def import_overrides(file: Path, spelling: str | None, *, force: bool, config: P
     """
     settings = _settings(config)
     source = sys.stdin.buffer if str(file) == STDIN else file.open("rb")
-    with source, OverrideStore(_path(store, settings)) as overrides:
+    with source, OverrideStore(chosen_store(store, settings)) as overrides:
         spelling = spelling or ("csv" if file.suffix.lower() == ".csv" else "ndjson")
         given = override_lists.read(source, spelling)
         taken = overrides.take(given if force else _known(given, settings))
@@ -191,7 +189,7 @@ def export(output: Path | None, spelling: str | None, config: Path | None, store
         if output is None:
             _put(overrides.items(expired=True), chosen)
             return
-        with private(output) as file, _text(file) as out:
+        with private(output) as out:
             count = override_lists.write(overrides.items(expired=True), out, chosen)
     click.echo(f"{count} in {escape(str(output))}", err=True)
 
@@ -203,17 +201,21 @@ def _settings(config: Path | None) -> Settings:
     return load_settings(find_file(config, os.environ), os.environ)
 
 
-def _path(store: Path | None, settings: Settings) -> Path:
-    if store is not None:
-        return store
-    if settings.overrides == "none":
+def chosen_store(store: Path | None, settings: Settings) -> Path:
+    """Return the store that was named with ``--store``, else that of the settings.
+
+    Raises:
+        OverridesFailure: neither names one.
+    """
+    path = store if store is not None else store_of(settings.overrides)
+    if path is None:
         raise OverridesFailure("the setting overrides is none: name a store with --store")
-    return Path(settings.overrides)
+    return path
 
 
 def _open(config: Path | None, store: Path | None) -> OverrideStore | None:
     """Open what is there, or say that nothing was decided yet; a store that was named has to be there."""
-    path = _path(store, _settings(config))
+    path = chosen_store(store, _settings(config))
     if store is None and not path.exists():
         click.echo(escape(f"nsfwd: nothing was decided yet ({path})"), err=True)
         return None
@@ -300,24 +302,7 @@ def _put(overrides: Iterable[Override], spelling: str) -> None:
         for one in overrides:
             click.echo(_line(one))
         return
-    with _text(sys.stdout.buffer) as out:
-        if spelling == "json":
-            out.write("[")
-            for number, one in enumerate(overrides):
-                out.write(f"{',' if number else ''}\n{override_lists.spell(one)}")
-            out.write("\n]\n")
-        else:
-            override_lists.write(overrides, out, spelling)
-
-
-@contextmanager
-def _text(file: BinaryIO) -> Iterator[TextIO]:
-    """Lend a file for text; names that are no UTF-8 become again what they were."""
-    out = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="", write_through=True)
-    try:
-        yield out
-    finally:
-        out.detach()
+    override_lists.write(overrides, sys.stdout.buffer, spelling)
 
 
 def _changes(overrides: OverrideStore, wanted: list[bytes]) -> Iterator[OverrideChange]:

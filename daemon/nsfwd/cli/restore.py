@@ -153,11 +153,12 @@ def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[ManifestEntry], Overr
     if flags["no_override"]:
         yield lambda entry: None
         return
+    from nsfwd.cli.override import chosen_store
     from nsfwd.overrides.override_store import OverrideStore
 
     settings = _settings(flags)
     verdict = _verdict(flags, settings)
-    with OverrideStore(flags["store"] or Path(settings.overrides)) as overrides:
+    with OverrideStore(chosen_store(flags["store"], settings)) as overrides:
         yield lambda entry: overrides.add(
             entry.digest, verdict, reason=flags["reason"], by=flags["by"], path=entry.path
         )

@@ -1,4 +1,4 @@
-"""How rows of a table are spelled on stdout: aligned text, JSON, NDJSON, CSV. Each but text streams.
+"""Writes the rows of a table to stdout as aligned text, JSON, NDJSON or CSV.
 
 Knows cells and headings, not what they mean.
 """
@@ -29,10 +29,14 @@ def format_option(command: _Command) -> _Command:
 
 def write(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], spelling: str) -> None:
     """Write rows as they come, with the columns in this order."""
-    spell = {"text": _text, "json": _json, "ndjson": _ndjson, "csv": _csv}[spelling]
     out = sys.stdout.buffer
-    for piece in spell(rows, columns):
-        out.write(piece.encode("utf-8", "surrogateescape"))
+    if spelling != "text":
+        from nsfwd.row_writer import write_rows
+
+        write_rows(rows, out, columns, spelling)
+        return
+    for line in _text(rows, columns):
+        out.write(line.encode("utf-8", "surrogateescape"))
     out.flush()
 
 
@@ -52,32 +56,6 @@ def _text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator
         yield line([_cell(row, column) for column in columns])
 
 
-def _json(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    before = "["
-    for row in rows:
-        yield f"{before}\n{_object(row)}"
-        before = ","
-    yield "[]\n" if before == "[" else "\n]\n"
-
-
-def _ndjson(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    for row in rows:
-        yield _object(row) + "\n"
-
-
-def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    from nsfwd import csvfile
-
-    yield csvfile.row(columns)
-    for row in rows:
-        yield csvfile.row(row.get(column) for column in columns)
-
-
-def _object(row: Mapping[str, Any]) -> str:
-    kept = {key: value for key, value in row.items() if value is not None}
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
-
-
 def _cell(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if column == "path" and "path_bytes" in row:
@@ -86,14 +64,6 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return escape(_plain(value))
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return str(value)
+    if isinstance(value, bool | dict | list):
+        return escape(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return escape(str(value))

@@ -12,11 +12,10 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 from nsfwd import csvfile
 from nsfwd.errors import CodedError, OverridesFailure
@@ -24,6 +23,7 @@ from nsfwd.escaping import escape_wire
 from nsfwd.overrides.override_store import check, to_digest
 from nsfwd.protocol import jsonio
 from nsfwd.protocol.messages import Override
+from nsfwd.row_writer import write_rows
 
 PATH_BYTES = "path_bytes"
 """The path in base64, where it is not UTF-8."""
@@ -32,23 +32,9 @@ COLUMNS = ("sha256", "verdict", "reason", "by", "time", "expires", "path", PATH_
 REQUIRED = COLUMNS[:2]
 
 
-def write(overrides: Iterable[Override], out: TextIO, spelling: str) -> int:
-    """Write a list, ``ndjson`` or ``csv``; return how many there were.
-
-    Args:
-        out: in UTF-8, without translation of line ends.
-    """
-    if spelling == "csv":
-        out.write(csvfile.row(COLUMNS))
-    count = 0
-    for override in overrides:
-        if spelling == "csv":
-            row = as_dict(override)
-            out.write(csvfile.row(row.get(name) for name in COLUMNS))
-        else:
-            out.write(spell(override) + "\n")
-        count += 1
-    return count
+def write(overrides: Iterable[Override], out: BinaryIO, form: str) -> int:
+    """Write a list as ``ndjson``, ``csv`` or ``json``; return how many there were."""
+    return write_rows(map(as_dict, overrides), out, COLUMNS, form, nulls=True)
 
 
 def read(source: BinaryIO, spelling: str) -> Iterator[Override]:
@@ -65,11 +51,6 @@ def read(source: BinaryIO, spelling: str) -> Iterator[Override]:
         raise OverridesFailure(f"line {number}: {error}") from error
     except csvfile.TableError as error:
         raise OverridesFailure(str(error)) from error
-
-
-def spell(override: Override) -> str:
-    """Return an override as one JSON object."""
-    return json.dumps(as_dict(override), ensure_ascii=False)
 
 
 def as_dict(override: Override) -> dict[str, Any]:

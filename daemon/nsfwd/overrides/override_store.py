@@ -16,11 +16,15 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from nsfwd.errors import OverridesFailure
 from nsfwd.protocol.messages import Override
 from nsfwd.sqlite_store import Migration, Row, SqliteStore, StoreFormat
+
+NONE = "none"
+"""The setting's word for doing without."""
 
 MOST_VERDICT = 100
 MOST_REASON = 2000
@@ -102,6 +106,11 @@ class Taken:
     added: int = 0
     replaced: int = 0
     older: int = 0
+
+
+def store_of(setting: str) -> Path | None:
+    """Return the store that the setting ``overrides`` names; None where it names none."""
+    return None if setting in ("", NONE) else Path(setting)
 
 
 def to_digest(text: str | bytes) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsfwd.errors import OverridesFailure
-from nsfwd.overrides.override_store import Changes, OverrideStore
+from nsfwd.overrides.override_store import NONE, Changes, OverrideStore, store_of
 
 if TYPE_CHECKING:
     from nsfwd.protocol.messages import FileIdentity, Override
@@ -30,9 +30,6 @@ STALE = 30.0
 
 SETTLED = 2_000_000_000
 """Nanoseconds after which a file that looks unchanged is unchanged: clocks of file systems tick in up to 2 s."""
-
-NONE = "none"
-"""The setting's word for doing without."""
 
 _log = logging.getLogger("nsfwd.pipeline")
 
@@ -51,7 +48,7 @@ class OverrideWatcher:
 
     def __init__(self, store: str, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
-        self._path = None if store in ("", NONE) else Path(store)
+        self._path = store_of(store)
         self._clock = clock
         self._stamp: tuple[tuple[int, ...], ...] | None = None
         self._identity, self._number = "", 0

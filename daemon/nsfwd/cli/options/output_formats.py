@@ -5,9 +5,8 @@ Knows replies, but neither the daemon nor what an exit code is.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from nsfwd.escaping import escape, visible
@@ -107,49 +106,29 @@ def _paint(reply: Reply) -> str:
     return _DIM if reply.status == "skipped" else _YELLOW
 
 
-class NdjsonWriter(_Stream):
-    """One JSON object a line, as the daemon sent it, without the id."""
+class ReplyWriter:
+    """Replies as rows: ``json`` and ``ndjson`` as the daemon sent them, without the id; ``csv`` as a table."""
+
+    def __init__(self, out: BinaryIO, form: str) -> None:
+        from nsfwd.row_writer import RowWriter
+
+        self._rows = RowWriter(out, COLUMNS, form, nulls=True, live=True)
+        self._row = _cells if form == "csv" else _object
 
     def write(self, reply: Reply) -> None:
-        """Spell one reply."""
-        self._put(_json(reply) + "\n")
-
-
-class JsonWriter(_Stream):
-    """One JSON array of the same objects, valid also when the run is cut short by an error."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        super().__init__(out)
-        self._before = "["
-
-    def write(self, reply: Reply) -> None:
-        """Spell one reply."""
-        self._put(f"{self._before}\n{_json(reply)}")
-        self._before = ","
+        """Write one reply."""
+        self._rows.write(self._row(reply))
 
     def close(self) -> None:
-        """End the array."""
-        self._put("[]\n" if self._before == "[" else "\n]\n")
+        """End the document."""
+        self._rows.close()
 
 
-class CsvWriter(_Stream):
-    """A table with a heading, for programs and spreadsheets; see ``csvfile``."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        super().__init__(out)
-        self._row(COLUMNS)
-
-    def write(self, reply: Reply) -> None:
-        """Spell one reply."""
-        score = (reply.verdict, reply.alarm, reply.label, reply.score) if reply.scored else (None, None, None, None)
-        message = _decided(reply.override) if reply.override else reply.message
-        decided = (reply.because.get(key) for key in ("group", "score", "threshold"))
-        self._row((reply.path, reply.status, *score, reply.code, message, *decided))
-
-    def _row(self, cells: tuple[object, ...]) -> None:
-        from nsfwd import csvfile
-
-        self._put(csvfile.row(cells))
+def _cells(reply: Reply) -> dict[str, Any]:
+    score = (reply.verdict, reply.alarm, reply.label, reply.score) if reply.scored else (None, None, None, None)
+    message = _decided(reply.override) if reply.override else reply.message
+    decided = (reply.because.get(key) for key in ("group", "score", "threshold"))
+    return dict(zip(COLUMNS, (reply.path, reply.status, *score, reply.code, message, *decided), strict=True))
 
 
 class PathWriter(_Stream):
@@ -164,16 +143,13 @@ class PathWriter(_Stream):
         self._put(reply.path + self._end)
 
 
-_WRITERS: dict[str, Callable[[BinaryIO], Writer]] = {"json": JsonWriter, "ndjson": NdjsonWriter, "csv": CsvWriter}
-
-
 def writer(spelling: str, out: BinaryIO, *, colour: bool) -> Writer:
     """Return what spells replies as ``text``, ``json``, ``ndjson`` or ``csv``."""
-    return TextWriter(out, colour=colour) if spelling == "text" else _WRITERS[spelling](out)
+    return TextWriter(out, colour=colour) if spelling == "text" else ReplyWriter(out, spelling)
 
 
-def _json(reply: Reply) -> str:
-    """Spell a reply as the daemon did; a name that is no UTF-8 goes as base64 beside what people can read of it."""
+def _object(reply: Reply) -> dict[str, Any]:
+    """Return a reply as the daemon sent it; a name that is not UTF-8 as base64 beside what people can read of it."""
     keys = {key: value for key, value in reply.raw.items() if key not in ("id", "done")}
     if reply.path and "path_bytes" not in keys:
         keys = {"path": reply.path} | keys
@@ -184,4 +160,4 @@ def _json(reply: Reply) -> str:
 
             name = base64.b64encode(os.fsencode(reply.path)).decode()
             keys = {"path": escape(reply.path), "path_bytes": name} | {k: v for k, v in keys.items() if k != "path"}
-    return json.dumps(keys, ensure_ascii=False, separators=(",", ":"))
+    return keys

@@ -6,7 +6,6 @@ only.
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +13,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, BinaryIO
 
-from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
 from nsfwd.extras import install_command
+from nsfwd.row_writer import write_rows
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.stat_columns import utc
 from nsfwd.scanning.reports.where import Condition
@@ -143,25 +142,6 @@ def _flat(record: Record) -> Record:
     }
 
 
-def write_ndjson(rows: Iterable[Record], out: BinaryIO) -> None:
-    """One object a line; what a file does not have is left out."""
-    for record in rows:
-        told = {name: value for name, value in _plain(record).items() if value is not None}
-        out.write(json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-
-
-def write_csv(rows: Iterable[Record], out: BinaryIO) -> None:
-    """A table with a heading; true and false are spelled as JSON spells them."""
-    text = io.TextIOWrapper(out, "utf-8", newline="", write_through=False)
-    try:
-        text.write(csvfile.row(COLUMNS))
-        for record in rows:
-            text.write(csvfile.row(_flat(_plain(record)).values()))
-        text.flush()
-    finally:
-        text.detach()  # it would close the file that is the caller's
-
-
 def write_parquet(rows: Iterable[Record], out: BinaryIO) -> None:
     """Row groups, packed with zstd.
 
@@ -182,8 +162,12 @@ def write_parquet(rows: Iterable[Record], out: BinaryIO) -> None:
             writer.write_table(arrow.Table.from_pylist(group, schema=schema))
 
 
+def _write_rows(rows: Iterable[Record], out: BinaryIO, form: str) -> None:
+    write_rows(map(_plain, rows), out, tuple(COLUMNS), form)
+
+
 WRITERS: dict[str, Callable[[Iterable[Record], BinaryIO], None]] = {
-    "csv": write_csv,
-    "ndjson": write_ndjson,
+    "csv": lambda rows, out: _write_rows(rows, out, "csv"),
+    "ndjson": lambda rows, out: _write_rows(rows, out, "ndjson"),
     "parquet": write_parquet,
 }

@@ -14,10 +14,11 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
 from nsfwd import csvfile
 from nsfwd.errors import NsfwdError
+from nsfwd.row_writer import write_rows
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.reports.intervals import Estimate, Stratum, stratified
 from nsfwd.scanning.trees.file_entry import join, spelled, whole_path
@@ -130,19 +131,14 @@ def _name(stratum: tuple[str, bool, int], by_score: bool) -> str:
     return f"{whole} {tenth / TENTHS:.1f}-{(tenth + 1) / TENTHS:.1f}" if by_score else whole
 
 
-def write(drawn: Iterable[Drawn], out: TextIO) -> None:
-    """Write a sample as CSV with an empty column to label in.
+def write(drawn: Iterable[Drawn], out: BinaryIO) -> None:
+    """Write a sample as CSV with an empty column to label in."""
+    write_rows(map(_row, drawn), out, COLUMNS, "csv")
 
-    Args:
-        out: without translation of line ends.
-    """
-    out.write(csvfile.row(COLUMNS))
-    for one in drawn:
-        name = spelled(one.path)
-        path = name["path"], name.get("path_bytes")
-        digest = one.digest.hex() if one.digest else None
-        cells = (*path, digest, one.verdict, one.alarm, one.score, one.stratum, one.files, None)
-        out.write(csvfile.row(cells))
+
+def _row(one: Drawn) -> dict[str, Any]:
+    digest = one.digest.hex() if one.digest else None
+    return {**one._asdict(), **spelled(one.path), "sha256": digest}
 
 
 @dataclass(frozen=True, slots=True)
