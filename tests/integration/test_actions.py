@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from nsfwd.engines.echo import echo_scores
-from nsfwd.scanning.actions import placeholder
+from nsfwd.scanning.actions.move_out import PLACEHOLDER
 from tests import pictures
 from tests.echo_bundle import LABELS
 from tests.integration.harness import Daemon, Json, wait_until
@@ -146,7 +146,7 @@ def test_sweep_quarantine_restore_and_sweep_again(site: Site) -> None:
     assert f"would quarantine {bad} (sensitive 0.98)" in site.sweep(code=1)
     assert bad.exists()
     assert f"quarantined {bad}" in site.sweep("--apply", "--placeholder", code=1)
-    assert bad.read_bytes() == placeholder.PICTURE and good.exists()
+    assert bad.read_bytes() == PLACEHOLDER and good.exists()
     assert f"would restore {bad}, from then on safe" in site.restore("--all")
     assert "no policy has the verdict 'sensitve'" in site.sweep("--on", "sensitve")
     listed = json.loads(site.restore("--list", "--format", "ndjson"))

@@ -20,7 +20,7 @@ import pytest
 from nsfwd.cli import actions as flags
 from nsfwd.cli import main
 from nsfwd.errors import ActionFailure, BreakerOpen
-from nsfwd.scanning.actions import breaker, executor, hook, placeholder
+from nsfwd.scanning.actions import breaker, executor, hook, move_out
 from nsfwd.scanning.actions.breaker import Breaker, Limits
 from nsfwd.scanning.actions.executor import ActionExecutor, ActionPlan
 from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
@@ -251,7 +251,7 @@ def test_a_full_disk_stops_the_run(index: Index, tmp_path: Path, monkeypatch: py
 
 def test_the_placeholder_and_the_store_are_never_acted_upon(index: Index, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "grey.png").write_bytes(placeholder.PICTURE)
+    (tmp_path / "pictures" / "grey.png").write_bytes(move_out.PLACEHOLDER)
     (tmp_path / "quarantine").mkdir(mode=0o700)
     (tmp_path / "quarantine" / "x").write_bytes(b"x")
     inside = picture(tmp_path, "grey.png")
@@ -442,9 +442,9 @@ def test_a_hook_that_reads_nothing_is_none_the_worse(tmp_path: Path) -> None:
 
 
 def test_the_placeholder_is_a_picture_that_never_changes() -> None:
-    assert hashlib.sha256(placeholder.PICTURE).hexdigest() == placeholder.DIGEST.hex()
-    assert placeholder.DIGEST.hex().startswith(PLACEHOLDER)
-    assert json.dumps(len(placeholder.PICTURE)) == "4228"
+    assert hashlib.sha256(move_out.PLACEHOLDER).hexdigest() == move_out.PLACEHOLDER_DIGEST.hex()
+    assert move_out.PLACEHOLDER_DIGEST.hex().startswith(PLACEHOLDER)
+    assert json.dumps(len(move_out.PLACEHOLDER)) == "4228"
 
 
 PLACEHOLDER = "d1f820501180375c"

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.errors import IndexFailure
-from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.schema import MIGRATIONS
+from nsfwd.scanning.index.database import MIGRATIONS, Index
 
 
 @pytest.fixture

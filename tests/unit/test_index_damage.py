@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from nsfwd.cli import main
-from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.schema import RULES
+from nsfwd.scanning.index.database import RULES, Index
 from nsfwd.sqlite_store import find_damage
 from tests.unit.shelves import Shelf
 

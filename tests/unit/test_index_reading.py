@@ -12,8 +12,7 @@ import pytest
 
 from nsfwd.cli.main import run
 from nsfwd.errors import IndexFailure
-from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.schema import MIGRATIONS
+from nsfwd.scanning.index.database import MIGRATIONS, Index
 from nsfwd.scanning.reports.records import file
 from tests.unit.shelves import Shelf
 

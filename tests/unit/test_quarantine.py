@@ -18,7 +18,7 @@ import pytest
 
 from nsfwd.errors import ActionFailure
 from nsfwd.escaping import unescape
-from nsfwd.scanning.actions import move_out, placeholder
+from nsfwd.scanning.actions import move_out
 from nsfwd.scanning.actions.move_out import Subject, copy_out, take
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, load
@@ -254,7 +254,7 @@ def test_every_hard_link_is_taken(store: Store, picture: Path) -> None:
 def test_a_placeholder_comes_and_goes(store: Store, picture: Path, border: str) -> None:
     before = whole(picture)
     entry = taken(store, picture, placeholder=True)
-    assert picture.read_bytes() == placeholder.PICTURE
+    assert picture.read_bytes() == move_out.PLACEHOLDER
     if os.geteuid() == 0:
         assert picture.stat().st_uid == 1234
     restore(store, entry)

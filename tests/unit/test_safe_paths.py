@@ -14,8 +14,7 @@ import pytest
 
 from nsfwd.errors import ActionFailure, IndexFailure
 from nsfwd.protocol.messages import FileIdentity
-from nsfwd.scanning.actions import placeholder
-from nsfwd.scanning.actions.move_out import Subject, copy_out, take
+from nsfwd.scanning.actions.move_out import PLACEHOLDER, Subject, copy_out, take
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, dump, load
 from nsfwd.scanning.actions.restore import restore
@@ -327,7 +326,7 @@ def test_a_file_goes_and_comes_back_where_no_two_names_can_change_places(
     seen = subject(path)
     entry, _ = take(store, Subject(seen.found, seen.digest, seen.facts, placeholder=True))
     store.file(entry)
-    assert path.read_bytes() == placeholder.PICTURE
+    assert path.read_bytes() == PLACEHOLDER
     assert restore(store, entry) == () and path.read_bytes() == CONTENT
     assert names(path.parent) == ["a.jpg"] and not list(store.entries())
 

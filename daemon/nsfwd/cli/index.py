@@ -10,9 +10,9 @@ import click
 from nsfwd.cli.options.lazy_group import LazyGroup
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
-    "list": ("nsfwd.cli.index_list:list_files", "List files and what they came to."),
-    "show": ("nsfwd.cli.index_show:show", "Show all that is known of a file."),
-    "stats": ("nsfwd.cli.index_stats:stats", "Count files by outcome, and show the last runs."),
+    "list": ("nsfwd.cli.index_views:list_files", "List files and what they came to."),
+    "show": ("nsfwd.cli.index_views:show", "Show all that is known of a file."),
+    "stats": ("nsfwd.cli.index_views:stats", "Count files by outcome, and show the last runs."),
     "audit": ("nsfwd.cli.index_audit:audit", "Tell of every file of a tree whether it is accounted for."),
     "rejudge": ("nsfwd.cli.index_rejudge:rejudge", "Judge all scores by the policies of today."),
     "diff": ("nsfwd.cli.index_export:diff", "Tell what became of the files between two runs."),

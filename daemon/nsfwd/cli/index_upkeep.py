@@ -34,7 +34,7 @@ def relocate(old: bytes, new: bytes, index: Path, quarantine: Path, to: Path | N
     Example: nsfwd index relocate /srv/uploads /mnt/new/uploads
     """
     from nsfwd.errors import NsfwdError
-    from nsfwd.scanning.actions.relocation import relocate_taken, taken_elsewhere
+    from nsfwd.scanning.actions.action_rows import relocate_taken, taken_elsewhere
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.index.maintenance import relocate as follow
 

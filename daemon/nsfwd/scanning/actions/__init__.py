@@ -1,6 +1,6 @@
-"""What is done about a verdict, each once, and how it is undone.
+"""Actions on verdicts, each done once, and how they are undone.
 
-``executor`` decides and writes it down, ``breaker`` stops a run that would do too much, ``hook`` tells a program of the
-site; the rest is the quarantine: ``move_out``, ``recovery`` after a kill, ``restore``, and the ``action_rows`` of who
-came back. Knows no daemon; nothing deletes.
+``executor`` decides and writes rows, ``breaker`` stops a run that would act on too many files, ``hook`` runs a program of
+the site; the rest is the quarantine: ``move_out``, ``recovery`` after a kill, ``restore``, and ``action_rows``, the rows of
+files that were taken. Knows no daemon; nothing deletes.
 """

@@ -1,16 +1,21 @@
-"""Taken files in the index: that one came back, was decided about, or was taken by a run that was killed.
+"""Files that were taken away, in the index and in manifests: one came back, got an override, or its tree moved.
 
-For whoever puts files back, and for recovery. Knows rows and manifests, no file.
+For restore, recovery and ``index relocate``. Knows rows and manifests, and touches no picture.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+import msgspec
 
 from nsfwd.protocol.messages import Override
-from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry
+from nsfwd.scanning.actions.quarantine import Store
+from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, text_of
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.rejudge import spelled_override
+from nsfwd.scanning.trees.path_text import below
 
 
 def mark_restored(index: Index, entry: ManifestEntry, target: bytes, restored: float | None) -> None:
@@ -59,3 +64,30 @@ def note_recovered(index: Index, entry: ManifestEntry, target: bytes) -> None:
                 entry.links,
             ),
         )
+
+
+def relocate_taken(store: Store, old: bytes, new: bytes, *, dry_run: bool = False) -> int:
+    """Have what was taken from below ``old`` come back below ``new``; return how many files that are.
+
+    A kill in between leaves manifests of which some are rewritten; doing it again rewrites the rest.
+
+    Raises:
+        ActionFailure: a manifest cannot be read or written.
+    """
+    low, high = below(old)
+    entries = [entry for entry in store.entries() if low <= entry.path < high]
+    for entry in () if dry_run else entries:
+        path = new + entry.path[len(old) :]
+        store.correct(msgspec.structs.replace(entry, path=path, path_text=text_of(path)))
+    return len(entries)
+
+
+def taken_elsewhere(index: Index, old: bytes, stores: Sequence[Store]) -> list[bytes]:
+    """Return where files of a tree lie that were taken to other places than these stores."""
+    rows = index.read(
+        "SELECT DISTINCT target FROM action WHERE path >= ? AND path < ? AND outcome = 'done' AND restored IS NULL"
+        " AND kind IN ('quarantine', 'move') AND target IS NOT NULL",
+        below(old),
+    )
+    elsewhere = (target for (target,) in rows if not any(store.holds(os.path.realpath(target)) for store in stores))
+    return [target for target in elsewhere if os.path.lexists(target)]

@@ -24,15 +24,13 @@ from typing import Any
 
 from nsfwd.errors import ActionFailure, NsfwdError
 from nsfwd.protocol.messages import FileIdentity
-from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.action_rows import note_recovered
 from nsfwd.scanning.actions.breaker import Breaker, Limits
 from nsfwd.scanning.actions.hook import Hook, HookFailed, HookSettings
-from nsfwd.scanning.actions.move_out import Subject, copy_out, take
-from nsfwd.scanning.actions.quarantine import Store, records_of
+from nsfwd.scanning.actions.move_out import PLACEHOLDER_DIGEST, Subject, copy_out, take
+from nsfwd.scanning.actions.quarantine import Releases, Store, records_of
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, because, text_of
 from nsfwd.scanning.actions.recovery import recover
-from nsfwd.scanning.actions.restored import Releases
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.trees.file_entry import below, join, within
@@ -174,7 +172,7 @@ class ActionExecutor:
 
     def _left(self, path: bytes, digest: bytes) -> tuple[tuple[str, ...], float]:
         """Return the kinds that were not done yet to this content at this path, and when somebody put it back."""
-        if digest == placeholder.DIGEST or (self._store is not None and self._store.holds(path)):
+        if digest == PLACEHOLDER_DIGEST or (self._store is not None and self._store.holds(path)):
             return (), 0.0
         rows = self._index.read(
             "SELECT kind, restored FROM action WHERE digest = ? AND path = ? AND outcome = 'done'", (digest, path)

@@ -13,7 +13,9 @@ import errno
 import hashlib
 import os
 import secrets
+import struct
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,7 +26,6 @@ import msgspec
 
 from nsfwd.errors import ActionFailure
 from nsfwd.protocol.messages import FileIdentity
-from nsfwd.scanning.actions import placeholder
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, text_of
 from nsfwd.scanning.trees.file_entry import FileEntry, join
@@ -303,7 +304,7 @@ def settle(store: Store, source: int | None, entry: ManifestEntry) -> None:
 
 def _fill(source: int, entry: ManifestEntry) -> None:
     """Put the placeholder where the file was, unless something is there again."""
-    write_new(source, entry.passing, placeholder.PICTURE, entry.mode & 0o666)
+    write_new(source, entry.passing, PLACEHOLDER, entry.mode & 0o666)
     try:
         with regular(source, entry.passing) as file, suppress(OSError):
             os.fchown(file, entry.uid, entry.gid)
@@ -311,3 +312,47 @@ def _fill(source: int, entry: ManifestEntry) -> None:
     except OSError:
         os.unlink(entry.passing, dir_fd=source)
         raise
+
+
+# -- the placeholder ---------------------------------------------------------------------------------------------------
+
+_SIDE = 64
+"""Pixels; above the daemon's smallest side, so that it is an image like any other."""
+
+_EDGE, _FIELD = 96, 192
+
+
+def _placeholder_rows() -> bytes:
+    """Grey with a darker frame and diagonal: nobody takes it for the picture that was here."""
+    rows = bytearray()
+    for y in range(_SIDE):
+        rows.append(0)  # no filter
+        for x in range(_SIDE):
+            dark = min(x, y) < 2 or max(x, y) >= _SIDE - 2 or abs(x - y) < 2
+            rows.append(_EDGE if dark else _FIELD)
+    return bytes(rows)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _stored(data: bytes) -> bytes:
+    """As zlib stores without compressing: compressors differ between versions, and the digest must not."""
+    block = struct.pack("<BHH", 1, len(data), len(data) ^ 0xFFFF) + data
+    return b"\x78\x01" + block + struct.pack(">I", zlib.adler32(data))
+
+
+PLACEHOLDER = (
+    b"\x89PNG\r\n\x1a\n"
+    + _chunk(b"IHDR", struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 0, 0, 0, 0))
+    + _chunk(b"IDAT", _stored(_placeholder_rows()))
+    + _chunk(b"IEND", b"")
+)
+"""The picture that may lie where a file was taken away: small, grey, the same for all, made by code.
+
+A PNG of some 4 KiB. Browsers and viewers go by content, so it shows under a name that ends in .jpg as well.
+"""
+
+PLACEHOLDER_DIGEST = hashlib.sha256(PLACEHOLDER).digest()
+"""Known, so that it is never acted upon itself and can be told from a file that somebody put there since."""

@@ -7,7 +7,7 @@
     files/ab/DIGEST.NUMBER             what was taken, by its digest
     manifests/ab/DIGEST.NUMBER.json    how to put it back
     pending/WORKER/...                 manifests of what is being taken; the worker holds a lock on its directory
-    released/ab/DIGEST.json            what a person let go again; see ``restored``
+    released/ab/DIGEST.json            what a person let go again; see ``Releases``
 
 Several processes may share a store. Knows the layout and who is at work; how a file is taken is ``move_out``, what is
 done about a worker that died ``recovery``, how a file comes back ``restore``. Every call may wait for disks.
@@ -27,10 +27,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
+from nsfwd.documents import DocumentError, decode_json
 from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, dump, load
-from nsfwd.scanning.actions.restored import Release, Releases
-from nsfwd.scanning.trees.files import looked_at, write_new
+from nsfwd.scanning.trees.files import hand_over, looked_at, write_new
 from nsfwd.scanning.trees.safe_paths import Diverted, below, safe_directory
 
 _ENDING = b".json"
@@ -292,3 +294,81 @@ def _may_write(user: int, found: os.stat_result) -> bool:
         groups = []
     wanted = 0o030 if found.st_gid in groups else 0o003
     return found.st_mode & wanted == wanted
+
+
+# -- releases ----------------------------------------------------------------------------------------------------------
+
+_RELEASED = b"released"
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """One content.
+
+    Attributes:
+        time: when it was released. ``decided``: the time of the override that was made with it.
+        path: where its file went back to, for people.
+    """
+
+    version: int = 1
+    digest: str
+    time: float
+    decided: float
+    path: str = ""
+
+
+class Releases:
+    """The releases of a store: contents that a person let go again, with the decision made then; no run takes them.
+
+    The decision itself is an override, which wins over the model; but a run may act on the very verdict that a person
+    gave (``--on safe``). A released content stays where it is while that decision is in force: a new decision, or none,
+    ends it. Reading needs no store to be there, and no index: a fresh one changes nothing.
+
+    Args:
+        records: below which the store keeps its manifests.
+    """
+
+    def __init__(self, records: Path) -> None:
+        self._records = records
+
+    def note(self, release: Release) -> None:
+        """Write one, over an earlier one of that content; on the disk when this returns.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        shard, content = release.digest[:2].encode(), msgspec.json.encode(release) + b"\n"
+        with (
+            safe_directory(os.fsencode(self._records)) as records,
+            _made(records, _RELEASED) as base,
+            _made(base, shard) as drawer,
+        ):
+            write_new(drawer, _release_of(release.digest), content)
+
+    def of(self, digest: bytes) -> Release | None:
+        """Return what is known of a content; None also where nothing of it can be read."""
+        spelled = digest.hex()
+        with suppress(OSError, DocumentError):
+            content = (
+                self._records / os.fsdecode(_RELEASED) / spelled[:2] / os.fsdecode(_release_of(spelled))
+            ).read_bytes()
+            return decode_json(content, Release)
+        return None
+
+
+@contextmanager
+def _made(place: int, name: bytes) -> Iterator[int]:
+    """Lend a directory, made where it is missing."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=place)  # bytes
+    except FileExistsError:
+        made = False
+    else:
+        made = True
+    with below(place, name) as opened:
+        if made:
+            hand_over(opened, place)
+        yield opened
+
+
+def _release_of(digest: str) -> bytes:
+    return digest.encode() + b".json"

@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from nsfwd.errors import ActionFailure
-from nsfwd.scanning.actions import placeholder
-from nsfwd.scanning.actions.move_out import attributes_of
+from nsfwd.scanning.actions.move_out import PLACEHOLDER_DIGEST, attributes_of
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry
 from nsfwd.scanning.trees.files import (
@@ -143,7 +142,7 @@ def _check_place(home: int, entry: ManifestEntry) -> bool:
 
 
 def _is_placeholder(home: int, name: bytes) -> bool:
-    return content_is(home, name, placeholder.DIGEST)
+    return content_is(home, name, PLACEHOLDER_DIGEST)
 
 
 def _put(source: int, name: bytes, home: int, entry: ManifestEntry, *, filled: bool) -> None:

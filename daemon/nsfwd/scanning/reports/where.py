@@ -4,6 +4,10 @@
 
 Columns and operators are the ones of this module, values travel beside the statement: whatever is written, nothing but
 a condition comes of it. Knows the tables' columns; runs nothing.
+
+SQL itself, over a view and behind SQLite's authorizer, would be a tenth of the code, and another language: a word that
+is not quoted would be a column (``verdict = sensitive``), ``!=`` would not hold for files without a verdict, dates and
+digests would be numbers and blobs, and errors would be SQLite's. Conditions in scripts would break: the language stays.
 """
 
 from __future__ import annotations
