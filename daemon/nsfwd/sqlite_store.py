@@ -211,7 +211,11 @@ class SqliteStore:
         if not os.access(self.path, os.R_OK):
             raise self._failure(os.strerror(errno.EACCES))
         with closing(sqlite3.connect(f"{self._uri}?mode=ro&immutable=1", uri=True)) as database:
-            self._check_kind(database)
+            try:
+                self._check_kind(database)
+            except sqlite3.DatabaseError:
+                if not self._has_log():  # else a part of the file may be in its log, after a crash or on a full disk
+                    raise
 
     def _check_kind(self, database: sqlite3.Connection) -> None:
         form = self.FORMAT
@@ -233,17 +237,20 @@ class SqliteStore:
     def _uri(self) -> str:
         return f"file:{quote(os.fsencode(self.path))}"
 
+    def _has_log(self) -> bool:
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return log.exists() and log.stat().st_size > 0
+
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=self.FORMAT.patience, isolation_level=None)
 
     def _connect_reading(self) -> sqlite3.Connection:
         """Open without the right to write, also where nothing beside the file can be made: on read-only media."""
         mode = "mode=ro"
-        log = self.path.with_name(f"{self.path.name}-wal")
         if not os.access(self.path.parent, os.W_OK) and not self.path.with_name(f"{self.path.name}-shm").exists():
-            if log.exists() and log.stat().st_size:
+            if self._has_log():
                 raise self._failure(
-                    f"its log {log.name} can only be read where the directory can be written;"
+                    f"its log {self.path.name}-wal can only be read where the directory can be written;"
                     " copy both into such a directory"
                 )
             mode += "&immutable=1"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from nsfwd.bundles.policy import Policy
     from nsfwd.config import Settings
     from nsfwd.protocol.messages import Override
+    from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.index.rejudge import Rejudging
+    from nsfwd.scanning.index.runs import Run
 
 _CHANGES = ("before", "after", "alarm", "label", "score", "path")
 _SHOWN = ("before", "after", "score", "alarm", "label", "path")
@@ -51,31 +55,40 @@ def rejudge(index: Path, connect: str | None, config: Path | None, spelling: str
     from nsfwd.config import find_file, load_settings
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.index.rejudge import Rejudging
-    from nsfwd.scanning.index.runs import Run
 
     if connect is not None and config is not None:
         raise click.UsageError("--connect and --config are two sources of policies: give one")
     settings = load_settings(find_file(config, os.environ), os.environ)
     policies = _policies(settings, connect)
-    with Index(index, create=False) as opened:
+    with Index(index, create=False, write=not rest["dry_run"]) as opened:
         overrides = _overrides(settings)
         if rest["dry_run"]:
             _tell(Rejudging(opened, policies, overrides=overrides), spelling, listed=rest["listed"])
             return
-        run = Run.begin(opened, "rejudge", ())
-        why = "failed"
-        try:
+        with _run(opened) as run:
             rejudging = Rejudging(opened, policies, run=run.id, overrides=overrides)
             _tell(rejudging, spelling, listed=rest["listed"])
             run.counts.known, run.counts.unchanged = rejudging.changed, rejudging.files - rejudging.changed
             run.counts.alarms = rejudging.alarms
-            why = "finished"
-        except KeyboardInterrupt:
-            why = "interrupted"
-            raise
-        finally:
-            run.end(why)
-            run.close()
+
+
+@contextmanager
+def _run(index: Index) -> Iterator[Run]:
+    """Begin a run, and write why it ended. SIGTERM interrupts it as Ctrl-C does."""
+    from nsfwd.scanning.index.runs import Run
+
+    run, why = Run.begin(index, "rejudge", ()), "failed"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield run
+        why = "finished"
+    except KeyboardInterrupt:
+        why = "interrupted"
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        run.end(why)
+        run.close()
 
 
 def _policies(settings: Settings, connect: str | None) -> Mapping[str, Policy]:

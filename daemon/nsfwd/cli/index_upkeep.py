@@ -39,7 +39,7 @@ def relocate(old: bytes, new: bytes, index: Path, quarantine: Path, to: Path | N
     from nsfwd.scanning.index.maintenance import relocate as follow
 
     old, new = os.path.abspath(old), os.path.abspath(new)  # noqa: PTH100 (pathlib knows no bytes)
-    with Index(index, create=False) as opened, ExitStack() as stack:
+    with Index(index, create=False, write=not dry_run) as opened, ExitStack() as stack:
         stores = [stack.enter_context(store) for store in _stores(quarantine, to)]
         count = follow(opened, old, new, dry_run=True)  # refuses before anything is changed
         if elsewhere := taken_elsewhere(opened, old, stores):

@@ -77,7 +77,8 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
     """Put back what an action moved away: where it was, with owner, mode and times, and never over another file.
 
     Each content is decided about first (nsfwd override), so that neither the next sweep nor a new model takes it again.
-    A placeholder in its place goes. Exit 1 when a file could not be put back; it stays where it is.
+    A placeholder in its place goes. Exit 1 when a file could not be put back, or a manifest
+    cannot be read; it stays where it is.
 
     \b
     Example:
@@ -86,12 +87,15 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
       nsfwd restore --run 12 --apply
     """
     chosen = _chosen(what, flags)
+    damaged: list[Exception] = []
     with _store(flags) as store:
-        entries = sorted(filter(chosen.fits, store.entries()), key=lambda entry: entry.time)
+        entries = sorted(filter(chosen.fits, store.entries(damaged.append)), key=lambda entry: entry.time)
+        for error in damaged:
+            _complain(error)
         if flags["listing"]:
             for entry in entries:
                 _list(store, entry, flags["spelling"])
-            return exit_codes.OK
+            return exit_codes.FAILED if damaged else exit_codes.OK
         if not entries:
             click.echo("nsfwd: nothing of that lies there", err=True)
             return exit_codes.FAILED
@@ -101,7 +105,7 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
         else:
             verdict = None if flags["no_override"] else _verdict(flags, _settings(flags))
             failed = [entry for entry in entries if not _rehearse(store, entry, verdict)]
-    return exit_codes.FAILED if failed else exit_codes.OK
+    return exit_codes.FAILED if failed or damaged else exit_codes.OK
 
 
 def _chosen(what: tuple[bytes, ...], flags: dict[str, Any]) -> RestoreSelection:

@@ -35,7 +35,10 @@ MOST_TIME = 253402300799.0
 """The end of the year 9999, beyond which no calendar goes."""
 
 _COLUMNS = "digest, verdict, reason, author, time, expires, path"
-_DIGEST = "typeof(digest) = 'blob' AND length(digest) = 32"
+_RULES = {
+    "digest": "typeof(digest) = 'blob' AND length(digest) = 32",
+    **{name: f"typeof({name}) = 'real' AND {name} BETWEEN 0 AND {MOST_TIME}" for name in ("time", "expires")},
+}
 _HEX = re.compile("[0-9a-f]{64}")
 
 
@@ -164,9 +167,7 @@ class OverrideStore(SqliteStore):
         failure=OverridesFailure,
         row_failure=OverridesFailure,
         synchronous="FULL",  # a decision that was confirmed outlives a power cut
-        rules={
-            (table, "digest"): "typeof(digest) = 'blob' AND length(digest) = 32" for table in ("override", "change")
-        },
+        rules={(table, column): rule for table in ("override", "change") for column, rule in _RULES.items()},
     )
 
     def _locate(self, *, create: bool) -> None:
@@ -340,6 +341,6 @@ def _override(row: Row) -> Override:
     times = (override.time, override.expires or 0.0)
     if len(override.digest) != 32 or not all(isinstance(text, str) for text in texts):
         raise TypeError("an override has a wrong digest or text")
-    if not all(isinstance(moment, int | float) for moment in times):
+    if not all(isinstance(moment, float) and 0 <= moment <= MOST_TIME for moment in times):
         raise TypeError("an override has a wrong time")
     return override

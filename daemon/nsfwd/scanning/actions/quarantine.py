@@ -22,7 +22,7 @@ import pwd
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Self
@@ -40,6 +40,14 @@ _SHELF = b".nsfwd"
 """Below a shelf: what is not for people to look at."""
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+Damaged = Callable[[ActionFailure], object]
+"""Is given the error of a manifest that cannot be read; its file and it stay as they are."""
+
+
+def _refuse(error: ActionFailure) -> None:
+    raise error
 
 
 def records_of(root: Path, *, sealed: bool) -> Path:
@@ -195,24 +203,32 @@ class Store:
         with self.border():
             self.releases.note(release)
 
-    def entries(self) -> Iterator[ManifestEntry]:
-        """Yield what lies here, in no order that matters; what another process is taking just now is not among it."""
+    def entries(self, damaged: Damaged = _refuse) -> Iterator[ManifestEntry]:
+        """Yield what lies here, in no order that matters; what another process is taking just now is not among it.
+
+        Args:
+            damaged: is given the error of each manifest that cannot be read; raises it by default.
+        """
         with self.border(), self._records(b"manifests") as manifests:
             shards = _listed(manifests)
         for shard in shards:
             with suppress(FileNotFoundError), self._records(b"manifests/" + shard) as drawer:
                 for name in _listed(drawer):
-                    entry = self._read(drawer, name) if name.endswith(_ENDING) else None
+                    entry = self._read(drawer, name, damaged) if name.endswith(_ENDING) else None
                     if entry is not None:
                         yield entry
 
     @contextmanager
-    def abandoned(self) -> Iterator[Iterator[tuple[int, ManifestEntry]]]:
-        """Lend what dead workers left: a descriptor of each one's desk with an entry. Their desks go when empty."""
-        with self.border(), self._records(b"pending") as pending:
-            yield self._abandoned(pending)
+    def abandoned(self, damaged: Damaged = _refuse) -> Iterator[Iterator[tuple[int, ManifestEntry]]]:
+        """Lend what dead workers left: a descriptor of each one's desk with an entry. Their desks go when empty.
 
-    def _abandoned(self, pending: int) -> Iterator[tuple[int, ManifestEntry]]:
+        Args:
+            damaged: as of ``entries``; such a manifest stays where it is.
+        """
+        with self.border(), self._records(b"pending") as pending:
+            yield self._abandoned(pending, damaged)
+
+    def _abandoned(self, pending: int, damaged: Damaged) -> Iterator[tuple[int, ManifestEntry]]:
         for worker in _listed(pending):
             with suppress(FileNotFoundError), below(pending, worker) as desk:
                 try:
@@ -223,7 +239,7 @@ class Store:
                     if name.startswith(b"."):  # begun and never whole: nothing was touched yet
                         os.unlink(name, dir_fd=desk)
                         continue
-                    entry = self._read(desk, name)
+                    entry = self._read(desk, name, damaged)
                     if entry is not None:
                         yield desk, entry
                 with suppress(OSError):
@@ -242,13 +258,19 @@ class Store:
     def _drawer(self, entry: ManifestEntry, *, make: bool = False) -> AbstractContextManager[int]:
         return self._records(b"manifests/" + entry.name[:2].encode(), make=make)
 
-    def _read(self, place: int, name: bytes) -> ManifestEntry | None:
-        """Return a manifest; None where it has gone meanwhile."""
+    def _read(self, place: int, name: bytes, damaged: Damaged) -> ManifestEntry | None:
+        """Return a manifest; None where it is damaged, or has gone since it was listed."""
+        where = f"{self.root}: {os.fsdecode(name)}"
         try:
             with os.fdopen(os.open(name, _READ, dir_fd=place), "rb") as file:
-                return load(file.read(), f"{self.root}: {os.fsdecode(name)}", kind=self.kind)
+                return load(file.read(), where, kind=self.kind)
         except FileNotFoundError:
-            return None
+            pass
+        except ActionFailure as error:
+            damaged(error)
+        except OSError as error:
+            damaged(ActionFailure(f"{where}: {error.strerror}"))
+        return None
 
     def _own_desk(self) -> int:
         """Return this worker's desk. It may be cleared away between its making and its lock: then another is made."""

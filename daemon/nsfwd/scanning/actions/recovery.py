@@ -27,7 +27,7 @@ def recover(store: Store, told: Callable[[ManifestEntry], None], *, say: Callabl
         How many entries there were.
     """
     count = 0
-    with store.abandoned() as left:
+    with store.abandoned(lambda error: say(f"what a killed run began cannot be finished: {error}")) as left:
         for desk, entry in left:
             count += 1
             try:
