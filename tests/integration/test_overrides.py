@@ -233,7 +233,7 @@ def test_a_store_that_is_damaged_refuses_the_reload_as_the_check_does(place: Pat
         for file in directory.glob("overrides.sqlite-*"):
             file.unlink()
         store.write_bytes(b"no database at all" * 1000)
-        why = f'overrides: {store}: file is not a database; to judge without any: overrides = "none"'
+        why = f'overrides: {store}: file is not a database; to judge without overrides: overrides = "none"'
         answer = ask(daemon.unix, {"op": "reload"})
         assert (answer["status"], answer["error"]["code"]) == ("error", "reload_refused")
         assert why in answer["error"]["message"]
@@ -255,7 +255,7 @@ def test_a_store_that_cannot_be_read_refuses_the_start(place: Path) -> None:
     daemon = Daemon(directory)
     daemon.start()
     assert daemon.wait_exit() == 1
-    assert "overrides.sqlite: file is not a database; to judge without any: overrides = " in daemon.stderr
+    assert "overrides.sqlite: file is not a database; to judge without overrides: overrides = " in daemon.stderr
     with Daemon(directory, flags=["--overrides", "none"]) as daemon:
         assert ask(daemon.unix, {"op": "stats"})["overrides"]["known"] == 0
 

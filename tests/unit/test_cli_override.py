@@ -296,4 +296,4 @@ def test_check_warns_of_verdicts_that_no_policy_has(run: Run, capfd: pytest.Capt
     assert 'overrides say "fine", which no policy does (safe, review, sensitive)' in capfd.readouterr().err
     Path("state/o.sqlite").write_bytes(b"nonsense" * 1000)
     assert main.run(["config", "check"]) == 1
-    assert 'not a database; to judge without any: overrides = "none"' in capfd.readouterr().err
+    assert 'not a database; to judge without overrides: overrides = "none"' in capfd.readouterr().err

@@ -57,9 +57,9 @@ def test_a_list_made_by_hand_may_leave_things_out() -> None:
         ('{"sha256": "12", "verdict": "safe"}', "64 hexadecimal digits"),
         ('{"sha256": "ONE", "verdict": "safe", "by": "\\ud800"}', "not a JSON object"),
         ('{"sha256": 12, "verdict": "safe"}', "sha256 must be a text"),
-        ('{"sha256": "ONE", "verdict": "safe", "expires": "soon"}', "no time"),
+        ('{"sha256": "ONE", "verdict": "safe", "expires": "soon"}', "invalid time"),
         ('{"sha256": "ONE", "verdict": "safe", "expires": true}', "must be a time"),
-        ('{"sha256": "ONE", "verdict": "safe", "time": 1e300}', "no time"),
+        ('{"sha256": "ONE", "verdict": "safe", "time": 1e300}', "invalid time"),
         ('{"sha256": "ONE", "verdict": "safe", "path_bytes": "*"}', "base64"),
         ('{"sha256": "ONE", "verdict": "safe", "colour": "red"}', "unknown name 'colour'"),
     ],
@@ -96,7 +96,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 def test_times_are_seconds_or_dates() -> None:
     assert moment("12.5") == 12.5
     assert moment("1970-01-02T00:00:00+00:00") == 86400.0
-    with pytest.raises(OverridesFailure, match="no time"):
+    with pytest.raises(OverridesFailure, match="invalid time"):
         moment("tomorrow")
 
 

@@ -167,7 +167,7 @@ def test_a_daemon_tells_its_policies() -> None:
     told = msgspec.to_builtins(STRICTER)
     model = {"name": "nsfw", "policy": STRICTER.identity, "groups": told["groups"], "tiers": told["tiers"]}
     assert policies_of([model]) == {"nsfw": STRICTER}
-    with pytest.raises(BundleError, match="does not tell the whole policy"):
+    with pytest.raises(BundleError, match="does not send the whole policy"):
         policies_of([model | {"tiers": []}])
     with pytest.raises(BundleError, match="the daemon's policy of nsfw"):
         policies_of([model | {"tiers": [{"name": 1}]}])

@@ -1,4 +1,4 @@
-"""``nsfwd models compare``: what would change if another model judged what an index holds."""
+"""``nsfwd models compare``: the verdicts that would change if another model judged the files of an index."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def compare(first: str, second: str, index: Path, output: Path | None, pixels: S
         with scanner:
             passes.append(scored(name, scanner, paths))
     comparison = compared(drawn, *passes)
-    _tell(comparison, rest["spelling"], listed=rest["listed"])
+    _print(comparison, rest["spelling"], listed=rest["listed"])
     if output is not None:
         with private(output) as out:
             for piece in page_of(comparison, pixels):
@@ -92,7 +92,7 @@ def _scanner(name: str, settings: Settings) -> Scanner:
     return Scanner(settings=msgspec.structs.replace(settings, **changes))
 
 
-def _tell(comparison: Comparison, spelling: str, *, listed: bool) -> None:
+def _print(comparison: Comparison, spelling: str, *, listed: bool) -> None:
     from nsfwd.cli.tables import write
     from nsfwd.scanning.reports.model_comparison import COSTS, FLIPS, costs, flipped
     from nsfwd.scanning.trees.file_entry import spelled
@@ -102,7 +102,7 @@ def _tell(comparison: Comparison, spelling: str, *, listed: bool) -> None:
         for flip in (comparison.flips if listed or spelling == "json" else ())
     ]
     if spelling == "json":
-        told = {
+        fields = {
             "files": comparison.files,
             "drawn": comparison.drawn,
             "unscored": comparison.unscored,
@@ -113,7 +113,7 @@ def _tell(comparison: Comparison, spelling: str, *, listed: bool) -> None:
             "verdicts": [dict(zip(FLIPS, row, strict=True)) for row in flipped(comparison)],
             "flips": flips,
         }
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
         return
     click.echo(f"{comparison.drawn} of {comparison.files} files; {comparison.unscored} not scored by both\n")
     write((dict(zip(COSTS, row, strict=True)) for row in costs(comparison)), COSTS, "text")

@@ -69,7 +69,7 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """Let Ctrl-C end the walk but not the telling of what was found; a second one ends that too."""
+    """Let Ctrl-C end the walk but not the report of what was found; a second one ends that too."""
     signs: list[int] = []
 
     def come(sign: int, _: object) -> None:
@@ -122,8 +122,8 @@ def _lines(tally: AuditTally) -> Iterator[str]:
 def _object(entry: AuditEntry) -> str:
     from nsfwd.scanning.trees.file_entry import spelled
 
-    told: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
-    return json.dumps(told | ({"code": entry.code} if entry.code else {}), ensure_ascii=False)
+    fields: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
+    return json.dumps(fields | ({"code": entry.code} if entry.code else {}), ensure_ascii=False)
 
 
 def _json(entries: Iterator[AuditEntry], tally: AuditTally, kinds: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""``nsfwd index rejudge``: what a new policy makes of scores that were kept."""
+"""``nsfwd index rejudge``: judges kept scores by the policies of today."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def rejudge(index: Path, connect: str | None, config: Path | None, spelling: str
     with Index(index, create=False, write=not rest["dry_run"]) as opened:
         overrides = _overrides(settings)
         if rest["dry_run"]:
-            _tell(Rejudging(opened, policies, overrides=overrides), spelling, listed=rest["listed"])
+            _print(Rejudging(opened, policies, overrides=overrides), spelling, listed=rest["listed"])
             return
         with _run(opened) as run:
             rejudging = Rejudging(opened, policies, run=run.id, overrides=overrides)
-            _tell(rejudging, spelling, listed=rest["listed"])
+            _print(rejudging, spelling, listed=rest["listed"])
             run.counts.known, run.counts.unchanged = rejudging.changed, rejudging.files - rejudging.changed
             run.counts.alarms = rejudging.alarms
 
@@ -105,10 +105,10 @@ def _policies(settings: Settings, connect: str | None) -> Mapping[str, Policy]:
 
 
 def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
-    """What people decided; None where the settings name no store, or one that is not there.
+    """Return the overrides; None where the settings name no store, or one that is not there.
 
     Raises:
-        OverridesFailure: it is there and cannot be read: a decision must not be undone because nobody noticed.
+        OverridesFailure: it is there and cannot be read: overrides must not be undone unnoticed.
     """
     from nsfwd.overrides.override_store import OverrideStore, store_of
 
@@ -119,8 +119,8 @@ def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
         return store.changes().overrides
 
 
-def _tell(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
-    """Do it, and say what came of it."""
+def _print(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
+    """Judge, and print the result."""
     changes = _changes(rejudging)
     if listed:
         write(changes, _SHOWN if spelling == "text" else _CHANGES, spelling)
@@ -131,11 +131,11 @@ def _tell(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
         rows = ({"before": before, "after": after, "files": files} for (before, after), files in counts)
         write(rows, _COUNTS, spelling)
     click.echo(
-        f"{rejudging.files} files judged anew, {rejudging.changed} with another verdict, {rejudging.alarms} alarms",
+        f"{rejudging.files} files judged again, {rejudging.changed} with another verdict, {rejudging.alarms} alarms",
         err=True,
     )
     for why, count in rejudging.left.items():
-        click.echo(f"{count} not judged anew: {why}", err=True)
+        click.echo(f"{count} not judged again: {why}", err=True)
 
 
 def _changes(rejudging: Rejudging) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""``nsfwd index sample`` and ``estimate``: what a person who looks at a few files can say of all."""
+"""``nsfwd index sample`` and ``estimate``: draw files for a person to label, and estimate figures of all files."""
 
 from __future__ import annotations
 
@@ -83,15 +83,15 @@ def estimate(labelled: Path, flagged: tuple[str, ...], spelling: str) -> None:
     with labelled.open("rb") as table:
         figures = figures_of(table, flagged=flagged)
     if spelling == "json":
-        told = {
+        fields = {
             name: value._asdict() if hasattr(value, "_asdict") else value for name, value in asdict(figures).items()
         }
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(fields, indent=2))
     else:
-        _tell(figures)
+        _print(figures)
 
 
-def _tell(figures: SampleFigures) -> None:
+def _print(figures: SampleFigures) -> None:
     click.echo(f"{figures.labelled} of {figures.drawn} files labelled; they stand for {figures.files} files,")
     click.echo(f"{figures.flagged} of them flagged. In 95 of 100 samples the truth lies between:\n")
     rows = [
@@ -108,5 +108,5 @@ def _tell(figures: SampleFigures) -> None:
 
 def _share(share: Estimate | None) -> str:
     if share is None:
-        return "-  (this sample does not tell)"
+        return "-  (not known from this sample)"
     return f"{share.value:.2%} ({share.low:.2%} to {share.high:.2%})"

@@ -96,7 +96,7 @@ def _part(name: str, value: Any) -> str:
 
 
 _SAID = ("path", "path_bytes", "verdict", "alarm", "label", "score")
-"""What the first lines say."""
+"""Columns that the first lines show."""
 
 
 def _judgement(row: dict[str, Any]) -> str:
@@ -118,8 +118,8 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, list):
             yield f"  {key}:"
             for each in value:
-                told = each if isinstance(each, str) else "  ".join(_part(*item) for item in each.items() if item[1])
-                yield f"    {escape(told)}"
+                text = each if isinstance(each, str) else "  ".join(_part(*item) for item in each.items() if item[1])
+                yield f"    {escape(text)}"
         else:
             is_json = isinstance(value, dict)  # which escapes by itself
             yield f"  {key}: {visible(json.dumps(value, ensure_ascii=False)) if is_json else escape(str(value))}"
@@ -145,11 +145,11 @@ def stats(index: Path, spelling: str, number: int) -> None:
         if spelling in ("csv", "ndjson"):
             write(outcomes(opened), _OUTCOMES, spelling)
             return
-        told = {"index": totals(opened), "outcomes": list(outcomes(opened)), "runs": list(runs(opened, number))}
+        fields = {"index": totals(opened), "outcomes": list(outcomes(opened)), "runs": list(runs(opened, number))}
         if spelling == "json":
-            click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+            click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
             return
-        held = told["index"]
+        held = fields["index"]
         assert isinstance(held, dict)
         click.echo(
             f"{opened.path}: {format_count(held['files'])} files ({format_count(held['gone'])} more are gone) in"

@@ -1,4 +1,4 @@
-"""``nsfwd override``: what people decided about pictures, by content, so that it wins over the model.
+"""``nsfwd override``: verdicts that people set for pictures, by content; they win over the model's.
 
 Works on the store itself, with or without a daemon; a daemon that runs learns of a change within a second. Results on
 standard output, the rest on standard error.
@@ -32,7 +32,7 @@ STDIN = "-"
 PREFIX = "sha256:"
 
 _NOTHING = hashlib.sha256().digest()
-"""Of no bytes: what a pipe brings whose writer failed."""
+"""Digest of no bytes: of a pipe whose writer failed."""
 
 _WHEN = "30m, 12h, 30d, 2w, 1y, 2031-12-24 or 2031-12-24T18:00"
 
@@ -121,10 +121,10 @@ def list_overrides(what: tuple[str, ...], spelling: str | None, *, expired: bool
     with opened as overrides:
         if history:
             for change in _changes(overrides, wanted):
-                click.echo(_told(change))
+                click.echo(_change(change))
             return
         found = (one for one in overrides.items(expired=expired) if not wanted or one.digest in wanted)
-        _put(found, spelling or "text")
+        _print(found, spelling or "text")
 
 
 @override.command("remove")
@@ -187,7 +187,7 @@ def export(output: Path | None, spelling: str | None, config: Path | None, store
     chosen = spelling or ("csv" if output is not None and output.suffix.lower() == ".csv" else "ndjson")
     with opened as overrides:
         if output is None:
-            _put(overrides.items(expired=True), chosen)
+            _print(overrides.items(expired=True), chosen)
             return
         with private(output) as out:
             count = override_lists.write(overrides.items(expired=True), out, chosen)
@@ -214,7 +214,7 @@ def chosen_store(store: Path | None, settings: Settings) -> Path:
 
 
 def _open(config: Path | None, store: Path | None) -> OverrideStore | None:
-    """Open what is there, or say that nothing was decided yet; a store that was named has to be there."""
+    """Open the store, or report that there are no overrides yet; a store that was named has to be there."""
     path = chosen_store(store, _settings(config))
     if store is None and not path.exists():
         click.echo(escape(f"nsfwd: nothing was decided yet ({path})"), err=True)
@@ -222,11 +222,11 @@ def _open(config: Path | None, store: Path | None) -> OverrideStore | None:
     return OverrideStore(path, create=False) if os.access(path, os.W_OK) else OverrideStore(path, write=False)
 
 
-# -- what is given -----------------------------------------------------------------------------------------------------
+# -- arguments --------------------------------------------------------------------------------------------------------
 
 
 def _content(what: str) -> tuple[bytes, bytes]:
-    """Return the digest of what was named, and its path where it has one.
+    """Return the digest of an argument, and its path where it has one.
 
     Raises:
         click.UsageError: it cannot be read, or holds nothing.
@@ -294,10 +294,10 @@ def _check_verdicts(wanted: Iterable[str], settings: Settings) -> None:
             raise OverridesFailure(f"no policy has the verdict {verdict!r}: {', '.join(known)}; --force takes it")
 
 
-# -- how it is shown ---------------------------------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------------------------------
 
 
-def _put(overrides: Iterable[Override], spelling: str) -> None:
+def _print(overrides: Iterable[Override], spelling: str) -> None:
     if spelling == "text":
         for one in overrides:
             click.echo(_line(one))
@@ -319,7 +319,7 @@ def _line(one: Override) -> str:
     return escape(f"{PREFIX}{one.digest.hex()} {one.verdict}{ends}{by} on {_date(one.time)}{reason}{path}")
 
 
-def _told(change: OverrideChange) -> str:
+def _change(change: OverrideChange) -> str:
     by, reason = f" by {change.by}" if change.by else "", f": {change.reason}" if change.reason else ""
     digest = f"{PREFIX}{change.digest.hex()}"
     return escape(f"{_date(change.time)} {change.what} {digest} {change.verdict}{by}{reason}")

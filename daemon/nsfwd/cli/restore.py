@@ -44,7 +44,7 @@ class RestoreSelection:
     index: Path | None = None
 
     def fits(self, entry: ManifestEntry) -> bool:
-        """Tell whether an entry is meant."""
+        """Return whether an entry is meant."""
         if self.run is not None and entry.run != self.run:
             return False
         if self.index is not None and not entry.is_of(self.index):
@@ -97,7 +97,7 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
                 _list(store, entry, flags["spelling"])
             return exit_codes.FAILED if damaged else exit_codes.OK
         if not entries:
-            click.echo("nsfwd: nothing of that lies there", err=True)
+            click.echo("nsfwd: nothing to restore", err=True)
             return exit_codes.FAILED
         if flags["apply"]:
             with _deciding(flags) as decide:
@@ -143,8 +143,8 @@ def _list(store: Store, entry: ManifestEntry, spelling: str) -> None:
     lies = store.path_of(entry)
     if spelling == "ndjson":
         fields = ("kind", "time", "digest", "size", "verdict", "label", "score", "run", "index", "placeholder", "links")
-        told = {"path": entry.path_text, **{name: getattr(entry, name) for name in fields}, "target": os.fsdecode(lies)}
-        click.echo(json.dumps(told, ensure_ascii=True))
+        row = {"path": entry.path_text, **{name: getattr(entry, name) for name in fields}, "target": os.fsdecode(lies)}
+        click.echo(json.dumps(row, ensure_ascii=True))
         return
     when = local(entry.time)
     run = f" run {entry.run}" if entry.run is not None else ""
@@ -153,7 +153,7 @@ def _list(store: Store, entry: ManifestEntry, spelling: str) -> None:
 
 @contextmanager
 def _deciding(flags: dict[str, Any]) -> Iterator[Callable[[ManifestEntry], Override | None]]:
-    """Give what writes an override for the content of an entry."""
+    """Lend a function that writes an override for the content of an entry."""
     if flags["no_override"]:
         yield lambda entry: None
         return
@@ -175,7 +175,7 @@ def _settings(flags: dict[str, Any]) -> Settings:
 
 
 def _verdict(flags: dict[str, Any], settings: Settings) -> str:
-    """Return what contents are from now on: the tier that every image reaches, which is never an alarm, or as said."""
+    """Return the verdict for restored contents: --verdict, else the tier that every image reaches, never an alarm."""
     if flags["verdict"]:
         return str(flags["verdict"])
     from nsfwd.cli.tiers import floor_of
@@ -184,11 +184,11 @@ def _verdict(flags: dict[str, Any], settings: Settings) -> str:
     try:
         return floor_of(settings)
     except NsfwdError as error:
-        raise OverridesFailure(f"which verdict is harmless cannot be told: {error}; say --verdict") from error
+        raise OverridesFailure(f"the policy's lowest tier is not known: {error}; give --verdict") from error
 
 
 def _rehearse(store: Store, entry: ManifestEntry, verdict: str | None) -> bool:
-    """Say what would be done, or what would stand in its way."""
+    """Print what would be done, or the obstacle."""
     from nsfwd.errors import ActionFailure
     from nsfwd.scanning.actions.restore import rehearse
 
@@ -221,7 +221,7 @@ def _put_back(store: Store, entry: ManifestEntry, decide: Callable[[ManifestEntr
 
 
 def _mark(store: Store, entry: ManifestEntry, restored: float | None, override: Override | None = None) -> None:
-    """Note in the index, where that is still there, when the file came back, and what was decided."""
+    """Write to the index, where it still exists, when the file came back, and its override."""
     from nsfwd.scanning.actions.action_rows import mark_restored, note_override
     from nsfwd.scanning.index.database import Index
 

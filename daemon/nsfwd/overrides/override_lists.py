@@ -1,4 +1,4 @@
-"""How overrides are spelled as lists, to be kept, looked through and taken elsewhere: NDJSON and CSV.
+"""Lists of overrides in NDJSON and CSV, to keep, to look through and to take to another store.
 
     {"sha256": "9f86...", "verdict": "safe", "reason": "a statue", "by": "eva", "time": 1760000000.0,
      "expires": null, "path": "/srv/a.jpg"}
@@ -37,15 +37,15 @@ def write(overrides: Iterable[Override], out: BinaryIO, form: str) -> int:
     return write_rows(map(as_dict, overrides), out, COLUMNS, form, nulls=True)
 
 
-def read(source: BinaryIO, spelling: str) -> Iterator[Override]:
+def read(source: BinaryIO, form: str) -> Iterator[Override]:
     """Read a list, ``ndjson`` or ``csv``.
 
     Raises:
-        OverridesFailure: while iterating: a line is no override; the message has its number.
+        OverridesFailure: while iterating: a line is not an override; the message has its number.
     """
     number = 0
     try:
-        for number, row in csvfile.read(source, REQUIRED) if spelling == "csv" else _objects(source):  # noqa: B007
+        for number, row in csvfile.read(source, REQUIRED) if form == "csv" else _objects(source):  # noqa: B007
             yield check(_override(row))
     except OverridesFailure as error:
         raise OverridesFailure(f"line {number}: {error}") from error
@@ -85,7 +85,7 @@ def moment(text: str) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
-        raise OverridesFailure(f"{text!r} is no time: seconds since 1970 or 2031-12-24T18:00 are") from None
+        raise OverridesFailure(f"invalid time {text!r}: write seconds since 1970 or 2031-12-24T18:00") from None
 
 
 def _objects(source: BinaryIO) -> Iterator[tuple[int, Any]]:

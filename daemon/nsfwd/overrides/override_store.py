@@ -1,4 +1,4 @@
-"""``OverrideStore``: what people decided about contents, in a SQLite file, by the SHA-256 of the content.
+"""``OverrideStore``: verdicts that people set, by the SHA-256 of the content, in a SQLite file.
 
     with OverrideStore(path) as store:
         store.add(digest, "safe", reason="a statue", by="eva")
@@ -75,10 +75,10 @@ MIGRATIONS = (
 
 
 class Changes(NamedTuple):
-    """What a reader has to take up to know what the store knows.
+    """The changes that a reader lacks.
 
     Attributes:
-        identity: the store's own word for itself.
+        identity: random, of this store; another one means another store in the same place.
         number: of the last change that is in here.
         whole: these are all overrides, not what changed.
         overrides: digest -> its override, expired ones too, without its path; None where there is none any more.
@@ -91,7 +91,7 @@ class Changes(NamedTuple):
 
 
 class OverrideChange(NamedTuple):
-    """One line of the history: ``what`` is ``added``, ``replaced`` or ``removed``, at ``time`` and by whom."""
+    """One line of the history: ``what`` is ``added``, ``replaced`` or ``removed``; ``by`` is its author."""
 
     digest: bytes
     what: str
@@ -104,7 +104,7 @@ class OverrideChange(NamedTuple):
 
 @dataclass(slots=True)
 class Taken:
-    """What an import came to: how many were new, replaced an older decision, or were older than what is here."""
+    """Counts of an import: new overrides, replaced older ones, and those that are older than the store's."""
 
     added: int = 0
     replaced: int = 0
@@ -127,14 +127,14 @@ def to_digest(text: str | bytes) -> bytes:
             return text
     elif _HEX.fullmatch(text.lower()):
         return bytes.fromhex(text)
-    raise OverridesFailure(f"{text!r} is no SHA-256: 64 hexadecimal digits are needed")
+    raise OverridesFailure(f"invalid SHA-256 {text!r}: 64 hexadecimal digits are needed")
 
 
 def check(override: Override) -> Override:
-    """Return what may be kept.
+    """Return the override, if it can be stored.
 
     Raises:
-        OverridesFailure: a text is missing, too long or holds control characters, or a time is none.
+        OverridesFailure: a text is missing, too long or holds control characters, or a time is out of range.
     """
     for name, text, most in (
         ("verdict", override.verdict, MOST_VERDICT),
@@ -146,10 +146,10 @@ def check(override: Override) -> Override:
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
             raise OverridesFailure(f"{name}: {text!r} holds control characters or bytes that are not UTF-8")
     if not override.verdict or override.verdict != override.verdict.strip():
-        raise OverridesFailure(f"verdict: {override.verdict!r} is no verdict")
+        raise OverridesFailure(f"verdict: invalid verdict {override.verdict!r}")
     for name, moment in (("time", override.time), ("expires", override.expires)):
         if moment is not None and not 0 <= moment <= MOST_TIME:  # NaN neither
-            raise OverridesFailure(f"{name}: {moment} is no time in seconds since 1970")
+            raise OverridesFailure(f"{name}: invalid time {moment}: seconds since 1970 are needed")
     return override
 
 
@@ -204,7 +204,7 @@ class OverrideStore(SqliteStore):
         expires: float | None = None,
         path: bytes = b"",
     ) -> Override:
-        """Keep a decision made now, in place of an earlier one about the same content."""
+        """Store an override made now, in place of an earlier one of the same content."""
         override = check(Override(to_digest(digest), verdict, reason, by, time.time(), expires, path))
         with self.transaction():
             known = self._find(override.digest) is not None
@@ -213,7 +213,7 @@ class OverrideStore(SqliteStore):
         return override
 
     def remove(self, digest: str | bytes, *, by: str = "") -> Override | None:
-        """Forget a decision; return what it was, None where there was none."""
+        """Delete an override; return it, None where there was none."""
         key = to_digest(digest)
         with self.transaction():
             known = self._find(key)
@@ -224,7 +224,7 @@ class OverrideStore(SqliteStore):
         return known
 
     def get(self, digest: str | bytes) -> Override | None:
-        """Return what holds for a content now; None where nothing was decided, or no longer holds."""
+        """Return the override of a content that holds now, if there is one."""
         override = self._find(to_digest(digest))
         return override if override is not None and override.holds(time.time()) else None
 
@@ -244,10 +244,10 @@ class OverrideStore(SqliteStore):
             yield OverrideChange(*row)
 
     def take(self, overrides: Iterable[Override]) -> Taken:
-        """Take decisions from elsewhere: all or none. Of two about one content the later one wins.
+        """Import overrides: all or none. Of two about one content the later one wins.
 
         Raises:
-            OverridesFailure: one is no override; also what ``overrides`` itself raises. Nothing was taken then.
+            OverridesFailure: one cannot be stored. Nothing is taken then, nor after an error of ``overrides`` itself.
         """
         self.write(f"CREATE TEMP TABLE IF NOT EXISTS taken AS SELECT {_COLUMNS} FROM override LIMIT 0")
         self.write("DELETE FROM taken")
@@ -258,7 +258,7 @@ class OverrideStore(SqliteStore):
             return self._merge()
 
     def changes(self, identity: str = "", after: int = 0) -> Changes:
-        """Return what a reader does not know yet.
+        """Return the changes that a reader does not know yet.
 
         Args:
             identity, after: of the ``Changes`` it had last; without them, or where this is another store, it gets all.
@@ -296,7 +296,7 @@ class OverrideStore(SqliteStore):
         )
 
     def _merge(self) -> Taken:
-        """Move what was taken into its place. Of one content the last row with the latest time counts."""
+        """Move imported overrides into the table. Of one content the last row with the latest time counts."""
         self.write(
             """
             DELETE FROM taken WHERE rowid NOT IN (

@@ -1,9 +1,9 @@
-"""What people decided about contents, as the daemon knows it: read at the start, and again soon after each change.
+"""``OverrideWatcher``: the overrides in force in a daemon, read at the start and again soon after each change.
 
-A thread looks at the store of overrides, so that a slow disk keeps no image waiting; the loop finds an override in a
-dict. A store that cannot be read any more is said in the log, in ``stats`` and by ``ready``, and what was known of it
-stays in force: a decision of a person never gives way to a model's because a disk failed. At a start, and at a reload
-that names another store, there is nothing to stay with: a store that is there and cannot be read refuses it.
+A thread reads the store, so that a slow disk keeps no image waiting; the event loop finds an override in a dict. A
+store that cannot be read any more is reported in the log, in ``stats`` and by ``ready``, and the overrides known before
+stay in force: a failed disk must not put a model's verdict in the place of a person's. A start, or a reload that names
+another store, is refused while a store that is there cannot be read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOOK = 0.5
 """Seconds between two looks: a moderator sees a decision work at the next try. A look costs two stats."""
 
 STALE = 30.0
-"""Seconds after which a look that has not ended is said: its disk hangs."""
+"""Seconds after which a look that has not ended is reported: its disk hangs."""
 
 SETTLED = 2_000_000_000
 """Nanoseconds after which a file that looks unchanged is unchanged: clocks of file systems tick in up to 2 s."""
@@ -64,21 +64,21 @@ class OverrideWatcher:
         """Read the store, before any image is judged.
 
         Raises:
-            OverridesFailure: it is there and cannot be read. The operator mends it, or does without.
+            OverridesFailure: it is there and cannot be read. The operator fixes it, or turns overrides off.
         """
-        overriding = cls(store)
+        watcher = cls(store)
         try:
-            overriding.look()
+            watcher.look()
         except OverridesFailure as error:
-            raise OverridesFailure(f'overrides: {error}; to judge without any: overrides = "{NONE}"') from error
-        return overriding
+            raise OverridesFailure(f'overrides: {error}; to judge without overrides: overrides = "{NONE}"') from error
+        return watcher
 
     def at(self, store: str) -> OverrideWatcher:
-        """Return what keeps this store: itself where it is the same. Raises as ``load``."""
+        """Return the watcher of this store: itself where it is the same. Raises as ``load``."""
         return self if store == self._store else OverrideWatcher.load(store)
 
     def start(self, user: object) -> None:
-        """Keep it known for one user more."""
+        """Watch the store for one user more."""
         if not self._users and self._path is not None:
             self._looked = time.monotonic()
             self._stop = threading.Event()
@@ -86,7 +86,7 @@ class OverrideWatcher:
         self._users.add(user)
 
     def stop(self, user: object) -> None:
-        """One user less, if it was one. Does not wait for the thread, which may hang on a disk."""
+        """Watch for one user less, if it was one. Does not wait for the thread, which may hang on a disk."""
         self._users.discard(user)
         if not self._users:
             self._stop.set()
@@ -100,21 +100,21 @@ class OverrideWatcher:
         return self._trouble
 
     def find(self, identity: FileIdentity | None) -> Override | None:
-        """Return what was decided about the content of a file, where that still holds."""
+        """Return the override of a file's content, if there is one that still holds."""
         if identity is None or not self.known:
             return None
         override = self.known.get(bytes.fromhex(identity.sha256))
         return override if override is not None and override.holds(self._clock()) else None
 
     def stats(self) -> dict[str, Any]:
-        """Its numbers."""
+        """Return its numbers."""
         return {"known": len(self.known), "failures": self.failures, "trouble": self.trouble}
 
     def look(self) -> None:
-        """Take up what has changed since the last look. ``known`` may be read meanwhile.
+        """Read the changes since the last look. ``known`` may be read at the same time.
 
         Raises:
-            OverridesFailure: the store cannot be read, or what was read before is no longer there; ``known`` stays.
+            OverridesFailure: the store cannot be read, or is no longer there; ``known`` stays.
         """
         stamp = None if self._path is None else self._look_at_files(self._path)
         if self._path is None or stamp is None or stamp == self._stamp:
@@ -140,7 +140,7 @@ class OverrideWatcher:
             self.known.pop(gone, None)
 
     def _look_at_files(self, path: Path) -> tuple[tuple[int, ...], ...] | None:
-        """What the store and its log look like; None where there is none."""
+        """Return the stamps of the store and its log; None where there is no store."""
         try:
             found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -156,11 +156,11 @@ class OverrideWatcher:
         return _stamp(found), _stamp(ahead)
 
     def _keep(self, stop: threading.Event) -> None:
-        """The thread's life."""
+        """Look until ``stop`` is set; the body of the thread."""
         while not stop.wait(LOOK):
             try:
                 self.look()
-            except Exception as error:  # whatever it is, the thread lives on
+            except Exception as error:  # the thread must go on after any error
                 if not self._trouble:
                     self.failures += 1
                     _log.error("overrides: %s; the %d known before stay in force", error, len(self.known))
@@ -173,7 +173,7 @@ class OverrideWatcher:
 
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:
-    """Not the time of the last change of its status: SQLite gives the log to the store's owner at each opening."""
+    """Return device, inode, size and mtime; not ctime: SQLite gives the log to the store's owner at each opening."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

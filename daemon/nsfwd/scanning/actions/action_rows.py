@@ -36,7 +36,7 @@ def _rows(index: Index, entry: ManifestEntry, target: bytes) -> list[int]:
 
 
 def note_override(index: Index, override: Override) -> None:
-    """Take a decision up in the index at once: it would go on to tell of copies what the model said."""
+    """Write an override to the rows of its content at once: copies would keep the model's verdict."""
     with index.transaction():
         index.write(
             "UPDATE file SET verdict = ?, alarm = 0, override = ? WHERE digest = ? AND status = 'ok'",

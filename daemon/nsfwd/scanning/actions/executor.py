@@ -74,7 +74,7 @@ class ActionExecutor:
 
     Args:
         roots: of the run, to know how many files it is about.
-        say: hears, a line each, what is or would be done.
+        say: is given one line for each action that is done, or would be.
 
     Raises:
         ActionFailure: a directory cannot be used.
@@ -101,11 +101,11 @@ class ActionExecutor:
         return self.outcomes["failed"]
 
     def wants(self, verdict: str, alarm: bool) -> bool:
-        """Tell whether something may be to be done about such a verdict."""
+        """Return whether the plan has actions for such a verdict."""
         return verdict in self._plan.on if self._plan.on else alarm
 
     def done(self, path: bytes, digest: bytes) -> bool:
-        """Tell whether all that is wanted was done to this content at this path."""
+        """Return whether all planned actions were done to this content at this path."""
         return not self._left(path, digest)[0]
 
     async def act(self, judged: Judged) -> None:
@@ -162,7 +162,7 @@ class ActionExecutor:
         kinds, restored = self._left(judged.found.path, judged.digest)
         release = self._releases.of(judged.digest) if self._releases is not None and kinds else None
         decided = judged.override.get("time", 0.0) if judged.override is not None else 0.0
-        if release is not None and decided > release.decided:  # somebody thought anew
+        if release is not None and decided > release.decided:  # a later decision
             return kinds
         if max(restored, release.time if release is not None else 0.0) > time.time() - GRACE:
             return ()
@@ -179,13 +179,13 @@ class ActionExecutor:
         )
         done, last = set(), 0.0
         for kind, restored in rows:
-            if kind not in _TAKING:  # what was taken and is here again came anew
+            if kind not in _TAKING:  # a file that was taken and is here again is a new one
                 done.add(kind)
             last = max(last, restored or 0.0)
         return tuple(kind for kind in KINDS if kind in self._plan.kinds and kind not in done), last
 
     def _count_known(self) -> None:
-        """Tell the breaker, once, how many files of these trees have been judged before this run."""
+        """Count once, for the breaker, the files of these trees that were judged before this run."""
         if self._counted:
             return
         self._counted = True
@@ -273,7 +273,7 @@ class ActionExecutor:
         return Subject(found, judged.digest, facts, self._plan.placeholder, self._home(found.directory), ours)
 
     def _home(self, directory: bytes) -> bytes:
-        """Return a directory with the links above its tree resolved: whoever named the tree vouches for those."""
+        """Return a directory with the links above its tree resolved: the user who named the tree trusts those."""
         for root in self._roots:
             if within(directory, root):
                 return join(os.path.realpath(root), directory[len(root.rstrip(b"/")) :].lstrip(b"/")).rstrip(b"/")
@@ -319,7 +319,7 @@ class ActionExecutor:
         self._say(f"{_DONE[entry.kind]} {entry.path_text} ({entry.verdict}), {cut_off}")
 
 
-_DONE = {"log": "found", "copy": "copied", "hook": "told of", "move": "moved", "quarantine": "quarantined"}
+_DONE = {"log": "found", "copy": "copied", "hook": "ran the hook for", "move": "moved", "quarantine": "quarantined"}
 
 
 def _remaining(links: int | None) -> str:
@@ -329,7 +329,7 @@ def _remaining(links: int | None) -> str:
 
 
 def _releases(plan: ActionPlan) -> Releases | None:
-    """Return what people let go of the store that is taken into; a dry run heeds it as well."""
+    """Return the releases of the store that files are moved into; a dry run respects them too."""
     if "quarantine" in plan.kinds and plan.quarantine is not None:
         return Releases(records_of(plan.quarantine, sealed=True))
     if "move" in plan.kinds and plan.to is not None:

@@ -1,7 +1,7 @@
-"""A hook: a program of the site's that is told of a verdict, with the reply as JSON on its standard input.
+"""A hook: a program of the site that is run for a verdict, with the reply as JSON on its standard input.
 
-A list of words, never a shell's line, so that no name of a file can become a command. Few run at once and they start at
-a bounded rate; one that takes too long is ended, with all it started. Knows nothing of files and verdicts.
+A list of arguments, never a shell's line, so that no file name can become a command. Few run at once and they start at
+a bounded rate; one that takes too long is killed, with all its children. Knows nothing of files and verdicts.
 """
 
 from __future__ import annotations

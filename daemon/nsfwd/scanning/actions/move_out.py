@@ -1,8 +1,8 @@
-"""``take``: a file goes into a store, whole, and only the very one that was judged. ``copy_out``: a copy of it does.
+"""``take`` moves a judged file into a store, whole; ``copy_out`` copies it. A file that has changed stays.
 
 Steps, between any two of which the machine may stop: the manifest is on the disk before the file is touched; then the
-file is renamed, or, across file systems, copied, compared, and taken away under a name of our own; then whoever asked
-for it writes down what was done and files the manifest (``Store.file``). So either the original is in its place or a
+file is renamed, or, across file systems, copied, compared, and taken away under a name of our own; then the caller
+writes down what was done and files the manifest (``Store.file``). So either the original is in its place or a
 manifest says where it is, and ``recovery`` goes on or back. What fails half-way is left to it as well.
 Nothing is deleted but a copy of which the original is known to exist, and the original of a copy that was compared.
 """
@@ -54,7 +54,7 @@ class Subject:
     Attributes:
         found: which, and in which state it was judged.
         digest: of the content that was judged.
-        facts: fields of its entry that tell why and by which run.
+        facts: fields of its entry that record the reason and the run.
         placeholder: put a picture in its place.
         home: its directory with links resolved that lie above the trees of the run; its own when left out.
         ours: its state as it is after another of its hard links was taken; None where none was.
@@ -243,7 +243,7 @@ def _verify(source: int, entry: ManifestEntry, place: int, name: bytes) -> None:
 
 
 def is_the_one(entry: ManifestEntry, found: os.stat_result | None) -> bool:
-    """Tell whether this is the inode of an entry with its content; its ctime is another after each rename."""
+    """Return whether this is the inode of an entry with its content; each rename changes its ctime."""
     judged = FileIdentity(entry.dev, entry.ino, entry.size, entry.mtime_ns, entry.ctime_ns)
     return found is not None and judged.same_content(FileIdentity.of(found))
 
@@ -355,4 +355,4 @@ A PNG of some 4 KiB. Browsers and viewers go by content, so it shows under a nam
 """
 
 PLACEHOLDER_DIGEST = hashlib.sha256(PLACEHOLDER).digest()
-"""Known, so that it is never acted upon itself and can be told from a file that somebody put there since."""
+"""Known, so that it is never acted on itself and can be distinguished from a file that was put there since."""

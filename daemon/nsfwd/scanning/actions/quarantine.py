@@ -1,4 +1,4 @@
-"""``Store``: a directory that files are taken into, each with the manifest that tells how to put it back.
+"""``Store``: a directory that files are moved into, each with a manifest that says how to put it back.
 
     store = Store.quarantine(Path("/var/lib/nsfwd/quarantine"))
     recover(store)
@@ -146,7 +146,7 @@ class Store:
             raise PermissionError(errno.EACCES, text)
 
     def holds(self, path: bytes) -> bool:
-        """Tell whether a path is below this store: what was taken is not taken again."""
+        """Return whether a path is below this store: its files are not taken again."""
         return path.startswith((os.fsencode(self.root) + b"/", os.path.realpath(os.fsencode(self.root)) + b"/"))
 
     @contextmanager
@@ -191,7 +191,7 @@ class Store:
             os.fsync(place)
 
     def correct(self, entry: ManifestEntry) -> None:
-        """Write the manifest of what lies here anew; one whose file has come back meanwhile stays gone."""
+        """Rewrite the manifest of a file in this store; it stays deleted if the file has come back."""
         with self.border(), self._drawer(entry) as drawer, self.place(entry) as (place, name):
             write_new(drawer, _file_of(entry), dump(entry))
             if looked_at(place, name) is None:
@@ -306,7 +306,7 @@ def _way_home(entry: ManifestEntry) -> Iterator[int]:
 
 
 def _may_write(user: int, found: os.stat_result) -> bool:
-    """Tell whether a user may make files in a directory, by its mode."""
+    """Return whether a user may make files in a directory, by its mode."""
     if user in (0, found.st_uid):
         return user == 0 or found.st_mode & 0o300 == 0o300
     try:

@@ -80,7 +80,7 @@ class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Fal
         return os.path.basename(self.path)  # noqa: PTH119
 
     def is_of(self, index: str | os.PathLike[str]) -> bool:
-        """Tell whether a run of this index took it, by whatever name the index is called."""
+        """Return whether a run of this index took the file, whichever path the index has now."""
         return bool(self.index) and os.path.realpath(self.index) == os.path.realpath(index)
 
     @property
@@ -117,7 +117,7 @@ def load(content: bytes, where: str, *, kind: str) -> ManifestEntry:
 
 
 def _is_consistent(entry: ManifestEntry, kind: str) -> bool:
-    """Tell whether an entry is one of the store's: what it says is done as root, in directories of others."""
+    """Return whether an entry can be one of the store's: root follows it into directories of other users."""
     if entry.kind != kind or not _NAME.fullmatch(entry.name) or not entry.name.startswith(entry.digest + "."):
         return False
     if not entry.path.startswith(b"/") or not _is_plain(entry.path[1:]):
@@ -132,7 +132,7 @@ def _is_plain(relative: bytes) -> bool:
 
 
 def because(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an entry that tell why, from a reply."""
+    """Return the fields of an entry that record the reason, from a reply."""
     return {
         "verdict": str(reply.get("verdict") or ""),
         "label": str(reply.get("label") or ""),

@@ -1,4 +1,4 @@
-"""``recover``: what workers that died left half-done is finished, or undone, by what lies where.
+"""``recover``: finishes or undoes the moves of workers that died, by where the files are.
 
 Looks at manifests in ``pending/`` that nobody holds. The file lies in the store, or it is still in its place: there is
 no third case, because the manifest came first and a rename is whole.
@@ -16,12 +16,12 @@ from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry
 from nsfwd.scanning.trees.files import looked_at, rename
 
 
-def recover(store: Store, told: Callable[[ManifestEntry], None], *, say: Callable[[str], None]) -> int:
-    """Finish or undo what dead workers were at; called at the beginning of every run that uses a store.
+def recover(store: Store, record: Callable[[ManifestEntry], None], *, say: Callable[[str], None]) -> int:
+    """Finish or undo the moves of dead workers; called at the beginning of every run that uses a store.
 
     Args:
-        told: hears of each entry whose file lies in the store now, before its manifest is filed: maybe a second time.
-        say: hears which entry cannot be finished, and why; it is left for the next time.
+        record: is given each entry whose file is in the store now, before its manifest is filed: maybe twice.
+        say: is given the reason why an entry cannot be finished; it is left for the next time.
 
     Returns:
         How many entries there were.
@@ -34,7 +34,7 @@ def recover(store: Store, told: Callable[[ManifestEntry], None], *, say: Callabl
                 with _source(store, entry) as source:
                     if _lies_in(store, source, entry):
                         settle(store, source, entry)
-                        told(entry)
+                        record(entry)
                         store.file(entry, desk)
                     else:
                         store.forget(entry, desk)
@@ -55,7 +55,7 @@ def _source(store: Store, entry: ManifestEntry) -> Iterator[int | None]:
 
 
 def _lies_in(store: Store, source: int | None, entry: ManifestEntry) -> bool:
-    """Bring the file to one of the two places where it may be, and tell whether that is the store."""
+    """Bring the file to one of the two places where it may be, and return whether that is the store."""
     with store.place(entry) as (place, name):
         with suppress(FileNotFoundError):
             os.unlink(entry.passing, dir_fd=place)

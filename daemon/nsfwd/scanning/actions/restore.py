@@ -1,7 +1,7 @@
 """``restore``: a file comes back out of a store, to where it was, as it was, and never over another file.
 
-May be repeated at every point where it was cut off: what is where tells how far it came. Knows no index and no
-override; who decides that a file comes back sees to those first, so that a watch does not take it again.
+May be repeated after it was cut off at any point: the places of the files show how far it came. Knows no index and no
+override; the caller writes those first, so that a watch does not take the file again.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def restore(store: Store, entry: ManifestEntry) -> tuple[str, ...]:
 
 
 def rehearse(store: Store, entry: ManifestEntry) -> None:
-    """Look whether a file could be put back, and touch nothing.
+    """Check whether a file could be put back, and touch nothing.
 
     Raises:
-        ActionFailure: as ``restore``, as far as can be told beforehand: a disk that fills up cannot.
+        ActionFailure: as ``restore``, as far as can be known beforehand: not a disk that fills up.
     """
     with _explained(entry), store.home(entry) as home, store.place(entry) as (place, name):
         check_writable(home)
@@ -107,7 +107,7 @@ def _bring_back(home: int, entry: ManifestEntry, place: int, name: bytes) -> tup
 
 
 def _dress(file: int, entry: ManifestEntry, lies: os.stat_result) -> tuple[str, ...]:
-    """Give a file its attributes; its owner is who owns what lies in the store, whatever the manifest says."""
+    """Set a file's attributes; its owner is the owner of the file in the store, even where the manifest differs."""
     owned = replace(attributes_of(entry), uid=lies.st_uid, gid=lies.st_gid)
     other = (lies.st_uid, lies.st_gid) != (entry.uid, entry.gid)
     return tuple(dict.fromkeys([*owned.apply(file), *(["owner"] if other else [])]))
@@ -127,7 +127,7 @@ def _taken(place: int, name: bytes, entry: ManifestEntry) -> Iterator[int]:
 
 
 def _check_place(home: int, entry: ManifestEntry) -> bool:
-    """Tell whether the placeholder is in the file's place, and not nothing.
+    """Return whether the placeholder is in the file's place, rather than nothing.
 
     Raises:
         Changed: something else is.

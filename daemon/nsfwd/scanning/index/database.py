@@ -7,7 +7,7 @@
     model       a model identity and its labels, in the order of the scores
     policy      a policy identity and, where known, its whole text
     action      what was done to a file, enough to undo it
-    history     what a file came to in a run: a row for each change, none for what stays as it was; triggers write it
+    history     the result of a file in a run: one row for each change; triggers write it
 
 Paths and names are the raw bytes of the file system (BLOB): names need not be UTF-8. Times are seconds since the epoch,
 those of the file system integers of nanoseconds. Digests are the 32 bytes of SHA-256.

@@ -1,4 +1,4 @@
-"""``Judged``: what a file came to, between those who ask the daemon and those who write or act. Data."""
+"""``Judged``: the result of one file, between the modules that ask the daemon and those that write or act. Data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nsfwd.scanning.trees.file_entry import FileEntry
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What one file came to.
+    """The result of one file.
 
     Attributes:
-        found: the file; where the daemon told which file it opened, that one's identity.
+        found: the file; where the daemon reported which file it opened, that one's identity.
         status: ``ok``, ``skipped`` or ``error``. ``code`` and ``message`` say why with the latter two.
         digest: SHA-256 of the content; None where nobody read it.
         verdict: the effective one (an override wins), ``alarm`` whether it wants a person's attention.

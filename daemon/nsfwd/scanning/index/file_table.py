@@ -1,4 +1,4 @@
-"""``FileTable``: what the index knows of a file that was found, and the rows of what it came to.
+"""``FileTable``: looks up what the index knows of a file that was found, and writes the results of files.
 
 A file is as it was when device, inode, size, mtime and ctime are; its content is when inode, size and mtime are, or
 when its digest is. What the present models and policy said of a content is never asked again. Knows the index and
@@ -49,7 +49,7 @@ CULPRIT = "CASE WHEN status = 'ok' OR code IN ('not_an_image', 'excluded') THEN 
 _OUTCOME = "digest, status, code, verdict, alarm, label, score, override, models, policy"
 
 _ANYWHERE = SETTLED.replace("gone IS NULL AND ", "")
-"""As ``SETTLED``; what a content came to holds also where the file itself is gone."""
+"""As ``SETTLED``; the result of a content holds also where the file itself is gone."""
 
 _HINTS = """
     SELECT
@@ -120,7 +120,7 @@ _NOTHING, _SIZE = Looked(Known.NOTHING), Looked(Known.SIZE)
 
 
 class Settled(NamedTuple):
-    """A file and what it came to, to be written."""
+    """A file and its result, to be written."""
 
     found: FileEntry
     outcome: RowOutcome
@@ -129,7 +129,7 @@ class Settled(NamedTuple):
 
 @dataclass(slots=True)
 class _Present:
-    """Who judges at present, in the words of the tables."""
+    """The present models and policy, as the tables have them."""
 
     models: str = "{}"
     policy: int = 0
@@ -155,7 +155,7 @@ class FileTable:
 
     @property
     def present(self) -> dict[str, Any]:
-        """Who judges at present, and whether to ask again: the parameters of ``SETTLED``."""
+        """The present models and policy, and whether to ask again: the parameters of ``SETTLED``."""
         present = self._present
         return {"models": present.models, "policy": present.policy, "again": present.again}
 
@@ -166,7 +166,7 @@ class FileTable:
         policy: str,
         policies: Mapping[str, Policy] | None = None,
     ) -> None:
-        """Take note of who judges from now on; within a transaction.
+        """Set the present models and policy; within a transaction.
 
         Args:
             models, labels: by short name. ``policy``: identity, ``policies``: by short name, where they are known.
@@ -174,7 +174,7 @@ class FileTable:
         self._present.models, self._present.policy = self._spelled(models, labels), self._policy(policy, policies or {})
 
     def look(self, found: FileEntry) -> Looked:
-        """Tell what is known of a file."""
+        """Return what is known of a file."""
         where = (found.directory, found.name, *identity_of(found)[:3])
         name, inode, size = self._index.one(_HINTS, where) or (0, 0, 0)
         looked = self._here(found) if name else None
@@ -208,8 +208,8 @@ class FileTable:
         """Spell what the daemon said of a file; within a transaction, as it may name a model that is new here."""
         models, policy = self._present.models, self._present.policy
         if judged.status == Status.OK:
-            told = judged.reply
-            models, policy = self._spelled(told["model"], judged.scores), self._policy(str(told["policy"]), {})
+            reply = judged.reply
+            models, policy = self._spelled(reply["model"], judged.scores), self._policy(str(reply["policy"]), {})
         override = None if judged.override is None else json.dumps(judged.override, separators=(",", ":"))
         return RowOutcome(
             judged.digest,
@@ -225,7 +225,7 @@ class FileTable:
         )
 
     def save(self, settled: Iterable[Settled]) -> None:
-        """Write what files came to; within a transaction."""
+        """Write the results of files; within a transaction."""
         now = time.time()
         rows: list[tuple[Any, ...]] = []
         scores: list[tuple[bytes, int, bytes, float]] = []

@@ -1,7 +1,7 @@
 """Keeping an index in order: trees that moved, and rows that nobody needs any more. Never touches a picture.
 
-Writes in transactions of milliseconds, so that sweeps and watches write meanwhile; a kill leaves an index that is
-whole, and the rest for the next time.
+Writes in transactions of milliseconds, so that sweeps and watches can write between them; a kill leaves an index
+that is whole, and the rest for the next time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def relocate(index: Index, old: bytes, new: bytes, *, dry_run: bool = False) -> 
         NsfwdError: the index knows nothing at ``old``, or something at ``new``; the caller's fault.
     """
     if b"/" in (old, new):
-        raise NsfwdError("/ is no tree that can be moved")
+        raise NsfwdError("cannot relocate /")
     low, high = below(old)
     (directories,) = index.one(f"SELECT count(*) FROM directory WHERE {_AT}", (old, low, high)) or (0,)
     (files,) = index.one(_FILES, (old, low, high)) or (0,)

@@ -1,7 +1,7 @@
-"""A new policy over scores that were kept: which files come to another verdict. No file of the tree is opened.
+"""Judges kept scores by a new policy: which files get another verdict. No file of the tree is opened.
 
-Reads in steps and writes in transactions of milliseconds, so that a sweep, a watch or a console may write meanwhile; a
-file that one of them judges anew in between keeps what that one said. Of an animation the index keeps the scores of the
+Reads in steps and writes in transactions of milliseconds, so that a sweep, a watch or a console can write in between; a
+file that one of them judges again keeps that result. Of an animation the index keeps the scores of the
 frame that decided, and it is judged by those. Knows the index and policies, no daemon and no action.
 """
 
@@ -33,7 +33,7 @@ STEP = 5000
 
 
 class VerdictChange(NamedTuple):
-    """A file that came to another verdict, and what its verdict was."""
+    """A file that got another verdict, and its verdict before."""
 
     before: str
     judged: Judged
@@ -43,7 +43,7 @@ class _Kind(NamedTuple):
     """Files that the same models scored.
 
     Attributes:
-        models: as the table ``file`` spells it.
+        models: as in the table ``file``.
         ids: rows of ``model``.
         widths: how many scores each of them gave.
         judge: by the new policies. ``alarms``: what they can say -> whether that is an alarm.
@@ -60,7 +60,7 @@ class _Kind(NamedTuple):
 
 
 class _New(NamedTuple):
-    """What a row is to say. The last two tell which row, and that nobody wrote it meanwhile."""
+    """The new values of a row. The last two identify the row, as long as nobody else has written it."""
 
     verdict: str
     alarm: int
@@ -74,7 +74,7 @@ class _New(NamedTuple):
 
 
 class Rejudging:
-    """One pass over an index. ``changes`` does it; the counts grow meanwhile.
+    """One pass over an index. ``changes`` does it; the counts grow as it goes.
 
     Args:
         policies: model's short name -> the policy it is to be judged by.
@@ -83,10 +83,10 @@ class Rejudging:
             was overruled by stays.
 
     Attributes:
-        files: judged anew, those that are gone not counted. ``changed``: came to another verdict.
+        files: judged again, those that are gone not counted. ``changed``: got another verdict.
         alarms: that are one now.
         verdicts: (before, after) -> files, unchanged ones too.
-        left: why some could not be judged anew -> how many; they keep what they have.
+        left: reason why some could not be judged again -> how many; they keep their verdicts.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Rejudging:
         self.left: Counter[str] = Counter()
 
     def changes(self) -> Iterator[VerdictChange]:
-        """Judge everything, and yield what came to another verdict once that is written."""
+        """Judge everything, and yield files with another verdict once that is written."""
         spellings = self._index.read("SELECT models, count(*) FROM file WHERE status = 'ok' GROUP BY models")
         for models, count in list(spellings):
             try:
@@ -155,7 +155,7 @@ class Rejudging:
             yield from self._counted(kind, told)
 
     def _judged(self, kind: _Kind, row: Row) -> _New | None:
-        """What one file comes to; None where it cannot be said."""
+        """Return the new values of one file; None where its scores are missing or damaged."""
         number, moment, digest, _, override, _, *blobs = row
         try:
             judgement = kind.judge.judge(_unpacked(kind, blobs))
@@ -170,7 +170,7 @@ class Rejudging:
         return _New(verdict, alarm, judgement.label, score, override, kind.policy, self._run, number, moment)
 
     def _override(self, digest: bytes, known: str | None) -> str | None:
-        """What a person decided about a content, as the table ``file`` spells it."""
+        """Return the override of a content as in the table ``file``."""
         if self._overrides is None:
             return known
         override = self._overrides.get(digest)
@@ -180,7 +180,7 @@ class Rejudging:
         if self._run is None:
             return
         with self._index.transaction():
-            # A file with the same verdict stays the run's that came to it.
+            # A file with the same verdict keeps its run.
             self._index.write_all(
                 """
                 UPDATE file SET run = CASE WHEN verdict IS ?1 THEN run ELSE ?7 END,
@@ -203,7 +203,7 @@ class Rejudging:
                 yield VerdictChange(before, self._spelled(kind, new, row))
 
     def _spelled(self, kind: _Kind, new: _New, row: Row) -> Judged:
-        """A change as those who act want it: with the file, and in the words of a reply."""
+        """Return a change for the action handler: with the file, and in the form of a reply."""
         known = self._index.one(
             """
             SELECT directory.path, name, dev, ino, size, mtime_ns, ctime_ns
@@ -244,7 +244,7 @@ def _unpacked(kind: _Kind, blobs: Sequence[bytes | None]) -> dict[str, tuple[flo
 
 
 def spelled_override(override: Override) -> str:
-    """Spell a decision as the column ``override`` has it."""
+    """Return an override as the column ``override`` has it."""
     told = {"verdict": override.verdict, "reason": override.reason, "by": override.by, "time": override.time}
     return json.dumps(told | {"expires": override.expires})
 
@@ -286,16 +286,16 @@ def policies_of(models: Iterable[Mapping[str, Any]]) -> dict[str, Policy]:
         models: as ``Client.models`` has them.
 
     Raises:
-        BundleError: what it tells is no policy, or is not the whole of it; a daemon of another version.
+        BundleError: it sent something else than a policy, or a part of one; a daemon of another version.
     """
     policies = {}
     for model in models:
         try:
-            told = {"name": model["policy"].partition("@")[0], "groups": model["groups"], "tiers": model["tiers"]}
-            policy = msgspec.convert(told, Policy)
+            fields = {"name": model["policy"].partition("@")[0], "groups": model["groups"], "tiers": model["tiers"]}
+            policy = msgspec.convert(fields, Policy)
         except (msgspec.ValidationError, KeyError) as error:
             raise BundleError(f"the daemon's policy of {model['name']}: {error}") from None
         if policy.identity != model["policy"]:
-            raise BundleError(f"the daemon does not tell the whole policy {model['policy']}; give --config instead")
+            raise BundleError(f"the daemon does not send the whole policy {model['policy']}; give --config instead")
         policies[str(model["name"])] = policy
     return policies

@@ -1,4 +1,4 @@
-"""A run's row: when it began, what it counted, why it ended; and that no two sweeps walk one tree at once.
+"""``Run``: the row of a run (start, counts, reason of its end), and the lock that keeps two sweeps off one tree.
 
 A run holds a lock for as long as its process lives, whatever ends it, on one byte of a file beside the index: the byte
 that has the run's number. So a run without an end and without its lock was killed. Knows no walk and no daemon.
@@ -25,7 +25,7 @@ _LOCK = struct.Struct("hhqqi4x")
 
 @dataclass(slots=True)
 class RunCounts:
-    """What a run came to so far. Each file is in exactly one of the first six.
+    """The counts of a run so far. Each file is in exactly one of the first six.
 
     Attributes:
         unchanged: as the index knows it. known: new path or inode, content judged before.
@@ -88,7 +88,7 @@ class Run:
         return cls(index, number, lock)
 
     def judged_by(self, daemon: str, models: str, policy: int | None) -> None:
-        """Note who judges, within a transaction; the last one counts."""
+        """Write the daemon, models and policy, within a transaction; the last ones count."""
         self._index.write(
             "UPDATE run SET daemon = ?, models = ?, policy = ? WHERE id = ?", (daemon, models, policy, self.id)
         )
@@ -116,10 +116,10 @@ class Run:
 
 
 def alive(index: Index, number: int) -> bool:
-    """Tell whether the process of a run that has no end still lives."""
+    """Return whether the process of a run that has no end is still alive."""
     try:
         lock = os.open(_locks(index.path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:  # of another user: nobody can tell; nor is there a run where there is no such file
+    except OSError:  # of another user: unknown; and there is no run where there is no such file
         return False
     try:
         return _held(lock, number)
@@ -147,7 +147,7 @@ def _open(index: Path) -> int:
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         owner = index.stat()
         if os.geteuid() == 0 and os.fstat(opened).st_uid != owner.st_uid:
-            os.fchown(opened, owner.st_uid, owner.st_gid)  # who could not begin a run of their own otherwise
+            os.fchown(opened, owner.st_uid, owner.st_gid)  # its owner could not begin a run otherwise
     except OSError as error:
         raise IndexFailure(f"{path}: {error.strerror}") from error
     return opened

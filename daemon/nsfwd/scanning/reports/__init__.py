@@ -1,4 +1,4 @@
-"""What an index tells people: lists, tables, pages, audits, samples and comparisons.
+"""Reports about an index: lists, tables, pages, audits, samples and comparisons.
 
 Reads rows and, for thumbnails and audits, files; writes none and moves none.
 """

@@ -71,7 +71,7 @@ class AuditTally:
         gone: files that the index has as being there, and the walk did not meet.
         unknown: unreadable directories that no run has recorded as such.
         left_out: directories not entered since they are excluded. links: not followed. foreign: other file systems.
-        unended: the latest run over each tree, where it did not come to its end; None where it did.
+        unended: the latest run over each tree, where it did not finish; None where it did.
         cut_short: why the audit itself ended early; empty when it did not.
     """
 

@@ -46,7 +46,7 @@ def differences(index: Index, first: int, second: int) -> Iterator[Difference]:
     """Yield what is different after the run ``second`` from what was so after ``first``.
 
     Raises:
-        NsfwdError: there is no such run, or it is the later one; the caller's fault.
+        NsfwdError: a run is missing, or the first is the later one; the caller's fault.
         IndexFailure: as ever.
     """
     for run in (first, second):

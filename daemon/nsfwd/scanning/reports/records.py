@@ -1,6 +1,6 @@
-"""What an index says of files, of one file and of all: plain rows for those who list them.
+"""Rows about files, about one file and about the whole index, for the verbs that show them.
 
-Reads only. Knows the tables, no command line and no spelling.
+Reads only. Knows the tables, no command line and no format.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ChosenRows:
 
     Attributes:
         below: files or directories; empty is all. Of each of the others one must hold, where any is named.
-        run: those that came to what they are in this run. ``gone``: those that are no longer there, and no others.
+        run: those whose present result is of this run. ``gone``: those that are no longer there, and no others.
         limit: so many at most.
     """
 
@@ -179,7 +179,7 @@ def _copies(index: Index, number: int, outcome: RowOutcome) -> Iterator[str]:
 
 
 def outcomes(index: Index) -> Iterator[dict[str, Any]]:
-    """Yield how many files came to what, of those that are there."""
+    """Yield the number of files with each outcome, of those that are there."""
     query = """
         SELECT status, verdict, alarm, code, count(*), sum(size) FROM file WHERE gone IS NULL
         GROUP BY status, verdict, alarm, code ORDER BY status, count(*) DESC

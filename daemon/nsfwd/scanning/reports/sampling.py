@@ -152,7 +152,7 @@ class SampleFigures:
         precision: of positives among the flagged.
         misses: of positives among those not flagged. ``missed`` is the same in files.
 
-    An estimate is None where the sample holds no such files: one of the safe alone tells no precision.
+    An estimate is None where the sample holds no such files: one of safe files alone gives no precision.
     """
 
     drawn: int

@@ -43,7 +43,7 @@ _GROUPS = msgspec.msgpack.Decoder(child_messages.DecodedGroup)
 
 
 class Thumbnails:
-    """A decoder process that is started when it is first needed, and anew when a file ended it. A context manager."""
+    """A decoder process that is started when it is first needed, and again after a file ended it. A context manager."""
 
     def __init__(self) -> None:
         self._arena = Arena.create(1, SIDE * SIDE * 3, 1)

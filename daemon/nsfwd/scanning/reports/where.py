@@ -189,7 +189,7 @@ class _Reader:
         try:
             self._values.append(column.read(token.text))
         except ValueError:
-            raise ValueError(f"{token.text!r} is no value of this column ({column.help})") from None
+            raise ValueError(f"invalid value {token.text!r} for this column ({column.help})") from None
         return "?"
 
     def _peek(self) -> _Token | None:
