@@ -79,7 +79,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr("nsfwd.scanning.sweeps.io_priority.stand_back", lambda: None)
+    monkeypatch.setattr("nsfwd.scanning.sweeps.sweep.lower_priority", lambda: None)
     with serving(tmp_path, Script()) as address:
         yield Site(tmp_path, address)
 

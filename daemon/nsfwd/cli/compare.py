@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--list", "listed", is_flag=True, help="Name every file whose verdict flips.")
 @click.option("--html", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write a page of them as well.")
 @pixels_option
-@click.option("--format", "spelling", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--models-dir", type=click.Path(path_type=Path, file_okay=False), help="[default: the setting models_dir]"
 )
@@ -67,7 +67,7 @@ def compare(first: str, second: str, index: Path, output: Path | None, pixels: S
         with scanner:
             passes.append(scored(name, scanner, paths))
     comparison = compared(drawn, *passes)
-    _print(comparison, rest["spelling"], listed=rest["listed"])
+    _print(comparison, rest["form"], listed=rest["listed"])
     if output is not None:
         with private(output) as out:
             for piece in page_of(comparison, pixels):
@@ -92,16 +92,16 @@ def _scanner(name: str, settings: Settings) -> Scanner:
     return Scanner(settings=msgspec.structs.replace(settings, **changes))
 
 
-def _print(comparison: Comparison, spelling: str, *, listed: bool) -> None:
+def _print(comparison: Comparison, form: str, *, listed: bool) -> None:
     from nsfwd.cli.tables import write
     from nsfwd.scanning.reports.model_comparison import COSTS, FLIPS, costs, flipped
     from nsfwd.scanning.trees.file_entry import spelled
 
     flips = [
         {**spelled(flip.path), "first": flip.first._asdict(), "second": flip.second._asdict()}
-        for flip in (comparison.flips if listed or spelling == "json" else ())
+        for flip in (comparison.flips if listed or form == "json" else ())
     ]
-    if spelling == "json":
+    if form == "json":
         fields = {
             "files": comparison.files,
             "drawn": comparison.drawn,

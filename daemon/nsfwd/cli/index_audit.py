@@ -38,8 +38,8 @@ or the audit was cut short; 64 wrong usage, 74 the index cannot be read."""
 @click.option(
     "--list", "listed", multiple=True, type=click.Choice(KINDS), help="Name these files. May be given several times."
 )
-@click.option("--format", "spelling", type=click.Choice(["text", "json", "ndjson"]), default="text", show_default=True)
-def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], spelling: str, **rest: Any) -> int:
+@click.option("--format", "form", type=click.Choice(["text", "json", "ndjson"]), default="text", show_default=True)
+def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], form: str, **rest: Any) -> int:
     """Walk trees anew, and tell for every file whether the index accounts for it as it is now.
 
     found = ok + skipped + error + excluded + changed since + never seen. The walk is the audit's own: it believes no
@@ -59,7 +59,7 @@ def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], 
         auditing = Audit(opened, tree, stopped=lambda: bool(interrupted))
         chosen = (entry for entry in auditing.entries() if entry.kind in listed)
         out = sys.stdout.buffer
-        for piece in _SPELLINGS[spelling](chosen, auditing.tally, kinds=len(set(listed))):
+        for piece in _WRITERS[form](chosen, auditing.tally, kinds=len(set(listed))):
             out.write(piece.encode("utf-8", "surrogateescape"))
         out.flush()
     if interrupted:
@@ -142,4 +142,4 @@ def _ndjson(entries: Iterator[AuditEntry], tally: AuditTally, kinds: int) -> Ite
     yield json.dumps({"audit": as_dict(tally)}) + "\n"
 
 
-_SPELLINGS = {"text": _text, "json": _json, "ndjson": _ndjson}
+_WRITERS = {"text": _text, "json": _json, "ndjson": _ndjson}

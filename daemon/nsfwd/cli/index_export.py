@@ -39,14 +39,12 @@ class Where(click.ParamType["Condition"]):
 @click.command()
 @index_option
 @click.option(
-    "--format", "spelling", type=click.Choice(["csv", "ndjson", "parquet"]), help="[default: by the name; else csv]"
+    "--format", "form", type=click.Choice(["csv", "ndjson", "parquet"]), help="[default: by the name; else csv]"
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
 @click.option("--since", type=Moment(), help="What was judged then or later: 2026-01-31, 7d.")
 @click.option("--where", type=Where(), help="What this holds for, such as: verdict = sensitive and score >= 0.9")
-def export(
-    index: Path, spelling: str | None, output: Path | None, since: float | None, where: Condition | None
-) -> None:
+def export(index: Path, form: str | None, output: Path | None, since: float | None, where: Condition | None) -> None:
     """Write files with scores, verdicts and what else is known, as a table for other programs.
 
     Conditions compare columns (path status code verdict alarm label score overridden size mtime time sha256 policy run
@@ -64,16 +62,16 @@ def export(
     from nsfwd.scanning.trees.file_io import private
 
     ending = output.suffix.lstrip(".") if output is not None else ""
-    spelling = spelling or (ending if ending in WRITERS else "csv")
-    if spelling == "parquet" and output is None:
+    form = form or (ending if ending in WRITERS else "csv")
+    if form == "parquet" and output is None:
         raise click.UsageError("Parquet needs a file: -o FILE")
     with Index(index, write=False) as opened:
         rows = records(opened, where, since=since)
         if output is not None:
             with private(output) as out:
-                WRITERS[spelling](rows, out)
+                WRITERS[form](rows, out)
         else:
-            WRITERS[spelling](rows, sys.stdout.buffer)
+            WRITERS[form](rows, sys.stdout.buffer)
             sys.stdout.buffer.flush()
 
 
@@ -82,7 +80,7 @@ def export(
 @click.argument("second", metavar="RUN2", type=RowNumber)
 @index_option
 @format_option
-def diff(first: int, second: int, index: Path, spelling: str) -> None:
+def diff(first: int, second: int, index: Path, form: str) -> None:
     """Tell what became of the files between two runs: new, gone, another verdict, scored or no longer so.
 
     Runs and their numbers: nsfwd index stats.
@@ -99,4 +97,4 @@ def diff(first: int, second: int, index: Path, spelling: str) -> None:
 
     with Index(index, write=False) as opened:
         found = differences(opened, first, second)
-        write(rows(), COLUMNS, spelling)
+        write(rows(), COLUMNS, form)

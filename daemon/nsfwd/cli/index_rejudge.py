@@ -41,7 +41,7 @@ _COUNTS = ("before", "after", "files")
     help="By the policies of these settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if there is one]",
 )
 @format_option
-def rejudge(index: Path, connect: str | None, config: Path | None, spelling: str, **rest: Any) -> None:
+def rejudge(index: Path, connect: str | None, config: Path | None, form: str, **rest: Any) -> None:
     """Judge all scores of the index by the policies of today; no file is opened and no daemon is asked about one.
 
     What people decided (nsfwd override) wins. A sweep does the same by itself when it meets a daemon with another
@@ -63,11 +63,11 @@ def rejudge(index: Path, connect: str | None, config: Path | None, spelling: str
     with Index(index, create=False, write=not rest["dry_run"]) as opened:
         overrides = _overrides(settings)
         if rest["dry_run"]:
-            _print(Rejudging(opened, policies, overrides=overrides), spelling, listed=rest["listed"])
+            _print(Rejudging(opened, policies, overrides=overrides), form, listed=rest["listed"])
             return
         with _run(opened) as run:
             rejudging = Rejudging(opened, policies, run=run.id, overrides=overrides)
-            _print(rejudging, spelling, listed=rest["listed"])
+            _print(rejudging, form, listed=rest["listed"])
             run.counts.known, run.counts.unchanged = rejudging.changed, rejudging.files - rejudging.changed
             run.counts.alarms = rejudging.alarms
 
@@ -119,17 +119,17 @@ def _overrides(settings: Settings) -> Mapping[bytes, Override | None] | None:
         return store.changes().overrides
 
 
-def _print(rejudging: Rejudging, spelling: str, *, listed: bool) -> None:
+def _print(rejudging: Rejudging, form: str, *, listed: bool) -> None:
     """Judge, and print the result."""
     changes = _changes(rejudging)
     if listed:
-        write(changes, _SHOWN if spelling == "text" else _CHANGES, spelling)
+        write(changes, _SHOWN if form == "text" else _CHANGES, form)
     else:
         for _ in changes:
             pass
         counts = sorted(rejudging.verdicts.items(), key=lambda item: (item[0][0] == item[0][1], -item[1]))
         rows = ({"before": before, "after": after, "files": files} for (before, after), files in counts)
-        write(rows, _COUNTS, spelling)
+        write(rows, _COUNTS, form)
     click.echo(
         f"{rejudging.files} files judged again, {rejudging.changed} with another verdict, {rejudging.alarms} alarms",
         err=True,

@@ -66,8 +66,8 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
     metavar="VERDICT",
     help="Verdicts that count as flagged.  [default: those that are alarms]",
 )
-@click.option("--format", "spelling", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def estimate(labelled: Path, flagged: tuple[str, ...], spelling: str) -> None:
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def estimate(labelled: Path, flagged: tuple[str, ...], form: str) -> None:
     """Estimate from a labelled sample: precision, misses and prevalence, each with an interval of 95 %.
 
     The interval of a stratified sample: Clopper and Pearson's of each stratum, put together by MOVER (Zou, Huang and
@@ -82,7 +82,7 @@ def estimate(labelled: Path, flagged: tuple[str, ...], spelling: str) -> None:
 
     with labelled.open("rb") as table:
         figures = figures_of(table, flagged=flagged)
-    if spelling == "json":
+    if form == "json":
         fields = {
             name: value._asdict() if hasattr(value, "_asdict") else value for name, value in asdict(figures).items()
         }

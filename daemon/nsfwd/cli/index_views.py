@@ -37,7 +37,7 @@ _RUNS = ("run", "kind", "why", "started", "ended", "found", "unchanged", "known"
 @click.option("--run", type=RowNumber, help="Those that came to it in this run.")
 @click.option("--gone", is_flag=True, help="Those that are no longer there, which are left out otherwise.")
 @click.option("--limit", type=RowNumber, help="So many at most.")
-def list_files(paths: tuple[bytes, ...], index: Path, spelling: str, **rest: Any) -> None:
+def list_files(paths: tuple[bytes, ...], index: Path, form: str, **rest: Any) -> None:
     """List files and what they came to, below PATH or all.
 
     \b
@@ -60,14 +60,14 @@ def list_files(paths: tuple[bytes, ...], index: Path, spelling: str, **rest: Any
         limit=rest["limit"],
     )
     with Index(index, write=False) as opened:
-        write(files(opened, chosen), _LISTED_AS_TEXT if spelling == "text" else _LISTED, spelling)
+        write(files(opened, chosen), _LISTED_AS_TEXT if form == "text" else _LISTED, form)
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=bytes))
 @index_option
 @format_option
-def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
+def show(paths: tuple[bytes, ...], index: Path, form: str) -> int:
     """Show all that is known of a file: scores, identity, history, actions and other paths of the same content.
 
     Exit 1 when nothing is known of one of them.
@@ -80,11 +80,11 @@ def show(paths: tuple[bytes, ...], index: Path, spelling: str) -> int:
     with Index(index, write=False) as opened:
         known = [(path, file(opened, os.path.abspath(path))) for path in paths]  # noqa: PTH100
         rows = [row for _, row in known if row is not None]
-        if spelling == "text":
+        if form == "text":
             for row in rows:
                 click.echo("\n".join(_lines(row)))
         else:
-            write(rows, tuple(dict.fromkeys(key for row in rows for key in row)), spelling)
+            write(rows, tuple(dict.fromkeys(key for row in rows for key in row)), form)
     missing = [path for path, row in known if row is None]
     for path in missing:
         click.echo(f"nsfwd: {escape(os.fsdecode(path))}: not in the index", err=True)
@@ -131,7 +131,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
 @click.option(
     "--runs", "number", type=click.IntRange(0, 1_000_000), default=10, show_default=True, help="Runs to show."
 )
-def stats(index: Path, spelling: str, number: int) -> None:
+def stats(index: Path, form: str, number: int) -> None:
     """Count files by what they came to, and show the last runs: when, why they ended, and their counts.
 
     As csv and ndjson it is the outcomes alone; with --format json all of it, with daemon, model and policy of each run.
@@ -142,11 +142,11 @@ def stats(index: Path, spelling: str, number: int) -> None:
     from nsfwd.scanning.reports.records import outcomes, runs, totals
 
     with Index(index, write=False) as opened:
-        if spelling in ("csv", "ndjson"):
-            write(outcomes(opened), _OUTCOMES, spelling)
+        if form in ("csv", "ndjson"):
+            write(outcomes(opened), _OUTCOMES, form)
             return
         fields = {"index": totals(opened), "outcomes": list(outcomes(opened)), "runs": list(runs(opened, number))}
-        if spelling == "json":
+        if form == "json":
             click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
             return
         held = fields["index"]
@@ -156,7 +156,7 @@ def stats(index: Path, spelling: str, number: int) -> None:
             f" {format_count(held['directories'])} directories ({held['unreadable']} unreadable);"
             f" {format_count(held['contents'])} contents scored; {held['bytes'] / 1e6:.1f} MB\n"
         )
-        write(outcomes(opened), _OUTCOMES, spelling)
+        write(outcomes(opened), _OUTCOMES, form)
         if number:
             click.echo()
-            write(runs(opened, number), _RUNS, spelling)
+            write(runs(opened, number), _RUNS, form)

@@ -100,11 +100,11 @@ def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, *
 
 @override.command("list")
 @click.argument("what", nargs=-1, metavar=_WHAT)
-@click.option("--format", "spelling", type=click.Choice(FORMATS), help="How they are spelled.  [default: text]")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Output format.  [default: text]")
 @click.option("--expired", is_flag=True, help="Those that no longer hold as well.")
 @click.option("--history", is_flag=True, help="Every change that was made, as text: what, when and by whom.")
 @_store_options
-def list_overrides(what: tuple[str, ...], spelling: str | None, *, expired: bool, history: bool, **rest: Any) -> None:
+def list_overrides(what: tuple[str, ...], form: str | None, *, expired: bool, history: bool, **rest: Any) -> None:
     """List decisions, or those about some pictures.
 
     \b
@@ -112,7 +112,7 @@ def list_overrides(what: tuple[str, ...], spelling: str | None, *, expired: bool
       nsfwd override list
       nsfwd override list statue.jpg --format json
     """
-    if history and spelling:
+    if history and form:
         raise click.UsageError("--history is text: leave out --format")
     wanted = [digest for digest, _ in map(_content, what)]
     opened = _open(rest["config"], rest["store"])
@@ -124,7 +124,7 @@ def list_overrides(what: tuple[str, ...], spelling: str | None, *, expired: bool
                 click.echo(_change(change))
             return
         found = (one for one in overrides.items(expired=expired) if not wanted or one.digest in wanted)
-        _print(found, spelling or "text")
+        _print(found, form or "text")
 
 
 @override.command("remove")
@@ -151,10 +151,10 @@ def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | No
 
 @override.command("import")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
-@click.option("--format", "spelling", type=click.Choice(["ndjson", "csv"]), help="[default: by the name; else ndjson]")
+@click.option("--format", "form", type=click.Choice(["ndjson", "csv"]), help="[default: by the name; else ndjson]")
 @_force
 @_store_options
-def import_overrides(file: Path, spelling: str | None, *, force: bool, config: Path | None, store: Path | None) -> None:
+def import_overrides(file: Path, form: str | None, *, force: bool, config: Path | None, store: Path | None) -> None:
     """Take decisions that export wrote, or a list made by hand: all or none. Of two about one content the later wins.
 
     A list needs sha256 and verdict; reason, by, time, expires and path may be left out.
@@ -164,17 +164,17 @@ def import_overrides(file: Path, spelling: str | None, *, force: bool, config: P
     settings = _settings(config)
     source = sys.stdin.buffer if str(file) == STDIN else file.open("rb")
     with source, OverrideStore(chosen_store(store, settings)) as overrides:
-        spelling = spelling or ("csv" if file.suffix.lower() == ".csv" else "ndjson")
-        given = override_lists.read(source, spelling)
+        form = form or ("csv" if file.suffix.lower() == ".csv" else "ndjson")
+        given = override_lists.read(source, form)
         taken = overrides.take(given if force else _known(given, settings))
     click.echo(f"{taken.added} added, {taken.replaced} replaced, {taken.older} not later than what is here", err=True)
 
 
 @override.command("export")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
-@click.option("--format", "spelling", type=click.Choice(["ndjson", "csv"]), help="[default: by the name; else ndjson]")
+@click.option("--format", "form", type=click.Choice(["ndjson", "csv"]), help="[default: by the name; else ndjson]")
 @_store_options
-def export(output: Path | None, spelling: str | None, config: Path | None, store: Path | None) -> None:
+def export(output: Path | None, form: str | None, config: Path | None, store: Path | None) -> None:
     """Write all decisions, expired ones too, as a list that import takes.
 
     Example: nsfwd override export -o decisions.ndjson
@@ -184,7 +184,7 @@ def export(output: Path | None, spelling: str | None, config: Path | None, store
     opened = _open(config, store)
     if opened is None:
         return
-    chosen = spelling or ("csv" if output is not None and output.suffix.lower() == ".csv" else "ndjson")
+    chosen = form or ("csv" if output is not None and output.suffix.lower() == ".csv" else "ndjson")
     with opened as overrides:
         if output is None:
             _print(overrides.items(expired=True), chosen)
@@ -297,12 +297,12 @@ def _check_verdicts(wanted: Iterable[str], settings: Settings) -> None:
 # -- output -----------------------------------------------------------------------------------------------------------
 
 
-def _print(overrides: Iterable[Override], spelling: str) -> None:
-    if spelling == "text":
+def _print(overrides: Iterable[Override], form: str) -> None:
+    if form == "text":
         for one in overrides:
             click.echo(_line(one))
         return
-    override_lists.write(overrides, sys.stdout.buffer, spelling)
+    override_lists.write(overrides, sys.stdout.buffer, form)
 
 
 def _changes(overrides: OverrideStore, wanted: list[bytes]) -> Iterator[OverrideChange]:

@@ -60,7 +60,7 @@ class RestoreSelection:
 @click.option("--run", "number", type=int, metavar="N", help="What this run took.")
 @click.option("--all", "everything", is_flag=True, help="Everything that lies there.")
 @click.option("--list", "listing", is_flag=True, help="List what lies there, and restore nothing.")
-@click.option("--format", "spelling", type=click.Choice(["text", "ndjson"]), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(["text", "ndjson"]), default="text", show_default=True)
 @click.option("--apply", is_flag=True, help="Do it; without this flag, only say what would be done.")
 @quarantine_option
 @click.option(
@@ -94,7 +94,7 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
             _complain(error)
         if flags["listing"]:
             for entry in entries:
-                _list(store, entry, flags["spelling"])
+                _list(store, entry, flags["form"])
             return exit_codes.FAILED if damaged else exit_codes.OK
         if not entries:
             click.echo("nsfwd: nothing to restore", err=True)
@@ -137,11 +137,11 @@ def _store(flags: dict[str, Any]) -> Iterator[Store]:
         yield store
 
 
-def _list(store: Store, entry: ManifestEntry, spelling: str) -> None:
+def _list(store: Store, entry: ManifestEntry, form: str) -> None:
     from nsfwd.scanning.index.stat_columns import local
 
     lies = store.path_of(entry)
-    if spelling == "ndjson":
+    if form == "ndjson":
         fields = ("kind", "time", "digest", "size", "verdict", "label", "score", "run", "index", "placeholder", "links")
         row = {"path": entry.path_text, **{name: getattr(entry, name) for name in fields}, "target": os.fsdecode(lies)}
         click.echo(json.dumps(row, ensure_ascii=True))

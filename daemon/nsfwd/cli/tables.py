@@ -24,16 +24,16 @@ _ALIGNED = 1000
 
 def format_option(command: _Command) -> _Command:
     """Add ``--format``."""
-    return click.option("--format", "spelling", type=click.Choice(FORMATS), default="text", show_default=True)(command)
+    return click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)(command)
 
 
-def write(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], spelling: str) -> None:
+def write(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], form: str) -> None:
     """Write rows as they come, with the columns in this order."""
     out = sys.stdout.buffer
-    if spelling != "text":
+    if form != "text":
         from nsfwd.row_writer import write_rows
 
-        write_rows(rows, out, columns, spelling)
+        write_rows(rows, out, columns, form)
         return
     for line in _text(rows, columns):
         out.write(line.encode("utf-8", "surrogateescape"))

@@ -14,8 +14,8 @@ from nsfwd.protocol.messages import Override
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, text_of
 from nsfwd.scanning.index.database import Index
-from nsfwd.scanning.index.rejudge import spelled_override
-from nsfwd.scanning.trees.path_text import below
+from nsfwd.scanning.index.rejudge import override_json
+from nsfwd.scanning.trees.file_entry import below
 
 
 def mark_restored(index: Index, entry: ManifestEntry, target: bytes, restored: float | None) -> None:
@@ -40,7 +40,7 @@ def note_override(index: Index, override: Override) -> None:
     with index.transaction():
         index.write(
             "UPDATE file SET verdict = ?, alarm = 0, override = ? WHERE digest = ? AND status = 'ok'",
-            (override.verdict, spelled_override(override), override.digest),
+            (override.verdict, override_json(override), override.digest),
         )
 
 

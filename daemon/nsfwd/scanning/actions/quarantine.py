@@ -69,7 +69,7 @@ class Store:
     def __init__(self, root: Path, *, kind: str, sealed: bool) -> None:
         self.root, self.kind, self.sealed = root.absolute(), kind, sealed
         self.releases = Releases(records_of(root, sealed=sealed))
-        self._desk: tuple[int, bytes] | None = None
+        self._worker_dir: tuple[int, bytes] | None = None
         with self.border(), safe_directory(os.fsencode(self.root), make=0o700 if sealed else 0o777) as opened:
             if sealed:
                 self._check(os.fstat(opened))
@@ -97,11 +97,11 @@ class Store:
 
     def close(self) -> None:
         """Stop working in it. Idempotent."""
-        if self._desk is not None:
-            (desk, name), self._desk = self._desk, None
+        if self._worker_dir is not None:
+            (worker_dir, name), self._worker_dir = self._worker_dir, None
             with suppress(OSError), self._records(b"pending") as pending:  # what is left in it is for the recovery
                 os.rmdir(name, dir_fd=pending)
-            os.close(desk)
+            os.close(worker_dir)
 
     def _check(self, found: os.stat_result) -> None:
         if self.root.is_symlink() or os.geteuid() not in (0, found.st_uid):
@@ -168,34 +168,34 @@ class Store:
     def note(self, entry: ManifestEntry) -> None:
         """Put the manifest of what is being taken on the disk, over an earlier one of the same entry."""
         with self.border():
-            write_new(self._own_desk(), _file_of(entry), dump(entry))
+            write_new(self._own_worker_dir(), _file_of(entry), dump(entry))
 
-    def file(self, entry: ManifestEntry, desk: int | None = None) -> None:
-        """Put the manifest of what was taken where it stays; ``desk`` is whose it is, None for the own one."""
+    def file(self, entry: ManifestEntry, worker_dir: int | None = None) -> None:
+        """Put the manifest of a taken file where it stays, from the directory of this worker or from ``worker_dir``."""
         with self.border():
-            source = self._own_desk() if desk is None else desk
-            with self._drawer(entry, make=True) as place:
+            source = self._own_worker_dir() if worker_dir is None else worker_dir
+            with self._shard(entry, make=True) as place:
                 os.rename(_file_of(entry), _file_of(entry), src_dir_fd=source, dst_dir_fd=place)
                 os.fsync(place)
             os.fsync(source)
 
-    def forget(self, entry: ManifestEntry, desk: int | None = None) -> None:
+    def forget(self, entry: ManifestEntry, worker_dir: int | None = None) -> None:
         """Remove the manifest of what was not taken after all."""
         with self.border():
-            os.unlink(_file_of(entry), dir_fd=self._own_desk() if desk is None else desk)
+            os.unlink(_file_of(entry), dir_fd=self._own_worker_dir() if worker_dir is None else worker_dir)
 
     def drop(self, entry: ManifestEntry) -> None:
         """Remove the manifest of what is back in its place."""
-        with self.border(), self._drawer(entry) as place:
+        with self.border(), self._shard(entry) as place:
             os.unlink(_file_of(entry), dir_fd=place)
             os.fsync(place)
 
     def correct(self, entry: ManifestEntry) -> None:
         """Rewrite the manifest of a file in this store; it stays deleted if the file has come back."""
-        with self.border(), self._drawer(entry) as drawer, self.place(entry) as (place, name):
-            write_new(drawer, _file_of(entry), dump(entry))
+        with self.border(), self._shard(entry) as shard, self.place(entry) as (place, name):
+            write_new(shard, _file_of(entry), dump(entry))
             if looked_at(place, name) is None:
-                os.unlink(_file_of(entry), dir_fd=drawer)
+                os.unlink(_file_of(entry), dir_fd=shard)
 
     def release(self, entry: ManifestEntry, decided: float) -> None:
         """Note that a person lets a content go, by an override of this time: no run takes it while that holds."""
@@ -212,15 +212,15 @@ class Store:
         with self.border(), self._records(b"manifests") as manifests:
             shards = _listed(manifests)
         for shard in shards:
-            with suppress(FileNotFoundError), self._records(b"manifests/" + shard) as drawer:
-                for name in _listed(drawer):
-                    entry = self._read(drawer, name, damaged) if name.endswith(_ENDING) else None
+            with suppress(FileNotFoundError), self._records(b"manifests/" + shard) as opened:
+                for name in _listed(opened):
+                    entry = self._read(opened, name, damaged) if name.endswith(_ENDING) else None
                     if entry is not None:
                         yield entry
 
     @contextmanager
     def abandoned(self, damaged: Damaged = _refuse) -> Iterator[Iterator[tuple[int, ManifestEntry]]]:
-        """Lend what dead workers left: a descriptor of each one's desk with an entry. Their desks go when empty.
+        """Lend the entries of dead workers, each with a descriptor of the worker's directory; empty ones are removed.
 
         Args:
             damaged: as of ``entries``; such a manifest stays where it is.
@@ -230,18 +230,18 @@ class Store:
 
     def _abandoned(self, pending: int, damaged: Damaged) -> Iterator[tuple[int, ManifestEntry]]:
         for worker in _listed(pending):
-            with suppress(FileNotFoundError), below(pending, worker) as desk:
+            with suppress(FileNotFoundError), below(pending, worker) as worker_dir:
                 try:
-                    fcntl.flock(desk, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(worker_dir, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                for name in _listed(desk):
+                for name in _listed(worker_dir):
                     if name.startswith(b"."):  # begun and never whole: nothing was touched yet
-                        os.unlink(name, dir_fd=desk)
+                        os.unlink(name, dir_fd=worker_dir)
                         continue
-                    entry = self._read(desk, name, damaged)
+                    entry = self._read(worker_dir, name, damaged)
                     if entry is not None:
-                        yield desk, entry
+                        yield worker_dir, entry
                 with suppress(OSError):
                     os.rmdir(worker, dir_fd=pending)
 
@@ -255,7 +255,7 @@ class Store:
         ):
             yield opened
 
-    def _drawer(self, entry: ManifestEntry, *, make: bool = False) -> AbstractContextManager[int]:
+    def _shard(self, entry: ManifestEntry, *, make: bool = False) -> AbstractContextManager[int]:
         return self._records(b"manifests/" + entry.name[:2].encode(), make=make)
 
     def _read(self, place: int, name: bytes, damaged: Damaged) -> ManifestEntry | None:
@@ -272,15 +272,15 @@ class Store:
             damaged(ActionFailure(f"{where}: {error.strerror}"))
         return None
 
-    def _own_desk(self) -> int:
-        """Return this worker's desk. It may be cleared away between its making and its lock: then another is made."""
-        while self._desk is None:
+    def _own_worker_dir(self) -> int:
+        """Return this worker's directory; where it was removed between its making and its lock, another one."""
+        while self._worker_dir is None:
             name = secrets.token_hex(8).encode()
             with self._records(b"pending") as pending, below(pending, name, make=0o700) as made:
                 fcntl.flock(made, fcntl.LOCK_EX)
                 if name in _listed(pending):
-                    self._desk = os.dup(made), name  # which holds the lock on
-        return self._desk[0]
+                    self._worker_dir = os.dup(made), name  # which holds the lock on
+        return self._worker_dir[0]
 
 
 def _file_of(entry: ManifestEntry) -> bytes:
@@ -358,13 +358,13 @@ class Releases:
         Raises:
             OSError: it cannot be written.
         """
-        shard, content = release.digest[:2].encode(), msgspec.json.encode(release) + b"\n"
+        name, content = release.digest[:2].encode(), msgspec.json.encode(release) + b"\n"
         with (
             safe_directory(os.fsencode(self._records)) as records,
             _made(records, _RELEASED) as base,
-            _made(base, shard) as drawer,
+            _made(base, name) as shard,
         ):
-            write_new(drawer, _release_of(release.digest), content)
+            write_new(shard, _release_of(release.digest), content)
 
     def of(self, digest: bytes) -> Release | None:
         """Return what is known of a content; None also where nothing of it can be read."""

@@ -28,16 +28,16 @@ def recover(store: Store, record: Callable[[ManifestEntry], None], *, say: Calla
     """
     count = 0
     with store.abandoned(lambda error: say(f"what a killed run began cannot be finished: {error}")) as left:
-        for desk, entry in left:
+        for worker_dir, entry in left:
             count += 1
             try:
                 with _source(store, entry) as source:
                     if _lies_in(store, source, entry):
                         settle(store, source, entry)
                         record(entry)
-                        store.file(entry, desk)
+                        store.file(entry, worker_dir)
                     else:
-                        store.forget(entry, desk)
+                        store.forget(entry, worker_dir)
             except OSError as error:
                 say(f"{entry.path_text}: what a killed run began cannot be finished: {error.strerror or error}")
     return count

@@ -149,7 +149,7 @@ class FileTable:
         self._present = _Present(again=again)
         self._directories: OrderedDict[bytes, int] = OrderedDict()
         self._models: dict[str, int] = {}
-        self._spellings: dict[tuple[tuple[str, str], ...], str] = {}
+        self._models_texts: dict[tuple[tuple[str, str], ...], str] = {}
         self._rows: dict[str, dict[str, int]] = {}
         self._policies: dict[str, int] = {}
 
@@ -171,7 +171,10 @@ class FileTable:
         Args:
             models, labels: by short name. ``policy``: identity, ``policies``: by short name, where they are known.
         """
-        self._present.models, self._present.policy = self._spelled(models, labels), self._policy(policy, policies or {})
+        self._present.models, self._present.policy = (
+            self._models_text(models, labels),
+            self._policy(policy, policies or {}),
+        )
 
     def look(self, found: FileEntry) -> Looked:
         """Return what is known of a file."""
@@ -209,7 +212,7 @@ class FileTable:
         models, policy = self._present.models, self._present.policy
         if judged.status == Status.OK:
             reply = judged.reply
-            models, policy = self._spelled(reply["model"], judged.scores), self._policy(str(reply["policy"]), {})
+            models, policy = self._models_text(reply["model"], judged.scores), self._policy(str(reply["policy"]), {})
         override = None if judged.override is None else json.dumps(judged.override, separators=(",", ":"))
         return RowOutcome(
             judged.digest,
@@ -267,7 +270,7 @@ class FileTable:
 
     def forget(self) -> None:
         """Look ids of rows up again: a transaction that made some was rolled back."""
-        for known in (self._directories, self._models, self._spellings, self._policies):
+        for known in (self._directories, self._models, self._models_texts, self._policies):
             known.clear()
 
     def _score_rows(
@@ -275,20 +278,20 @@ class FileTable:
     ) -> Iterator[tuple[bytes, int, bytes, float]]:
         if outcome.digest is None or not said:
             return
-        spelled = outcome.models or "{}"
-        rows = self._rows.get(spelled)
+        text = outcome.models or "{}"
+        rows = self._rows.get(text)
         if rows is None:
-            rows = self._rows[spelled] = json.loads(spelled)
+            rows = self._rows[text] = json.loads(text)
         for name, scores in said.items():
             yield outcome.digest, rows[name], struct.pack(f"<{len(scores)}d", *scores.values()), now
 
-    def _spelled(self, models: Mapping[str, str], labels: Mapping[str, Iterable[str]]) -> str:
+    def _models_text(self, models: Mapping[str, str], labels: Mapping[str, Iterable[str]]) -> str:
         known = tuple(models.items())
-        spelled = self._spellings.get(known)
-        if spelled is None:
+        text = self._models_texts.get(known)
+        if text is None:
             rows = {name: self._model(name, identity, labels[name]) for name, identity in known}
-            spelled = self._spellings[known] = json.dumps(rows, separators=(",", ":"))
-        return spelled
+            text = self._models_texts[known] = json.dumps(rows, separators=(",", ":"))
+        return text
 
     def _model(self, name: str, identity: str, labels: Iterable[str]) -> int:
         if identity not in self._models:

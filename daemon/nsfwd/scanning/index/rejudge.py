@@ -105,8 +105,8 @@ class Rejudging:
 
     def changes(self) -> Iterator[VerdictChange]:
         """Judge everything, and yield files with another verdict once that is written."""
-        spellings = self._index.read("SELECT models, count(*) FROM file WHERE status = 'ok' GROUP BY models")
-        for models, count in list(spellings):
+        groups = self._index.read("SELECT models, count(*) FROM file WHERE status = 'ok' GROUP BY models")
+        for models, count in list(groups):
             try:
                 kind = self._kind(models)
             except BundleError as error:
@@ -174,7 +174,7 @@ class Rejudging:
         if self._overrides is None:
             return known
         override = self._overrides.get(digest)
-        return spelled_override(override) if override is not None and override.holds(self._now) else None
+        return override_json(override) if override is not None and override.holds(self._now) else None
 
     def _write(self, rows: list[_New]) -> None:
         if self._run is None:
@@ -243,7 +243,7 @@ def _unpacked(kind: _Kind, blobs: Sequence[bytes | None]) -> dict[str, tuple[flo
     return results
 
 
-def spelled_override(override: Override) -> str:
+def override_json(override: Override) -> str:
     """Return an override as the column ``override`` has it."""
     told = {"verdict": override.verdict, "reason": override.reason, "by": override.by, "time": override.time}
     return json.dumps(told | {"expires": override.expires})

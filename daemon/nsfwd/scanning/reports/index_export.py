@@ -89,14 +89,14 @@ class _Models:
             for number, identity, labels in index.read("SELECT id, identity, labels FROM model")
         }
 
-    def identities(self, spelling: str) -> dict[str, str]:
+    def identities(self, models: str) -> dict[str, str]:
         """Short name -> identity."""
-        return {name: self._known[number][0] for name, number in json.loads(spelling).items()}
+        return {name: self._known[number][0] for name, number in json.loads(models).items()}
 
-    def scores(self, spelling: str, digest: bytes) -> dict[str, dict[str, float]]:
+    def scores(self, models: str, digest: bytes) -> dict[str, dict[str, float]]:
         """Short name -> label -> score, of those that are there."""
         scores = {}
-        for name, number in json.loads(spelling).items():
+        for name, number in json.loads(models).items():
             labels = self._known[number][1]
             row = self._index.one("SELECT scores FROM score WHERE digest = ? AND model = ?", (digest, number))
             if row is not None and len(row[0]) == 8 * len(labels):
