@@ -1,4 +1,4 @@
-"""What became of the files between two runs: the state that the history had after one, held against that after another.
+"""``differences``: the files whose state after one run differs from that after another run.
 
 Reads only, row by row. Files that stayed as they were have no history in between and cost nothing.
 """
@@ -15,13 +15,13 @@ from nsfwd.scanning.trees.file_entry import join
 
 
 class What(StrEnum):
-    """What became of a file."""
+    """Kind of a difference."""
 
     NEW = "new"
     GONE = "gone"
     VERDICT = "verdict"
     STATUS = "status"
-    """It has another status or code: it was scored and now is not, or the other way round."""
+    """Another status or code: the file was scored and now is not, or the reverse."""
 
 
 class Difference(NamedTuple):
@@ -43,7 +43,7 @@ class _State(NamedTuple):
 
 
 def differences(index: Index, first: int, second: int) -> Iterator[Difference]:
-    """Yield what is different after the run ``second`` from what was so after ``first``.
+    """Yield the files whose state after the run ``second`` differs from that after ``first``.
 
     Raises:
         NsfwdError: a run is missing, or the first is the later one; the caller's fault.
