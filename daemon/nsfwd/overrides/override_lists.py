@@ -54,7 +54,7 @@ def read(source: BinaryIO, form: str) -> Iterator[Override]:
 
 
 def as_dict(override: Override) -> dict[str, Any]:
-    """Return an override under the names of a list; a path that is not UTF-8 goes as base64 beside what can be read."""
+    """Return an override as a row of a list; a path that is not UTF-8 is given in base64 as well."""
     row = {
         "sha256": override.digest.hex(),
         "verdict": override.verdict,

@@ -171,7 +171,7 @@ class OverrideStore(SqliteStore):
     )
 
     def _locate(self, *, create: bool) -> None:
-        """See that the file is there, or make it; what root makes belongs to the owner of its directory, the daemon."""
+        """Check that the file is there, or make it; root gives it to the owner of its directory, the daemon."""
         if self.path.exists():
             return
         if not create:
@@ -229,7 +229,7 @@ class OverrideStore(SqliteStore):
         return override if override is not None and override.holds(time.time()) else None
 
     def items(self, *, expired: bool = False) -> Iterator[Override]:
-        """Yield all that hold now, and on request the expired ones too, in the order in which they were made."""
+        """Yield all overrides that hold now, and on request the expired ones too, oldest first."""
         now = time.time()
         for row in self.read(f"SELECT {_COLUMNS} FROM override ORDER BY time, digest"):
             override = _override(row)
@@ -237,7 +237,7 @@ class OverrideStore(SqliteStore):
                 yield override
 
     def history(self, digest: str | bytes | None = None) -> Iterator[OverrideChange]:
-        """Yield what was done, to one content or to all, in the order in which it was done."""
+        """Yield the changes of one content or of all, oldest first."""
         which, values = ("", ()) if digest is None else ("WHERE digest = ?", (to_digest(digest),))
         columns = "digest, what, time, author, verdict, reason, expires"
         for row in self.read(f"SELECT {columns} FROM change {which} ORDER BY number", values):
@@ -335,7 +335,7 @@ def _row(override: Override) -> tuple[Any, ...]:
 
 
 def _override(row: Row) -> Override:
-    """Read columns back; those of another program or of a failed disk end here, not in a judgement."""
+    """Return an override from its columns; values of another program or a failed disk must not reach a judgement."""
     override = Override(*row)
     texts = (override.verdict, override.reason, override.by)
     times = (override.time, override.expires or 0.0)

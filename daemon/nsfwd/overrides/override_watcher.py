@@ -35,7 +35,7 @@ _log = logging.getLogger("nsfwd.pipeline")
 
 
 class OverrideWatcher:
-    """The overrides in force, and the thread that keeps them so. Generations share it, while its store is the same.
+    """The overrides in force, and the thread that reads them. Generations share it while they name the same store.
 
     Args:
         store: the setting ``overrides``. The store may be missing, as long as it was never there.
@@ -93,7 +93,7 @@ class OverrideWatcher:
 
     @property
     def trouble(self) -> str:
-        """Why the store cannot be read at present; empty while it can."""
+        """The reason why the store cannot be read at present; empty while it can."""
         silence = time.monotonic() - self._looked
         if self._users and self._path is not None and silence > STALE:
             return f"{self._path}: has not answered for {silence:.0f} s"

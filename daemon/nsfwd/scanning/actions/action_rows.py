@@ -1,4 +1,4 @@
-"""Files that were taken away, in the index and in manifests: one came back, got an override, or its tree moved.
+"""Keeps the rows and manifests of taken files true: one came back, got an override, or its tree moved.
 
 For restore, recovery and ``index relocate``. Knows rows and manifests, and touches no picture.
 """
@@ -19,7 +19,7 @@ from nsfwd.scanning.trees.file_entry import below
 
 
 def mark_restored(index: Index, entry: ManifestEntry, target: bytes, restored: float | None) -> None:
-    """Note when the file of an entry came back; None takes the note back."""
+    """Write when the file of an entry came back; None removes that."""
     with index.transaction():
         index.write_all(
             "UPDATE action SET restored = ? WHERE id = ?", [(restored, row) for row in _rows(index, entry, target)]
@@ -27,7 +27,7 @@ def mark_restored(index: Index, entry: ManifestEntry, target: bytes, restored: f
 
 
 def _rows(index: Index, entry: ManifestEntry, target: bytes) -> list[int]:
-    """Return the rows of an entry, by whatever way its store was named when they were written."""
+    """Return the rows of an entry, whichever path of its store they have."""
     rows = index.rows(
         "SELECT id, target FROM action WHERE digest = ? AND target IS NOT NULL", (bytes.fromhex(entry.digest),)
     )
@@ -67,7 +67,7 @@ def note_recovered(index: Index, entry: ManifestEntry, target: bytes) -> None:
 
 
 def relocate_taken(store: Store, old: bytes, new: bytes, *, dry_run: bool = False) -> int:
-    """Have what was taken from below ``old`` come back below ``new``; return how many files that are.
+    """Rewrite manifests, so that files taken from below ``old`` come back below ``new``; return their number.
 
     A kill in between leaves manifests of which some are rewritten; doing it again rewrites the rest.
 
@@ -83,7 +83,7 @@ def relocate_taken(store: Store, old: bytes, new: bytes, *, dry_run: bool = Fals
 
 
 def taken_elsewhere(index: Index, old: bytes, stores: Sequence[Store]) -> list[bytes]:
-    """Return where files of a tree lie that were taken to other places than these stores."""
+    """Return the places of files of a tree that were taken to other places than these stores."""
     rows = index.read(
         "SELECT DISTINCT target FROM action WHERE path >= ? AND path < ? AND outcome = 'done' AND restored IS NULL"
         " AND kind IN ('quarantine', 'move') AND target IS NOT NULL",

@@ -72,7 +72,7 @@ class Breaker:
         self._remember(now, acted=True)
 
     def reason(self, acted: int) -> str:
-        """Return why so many files are too many, naming the setting; empty when they are not."""
+        """Return the reason to stop, naming the setting; empty while there is none."""
         limits, judged = self._limits, max(self.known, self.judged)
         if acted > limits.most:
             return (

@@ -1,4 +1,4 @@
-"""``ActionExecutor``: acts on verdicts: each once, none before the breaker allowed it, and every one written down.
+"""``ActionExecutor`` acts on verdicts: once on each, after the breaker has allowed it, and with a row for every action.
 
     log          a line that says so; done without ``apply`` too, as it changes nothing
     copy         a copy below a directory
@@ -47,7 +47,7 @@ _TAKING = frozenset({"move", "quarantine"})
 
 @dataclass(frozen=True, slots=True)
 class ActionPlan:
-    """What is to be done about which verdicts.
+    """The actions of a run, and the verdicts they apply to.
 
     Attributes:
         kinds: of ``KINDS``; at most one of ``move`` and ``quarantine``.
@@ -70,7 +70,7 @@ class ActionPlan:
 
 
 class ActionExecutor:
-    """The actor of a run; for one event loop, in the thread of the index.
+    """The action handler of a run; for one event loop, in the thread of the index.
 
     Args:
         roots: of the run, to know how many files it is about.
@@ -109,7 +109,7 @@ class ActionExecutor:
         return not self._left(path, digest)[0]
 
     async def act(self, judged: Judged) -> None:
-        """Do what is to be done about one file.
+        """Do the planned actions for one file.
 
         Raises:
             BreakerOpen: this one would be one too many; nothing was done to it.
@@ -146,7 +146,7 @@ class ActionExecutor:
             raise self._failure
 
     def _warn(self) -> None:
-        """Say which of the verdicts wanted no policy of the index has: a typing error would be silent for ever."""
+        """Warn of planned verdicts that no policy of the index has: a typing error would be silent for ever."""
         bodies = [json.loads(body) for (body,) in self._index.read("SELECT body FROM policy WHERE body IS NOT NULL")]
         known = {tier["name"] for body in bodies for policy in body.values() for tier in policy.get("tiers", ())}
         labels = {label for (text,) in self._index.read("SELECT labels FROM model") for label in json.loads(text)}
@@ -156,7 +156,7 @@ class ActionExecutor:
     # -- deciding -------------------------------------------------------------------------------------------------
 
     def _wanted(self, judged: Judged) -> tuple[str, ...]:
-        """Return the kinds that are to be done to a file, in their order."""
+        """Return the planned kinds of action for a file, in their order."""
         if judged.digest is None or not self.wants(judged.verdict or "", judged.alarm):
             return ()
         kinds, restored = self._left(judged.found.path, judged.digest)
@@ -171,7 +171,7 @@ class ActionExecutor:
         return kinds
 
     def _left(self, path: bytes, digest: bytes) -> tuple[tuple[str, ...], float]:
-        """Return the kinds that were not done yet to this content at this path, and when somebody put it back."""
+        """Return the kinds that were not done yet to this content at this path, and when it was last restored."""
         if digest == PLACEHOLDER_DIGEST or (self._store is not None and self._store.holds(path)):
             return (), 0.0
         rows = self._index.read(
@@ -217,13 +217,13 @@ class ActionExecutor:
             self._failure = self._failure or error
 
     async def _room(self) -> None:
-        """Hold the run back while more hooks wait than may run at once."""
+        """Wait while more hooks are queued than may run at once."""
         assert self._plan.hook is not None
         while len(self._tasks) > 2 * self._plan.hook.concurrency:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def _perform(self, judged: Judged, kinds: Sequence[str]) -> None:
-        """Do one kind after the other. A file that was changed is left alone; a failed hook does not save a file."""
+        """Do one kind after the other. A changed file is left alone; a failed hook does not stop the others."""
         touched = False
         for kind in kinds:
             try:
@@ -291,7 +291,7 @@ class ActionExecutor:
         message: str | None = None,
         links: int | None = None,
     ) -> None:
-        """Write a row and say it; ``links`` is how many hard links a file had that was taken."""
+        """Write a row and print its line; ``links`` is how many hard links a file had that was taken."""
         path = judged.found.path
         with self._index.transaction():
             self._index.write(
@@ -307,12 +307,12 @@ class ActionExecutor:
             self._say(f"{_DONE[kind]} {text_of(path)} ({judged.graded}){where}{_remaining(links)}")
 
     def _run(self) -> int | None:
-        """Return the number of the run that this process is at."""
+        """Return the number of the run of this process."""
         row = self._index.one("SELECT max(id) FROM run WHERE pid = ? AND ended IS NULL", (os.getpid(),))
         return row[0] if row else None
 
     def _recovered(self, entry: ManifestEntry) -> None:
-        """Write down what a run did that was killed before it could."""
+        """Write the row of a run that was killed before it could."""
         assert self._store is not None
         note_recovered(self._index, entry, self._store.path_of(entry))
         cut_off = f"by a run that was cut off{_remaining(entry.links)}"
@@ -323,7 +323,7 @@ _DONE = {"log": "found", "copy": "copied", "hook": "ran the hook for", "move": "
 
 
 def _remaining(links: int | None) -> str:
-    """Say that a content can still be read under other names."""
+    """Return a note that a content can still be read under other names."""
     others = (links or 1) - 1
     return f"; other hard links to it that still exist: {others}" if others else ""
 

@@ -36,7 +36,7 @@ class HookFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HookSettings:
-    """What to run and how much of it.
+    """The program, and limits on how often it runs.
 
     Attributes:
         command: the program and its arguments.
@@ -87,7 +87,7 @@ class Hook:
         name = self._settings.command[0]
         try:
             async with asyncio.timeout(self._settings.timeout):
-                _, words, _ = await asyncio.gather(_tell(process, line), _listen(process), process.wait())
+                _, words, _ = await asyncio.gather(_write_reply(process, line), _read_errors(process), process.wait())
         except TimeoutError:
             raise HookFailed(f"{name}: took longer than {self._settings.timeout:g} s") from None
         finally:
@@ -99,8 +99,8 @@ class Hook:
             raise HookFailed(": ".join([f"{name}: ended with status {process.returncode}", *last]))
 
 
-async def _tell(process: asyncio.subprocess.Process, line: bytes) -> None:
-    """Write the reply; a hook that does not read it is none the worse."""
+async def _write_reply(process: asyncio.subprocess.Process, line: bytes) -> None:
+    """Write the reply; a hook need not read it."""
     assert process.stdin is not None
     if process.stdin.is_closing():  # it has ended already
         return
@@ -110,8 +110,8 @@ async def _tell(process: asyncio.subprocess.Process, line: bytes) -> None:
     process.stdin.close()
 
 
-async def _listen(process: asyncio.subprocess.Process) -> bytes:
-    """Read what it complains, and keep the end of it."""
+async def _read_errors(process: asyncio.subprocess.Process) -> bytes:
+    """Read its standard error, and keep the end of it."""
     assert process.stderr is not None
     words = b""
     while part := await process.stderr.read(_WORDS):

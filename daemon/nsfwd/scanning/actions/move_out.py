@@ -104,7 +104,7 @@ def copy_out(root: Path, subject: Subject) -> bytes:
 
 
 def _home(subject: Subject) -> AbstractContextManager[int]:
-    """Lend the directory of a file. A link below the trees of the run may lead anywhere by now, and is not followed."""
+    """Lend the directory of a file. A link below the trees of the run is not followed: it may lead anywhere by now."""
     return safe_directory(subject.home or subject.found.directory)
 
 
@@ -236,7 +236,7 @@ def _move(store: Store, source: int, file: int, entry: ManifestEntry) -> Manifes
 
 
 def _verify(source: int, entry: ManifestEntry, place: int, name: bytes) -> None:
-    """Send a file back that came under the name between the comparison and the rename, or was written to."""
+    """Send a file back that took the name between the comparison and the rename, or was written to."""
     if not is_the_one(entry, looked_at(place, name)):
         rename(place, name, source, entry.basename)
         raise Changed("it was replaced while it was taken")
@@ -282,12 +282,12 @@ def _leave(source: int, entry: ManifestEntry) -> None:
 
 
 def attributes_of(entry: ManifestEntry) -> Attributes:
-    """Return what the file of an entry had besides its content."""
+    """Return the attributes of the file of an entry."""
     return Attributes(entry.mode, entry.uid, entry.gid, entry.atime_ns, entry.mtime_ns, entry.links, entry.extended)
 
 
 def settle(store: Store, source: int | None, entry: ManifestEntry) -> None:
-    """Do what is left once the file lies in the store: seal it, fill its place. May be done twice.
+    """Finish a file that is in the store: seal it, put the placeholder. May be done twice.
 
     Args:
         source: the directory where it was; None where that is gone.
@@ -323,7 +323,7 @@ _EDGE, _FIELD = 96, 192
 
 
 def _placeholder_rows() -> bytes:
-    """Grey with a darker frame and diagonal: nobody takes it for the picture that was here."""
+    """Return rows of grey with a darker frame and diagonal, which cannot be taken for the picture that was here."""
     rows = bytearray()
     for y in range(_SIDE):
         rows.append(0)  # no filter
@@ -338,7 +338,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _stored(data: bytes) -> bytes:
-    """As zlib stores without compressing: compressors differ between versions, and the digest must not."""
+    """Return data as zlib stores it without compressing: compressors differ between versions; the digest must not."""
     block = struct.pack("<BHH", 1, len(data), len(data) ^ 0xFFFF) + data
     return b"\x78\x01" + block + struct.pack(">I", zlib.adler32(data))
 

@@ -51,7 +51,7 @@ def _refuse(error: ActionFailure) -> None:
 
 
 def records_of(root: Path, *, sealed: bool) -> Path:
-    """Return below which directory a store keeps its manifests."""
+    """Return the directory below which a store keeps its manifests."""
     return root.absolute() if sealed else root.absolute() / os.fsdecode(_SHELF)
 
 
@@ -111,14 +111,14 @@ class Store:
 
     @contextmanager
     def border(self) -> Iterator[None]:
-        """Translate what goes wrong with the store itself."""
+        """Translate errors of the store itself."""
         try:
             yield
         except OSError as error:
             raise ActionFailure(f"{self.root}: {error.strerror or error}") from error
 
     def path_of(self, entry: ManifestEntry) -> bytes:
-        """Return where the file of an entry lies."""
+        """Return the path of an entry's file in the store."""
         return b"%b/%b" % (os.fsencode(self.root), entry.target)
 
     @contextmanager
@@ -166,7 +166,7 @@ class Store:
     # -- manifests ------------------------------------------------------------------------------------------------
 
     def note(self, entry: ManifestEntry) -> None:
-        """Put the manifest of what is being taken on the disk, over an earlier one of the same entry."""
+        """Write the manifest of a file that is about to be taken, over an earlier one; it is on the disk then."""
         with self.border():
             write_new(self._own_worker_dir(), _file_of(entry), dump(entry))
 
@@ -180,12 +180,12 @@ class Store:
             os.fsync(source)
 
     def forget(self, entry: ManifestEntry, worker_dir: int | None = None) -> None:
-        """Remove the manifest of what was not taken after all."""
+        """Remove the manifest of a file that was not taken after all."""
         with self.border():
             os.unlink(_file_of(entry), dir_fd=self._own_worker_dir() if worker_dir is None else worker_dir)
 
     def drop(self, entry: ManifestEntry) -> None:
-        """Remove the manifest of what is back in its place."""
+        """Remove the manifest of a file that is back in its place."""
         with self.border(), self._shard(entry) as place:
             os.unlink(_file_of(entry), dir_fd=place)
             os.fsync(place)
@@ -198,13 +198,13 @@ class Store:
                 os.unlink(_file_of(entry), dir_fd=shard)
 
     def release(self, entry: ManifestEntry, decided: float) -> None:
-        """Note that a person lets a content go, by an override of this time: no run takes it while that holds."""
+        """Write that a person released a content, by an override of this time: no run takes it while that holds."""
         release = Release(digest=entry.digest, time=time.time(), decided=decided, path=entry.path_text)
         with self.border():
             self.releases.note(release)
 
     def entries(self, damaged: Damaged = _refuse) -> Iterator[ManifestEntry]:
-        """Yield what lies here, in no order that matters; what another process is taking just now is not among it.
+        """Yield the entries of the store in any order, without those that another process is taking at the moment.
 
         Args:
             damaged: is given the error of each manifest that cannot be read; raises it by default.
@@ -324,7 +324,7 @@ _RELEASED = b"released"
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """One content.
+    """A content that a person let go again.
 
     Attributes:
         time: when it was released. ``decided``: the time of the override that was made with it.
@@ -353,7 +353,7 @@ class Releases:
         self._records = records
 
     def note(self, release: Release) -> None:
-        """Write one, over an earlier one of that content; on the disk when this returns.
+        """Write a release, over an earlier one of that content; it is on the disk when this returns.
 
         Raises:
             OSError: it cannot be written.
@@ -367,7 +367,7 @@ class Releases:
             write_new(shard, _release_of(release.digest), content)
 
     def of(self, digest: bytes) -> Release | None:
-        """Return what is known of a content; None also where nothing of it can be read."""
+        """Return the release of a content; None also where it cannot be read."""
         spelled = digest.hex()
         with suppress(OSError, DocumentError):
             content = (

@@ -71,7 +71,7 @@ class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Fal
 
     @property
     def directory(self) -> bytes:
-        """Where the file was."""
+        """The directory where the file was."""
         return os.path.dirname(self.path)  # noqa: PTH120  # bytes, as the file system has them
 
     @property
@@ -85,17 +85,17 @@ class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Fal
 
     @property
     def passing(self) -> bytes:
-        """A hidden name beside the original one, that the file has for a moment on its way."""
+        """A hidden name beside the original one, which the file has for a moment on its way."""
         return b".nsfwd-%b" % self.name[-8:].encode()
 
 
 def text_of(path: bytes) -> str:
-    """Spell a path for people."""
+    """Return a path for people."""
     return escape(path)
 
 
 def dump(entry: ManifestEntry) -> bytes:
-    """Spell a manifest."""
+    """Return a manifest as JSON."""
     return json.dumps(msgspec.to_builtins(entry), indent=2).encode() + b"\n"  # times may need more than 64 bits
 
 

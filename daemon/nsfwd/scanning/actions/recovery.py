@@ -74,7 +74,7 @@ def _lies_in(store: Store, source: int | None, entry: ManifestEntry) -> bool:
 
 
 def _left(source: int | None, entry: ManifestEntry, place: int, name: bytes) -> bool:
-    """With a whole copy in the store: end what was begun, or drop the copy where the original is in its place."""
+    """Finish a move by copy, or delete the copy where the original is in its place; the store has the whole copy."""
     if source is None:
         return True
     if is_the_one(entry, looked_at(source, entry.passing)):

@@ -1,4 +1,4 @@
-"""``restore``: a file comes back out of a store, to where it was, as it was, and never over another file.
+"""``restore`` puts a file of a store back where it was, as it was, and never over another file.
 
 May be repeated after it was cut off at any point: the places of the files show how far it came. Knows no index and no
 override; the caller writes those first, so that a watch does not take the file again.
@@ -115,7 +115,7 @@ def _dress(file: int, entry: ManifestEntry, lies: os.stat_result) -> tuple[str, 
 
 @contextmanager
 def _taken(place: int, name: bytes, entry: ManifestEntry) -> Iterator[int]:
-    """Lend what lies in the store.
+    """Lend the file in the store.
 
     Raises:
         Changed: it is not what was taken.
@@ -185,7 +185,7 @@ _OVERTAKEN = "another file came into its place; move that away, then restore"
 
 
 def _tidy(home: int, entry: ManifestEntry, place: int, name: bytes) -> tuple[str, ...]:
-    """The very content is in its place: of an attempt that was cut off, or put there again. End what is left over."""
+    """Delete leftovers where the same content is in its place: of an attempt that was cut off, or put there again."""
     for where, leftover in ((home, entry.passing), (place, name)):
         if _is_placeholder(where, leftover) or content_is(where, leftover, bytes.fromhex(entry.digest)):
             os.unlink(leftover, dir_fd=where)

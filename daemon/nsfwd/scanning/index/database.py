@@ -209,7 +209,7 @@ class Index(SqliteStore):
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
     def _locate(self, *, create: bool) -> None:
-        """See that the file is there, or make it; as root, never through a link that another user may have planted."""
+        """Check that the file is there, or make it; root never follows a link that another user may have planted."""
         try:
             with safe_parent(os.fsencode(self.path)) as (place, name):
                 _find_or_make(place, name, create=create)

@@ -85,7 +85,7 @@ _SAVE = f"""
 
 
 class RowOutcome(NamedTuple):
-    """What a row says of a content."""
+    """The outcome of a content, as in a row."""
 
     digest: bytes | None
     status: str
@@ -109,7 +109,7 @@ class Known(Enum):
 
 
 class Looked(NamedTuple):
-    """What the index knows of a file, and what it said."""
+    """What the index knows of a file, with its outcome."""
 
     known: Known
     outcome: RowOutcome | None = None
@@ -197,18 +197,18 @@ class FileTable:
         return Looked(Known.CONTENT, outcome) if same else None
 
     def _elsewhere(self, found: FileEntry) -> Looked | None:
-        """Look for the content under other names. One that was moved there needs no read."""
+        """Look for the content under other names. A file that was moved needs no read."""
         identity = dict(zip(("dev", "ino", "size", "mtime"), identity_of(found), strict=False))
         row = self._index.one(_BY_INODE, {**self.present, **identity})
         return Looked(Known.CONTENT, RowOutcome(*row)) if row is not None else None
 
     def content(self, digest: bytes) -> RowOutcome | None:
-        """Return what the present models and policy said of a content."""
+        """Return the outcome of a content by the present models and policy."""
         row = self._index.one(_BY_DIGEST, {**self.present, "digest": digest})
         return RowOutcome(*row) if row is not None else None
 
     def outcome(self, judged: Judged) -> RowOutcome:
-        """Spell what the daemon said of a file; within a transaction, as it may name a model that is new here."""
+        """Return the daemon's result as the columns have it; within a transaction, as it may name a new model."""
         models, policy = self._present.models, self._present.policy
         if judged.status == Status.OK:
             reply = judged.reply
@@ -248,7 +248,7 @@ class FileTable:
         self._index.write_all("INSERT OR REPLACE INTO score VALUES (?, ?, ?, ?)", scores)
 
     def vanished(self, files: Iterable[FileEntry]) -> None:
-        """Note that files are no longer there; within a transaction."""
+        """Mark files that are no longer there; within a transaction."""
         self._index.write_all(
             """
             UPDATE file SET gone = ? WHERE directory = (SELECT id FROM directory WHERE path = ?) AND name = ?

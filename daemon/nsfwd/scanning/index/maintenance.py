@@ -1,4 +1,4 @@
-"""Keeping an index in order: trees that moved, and rows that nobody needs any more. Never touches a picture.
+"""Maintains an index: follows trees that moved, and deletes rows that are no longer needed. Never touches a picture.
 
 Writes in transactions of milliseconds, so that sweeps and watches can write between them; a kill leaves an index
 that is whole, and the rest for the next time.
@@ -61,7 +61,7 @@ def _shown(path: bytes) -> str:
 
 @dataclass(slots=True)
 class Pruned:
-    """How many rows went, or would go."""
+    """Numbers of rows that are deleted, or would be."""
 
     files: int = 0
     scores: int = 0
@@ -71,7 +71,7 @@ class Pruned:
 
 
 def prune(index: Index, *, before: float, apply: bool) -> Pruned:
-    """Forget what lies back: files that a run before then found gone, and then all that only they needed.
+    """Delete old rows: of files that a run before then found gone, and then all that only they needed.
 
     Scores go where no file and no action that could be undone has their content; of a file's history the state at that
     time stays; runs go to which nothing refers any more, but the latest.
@@ -130,7 +130,7 @@ def _count(index: Index, table: str, values: dict[str, float]) -> int:
 
 
 def _delete(index: Index, table: str, values: dict[str, float]) -> int:
-    """Find once, and delete in steps, each in a transaction of its own, what then is still not needed."""
+    """Find the rows once, and delete in steps, each in its own transaction, those that still are not needed then."""
     key, step = _KEYS.get(table, "id"), 1 if table == "run" else STEP
     index.write("DROP TABLE IF EXISTS temp.doomed")
     index.write(f"CREATE TEMP TABLE doomed AS SELECT {key} FROM {table} LIMIT 0")

@@ -133,7 +133,7 @@ class Rejudging:
         return _Kind(models, tuple(ids), tuple(ids.values()), widths, judge, alarms, self._policy(terms))
 
     def _policy(self, terms: Mapping[str, Terms]) -> int | None:
-        """The row of what the files are judged by; several policies are one row, as they are one word in a reply."""
+        """Return the row of the policies; several are one row, as they are one word in a reply."""
         if self._run is None:
             return None
         identity = ",".join(dict.fromkeys(term.policy.identity for term in terms.values()))
@@ -230,7 +230,7 @@ class Rejudging:
 
 
 def _unpacked(kind: _Kind, blobs: Sequence[bytes | None]) -> dict[str, tuple[float, ...]]:
-    """Scores by model.
+    """Return the scores by model.
 
     Raises:
         CodedError: ``bad_scores``: they are not in the index, or damaged there.
@@ -267,7 +267,7 @@ def _reply(found: FileEntry, new: _New, judgement: Judgement) -> dict[str, Any]:
 
 
 def _query(kind: _Kind) -> str:
-    """A step of a pass; the scores of each model stand behind the six columns of the file."""
+    """Return the SQL of a step; the scores of each model follow the six columns of the file."""
     columns = "".join(f", s{model}.scores" for model in kind.ids)
     joins = " ".join(
         f"LEFT JOIN score AS s{model} ON s{model}.digest = file.digest AND s{model}.model = {model}"

@@ -54,7 +54,7 @@ Record = dict[str, Any]
 
 
 def records(index: Index, condition: Condition | None = None, *, since: float | None = None) -> Iterator[Record]:
-    """Yield files as records; only those that are there, unless the condition speaks of ``gone``.
+    """Yield files as records; only those that are there, unless the condition names ``gone``.
 
     Args:
         since: judged then or later, in seconds since 1970.
@@ -80,7 +80,7 @@ _QUERY = """
 
 
 class _Models:
-    """What the models are called, and what they said of a content."""
+    """The identities of models, and their scores of a content."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
@@ -130,12 +130,12 @@ def _record(row: Row, models: _Models) -> Record:
 
 
 def _plain(record: Record) -> Record:
-    """Spell times as ISO 8601."""
+    """Return a record with times in ISO 8601."""
     return record | {name: moment.isoformat() for name in ("mtime", "time") if (moment := record[name]) is not None}
 
 
 def _flat(record: Record) -> Record:
-    """Spell what has parts as JSON."""
+    """Return a record with nested values as JSON."""
     return {
         name: json.dumps(value, ensure_ascii=False) if name in _JSON and value is not None else value
         for name, value in record.items()
@@ -143,7 +143,7 @@ def _flat(record: Record) -> Record:
 
 
 def write_parquet(rows: Iterable[Record], out: BinaryIO) -> None:
-    """Row groups, packed with zstd.
+    """Write Parquet in row groups, compressed with zstd.
 
     Raises:
         NsfwdError: pyarrow, the extra ``parquet``, is not installed.

@@ -50,7 +50,7 @@ def exact(positive: int, looked: int) -> tuple[float, float]:
 
 
 def _at_most(positive: int, looked: int, share: float) -> float:
-    """The probability of so many positives or fewer."""
+    """Return the probability of so many positives or fewer."""
     logs = (math.log(share), math.log1p(-share)) if 0 < share < 1 else None
     if logs is None:
         return 1.0 if share == 0 or positive == looked else 0.0

@@ -29,7 +29,7 @@ _OPTIONS = Options(lane="background")
 
 
 class Said(NamedTuple):
-    """What one model said of a file; ``verdict`` is the status and code where it has none."""
+    """The result of one model for a file; ``verdict`` is the status and code where it has none."""
 
     verdict: str
     alarm: bool
@@ -121,7 +121,7 @@ def _said(reply: Reply) -> Said:
 
 
 def compared(drawn: Sequence[Drawn], first: Pass, second: Pass) -> Comparison:
-    """Hold two passes over a sample against each other."""
+    """Compare two passes over a sample."""
     flips: list[Flip] = []
     verdicts: Counter[tuple[str, str]] = Counter()
     by_stratum: dict[str, Counter[tuple[str, str]]] = {}

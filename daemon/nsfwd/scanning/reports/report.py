@@ -1,4 +1,4 @@
-"""The report of an index as one page: what it holds, the runs, how scores are spread, and the worst first.
+"""The report of an index as one page: counts, runs, the distribution of scores, and the worst files first.
 
 Reads only. Writes what it finds piece by piece: memory does not grow with the index.
 """
@@ -28,7 +28,7 @@ Shown = Literal["clear", "blurred", "none"]
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """What a report shows.
+    """Options of a report.
 
     Attributes:
         worst: how many pictures. ``shown``: of each.
@@ -120,7 +120,7 @@ def _worst(index: Index, wanted: ReportOptions, thumbnails: Thumbnails) -> Itera
 
 
 def _taken(index: Index, wanted: ReportOptions, thumbnails: Thumbnails) -> Iterator[page.PagePicture]:
-    """What actions moved, shown from where it lies now under the name that it had."""
+    """Yield pictures of files that actions moved, read from where they are now, under their former names."""
     chosen = f"AND action.verdict IN ({', '.join('?' * len(wanted.verdicts))})" if wanted.verdicts else ""
     rows = index.read(
         f"""
@@ -144,7 +144,7 @@ def _lines(verdict: str, score: float | None, *more: str | None) -> tuple[str, .
 def lying(
     thumbnails: Thumbnails, path: bytes, shown: Shown, lines: tuple[str, ...], *, name: bytes | None = None
 ) -> page.PagePicture:
-    """Make a picture of whatever file lies at a path now.
+    """Return a picture of the file that is at a path now.
 
     Args:
         name: what it is called in the page; its path when left out.
@@ -161,7 +161,7 @@ def lying(
 def picture(
     thumbnails: Thumbnails, found: FileEntry, shown: Shown, lines: tuple[str, ...], *, alarm: bool = False
 ) -> page.PagePicture:
-    """Make a picture of a file that was judged; where it cannot be shown it says why."""
+    """Return a picture of a file that was judged, or the reason why it cannot be shown."""
     name = os.fsdecode(found.path)
     if shown == "none":
         return page.PagePicture(name, "", lines, alarm, "not shown")

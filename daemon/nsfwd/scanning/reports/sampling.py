@@ -1,4 +1,4 @@
-"""Samples of an index that people look through, and what their labels say about all of it.
+"""Draws samples of an index for people to label, and estimates figures of all files from the labels.
 
     sample      the same files for the same index and seed; a CSV with an empty column ``label``
     estimate    from that CSV alone: it says how many files each of its rows stands for
@@ -143,7 +143,7 @@ def _row(one: Drawn) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class SampleFigures:
-    """What a labelled sample says about the index it was drawn from.
+    """Figures of an index, estimated from a labelled sample.
 
     Attributes:
         drawn, labelled: rows of the sample.

@@ -1,4 +1,4 @@
-"""Small pictures of files, decoded where hostile files are met: in a decoder process, sealed as the daemon's are.
+"""Thumbnails of files, decoded in a decoder process with the daemon's sandbox: files may be hostile.
 
 The file is opened here and passed to the decoder, which may open nothing; what comes back are pixels of a fixed size.
 A file that is no longer the one that was judged has no thumbnail.
@@ -112,7 +112,7 @@ class Thumbnails:
 
 
 def _compare(descriptor: int, judged: FileIdentity) -> None:
-    """See that a file is still the one that was judged. Compared here: its times need not fit a message.
+    """Check that a file is still the one that was judged. Compared here: its times need not fit a message.
 
     Raises:
         CodedError: ``unreadable``: it is another one by now.
@@ -122,7 +122,7 @@ def _compare(descriptor: int, judged: FileIdentity) -> None:
 
 
 def data_uri(pixels: bytes, *, blurred: bool) -> str:
-    """Spell a thumbnail as it stands in a page.
+    """Return a thumbnail as a URI for a page.
 
     Args:
         pixels: of ``Thumbnails.pixels``.

@@ -43,7 +43,7 @@ def _digest(word: str) -> Value:
 
 
 def _moment(word: str) -> Value:
-    """Seconds since 1970 of a date, local time where no zone is given."""
+    """Return the seconds since 1970 of a date, local time where no zone is given."""
     return datetime.fromisoformat(word).timestamp()
 
 
@@ -52,7 +52,7 @@ def _nanoseconds(word: str) -> Value:
 
 
 class Column(NamedTuple):
-    """What a name stands for: its SQL, and what makes a value of a word."""
+    """A column of the language: its SQL, and the function that reads a value."""
 
     sql: str
     read: Callable[[str], Value]
@@ -86,7 +86,7 @@ DEEPEST = 50
 
 
 class Condition(NamedTuple):
-    """SQL for behind WHERE, its values, and the columns it speaks of."""
+    """SQL for a WHERE clause, its values, and the columns that it names."""
 
     sql: str
     values: tuple[Value, ...]
