@@ -186,7 +186,7 @@ def test_a_dry_run_of_a_restore_says_what_the_real_one_would(site: Site) -> None
     nothing = site.base / "nothing.toml"
     nothing.write_text(f"models_dir = '{site.base}'\noverrides = '{site.overrides}'\n")
     for apply in ((), ("--apply",)):
-        assert "say --verdict" in site.run(*unset, "--config", nothing, *apply, code=1)
+        assert "give --verdict" in site.run(*unset, "--config", nothing, *apply, code=1)
     path.write_bytes(b"another")
     for apply in ((), ("--apply",)):
         assert "another file is in its place" in site.restore("--all", *apply, code=1)

@@ -88,6 +88,21 @@ def test_a_file_that_stays_as_it_is_is_not_read_again(
         known.look()
 
 
+def test_a_store_that_is_removed_while_it_is_read_is_missing(
+    store: OverrideStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(ONE, "safe")
+    known = OverrideWatcher.load(str(path))
+
+    def changes(_store: OverrideStore, _identity: str, _after: int) -> Changes:
+        path.unlink()
+        raise OverridesFailure("unable to open database file")
+
+    monkeypatch.setattr(OverrideStore, "changes", changes)
+    with pytest.raises(OverridesFailure, match="is no longer there"):
+        known.look()
+
+
 def test_a_store_may_be_missing_and_come_later(path: Path) -> None:
     known = OverrideWatcher.load(str(path))
     with OverrideStore(path) as store:

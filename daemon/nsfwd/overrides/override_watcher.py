@@ -120,8 +120,12 @@ class OverrideWatcher:
         if self._path is None or stamp is None or stamp == self._stamp:
             return
         self._stamp = None
-        with OverrideStore(self._path, write=False) as store:
-            changes = store.changes(self._identity, self._number)
+        try:
+            with OverrideStore(self._path, write=False) as store:
+                changes = store.changes(self._identity, self._number)
+        except OverridesFailure:
+            self._look_at_files(self._path)  # says so where the store was removed since
+            raise
         if self._identity and not changes.identity:
             raise OverridesFailure(f"{self._path}: was emptied")
         self._take(changes)
