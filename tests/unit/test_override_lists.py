@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfwd.errors import OverridesFailure
-from nsfwd.overrides.override_lists import COLUMNS, moment, read, write
+from nsfwd.overrides.override_lists import COLUMNS, parse_time, read, write
 from nsfwd.protocol.messages import Override
 
 ONE = hashlib.sha256(b"1").digest()
@@ -94,10 +94,10 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 
 
 def test_times_are_seconds_or_dates() -> None:
-    assert moment("12.5") == 12.5
-    assert moment("1970-01-02T00:00:00+00:00") == 86400.0
+    assert parse_time("12.5") == 12.5
+    assert parse_time("1970-01-02T00:00:00+00:00") == 86400.0
     with pytest.raises(OverridesFailure, match="invalid time"):
-        moment("tomorrow")
+        parse_time("tomorrow")
 
 
 def test_the_heading_is_what_people_build_upon() -> None:

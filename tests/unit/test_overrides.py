@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfwd.errors import OverridesFailure
-from nsfwd.overrides.override_store import MIGRATIONS, MOST_REASON, MOST_TIME, OverrideStore, to_digest
+from nsfwd.overrides.override_store import MIGRATIONS, MOST_REASON, MOST_TIME, OverrideStore, parse_digest
 from nsfwd.protocol.messages import Override
 
 
@@ -306,4 +306,4 @@ def test_what_root_makes_belongs_to_the_owner_of_its_directory(path: Path) -> No
 
 
 def test_digests_have_two_spellings() -> None:
-    assert to_digest(ONE) == to_digest(ONE.hex()) == ONE
+    assert parse_digest(ONE) == parse_digest(ONE.hex()) == ONE

@@ -24,7 +24,7 @@ from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
 from nsfwd.escaping import escape
 from nsfwd.overrides import override_lists
-from nsfwd.overrides.override_store import MOST_TIME, OverrideChange, OverrideStore, store_of, to_digest
+from nsfwd.overrides.override_store import MOST_TIME, OverrideChange, OverrideStore, parse_digest, store_of
 from nsfwd.protocol.messages import Override
 from nsfwd.quantities import parse_duration
 
@@ -232,7 +232,7 @@ def _content(what: str) -> tuple[bytes, bytes]:
         click.UsageError: it cannot be read, or holds nothing.
     """
     if what.startswith(PREFIX):
-        return to_digest(what.removeprefix(PREFIX)), b""
+        return parse_digest(what.removeprefix(PREFIX)), b""
     try:
         if what == STDIN:
             digest, path = _hash(sys.stdin.buffer), b""
@@ -256,7 +256,7 @@ def _hash(file: BinaryIO) -> bytes:
 def _until(text: str) -> float:
     """Return the time that a date, or a duration from now on, ends."""
     try:
-        until = override_lists.moment(text)
+        until = override_lists.parse_time(text)
     except OverridesFailure:
         try:
             until = time.time() + parse_duration(text)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from nsfwd import csvfile
 from nsfwd.errors import CodedError, OverridesFailure
 from nsfwd.escaping import escape_wire
-from nsfwd.overrides.override_store import check, to_digest
+from nsfwd.overrides.override_store import check, parse_digest
 from nsfwd.protocol import jsonio
 from nsfwd.protocol.messages import Override
 from nsfwd.row_writer import write_rows
@@ -72,7 +72,7 @@ def as_dict(override: Override) -> dict[str, Any]:
     return row
 
 
-def moment(text: str) -> float:
+def parse_time(text: str) -> float:
     """Read a time: seconds since 1970, or ISO 8601; without a zone it is local time.
 
     Raises:
@@ -107,7 +107,7 @@ def _override(row: Any) -> Override:
         if name not in row:
             raise OverridesFailure(f"{name} is missing")
     return Override(
-        to_digest(_text(row, "sha256")),
+        parse_digest(_text(row, "sha256")),
         _text(row, "verdict"),
         _text(row, "reason"),
         _text(row, "by"),
@@ -129,7 +129,7 @@ def _time(row: dict[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, str):
-        return moment(value)
+        return parse_time(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise OverridesFailure(f"{name} must be a time")
     return float(value)

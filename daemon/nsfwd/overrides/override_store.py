@@ -103,7 +103,7 @@ class OverrideChange(NamedTuple):
 
 
 @dataclass(slots=True)
-class Taken:
+class ImportCounts:
     """Counts of an import: new overrides, replaced older ones, and those that are older than the store's."""
 
     added: int = 0
@@ -116,7 +116,7 @@ def store_of(setting: str) -> Path | None:
     return None if setting in ("", NONE) else Path(setting)
 
 
-def to_digest(text: str | bytes) -> bytes:
+def parse_digest(text: str | bytes) -> bytes:
     """Read a SHA-256: 64 hexadecimal digits, or the 32 bytes themselves.
 
     Raises:
@@ -205,7 +205,7 @@ class OverrideStore(SqliteStore):
         path: bytes = b"",
     ) -> Override:
         """Store an override made now, in place of an earlier one of the same content."""
-        override = check(Override(to_digest(digest), verdict, reason, by, time.time(), expires, path))
+        override = check(Override(parse_digest(digest), verdict, reason, by, time.time(), expires, path))
         with self.transaction():
             known = self._find(override.digest) is not None
             self._put([override])
@@ -214,7 +214,7 @@ class OverrideStore(SqliteStore):
 
     def remove(self, digest: str | bytes, *, by: str = "") -> Override | None:
         """Delete an override; return it, None where there was none."""
-        key = to_digest(digest)
+        key = parse_digest(digest)
         with self.transaction():
             known = self._find(key)
             if known is not None:
@@ -225,7 +225,7 @@ class OverrideStore(SqliteStore):
 
     def get(self, digest: str | bytes) -> Override | None:
         """Return the override of a content that holds now, if there is one."""
-        override = self._find(to_digest(digest))
+        override = self._find(parse_digest(digest))
         return override if override is not None and override.holds(time.time()) else None
 
     def items(self, *, expired: bool = False) -> Iterator[Override]:
@@ -238,12 +238,12 @@ class OverrideStore(SqliteStore):
 
     def history(self, digest: str | bytes | None = None) -> Iterator[OverrideChange]:
         """Yield the changes of one content or of all, oldest first."""
-        which, values = ("", ()) if digest is None else ("WHERE digest = ?", (to_digest(digest),))
+        which, values = ("", ()) if digest is None else ("WHERE digest = ?", (parse_digest(digest),))
         columns = "digest, what, time, author, verdict, reason, expires"
         for row in self.read(f"SELECT {columns} FROM change {which} ORDER BY number", values):
             yield OverrideChange(*row)
 
-    def take(self, overrides: Iterable[Override]) -> Taken:
+    def take(self, overrides: Iterable[Override]) -> ImportCounts:
         """Import overrides: all or none. Of two about one content the later one wins.
 
         Raises:
@@ -295,7 +295,7 @@ class OverrideStore(SqliteStore):
             rows,
         )
 
-    def _merge(self) -> Taken:
+    def _merge(self) -> ImportCounts:
         """Move imported overrides into the table. Of one content the last row with the latest time counts."""
         self.write(
             """
@@ -319,7 +319,7 @@ class OverrideStore(SqliteStore):
         replaced = self.write_all(note, [("replaced", 1)])
         added = self.write_all(note, [("added", 0)])
         self.write(f"INSERT OR REPLACE INTO override SELECT {_COLUMNS} FROM taken")
-        return Taken(added, replaced, given - added - replaced)
+        return ImportCounts(added, replaced, given - added - replaced)
 
 
 def _row(override: Override) -> tuple[Any, ...]:

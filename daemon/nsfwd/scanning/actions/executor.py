@@ -127,7 +127,7 @@ class ActionExecutor:
             kinds = tuple(kind for kind in kinds if kind == "log")
         if "hook" in kinds:
             self._begin(judged, kinds)
-            await self._room()
+            await self._wait_for_hooks()
         elif kinds:
             await self._perform(judged, kinds)
 
@@ -216,7 +216,7 @@ class ActionExecutor:
         except NsfwdError as error:
             self._failure = self._failure or error
 
-    async def _room(self) -> None:
+    async def _wait_for_hooks(self) -> None:
         """Wait while more hooks are queued than may run at once."""
         assert self._plan.hook is not None
         while len(self._tasks) > 2 * self._plan.hook.concurrency:

@@ -54,7 +54,7 @@ class Hook:
 
     def __init__(self, settings: HookSettings) -> None:
         self._settings = settings
-        self._room = asyncio.Semaphore(settings.concurrency)
+        self._slots = asyncio.Semaphore(settings.concurrency)
         self._next = 0.0
 
     async def run(self, reply: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Hook:
         Raises:
             HookFailed: it did not end with status 0. It may be tried again.
         """
-        async with self._room:
+        async with self._slots:
             await self._turn()
             try:
                 process = await asyncio.create_subprocess_exec(
