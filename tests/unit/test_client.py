@@ -424,6 +424,9 @@ class _Full(FakeDaemon):
         busy = {"status": "refused", "error": {"code": "busy", "message": "too many connections"}}
         with connection:
             connection.sendall(json.dumps({"id": None, **busy, "retry_after": self._after}).encode() + b"\n")
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # as the daemon does: closing over an unread request resets the connection
+                pass
         return None
 
 
