@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nsfwd.bundles.bundle_store import Bundle, open_bundle
+from nsfwd.bundles.manifest import FrameSampling
 from nsfwd.config import Settings
 from nsfwd.errors import CodedError, NsfwdError, SettingsError
 from nsfwd.ipc import child_messages
@@ -282,5 +284,19 @@ def test_a_daemon_serves_one_so_far(tmp_path: Path) -> None:
     async def test(loop: ManualLoop) -> None:
         with pytest.raises(SettingsError, match="exactly one bundle"):
             Pipeline(Settings(cache_dir=str(tmp_path)), bundles(tmp_path, 32, 64))
+
+    run(test)
+
+
+def test_recipes_that_differ_only_behind_the_pixels_are_decoded_once(tmp_path: Path) -> None:
+    async def test(loop: ManualLoop) -> None:
+        one, other = bundles(tmp_path, 32, 32)
+        recipe = msgspec.structs.replace(
+            other.manifest.recipe, scale=2.0, channels="bgr", frames=FrameSampling(sample=1, combine="mean")
+        )
+        other = replace(other, manifest=msgspec.structs.replace(other.manifest, recipe=recipe))
+        bench = Bench(loop, [one, other])
+        assert [model.recipe for model in bench.generation.models] == [0, 0]
+        bench.generation.arena.close()
 
     run(test)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from nsfwd.bundles.manifest import FrameSampling
 from nsfwd.bundles.verdict import Judge, overruled, verdicts
 from nsfwd.errors import CodedError, NsfwdError
 from nsfwd.ipc import child_messages
@@ -68,11 +69,11 @@ class Generation:
     """One set of settings, bundles and processes.
 
     Args:
-        settings: what the operator wants.
+        settings: of the operator.
         bundles: the models, first the one whose label replies show.
         workers: decoder processes.
         poison: files that are known to crash decoders; it outlives the generation.
-        overriding: what people decided, as of the settings; it may outlive the generation.
+        overriding: the overrides in force; it may outlive the generation.
         self_test: makes its self-test.
         on_proven: called each time an engine has passed the self-test and scores images from now on.
         on_broken: called with the reason why this generation will never (again) score.
@@ -209,13 +210,13 @@ class Generation:
         return groups
 
     def remember(self, ticket: Ticket, identity: FileIdentity | None, scored: Scored) -> None:
-        """Keep the scores of what was just judged, and give them to all it was decoded for, where there is a cache."""
+        """Keep scores in the cache, if there is one, and give them to all requests that the image was decoded for."""
         if self.cache is not None and self.decoding.coalescing is not None and identity is not None:
             self.cache.keep(identity.sha256, ticket.claim, scored)
             self.decoding.coalescing.share(ticket, Hit("coalesced", scored, identity))
 
     def inherit_counters(self, former: Generation) -> None:
-        """Go on counting where a generation that is replaced stands."""
+        """Add the counts of a generation that is replaced."""
         self.decoding.inherit_counters(former.decoding)
         for model, replaced in zip(self.models, former.models, strict=False):
             model.scoring.inherit_counters(replaced.scoring)
@@ -289,13 +290,15 @@ class Generation:
 
 
 def _decoder_recipes(bundles: Sequence[Bundle]) -> tuple[list[Recipe], list[int]]:
-    """What decoders do for these bundles: every way once, and which of them each bundle's is.
+    """The different recipes of these bundles as decoders need them, and the place of each bundle's among them.
 
-    An engine's part of a recipe (channels, scale, mean, std) makes no other pixels.
+    Parts that make no other pixels are left out: the engine's, and how frames are combined.
     """
-    theirs = [
-        msgspec.structs.replace(bundle.manifest.recipe, channels="rgb", scale=1.0, mean=(), std=(), reason="")
-        for bundle in bundles
-    ]
+    theirs = [_decoder_recipe(bundle.manifest.recipe) for bundle in bundles]
     recipes = list(dict.fromkeys(theirs))
     return recipes, [recipes.index(one) for one in theirs]
+
+
+def _decoder_recipe(recipe: Recipe) -> Recipe:
+    frames = FrameSampling(sample=recipe.frames.sample)
+    return msgspec.structs.replace(recipe, channels="rgb", scale=1.0, mean=(), std=(), frames=frames, reason="")

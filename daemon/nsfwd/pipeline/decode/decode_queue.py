@@ -15,17 +15,22 @@ if TYPE_CHECKING:
     from nsfwd.pipeline.queueing.slots import Slots
 
 
+KEPT_OF = 16
+"""One slot a decoder, but at most one in ``KEPT_OF``, is kept for flows that only begin to ask: decoders run ahead of
+the engine until the slots are full of one client's pixels, and another's request would wait for one to be scored."""
+
+
 class DecodeQueue:
     """A fair queue of jobs, and of the probes among them once more.
 
     Args:
-        slots: who holds which slot.
-        kept: slots that are left for flows that only begin to ask.
+        slots: the leases of the arena's slots.
+        workers: how many decoders there are.
     """
 
-    def __init__(self, slots: Slots, kept: int) -> None:
+    def __init__(self, slots: Slots, workers: int) -> None:
         self._slots = slots
-        self._kept = kept
+        self._kept = min(workers, slots.count // KEPT_OF)
         self._jobs: FairQueue[DecodeJob] = FairQueue()
         self._probes: FairQueue[DecodeJob] = FairQueue()
 

@@ -38,10 +38,6 @@ GROUP_SECONDS = 0.005
 MOST_PENDING = 32
 """Most images sent to one decoder, however small they are."""
 
-KEPT_OF = 16
-"""One slot a decoder, but at most one in ``KEPT_OF``, is kept for flows that only begin to ask: decoders run ahead of
-the engine until the slots are full of one client's pixels, and another's request would wait for one to be scored."""
-
 DEATHS_BEFORE_BLAME = 2
 """A decoder may die by chance (a kill, the out-of-memory killer); dying twice on one file is the file's fault."""
 
@@ -69,7 +65,7 @@ class DecodeStage:
         self._slots = plan.slots
         self._poison = plan.poison
         self.pool = DecoderPool(self, plan, on_broken=on_broken)
-        self.queue = DecodeQueue(plan.slots, kept=min(plan.workers, plan.slots.count // KEPT_OF))
+        self.queue = DecodeQueue(plan.slots, plan.workers)
         self._own: list[DecodeJob] = []
         self._suspects: list[DecodeJob] = []
         self._homes: dict[int, DecoderWorker] = {}
@@ -170,7 +166,7 @@ class DecodeStage:
             self._loop.call_soon(self._dispatch)
 
     def inherit_counters(self, former: DecodeStage) -> None:
-        """Go on counting where a stage that is replaced stands."""
+        """Add the counts of a stage that is replaced."""
         self.pool.restarts += former.pool.restarts
         self.decoded += former.decoded
 

@@ -52,7 +52,7 @@ _log = logging.getLogger("nsfwd.pipeline")
 
 @dataclass(frozen=True, slots=True)
 class DecoderPlan:
-    """What all decoders of one stage have in common.
+    """The things that all decoders of one stage have in common.
 
     Attributes:
         arena: where they write pixels, and note what they are on.

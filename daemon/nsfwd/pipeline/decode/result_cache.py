@@ -34,7 +34,7 @@ SETTLED = 2_000_000_000
 
 
 class ResultCache:
-    """What was scored lately, the least recently used forgotten first.
+    """Scores of content that was scored lately; the least recently used are forgotten first.
 
     Args:
         entries: most identities, and most results, kept.
@@ -54,7 +54,7 @@ class ResultCache:
         self.misses = 0
 
     async def find(self, decoding: DecodeStage, image: Image, ticket: Ticket) -> Hit | Directory | None:
-        """Look for an image's scores: first by what the opened file is, then by what is in it.
+        """Look for an image's scores: first by the identity of the opened file, then by the digest of its content.
 
         They may come from the decode of another request instead, which begins while this one waits.
 
@@ -88,7 +88,7 @@ class ResultCache:
         self._put(self._results, (digest, claim.frames, claim.models), scored)
 
     def inherit_counters(self, former: ResultCache) -> None:
-        """Go on counting where one that is replaced stands; what it kept is gone."""
+        """Add the counts of a cache that is replaced; the scores that it kept are gone."""
         self.misses += former.misses
         for by, count in former.hits.items():
             self.hits[by] += count

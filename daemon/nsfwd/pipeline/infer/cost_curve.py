@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class CostCurve:
-    """What a batch costs: the line ``seconds = a + b * size`` of least squares over all batches."""
+    """The cost of a batch: the line ``seconds = a + b * size`` of least squares over all batches."""
 
     count: int = 0
     sizes: float = 0.0

@@ -142,7 +142,7 @@ class ScoreStage:
         return bool(self._batches)
 
     def inherit_counters(self, former: ScoreStage) -> None:
-        """Go on counting where a stage that is replaced stands; the cost of a batch is measured anew."""
+        """Add the counts of a stage that is replaced; the cost of a batch is measured again."""
         self.supervisor.restarts += former.supervisor.restarts
         self.batches += former.batches
         self.images += former.images
@@ -167,7 +167,7 @@ class ScoreStage:
             self._send(batch, now)
 
     def _next_batch(self, ceiling: int) -> list[ScoreJob]:
-        """What goes next: the self-test; then a suspect, alone, so that a second end has one author; then the lanes."""
+        """Take the next batch: the self-test; then a suspect, alone, so that one image is to blame; then the lanes."""
         if any(entry.suspect for batch in self._batches.values() for entry in batch):
             return []
         batch = self._take(self._self_test, ceiling)
@@ -209,7 +209,7 @@ class ScoreStage:
         self.dispatch()
 
     def scored(self, message: child_messages.Scores) -> bool:
-        """The engine says that it has done a batch, or failed on it; return whether it held that batch."""
+        """The engine has done a batch, or failed on it; return whether it held that batch."""
         batch = self._batches.get(message.number)
         if batch is None:
             return False
@@ -259,7 +259,7 @@ class ScoreStage:
             self._self_test.popleft().ticket.fail(CodedError("engine_died"))
 
     def _return(self, entries: list[ScoreJob], error: CodedError, *, alone: bool) -> None:
-        """What becomes of images in an engine that died or whose batch failed: each is tried again, alone.
+        """Try the images of an engine that died, or of a batch that failed, again, each alone.
 
         Args:
             error: for an image that is to blame, because nothing else was in the engine.

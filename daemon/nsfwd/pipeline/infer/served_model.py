@@ -114,7 +114,7 @@ def _engine_setup(bundle: Bundle, settings: Settings, max_batch: int, slot_bytes
 
 
 def _recheck(bundle: Bundle) -> child_messages.Recheck | None:
-    """Which images a reduced precision may judge wrongly, under the policy that is served."""
+    """The rule for images that a reduced precision may judge wrongly, under the policy that is served."""
     if not bundle.drift:
         return None
     thresholds, contest = borders(bundle)

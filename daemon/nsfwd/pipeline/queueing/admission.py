@@ -47,7 +47,7 @@ class Rate:
 
 
 class FlowRate:
-    """How fast work gets done while there is any: time without work says nothing about it.
+    """The rate of work while there is any: time without work does not count.
 
     Attributes:
         value: images a second, in the last full second of work; 0 before there was one.

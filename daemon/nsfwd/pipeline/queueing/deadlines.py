@@ -16,7 +16,7 @@ TICK = 0.005
 
 
 class Deadlines:
-    """Which tickets end when.
+    """The tickets with a deadline, by the tick in which they end.
 
     Args:
         loop: its clock counts, and it fires the timer.

@@ -1,4 +1,4 @@
-"""What one image comes to on its way: the scores of all its views, scores without decoding, a directory."""
+"""Results of an image on its way: the scores of all its views, scores found without decoding, a directory."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 def holds_two(pids: Iterable[int], *, proc: Path = PROC, cgroups: Path = CGROUPS) -> bool:
     """Whether as much memory is free as these processes took at most, which is while they loaded.
 
-    What they share is counted for each of them: rather too much than too little.
+    Memory that they share is counted for each of them: rather too much than too little.
 
     Args:
         proc, cgroups: where the kernel reports it.
@@ -52,7 +52,7 @@ class _Hierarchy:
         place: below the mount of all cgroups.
         limits: files with the most that a group may hold.
         held: file with what it holds.
-        cold: its row in memory.stat: files that the kernel keeps only while there is room, subgroups included.
+        cold: its row in memory.stat: files that the kernel keeps only while memory is free, subgroups included.
     """
 
     place: str
@@ -66,7 +66,7 @@ _V2 = _Hierarchy("", ("memory.max", "memory.high"), "memory.current", "inactive_
 
 
 def _left_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """What each cgroup from our own up to the root allows beyond what cannot be reclaimed of it."""
+    """The bytes that each cgroup from our own up to the root allows beyond those that it cannot reclaim."""
     text = ""
     with suppress(OSError):
         text = (proc / "self" / "cgroup").read_text("utf-8")
@@ -89,7 +89,7 @@ def _left_along(own: Path, mount: Path, hierarchy: _Hierarchy) -> Iterator[int]:
 
 
 def _firm(directory: Path, hierarchy: _Hierarchy) -> int:
-    """What a cgroup holds, without the files that the kernel keeps only while there is room."""
+    """The bytes that a cgroup holds, without files that the kernel keeps only while memory is free."""
     held = int((directory / hierarchy.held).read_text("utf-8"))
     for line in (directory / "memory.stat").read_text("utf-8").splitlines():
         name, _, count = line.partition(" ")

@@ -1,4 +1,4 @@
-"""What serves, and how a reload replaces it: beside the old one, or after its end where memory does not hold both.
+"""The generation that serves, and its replacement: beside it, or after its end where memory does not hold both.
 
 Beside: the successor proves itself while the old one serves; then one reference is swapped, and the old one closes with
 its last ticket. After its end: requests in between wait at a gate under their deadlines, so none fails either.
@@ -68,7 +68,7 @@ class ReloadCoordinator:
         self_test: makes the self-test of a generation.
 
     Attributes:
-        generation, lister: what serves; a ticket keeps the generation it has entered.
+        generation, lister: they serve; a ticket keeps the generation it has entered.
         gate: where tickets wait while nothing serves; None while something does.
         ready: an engine is warm and the goldens agree.
         failed: ends with the error for which the daemon must stop; never with a result.
@@ -131,7 +131,7 @@ class ReloadCoordinator:
         return ListStage(setup, patience=settings.decode_timeout)
 
     async def enter(self, ticket: Ticket) -> Generation:
-        """Wait until something serves; return it.
+        """Wait until a generation serves; return it.
 
         Raises:
             CodedError: the ticket was settled first.
