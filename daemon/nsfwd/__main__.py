@@ -1,28 +1,28 @@
-"""Where the program begins: ``nsfwd``, or ``python -m nsfwd``.
+"""Entry point of the program: ``nsfwd``, or ``python -m nsfwd``.
 
-A daemon that is told to stop while it is still being imported must end as it would at any other time. So before
-anything that takes time its signals are held back, until there is a loop that acts on them.
+A daemon that gets a signal to stop during its imports must end as at any other time. So before anything that takes time
+its signals are blocked, until there is a loop that handles them.
 """
 
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # of ``python -m nsfwd``: a module in the working directory is never to be imported
+    del sys.path[0]  # of ``python -m nsfwd``: no module of the working directory may be imported
 
 import gc
 import os
 import signal
 
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""What ``server.lifecycle`` handles. It lets them through once it does; what came before is then acted on."""
+"""Signals that ``server.lifecycle`` handles. It unblocks them when it is ready; earlier ones are then handled."""
 
 INTERRUPTED = 130
 UNAVAILABLE = 69
-"""As of ``cli.options.exit_codes``, which may not be there yet."""
+"""As in ``cli.options.exit_codes``, which may not be importable yet."""
 
 YOUNG = 50_000
-"""Objects that a command makes before garbage is looked for: more than are imported, among which there is none. Looking
-again and again takes a short command a tenth of its time."""
+"""Objects that a command creates before the first garbage collection: more than its imports create, which leave no
+garbage. Collecting again and again costs a short command a tenth of its time."""
 
 
 def main() -> None:
@@ -47,10 +47,10 @@ def main() -> None:
 
 
 def _use_utf8() -> None:
-    """Begin again in Python's UTF-8 mode where the locale has another encoding.
+    """Start again in Python's UTF-8 mode where the locale has another encoding.
 
-    Names of files are bytes, and the daemon's JSON is UTF-8: a name must not depend on the locale of who asks. The mode
-    can be chosen at the start of the interpreter alone. Children have it from the environment.
+    Names of files are bytes, and the daemon's JSON is UTF-8: a name must not depend on the locale of a client. The mode
+    can only be chosen at the start of the interpreter. Children inherit it from the environment.
     """
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and sys.executable:
         os.environ["PYTHONUTF8"] = "1"

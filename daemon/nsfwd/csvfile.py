@@ -1,9 +1,9 @@
-"""CSV tables: one writer for all that nsfwd writes, and one reader for tables that people edit.
+"""CSV tables: one writer for all tables of nsfwd, and one reader for tables that people edit.
 
-Written are commas, UTF-8 and LF, with every cell quoted that holds a line end. A text that a spreadsheet would take for
-a formula (``=1+1``, ``@SUM``) gets an apostrophe in front, and the reader takes it off again. Spreadsheets save tables
-in other spellings, and the reader takes those too: a byte order mark, UTF-16, Windows-1252, semicolons or tabs, a first
-line ``sep=;``, headings in capitals, empty rows and columns. Knows no column.
+The writer uses commas, UTF-8 and LF, and quotes every cell with a line end. A text that a spreadsheet would take for a
+formula (``=1+1``, ``@SUM``) gets an apostrophe in front, and the reader removes it again. The reader also accepts the
+variants that spreadsheets save: a byte order mark, UTF-16, Windows-1252, semicolons or tabs, a first line ``sep=;``,
+headings in capitals, empty rows and columns. Knows no column.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
+from nsfwd.quantities import format_size
+
 LONGEST = 256 * 1024 * 1024
-"""Bytes of a table or list that is read; it is held in memory."""
+"""Most bytes of a table or list that is read; it is held in memory."""
 
 _DELIMITERS = ",;\t|"
 _GUARDED = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -27,7 +29,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 
 class TableError(ValueError):
-    """A table or list cannot be read. The fault of its author; the message names the line where there is one."""
+    """A table or list cannot be read. Its author's fault; the message names the line where there is one."""
 
 
 def row(cells: Iterable[object]) -> str:
@@ -46,14 +48,14 @@ def _cell(value: object) -> object:
 
 
 def read_text(source: BinaryIO) -> str:
-    """Read a text that people edit, in the encodings that their programs write.
+    """Read a text that people edit, in the encodings of usual programs.
 
     Raises:
-        TableError: it is too long or no text.
+        TableError: it is too long or not a text.
     """
     data = source.read(LONGEST + 1)
     if len(data) > LONGEST:
-        raise TableError(f"longer than {LONGEST // 1024**2} MiB; split it")
+        raise TableError(f"longer than {format_size(LONGEST)}; split it")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     for name in (encoding,) if encoding else ("utf-8", "cp1252"):
         try:
@@ -72,7 +74,7 @@ def read(source: BinaryIO, required: Sequence[str]) -> Iterator[tuple[int, dict[
         required: columns that it must have.
 
     Raises:
-        TableError: while iterating: it is not such a table.
+        TableError: while iterating: the table is invalid.
     """
     text = read_text(source)
     declared = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)  # for spreadsheets; no other program knows it
@@ -94,7 +96,7 @@ def read(source: BinaryIO, required: Sequence[str]) -> Iterator[tuple[int, dict[
 
 
 def _delimiter(text: str, required: Sequence[str]) -> str:
-    """Return the delimiter by which the heading has most of the columns."""
+    """Return the delimiter that gives the heading most of the required columns."""
     heading = next((line for line in re.split(r"[\r\n]+", text) if line.strip(_DELIMITERS + " ")), "")
 
     def fitting(delimiter: str) -> int:

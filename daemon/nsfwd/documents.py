@@ -1,4 +1,4 @@
-"""Reads small files that anybody may have written: never more than a bound, and every defect is one kind of error.
+"""Reads small files from any source: never more than a bound, and every defect is one kind of error.
 
 A parser has more ways to fail than its documentation names: nesting without end, numbers of a million digits. They are
 translated here, at one border. Knows no file's meaning.
@@ -12,27 +12,29 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from nsfwd.quantities import format_size
+
 MOST_BYTES = 4 * 1024 * 1024
-"""Largest document that is read: a thousand times the usual ones, and quick to parse."""
+"""Largest document that is read: a thousand times the usual size, and quick to parse."""
 
 Kind = TypeVar("Kind")
 
 
 class DocumentError(Exception):
-    """A file is too large, not UTF-8, or not what its format says. The message says which and names no file."""
+    """A file is too large, not UTF-8, or not of its format. The message names the defect, but no file."""
 
 
 def read_document(path: Path, most: int = MOST_BYTES) -> str:
     """Read a text file of at most ``most`` bytes.
 
     Raises:
-        OSError: it cannot be read.
-        DocumentError: it is larger, or not UTF-8.
+        OSError: the file cannot be read.
+        DocumentError: the file is larger, or not UTF-8.
     """
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise DocumentError(f"larger than {most} bytes")
+        raise DocumentError(f"larger than {format_size(most)}")
     return decode_text(data)
 
 
@@ -40,7 +42,7 @@ def decode_text(data: bytes) -> str:
     """Read bytes as UTF-8.
 
     Raises:
-        DocumentError: they are not.
+        DocumentError: the bytes are not UTF-8.
     """
     try:
         return data.decode("utf-8")
@@ -49,10 +51,10 @@ def decode_text(data: bytes) -> str:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Read a document of TOML.
+    """Parse a TOML document.
 
     Raises:
-        DocumentError: it is not TOML.
+        DocumentError: the text is not TOML.
     """
     try:
         return tomllib.loads(text)
@@ -63,10 +65,10 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def decode_json(text: str | bytes, kind: type[Kind]) -> Kind:
-    """Read a document of JSON as a value of a type.
+    """Parse a JSON document as a value of a type.
 
     Raises:
-        DocumentError: it is not JSON, or has not the type.
+        DocumentError: the text is not JSON, or not of the type.
     """
     try:
         return msgspec.json.decode(text, type=kind)

@@ -1,10 +1,9 @@
-r"""Names and messages of strangers, written so that one line stays one line, a terminal obeys none of them, and no two
-names look the same.
+r"""Escapes names and messages of strangers: a line stays one line, a terminal obeys none, no two names look the same.
 
     \\       a backslash
     \t \n \r  tabulator, line feed, carriage return; in the protocol \x09 \x0a \x0d
     \xNN     a byte: a control character of ASCII, or one that is not part of UTF-8
-    \uNNNN   a character: controls of C1, line ends, marks that change the direction of writing, what has no width
+    \uNNNN   a character: controls of C1, line ends, marks that change the direction of writing, zero-width characters
 
 ``unescape`` gives the name back. Knows no room of the house, and costs nothing to import.
 """
@@ -32,14 +31,14 @@ _UNSAFE = (
 """First and last of each range."""
 
 _BYTES = range(0xDC80, 0xDD00)
-"""How Python carries the bytes 0x80 to 0xFF of a name that is not UTF-8."""
+"""Surrogates by which Python carries the bytes 0x80 to 0xFF of a name that is not UTF-8."""
 
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|(.))", re.DOTALL)
 _MEANT = {"t": "\t", "n": "\n", "r": "\r"}
 
 
-class _Spelling:
-    """Code point -> how it is written, as ``str.translate`` asks for it.
+class _EscapeTable:
+    """Code point -> its text, for ``str.translate``.
 
     Args:
         short: write tabulator and line ends in two characters.
@@ -61,40 +60,49 @@ class _Spelling:
         return f"\\u{code:04x}"
 
 
-_NAME = _Spelling()
-_WIRE = _Spelling(short=False)
-_CLAMD = _Spelling(short=False, keep=range(0xA0, 0x100))
-_LINE = _Spelling(backslash=False)
+_NAME = _EscapeTable()
+_WIRE = _EscapeTable(short=False)
+_CLAMD = _EscapeTable(short=False, keep=range(0xA0, 0x100))
+_LINE = _EscapeTable(backslash=False)
+_JSON = {
+    code: f"\\u{code:04x}" for first, last in _UNSAFE if 0x7F <= first != 0xD800 for code in range(first, last + 1)
+}
+"""Without the controls that JSON itself escapes, and without the line ends between its values."""
 
 
 def escape(name: str | bytes) -> str:
-    """Write a name with what is unsafe escaped, and the backslash itself: ``unescape`` is the inverse."""
-    return _written(name, _NAME)
+    """Escape the unsafe characters of a name, and the backslash itself: ``unescape`` is the inverse."""
+    return _escaped(name, _NAME)
 
 
 def escape_wire(name: bytes) -> str:
-    """Write a name as ``escape`` does, in the form that the protocol's text replies have."""
-    return _written(name, _WIRE)
+    """Escape a name as ``escape`` does, in the form of the protocol's text replies."""
+    return _escaped(name, _WIRE)
 
 
 def escape_clamd(name: bytes) -> bytes:
-    """Write a name as ``escape_wire`` does, but leave bytes from 0xA0 on as they are, as clamd does."""
-    return _written(name, _CLAMD).encode("utf-8", "surrogateescape")
+    """Escape a name as ``escape_wire`` does, but keep bytes from 0xA0 on, as clamd does."""
+    return _escaped(name, _CLAMD).encode("utf-8", "surrogateescape")
 
 
 def visible(line: str) -> str:
-    """Write a line whose names are escaped already: what is left of controls becomes visible, the backslash stays."""
+    """Escape the unsafe characters of a line whose names are escaped already; the backslash stays."""
     return line if line.isprintable() else line.translate(_LINE)
 
 
+def escape_json(document: str) -> str:
+    """Escape the unsafe characters of a JSON document in JSON's own way: its values stay the same."""
+    return document.translate(_JSON)
+
+
 def unescape(text: str) -> str:
-    """Return the name that an ``escape`` function wrote; bytes that are not UTF-8 as ``surrogateescape`` has them."""
+    """Return the name that an ``escape`` function escaped; bytes that are not UTF-8 as ``surrogateescape`` has them."""
     return _ESCAPED.sub(_meant, text)
 
 
-def _written(name: str | bytes, spelling: _Spelling) -> str:
+def _escaped(name: str | bytes, table: _EscapeTable) -> str:
     text = name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
-    return text if text.isprintable() and "\\" not in text else text.translate(spelling)
+    return text if text.isprintable() and "\\" not in text else text.translate(table)
 
 
 def _meant(match: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
-"""The command that installs an extra of this package into the environment that runs it.
+"""The command that installs an extra of this package into the present environment.
 
-The package is in no index, so ``pip install 'nsfwd[...]'`` finds nothing: what the extra requires is named instead.
+The package is in no index, so ``pip install 'nsfwd[...]'`` finds nothing: the command names the requirements instead.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from importlib import metadata
 
 
 def install_command(extra: str = "") -> str:
-    """Return the command that a person types.
+    """Return the command for a person to type.
 
     Args:
-        extra: an extra of ``setup.cfg``; without it, what the package always requires.
+        extra: an extra of ``setup.cfg``; without it, the base requirements.
     """
     return shlex.join([sys.executable, "-P", "-m", "pip", "install", *requirements(extra)])
 
 
 def requirements(extra: str = "") -> list[str]:
-    """Return what an extra requires, as the installed package says it."""
+    """Return the requirements of an extra from the metadata of the installed package."""
     stated = (text.partition(";") for text in metadata.requires("nsfwd") or ())
     wanted = f'extra == "{extra}"' if extra else ""
     return [name.strip() for name, _, marker in stated if marker.replace("'", '"').strip() == wanted]

@@ -136,7 +136,7 @@ def test_keras_files_that_cannot_be_served(bundle: Bundle, tmp_path: Path) -> No
     )
     told = json.loads(ended.stdout)
     expected = {
-        "cut": "is no Keras file, or its end is missing",
+        "cut": "is not a Keras file, or its end is missing",
         "lambda": "it has a Lambda layer, which is a program and is not run",
         "unknown": "a class that Keras does not know, Odd",
         "inputs": "has 2 inputs, not one",

@@ -165,7 +165,7 @@ def test_a_reload_applies_to_who_is_connected_and_who_connects(site: Site) -> No
     site.write('[[peers]]\nname = "x"\nuid = "no-such-user"\n')
     refused = subprocess.run(command, check=False, capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "row 1 (x): there is no user 'no-such-user'" in refused.stderr
+    assert "row 1 (x): unknown user 'no-such-user'" in refused.stderr
     assert outcome(site.as_nobody({"path": photo})[-1]) == "ok"
     site.write(before)
     subprocess.run(command, check=True, capture_output=True)

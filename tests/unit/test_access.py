@@ -74,7 +74,7 @@ def test_a_file_that_the_caller_may_not_read_is_told_of(
 
 
 def test_an_unknown_user_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no user nobody-at-all"):
+    with pytest.raises(SettingsError, match="unknown user 'nobody-at-all'"):
         why(tmp_path, "nobody-at-all")
 
 
@@ -99,7 +99,7 @@ def test_the_roots_of_peers_count(
     refusal = f"{beside} is below none of the roots ({tmp_path}/mail): the row mail of peers"
     assert check(str(inside), str(beside)) == (
         0,
-        [f"{inside}: {user} may open it", f"{beside}: {user} may open it", f"  but not for some: {refusal}"],
+        [f"{inside}: {user} may open it", f"{beside}: {user} may open it", f"  but not for some peers: {refusal}"],
     )
     assert check("--peers", "mail", str(inside)) == (0, [f"{inside}: {user} may open it"])
     assert check("--peers", "mail", str(beside)) == (1, [f"denied: {refusal}"])

@@ -20,6 +20,7 @@ import pytest
 from nsfwd.cli import actions as flags
 from nsfwd.cli import main
 from nsfwd.errors import ActionFailure, BreakerOpen
+from nsfwd.quantities import format_duration
 from nsfwd.scanning.actions import breaker, executor, hook, move_out
 from nsfwd.scanning.actions.breaker import Breaker, Limits
 from nsfwd.scanning.actions.executor import ActionExecutor, ActionPlan
@@ -195,13 +196,13 @@ def test_what_was_taken_from_a_tree_that_moved_comes_back_to_its_new_place(
     old.rename(new)
     command = ["index", "relocate", str(old), str(new), "--index", str(index.path)]
     assert main.run([*command, "--quarantine", str(tmp_path / "none")]) == 1
-    assert "1 files of it were taken to another place" in capsys.readouterr().err
+    assert "1 files of the tree were moved to another place" in capsys.readouterr().err
     command += ["--quarantine", str(tmp_path / "quarantine"), "--to", str(tmp_path / "to")]
     assert main.run([*command, "--dry-run"]) == 0
     assert main.run(command) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "0 files would move in the index", f"1 that were taken away would come back below {new}",
-        "0 files moved in the index", f"1 that were taken away come back below {new}",
+        "0 files would move in the index", f"1 moved files would come back below {new}",
+        "0 files moved in the index", f"1 moved files come back below {new}",
     ]  # fmt: skip
     assert rows(index, "path") == [(os.fsencode(new / "a.jpg"),)]
     opened = Store.quarantine(tmp_path / "quarantine") if kind == "quarantine" else Store.shelf(tmp_path / "to")
@@ -343,7 +344,7 @@ def test_flags_say_what_the_limits_are() -> None:
         ("max_share", round(100 * breaker.SHARE)),
         ("hook_jobs", hook.CONCURRENCY),
         ("hook_rate", round(hook.RATE)),
-        ("hook_timeout", round(hook.TIMEOUT)),
+        ("hook_timeout", format_duration(hook.TIMEOUT)),
     ):
         assert told[name].endswith(f"[default: {value}]")
 

@@ -115,7 +115,7 @@ def test_a_stale_socket_is_replaced(unix: str) -> None:
 def test_a_file_that_is_no_socket_is_never_removed(unix: str) -> None:
     path = Path(unix.removeprefix("unix:"))
     path.write_text("precious")
-    with pytest.raises(ListenError, match="no socket"):
+    with pytest.raises(ListenError, match="not a socket"):
         opened(unix)
     assert path.read_text() == "precious"
 

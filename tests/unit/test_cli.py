@@ -57,9 +57,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("frobnicate", 64, "there is no verb 'frobnicate' (see nsfwd --help)"),
-        ("scan", 64, "name a PATH, or a list with --files-from (see nsfwd scan --help)"),
-        ("scan -0 /x", 64, "-0 is for the paths of --files-from"),
+        ("frobnicate", 64, "unknown verb 'frobnicate' (see nsfwd --help)"),
+        ("scan", 64, "give a PATH, or a list with --files-from (see nsfwd scan --help)"),
+        ("scan -0 /x", 64, "-0 needs --files-from"),
         ("scan --nonsense /x", 64, "--nonsense"),
         ("scan --files-from none.txt", 64, "none.txt"),
         ("scan --deadline 0 /x", 64, "deadline"),
@@ -72,9 +72,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("ready --connect nonsense", 64, "invalid address 'nonsense'; write tcp:HOST:PORT or unix:/path"),
         ("scan --connect tcp:host:port /x", 64, "invalid address 'tcp:host:port'"),
         ("scan --wait --connect host /x", 64, "invalid address 'host'"),
-        ("sacn /x", 64, "there is no verb 'sacn'; did you mean scan? (see nsfwd --help)"),
-        ("index lits", 64, "there is no verb 'lits'; did you mean list? (see nsfwd index --help)"),
-        ("scan -l --format csv /x", 64, "-l shows paths alone"),
+        ("sacn /x", 64, "unknown verb 'sacn'; did you mean scan? (see nsfwd --help)"),
+        ("index lits", 64, "unknown verb 'lits'; did you mean list? (see nsfwd index --help)"),
+        ("scan -l --format csv /x", 64, "-l and --format exclude each other"),
         ("serve --queue 0", 78, "--queue: invalid value '0': expected int >= 1"),
         ("serve --config none.toml", 78, "none.toml: cannot be read"),
         ("config check --listen tcp:nowhere", 1, "tcp:nowhere"),
@@ -195,7 +195,7 @@ def test_an_operation_turned_down(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("verb", ["ping", "scan /a", "sweep .", "bench ."])
 def test_an_address_that_is_empty_is_no_usual_place(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run([*verb.split(), "--connect", ""]) == exit_codes.USAGE
-    assert "'--connect': it is empty" in capsys.readouterr().err
+    assert "'--connect': the address is empty" in capsys.readouterr().err
 
 
 def test_ctrl_c_while_the_program_is_loaded_is_no_traceback() -> None:

@@ -285,7 +285,7 @@ def test_a_history_has_one_spelling(run: Run) -> None:
 def test_check_warns_of_roots_that_are_not_there(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert main.run(["config", "check", "--root", "/", "--root", "/mnt/\x1bgone"]) == 0
     err = capfd.readouterr().err
-    assert err == "warning: root /mnt/\\x1bgone: there is no such directory, so nothing below it is scanned\n"
+    assert err == "warning: root /mnt/\\x1bgone: no such directory, so nothing below it is scanned\n"
 
 
 def test_check_warns_of_verdicts_that_no_policy_has(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
@@ -293,7 +293,7 @@ def test_check_warns_of_verdicts_that_no_policy_has(run: Run, capfd: pytest.Capt
     with store() as overrides:
         overrides.add(DIGEST, "fine")
     assert main.run(["config", "check"]) == 0
-    assert 'overrides say "fine", which no policy does (safe, review, sensitive)' in capfd.readouterr().err
+    assert 'override verdict "fine" is in no policy (safe, review, sensitive)' in capfd.readouterr().err
     Path("state/o.sqlite").write_bytes(b"nonsense" * 1000)
     assert main.run(["config", "check"]) == 1
     assert 'not a database; to judge without overrides: overrides = "none"' in capfd.readouterr().err

@@ -596,7 +596,7 @@ def test_a_directory_of_directories_alone_is_not_passed_over_in_silence(
     (tmp_path / "list").write_text("top\n")
     named = ["--files-from", "list"] if way == "--files-from" else [*way.split(), "top"]
     code, out, err = scan(*named)
-    assert (code, out) == (2, "") and f"nsfwd: {tmp_path}/top: has only directories" in err and "add -r" in err
+    assert (code, out) == (2, "") and f"nsfwd: {tmp_path}/top: contains only directories" in err and "add -r" in err
     assert scan("none")[0::2] == (0, "no files\n")
     (tmp_path / "list").write_text("")
     assert scan("--files-from", "list")[0::2] == (0, "no files\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import unicodedata
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nsfwd.escaping import escape, escape_clamd, escape_wire, unescape, visible
+from nsfwd.escaping import escape, escape_clamd, escape_json, escape_wire, unescape, visible
 
 _names = st.binary(max_size=12) | st.text(st.sampled_from("a\\x9bun\u009b\u202e\udcff\t\n\r/ü"), max_size=12).map(
     lambda text: text.encode("utf-8", "surrogateescape")
@@ -63,3 +64,12 @@ def test_a_clamd_line_has_no_control_of_either_kind() -> None:
 def test_a_line_of_escaped_names_is_not_escaped_again() -> None:
     line = f"moved {escape(b'/a/' + bytes([0xFF]))}\x1b"
     assert visible(line) == "moved /a/\\xff\\x1b" and visible(visible(line)) == visible(line)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_document_keeps_its_values_and_has_no_control(indent: int | None) -> None:
+    value = {"name": "".join(map(chr, [*range(0xD800), *range(0xE000, 0x11000)])), "list": ["\\u009b", "\x9b\u202e"]}
+    shown = escape_json(json.dumps(value, ensure_ascii=False, indent=indent))
+    assert json.loads(shown) == value
+    assert not {unicodedata.category(character) for character in shown.replace("\n", "")} & {"Cc", "Cs", "Zl", "Zp"}
+    assert not set(shown) & set(_STEERING)

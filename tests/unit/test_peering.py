@@ -63,9 +63,9 @@ def test_names_are_looked_up_and_numbers_taken() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('uid = "no-such-user"', "row 1 (x): there is no user 'no-such-user'"),
-        ('gid = ["no-such-group"]', "row 1 (x): there is no group 'no-such-group'"),
-        ("uid = -1", "row 1 (x): -1 is no number of a user"),
+        ('uid = "no-such-user"', "row 1 (x): unknown user 'no-such-user'"),
+        ('gid = ["no-such-group"]', "row 1 (x): unknown group 'no-such-group'"),
+        ("uid = -1", "row 1 (x): invalid number of a user: -1"),
         ('address = "192.0.2.1/24"', "row 1 (x): address: 192.0.2.1/24 has host bits set"),
         ('address = "example"', "row 1 (x): address: 'example' does not appear to be an IPv4 or IPv6 network"),
         ("", "row 1 (x): it needs a uid, gid or address"),
@@ -77,8 +77,8 @@ def test_names_are_looked_up_and_numbers_taken() -> None:
         ('uid = 1\nroots = ["here"]', "row 1 (x): 'here': a root must be an absolute path"),
         ('uid = 1\nroots = ["/etc"]', "row x: /etc is below none of the daemon's roots (/srv)"),
         ('uid = 1\nroots = ["/srv/../etc"]', "row x: /srv/../etc is below none"),
-        ('uid = 1\n[[peers]]\nname = "x"\nuid = 2', "row 2: there is a row x before it"),
-        ('uid = 1\n[[peers]]\nname = "others"\nuid = 2', "row 2 (others): this row is for whoever matches no other"),
+        ('uid = 1\n[[peers]]\nname = "x"\nuid = 2', "row 2: the name x is used twice"),
+        ('uid = 1\n[[peers]]\nname = "others"\nuid = 2', "row 2 (others): this row is for all other peers"),
         ('uid = 1\n[[peers]]\nname = "others"\n[[peers]]\nname = "y"\nuid = 2', "row 2 (others): this row is for"),
     ],
 )

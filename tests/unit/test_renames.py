@@ -37,7 +37,7 @@ def file(tmp_path: Path, text: str) -> Path:
 
 def test_every_source_takes_the_old_name_and_warns(tmp_path: Path) -> None:
     path = file(tmp_path, "backlog = 5\n")
-    expected = 'this setting is called "queue" now; version 99.0 ends the old name'
+    expected = 'this setting is now called "queue"; version 99.0 drops the old name'
     for settings, where in (
         (load_settings(path, {}), f"{path}, key backlog"),
         (load_settings(None, {"NSFWD_BACKLOG": "5"}), "NSFWD_BACKLOG"),
@@ -54,7 +54,7 @@ def test_a_value_under_the_old_name_is_checked_as_under_the_new_one(tmp_path: Pa
 
 
 def test_both_names_in_one_place_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"key backlog: this is the old name of .*key queue; give it once"):
+    with pytest.raises(SettingsError, match=r"key backlog: the old name of .*key queue; give one of both"):
         load_settings(file(tmp_path, "queue = 1\nbacklog = 2\n"), {})
 
 
@@ -64,9 +64,9 @@ def test_a_stronger_source_wins_whatever_the_name(tmp_path: Path) -> None:
 
 
 def test_after_that_version_the_name_is_unknown_and_the_hint_says_the_new_one(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match='unknown setting "ancient"; it is called "max_pixels" now'):
+    with pytest.raises(SettingsError, match='unknown setting "ancient"; it is now called "max_pixels"'):
         load_settings(file(tmp_path, "ancient = 5\n"), {})
-    with pytest.raises(SettingsError, match='unknown environment variable NSFWD_ANCIENT; it is called "max_pixels"'):
+    with pytest.raises(SettingsError, match='variable NSFWD_ANCIENT; it is now called "max_pixels"'):
         load_settings(None, {"NSFWD_ANCIENT": "5"})
 
 
@@ -106,4 +106,4 @@ def test_a_reload_says_so(caplog: pytest.LogCaptureFixture) -> None:
 
     with caplog.at_level(logging.WARNING, "nsfwd"):
         asyncio.run(reload())
-    assert 'NSFWD_BACKLOG: this setting is called "queue" now' in caplog.text
+    assert 'NSFWD_BACKLOG: this setting is now called "queue"' in caplog.text

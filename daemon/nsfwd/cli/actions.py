@@ -1,4 +1,4 @@
-"""What ``sweep`` and ``watch`` are told to do about a verdict: the flags, and the actor they make."""
+"""The flags of ``sweep`` and ``watch`` for actions on verdicts, and the action handler that they make."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nsfwd.cli.options.default_paths import quarantine_option, to_option
+from nsfwd.cli.options.notices import result
 from nsfwd.cli.options.param_types import Duration, FiniteRange
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ KINDS = ("log", "copy", "hook", "move", "quarantine")
 
 
 class Words(click.ParamType[tuple[str, ...]]):
-    """A program and its arguments, split as a shell would and never given to one; or a list of them."""
+    """A program and its arguments: text split as a shell would, never run by one, or a list."""
 
     name = "COMMAND"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Split it."""
+        """Return program and arguments."""
         if not isinstance(value, str):
             return tuple(map(str, value))
         try:
@@ -34,7 +35,7 @@ class Words(click.ParamType[tuple[str, ...]]):
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
         if not words:
-            self.fail("a program is needed", param, ctx)
+            self.fail("missing program", param, ctx)
         return words
 
 
@@ -44,33 +45,38 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "actions",
         multiple=True,
         type=click.Choice(KINDS),
-        help="What to do about an alarm. May be given several times. Nothing deletes.",
+        help="Action on an alarm. May be given several times. No action deletes a file.",
     ),
     click.option(
-        "--on", multiple=True, metavar="VERDICT", help="Act on this verdict instead. May be given several times."
+        "--on",
+        multiple=True,
+        metavar="VERDICT",
+        help="Verdict to act on instead of alarms. May be given several times.",
     ),
-    click.option("--apply", is_flag=True, help="Do it; without this flag, only say what would be done."),
+    click.option("--apply", is_flag=True, help="Run the actions; without this flag they are only printed."),
     quarantine_option,
     to_option,
-    click.option("--placeholder", is_flag=True, help="Put a grey picture where a file was moved or quarantined."),
+    click.option("--placeholder", is_flag=True, help="Replace a moved or quarantined file by a grey picture."),
     click.option(
         "--hook",
         type=Words(),
-        help="Program of --action hook and its arguments; it reads the reply as JSON. No shell.",
+        help="Program and arguments of --action hook; it reads the reply as JSON. No shell.",
     ),
-    click.option("--hook-jobs", type=click.IntRange(min=1), help="Hooks that run at once.  [default: 4]"),
-    click.option("--hook-rate", type=FiniteRange(min=0, min_open=True), help="Hooks started a second.  [default: 10]"),
-    click.option("--hook-timeout", type=Duration(), help="End a hook after so long.  [default: 60]"),
+    click.option("--hook-jobs", type=click.IntRange(min=1), help="Hooks running at once.  [default: 4]"),
+    click.option(
+        "--hook-rate", type=FiniteRange(min=0, min_open=True), help="Hooks started per second.  [default: 10]"
+    ),
+    click.option("--hook-timeout", type=Duration(), help="Time limit of a hook.  [default: 1m]"),
     click.option(
         "--max-actions",
         type=click.IntRange(min=0),
-        help="Stop, with exit code 3, before acting on more files.  [default: 100]",
+        help="Limit of files to act on; beyond it the run stops with exit code 3.  [default: 100]",
     ),
     click.option(
         "--max-share",
         type=FiniteRange(0, 100),
         metavar="PERCENT",
-        help="Stop before acting on more than this part of the files judged; ten are always allowed.  [default: 1]",
+        help="Limit of files to act on, as a share of the judged files; ten are always allowed.  [default: 1]",
     ),
 )
 
@@ -85,10 +91,10 @@ def action_options(command: _Command) -> _Command:
 def actor(
     flags: Mapping[str, Any], roots: Sequence[bytes], *, window: float | None = None
 ) -> Callable[[Index], ActionHandler]:
-    """Return what makes the actor once the index is open.
+    """Return the function that makes the action handler of an open index.
 
     Args:
-        window: seconds that the breaker's limits are for; None for the whole run.
+        window: seconds that the limits of the circuit breaker apply to; None for the whole run.
 
     Raises:
         click.UsageError: the flags contradict each other.
@@ -110,7 +116,7 @@ def actor(
         hook=_hook(flags),
         limits=_limits(flags, window),
     )
-    return lambda index: ActionExecutor(index, plan, roots=roots, say=_say)
+    return lambda index: ActionExecutor(index, plan, roots=roots, say=result)
 
 
 def _check(flags: Mapping[str, Any]) -> None:
@@ -118,13 +124,13 @@ def _check(flags: Mapping[str, Any]) -> None:
     if not kinds:
         for name in ("on", "apply", "to", "placeholder", "hook"):
             if flags[name]:
-                raise click.UsageError(f"--{name} belongs to --action")
+                raise click.UsageError(f"--{name} needs --action")
     if {"move", "quarantine"} <= kinds:
-        raise click.UsageError("a file can be moved or quarantined, not both")
+        raise click.UsageError("--action move and --action quarantine exclude each other")
     if kinds & {"copy", "move"} and flags["to"] is None:
         raise click.UsageError("--action copy and --action move need --to")
     if ("hook" in kinds) != (flags["hook"] is not None):
-        raise click.UsageError("--action hook and --hook belong together")
+        raise click.UsageError("--action hook and --hook need each other")
 
 
 def _hook(flags: Mapping[str, Any]) -> Any:
@@ -145,9 +151,3 @@ def _limits(flags: Mapping[str, Any], window: float | None) -> Any:
 
     most, share = flags["max_actions"], flags["max_share"]
     return Limits(MOST if most is None else most, SHARE if share is None else share / 100, window)
-
-
-def _say(text: str) -> None:
-    from nsfwd.escaping import visible
-
-    click.echo(visible(text))

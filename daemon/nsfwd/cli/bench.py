@@ -1,7 +1,7 @@
-"""``nsfwd bench``: how fast a running daemon answers, as one of its clients sees it.
+"""``nsfwd bench``: throughput and latency of a running daemon, measured by a client.
 
-A closed loop keeps a number of requests in flight; an open loop sends at a rate whatever comes back, and counts a
-request's time from when it was due, so that a daemon that falls behind cannot look quick.
+A closed loop keeps a number of requests in flight; an open loop sends at a fixed rate, and counts a
+request's time from when it was due, so that a daemon that falls behind does not look fast.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ PERCENTILES = (50, 90, 99, 99.9)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @connect_option
 @click.option(
-    "--seconds", metavar="SECONDS", type=FiniteRange(0.1), default=10.0, show_default=True, help="How long to ask."
+    "--seconds",
+    metavar="SECONDS",
+    type=FiniteRange(0.1),
+    default=10.0,
+    show_default=True,
+    help="Duration of the measurement.",
 )
 @click.option(
     "--concurrency",
@@ -43,26 +48,26 @@ PERCENTILES = (50, 90, 99, 99.9)
     help="Closed loop: requests in flight.",
 )
 @click.option(
-    "--rate", metavar="NUMBER", type=FiniteRange(0.1), help="Open loop: requests a second, at random moments."
+    "--rate", metavar="NUMBER", type=FiniteRange(0.1), help="Open loop: requests per second, at random moments."
 )
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def bench(
     paths: tuple[Path, ...], connect: str | None, seconds: float, concurrency: int, rate: float | None, style: str
 ) -> int:
-    """Measure how fast it answers. It is asked for the files at PATH, and those of directories at PATH, again and
-    again.
+    """Measure throughput and latency of the daemon.
 
-    Exit 1 when a request did not end with scores: the times of failures say nothing.
+    The files at PATH, and in directories at PATH, are scanned again and again. Exit 1 when a request ended without
+    scores: the times of failures mean nothing.
 
     \b
     Example:
-      nsfwd bench /srv/pictures                 (closed loop: how much at most)
-      nsfwd bench /srv/pictures --rate 100      (open loop: how long at this rate)
+      nsfwd bench /srv/pictures                 (closed loop: highest throughput)
+      nsfwd bench /srv/pictures --rate 100      (open loop: latency at this rate)
     """
     files = [str(file.absolute()) for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     files = [file for file in files if Path(file).is_file()]
     if not files:
-        raise click.UsageError("there is no file at PATH")
+        raise click.UsageError("no file found at PATH")
     report = asyncio.run(_measure(connect, files, seconds, concurrency, rate))
     click.echo(json.dumps(report) if style == "json" else _text(report))
     return exit_codes.OK if set(report["outcomes"]) == {"ok"} else exit_codes.FAILED
@@ -96,7 +101,7 @@ async def _measure(
 
 
 class _Bench:
-    """Asks for one file after the other and notes how long each takes."""
+    """Scans one file after the other and records how long each takes."""
 
     def __init__(self, files: Iterator[str]) -> None:
         self._files = files
@@ -129,8 +134,8 @@ def percentile(times: list[float], share: float) -> float:
 
 def _text(report: dict[str, Any]) -> str:
     closed = report["loop"] == "closed"
-    loop = f"{report['concurrency']} in flight" if closed else f"{report['asked_rate']:g} a second asked"
+    loop = f"{report['concurrency']} in flight" if closed else f"{report['asked_rate']:g} per second requested"
     latency = ", ".join(f"{name} {1000 * value:.1f}" for name, value in report["latency"].items())
     outcomes = ", ".join(f"{name} {count}" for name, count in report["outcomes"].items())
     head = f"{report['loop']} loop, {loop}: {report['requests']} requests in {report['seconds']:.1f} s"
-    return f"{head}\nrate         {report['rate']:.1f} a second\nlatency, ms  {latency}\noutcomes     {outcomes}"
+    return f"{head}\nrate         {report['rate']:.1f} per second\nlatency, ms  {latency}\noutcomes     {outcomes}"

@@ -1,4 +1,4 @@
-"""``nsfwd completion``: what a shell needs to complete verbs, flags and paths."""
+"""``nsfwd completion``: the script by which a shell completes verbs, flags and paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 SHELLS = ("bash", "zsh", "fish")
 
 VARIABLE = "_NSFWD_COMPLETE"
-"""By which the script asks nsfwd, at each press of the key."""
+"""Set by the script when it asks nsfwd for completions."""
 
 
 @click.command()
@@ -32,7 +32,7 @@ def completion(shell: str) -> None:
 
 
 def complete(instruction: str) -> int:
-    """Answer a shell that asks by its script."""
+    """Answer the script of a shell."""
     from click.shell_completion import shell_complete
 
     from nsfwd.cli.main import cli

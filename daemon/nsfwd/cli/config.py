@@ -1,4 +1,4 @@
-"""``nsfwd config``: what the settings are, where each comes from, and whether ``serve`` would take them."""
+"""``nsfwd config``: show the settings with the source of each, and check them as ``serve`` would."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def config() -> None:
 
 
 @config.command()
-@click.option("--explain", is_flag=True, help="Add what each setting is for and why its default is what it is.")
+@click.option("--explain", is_flag=True, help="Add the meaning of each setting and the reason for its default.")
 @settings_options
 def show(explain: bool, config: Path | None, **flags: Any) -> None:
-    """Show every setting and where it was given. The output is a TOML file.
+    """Show every setting and its source. The output is a TOML file.
 
     Example: nsfwd config show --config nsfwd.toml
     """
@@ -40,23 +40,23 @@ def show(explain: bool, config: Path | None, **flags: Any) -> None:
     for row in TABLE.values():
         if explain:
             unit = f" In {row.unit}." if row.unit else ""
-            reload = "" if row.reloadable else " A reload does not change it."
+            reload = "" if row.reloadable else " Needs a restart to change."
             click.echo(f"# {row.help}{unit} Default: {row.reason}.{reload}")
         where = settings.given.get(row.name, "default")
         click.echo(f"{row.name} = {_toml(msgspec.to_builtins(getattr(settings, row.name)))}  # {where}")
 
 
 @config.command()
-@click.option("--as", "user", metavar="USER", help="Look whether this user, the daemon's, may open the PATHs.")
-@click.option("--peers", "row", metavar="NAME", help="Look for the peers of this row of the table.")
+@click.option("--as", "user", metavar="USER", help="User of the daemon: check whether it may open the PATHs.")
+@click.option("--peers", "row", metavar="NAME", help="Row of the table of peers to check the PATHs for.")
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @settings_options
 def check(user: str | None, row: str | None, paths: tuple[Path, ...], config: Path | None, **flags: Any) -> int:
-    """Refuse what serve would refuse before it starts: settings, addresses, bundles, policies.
+    """Check settings, addresses, bundles and policies as serve does before it starts.
 
-    With --as and PATHs it looks instead why these cannot be scanned, and names the directory, mode, root or setting
-    of the unit that denies it; exit 1 when one is denied. With --peers it looks for those of one row of the table of
-    peers; without, it names the rows that have other roots.
+    With --as and PATHs, check instead whether these can be scanned, and name the directory, mode, root or setting of
+    the unit that denies it; exit 1 when one is denied. With --peers the check is for one row of the table of peers;
+    without it, the rows with other roots are named.
 
     \b
     Example:
@@ -77,16 +77,16 @@ def check(user: str | None, row: str | None, paths: tuple[Path, ...], config: Pa
     bundles = open_bundles(settings)
     _check_overrides(settings, bundles)
     for root in _missing_roots(settings):
-        click.echo(f"warning: root {root}: there is no such directory, so nothing below it is scanned", err=True)
+        click.echo(f"warning: root {root}: no such directory, so nothing below it is scanned", err=True)
     served = ", ".join(
         f"{bundle.name} ({bundle.model_identity}, policy {bundle.policy_identity})" for bundle in bundles
     )
-    click.echo(f"good: {len(settings.given)} settings given, serving {served}")
+    click.echo(f"ok: {len(settings.given)} settings given, serving {served}")
     return exit_codes.OK
 
 
 def _missing_roots(settings: Settings) -> list[str]:
-    """Name the roots that are no directories, of peers too. They may be mounted later."""
+    """Return the roots that do not exist, those of peers too. They may be mounted later."""
     from nsfwd.escaping import escape
 
     roots = [*settings.roots, *(root for row in settings.peers for root in row.roots)]
@@ -94,10 +94,10 @@ def _missing_roots(settings: Settings) -> list[str]:
 
 
 def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:
-    """Refuse a store of overrides that serve would refuse; warn of verdicts that serve would take for alarms.
+    """Check the store of overrides as serve does; warn of verdicts that serve treats as alarms.
 
     Raises:
-        OverridesFailure: it is there and cannot be read.
+        OverridesFailure: the store exists and cannot be read.
     """
     from nsfwd.bundles.verdict import verdicts
     from nsfwd.overrides.override_watcher import OverrideWatcher
@@ -105,7 +105,7 @@ def _check_overrides(settings: Settings, bundles: Sequence[Bundle]) -> None:
     known = verdicts(bundles)
     strange = {override.verdict for override in OverrideWatcher.load(settings.overrides).known.values()} - known.keys()
     for verdict in sorted(strange):
-        text = f'warning: overrides say "{verdict}", which no policy does ({", ".join(known)}): they count as alarms'
+        text = f'warning: override verdict "{verdict}" is in no policy ({", ".join(known)}); it is treated as an alarm'
         click.echo(text, err=True)
 
 
@@ -114,10 +114,10 @@ def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings,
     from nsfwd.escaping import visible
 
     if user is None or not paths:
-        raise click.UsageError("--as USER and PATH belong together")
+        raise click.UsageError("--as USER and PATH need each other")
     rows = {row.name: row for row in settings.peers}
     if name is not None and name not in rows:
-        raise SettingsError(f"there is no row {name} of peers (there: {', '.join(rows) or 'none'})")
+        raise SettingsError(f"unknown row of peers {name!r} (known: {', '.join(rows) or 'none'})")
     denied = False
     for path in paths:
         why = obstacle(path, user=user, roots=settings.roots)
@@ -127,13 +127,13 @@ def _check_access(user: str | None, paths: tuple[Path, ...], settings: Settings,
         click.echo(visible(f"denied: {why}" if why else f"{path}: {user} may open it"))
         for words in others.values() if name is None and not why else ():
             if words:
-                click.echo(visible(f"  but not for some: {words}"))
+                click.echo(visible(f"  but not for some peers: {words}"))
         denied = denied or bool(why)
     return exit_codes.FAILED if denied else exit_codes.OK
 
 
 def _toml(value: Any) -> str:
-    """Spell a value of a setting as TOML on one line. JSON's strings, numbers and booleans are TOML's as well."""
+    """Write a value of a setting as TOML on one line. JSON's strings, numbers and booleans are TOML's as well."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""``nsfwd index relocate`` and ``prune``: keeping an index in order. Neither touches a picture."""
+"""``nsfwd index relocate`` and ``prune``: maintenance of an index. Neither touches a picture."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 @index_option
 @quarantine_option
 @to_option
-@click.option("--dry-run", is_flag=True, help="Say how many files that are, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the number of files without changing anything.")
 def relocate(old: bytes, new: bytes, index: Path, quarantine: Path, to: Path | None, *, dry_run: bool) -> None:
-    """Follow a tree that was moved from OLD to NEW, so that the next sweep of it scores nothing again.
+    """Update the index after a tree was moved from OLD to NEW, so that the next sweep scores nothing again.
 
-    What was taken from OLD, and lies in the quarantine or below --to, is restored to NEW from then on.
+    Files from OLD that are in the quarantine or below --to are restored to NEW from then on.
 
     Example: nsfwd index relocate /srv/uploads /mnt/new/uploads
     """
@@ -44,21 +44,19 @@ def relocate(old: bytes, new: bytes, index: Path, quarantine: Path, to: Path | N
         count = follow(opened, old, new, dry_run=True)  # refuses before anything is changed
         if elsewhere := taken_elsewhere(opened, old, stores):
             raise NsfwdError(
-                f"{len(elsewhere)} files of it were taken to another place, such as {os.fsdecode(elsewhere[0])}:"
-                " name that with --quarantine or --to, or restore them first"
+                f"{len(elsewhere)} files of the tree were moved to another place, such as {os.fsdecode(elsewhere[0])}:"
+                " give it as --quarantine or --to, or restore them first"
             )
         taken = sum(relocate_taken(store, old, new, dry_run=dry_run) for store in stores)
         if not dry_run:
             follow(opened, old, new)
     click.echo(f"{count} files {'would move' if dry_run else 'moved'} in the index")
     if taken:
-        click.echo(
-            f"{taken} that were taken away{' would' if dry_run else ''} come back below {escape(os.fsdecode(new))}"
-        )
+        click.echo(f"{taken} moved files{' would' if dry_run else ''} come back below {escape(os.fsdecode(new))}")
 
 
 def _stores(quarantine: Path, to: Path | None) -> Iterator[Store]:
-    """Open those that are there."""
+    """Open the stores that exist."""
     from nsfwd.scanning.actions.quarantine import Store
 
     if quarantine.is_dir():
@@ -70,14 +68,14 @@ def _stores(quarantine: Path, to: Path | None) -> Iterator[Store]:
 @click.command()
 @index_option
 @click.option(
-    "--older-than", "age", type=Duration(), default="90d", show_default=True, help="What went, or ended, so long ago."
+    "--older-than", "age", type=Duration(), default="90d", show_default=True, help="Least age of the records to delete."
 )
-@click.option("--apply", is_flag=True, help="Do it. Otherwise it is only said what would go.")
+@click.option("--apply", is_flag=True, help="Delete the records; without this flag they are only counted.")
 def prune(index: Path, age: float, *, apply: bool) -> None:
-    """Forget files that are long gone, the scores, history and runs that only they needed.
+    """Delete the records of files that no longer exist, and the scores, history and runs that only they needed.
 
-    Rows of the index, and no picture. What a restore may need stays. The file does not become smaller; what is free in
-    it is used again.
+    Deletes rows of the index, never a picture. Records that a restore may need stay. The file of the index does not
+    shrink; its free space is used again.
 
     \b
     Example:
@@ -94,4 +92,4 @@ def prune(index: Path, age: float, *, apply: bool) -> None:
         f"{pruned.history} rows of history, {pruned.directories} directories, {pruned.runs} runs"
     )
     if not apply:
-        click.echo("nothing was changed; --apply does it", err=True)
+        click.echo("nothing was changed; add --apply", err=True)

@@ -1,4 +1,4 @@
-"""``--job``: the flags of ``sweep`` and ``watch`` out of a file. What stands on the command line is stronger."""
+"""``--job``: the flags of ``sweep`` and ``watch`` from a file. Flags of the command line win."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def job_option(command: _Command) -> _Command:
         is_eager=True,
         expose_value=False,
         callback=_take,
-        help="Take directories and flags from this file, or from /etc/nsfwd/sweep.d/NAME.toml.",
+        help="File of directories and flags, or NAME for /etc/nsfwd/sweep.d/NAME.toml.",
     )(command)
 
 
@@ -29,9 +29,9 @@ def keys_of(command: click.Command) -> dict[str, click.Parameter]:
     """Return the keys that a job may have for a command: its long flags, underscores for dashes, and its argument."""
     found = {}
     for parameter in command.params:
-        for spelled in parameter.opts:
-            if isinstance(parameter, click.Argument) or spelled.startswith("--"):
-                found[spelled.lstrip("-").replace("-", "_")] = parameter
+        for name in parameter.opts:
+            if isinstance(parameter, click.Argument) or name.startswith("--"):
+                found[name.lstrip("-").replace("-", "_")] = parameter
     return {name: parameter for name, parameter in found.items() if name not in _NOT_KEYS}
 
 
@@ -62,7 +62,7 @@ def _take(context: click.Context, parameter: click.Parameter, job: str | None) -
 
 
 def _listed(parameter: click.Parameter, value: Any) -> Any:
-    """Let one value stand for a list of one."""
+    """Return a single value of a repeatable flag as a list."""
     if (parameter.multiple or parameter.nargs == -1) and not isinstance(value, list):
         return [value]
     return value

@@ -1,6 +1,6 @@
-"""``nsfwd``: finds the verb, runs it, and makes one line and an exit code of whatever goes wrong.
+"""``nsfwd``: finds the verb, runs it, and turns every error into one line and an exit code.
 
-Knows nothing of what the verbs do.
+Knows no verb's work.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ VERBS: dict[str, tuple[str, str]] = {
     "spool": ("nsfwd.cli.spool:spool", "Answer lists of paths that lie in a directory."),
     "restore": ("nsfwd.cli.restore:restore", "Put back what an action moved away."),
     "index": ("nsfwd.cli.index:index", "Look into what sweeps, watches and spools remember."),
-    "report": ("nsfwd.cli.report:report", "Write a page about an index."),
-    "ping": ("nsfwd.cli.options.daemon_commands:ping", "Ask whether a daemon is there."),
-    "ready": ("nsfwd.cli.options.daemon_commands:ready", "Ask whether it can score."),
-    "stats": ("nsfwd.cli.options.daemon_commands:stats", "Show its counters."),
-    "reload": ("nsfwd.cli.options.daemon_commands:reload", "Have it take up changed settings and bundles."),
-    "top": ("nsfwd.cli.top:top", "Watch it at work."),
-    "bench": ("nsfwd.cli.bench:bench", "Measure how fast it answers."),
+    "report": ("nsfwd.cli.report:report", "Write a report of an index as a page."),
+    "ping": ("nsfwd.cli.options.daemon_commands:ping", "Check that a daemon is running."),
+    "ready": ("nsfwd.cli.options.daemon_commands:ready", "Check that the daemon is ready to score."),
+    "stats": ("nsfwd.cli.options.daemon_commands:stats", "Show the counters of the daemon."),
+    "reload": ("nsfwd.cli.options.daemon_commands:reload", "Reload settings and bundles."),
+    "top": ("nsfwd.cli.top:top", "Show the activity of the daemon, live."),
+    "bench": ("nsfwd.cli.bench:bench", "Measure throughput and latency of the daemon."),
     "config": ("nsfwd.cli.config:config", "Show or check the settings."),
     "models": ("nsfwd.cli.models:models", "Bundles: the networks that nsfwd can serve."),
     "override": ("nsfwd.cli.override:override", "Decisions of people, which win over the model."),
     "completion": ("nsfwd.cli.completion:completion", "Print the completion script of a shell."),
 }
-"""Verb -> where its command is, and its one line of help."""
+"""Verb -> its command, and its line of help."""
 
 
 @click.group(cls=LazyGroup, table=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nsfwd", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Scan images for what is not safe for work: a daemon, and the commands around it.
+    """Scan images for content that is not safe for work: a daemon and its commands.
 
     \b
     Example:
@@ -57,7 +57,7 @@ def cli() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; whatever goes wrong is one line on stderr."""
+    """Run one command line and return its exit code; every error is one line on stderr."""
     try:
         with cli.make_context("nsfwd", list(arguments)) as context:
             return _code(cli.invoke(context))
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _complain(_trouble(error), exit_codes.IO)
     except ModuleNotFoundError:
-        raise  # nsfwd.__main__ says what to install
+        raise  # nsfwd.__main__ names the package to install
     except Exception:
         import traceback
 
@@ -108,10 +108,10 @@ def main() -> None:
 
 
 def _prepare_streams() -> None:
-    """Put something in the place of standard streams that the caller has closed (``nsfwd ... >&-``).
+    """Replace standard streams that the caller has closed (``nsfwd ... >&-``).
 
-    Else the first socket or file that is opened would take the number, and get what is meant for people. What comes in
-    their place refuses to be read or written, so that nobody takes results that are lost for a success.
+    Else the first socket or file that is opened would take the number, and get text for people. The replacements refuse
+    reads and writes, so that lost results never look like a success.
     """
     refusing = {"stdin": ("r", os.O_WRONLY), "stdout": ("w", os.O_RDONLY), "stderr": ("w", os.O_WRONLY)}
     for name, (mode, flags) in refusing.items():
@@ -127,7 +127,7 @@ def _code(result: Any) -> int:
 
 
 def _advice(error: NsfwdError) -> str:
-    """Say what helps where only others may do what was asked."""
+    """Return the remedy of a refusal that lacks one in its message."""
     return f"; {error.row.remedy}" if isinstance(error, CodedError) and error.code == "not_permitted" else ""
 
 
@@ -136,7 +136,7 @@ def _line(text: str) -> str:
 
 
 def _trouble(error: OSError) -> str:
-    """Say what could not be read or written, and why."""
+    """Return the file or stream that could not be read or written, and why."""
     what = error.filename
     if what is None:
         call = _call(error)
@@ -150,7 +150,7 @@ _WRITING = frozenset({"write", "writelines", "writerow", "flush", "print", "echo
 
 
 def _call(error: OSError) -> str:
-    """Return the name of the call that failed, as its line of source has it: an error of the kernel's has no other."""
+    """Return the name of the failed call from its line of source: an error of the kernel has no other name."""
     import linecache
     import traceback
 
@@ -172,10 +172,10 @@ def _complain(message: str, code: int) -> int:
 
 
 def _flush(code: int) -> int:
-    """Write what the streams still hold: where the interpreter cannot, it exits with 120 and not with ``code``.
+    """Flush the streams: where the interpreter cannot, it exits with 120 and not with ``code``.
 
     Returns:
-        ``code``, or that of results that are lost only now.
+        ``code``, or the code of results that are lost only now.
     """
     try:
         sys.stdout.flush()
@@ -183,7 +183,7 @@ def _flush(code: int) -> int:
         _discard(sys.stdout)
         if isinstance(error, BrokenPipeError):
             code = exit_codes.BROKEN_PIPE
-        elif code != exit_codes.IO:  # else it was said already
+        elif code != exit_codes.IO:  # else it was reported already
             code = _complain(_trouble(error), exit_codes.IO)
     try:
         sys.stderr.flush()
@@ -193,7 +193,7 @@ def _flush(code: int) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-    """Have the interpreter throw away what a stream still holds and cannot write."""
+    """Drop the buffer of a stream that cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

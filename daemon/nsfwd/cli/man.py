@@ -1,6 +1,6 @@
 """Man pages made from the help: ``python -m nsfwd.cli.man DIR`` writes one page for nsfwd and one for each command.
 
-The help is the one source: whatever a flag says there stands in its page, and a test compares the two.
+The help is the only source of a page; a test compares the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nsfwd.cli.main import VERBS, cli
 
 
 def commands() -> Iterator[tuple[str, click.Context]]:
-    """Yield the name and the context of every command, groups and what is in them included."""
+    """Yield the name and the context of every command and subcommand."""
     root = click.Context(cli, info_name="nsfwd")
     yield "nsfwd", root
     for verb in VERBS:
@@ -52,8 +52,8 @@ def page(name: str, context: click.Context) -> str:
     options = [record for record in (each.get_help_record(context) for each in command.get_params(context)) if record]
     if options:
         lines.append(".SH OPTIONS")
-        for spelling, text in options:
-            lines += [".TP", f"\\fB{_plain(spelling)}\\fR", _plain(" ".join(text.split()))]
+        for output_format, text in options:
+            lines += [".TP", f"\\fB{_plain(output_format)}\\fR", _plain(" ".join(text.split()))]
     if isinstance(command, click.Group):
         lines += [".SH COMMANDS", *_verbs(command, context)]
     if command.epilog:
@@ -80,7 +80,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Escape what man would take for its own."""
+    """Escape the characters that man would interpret."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("\b", "")
     return f"\\&{text}" if text.startswith((".", "'")) else text
 

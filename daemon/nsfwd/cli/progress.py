@@ -1,6 +1,6 @@
-"""A bar on a terminal: how far a scan is, how quick, and how long it still takes.
+"""Progress bar of a scan on a terminal: files done, rate and time left.
 
-On stderr, and where each reply is a line on the same terminal not at all: those show it as well. Knows no replies.
+On stderr; not where each reply is a line on the same terminal, which shows the progress as well. Knows no replies.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 Counting = Callable[[Callable[[], bool]], "int | None"]
-"""Finds the total in a thread of its own; is given a function that tells when nobody wants it any more."""
+"""Returns the total, from a thread of its own; its argument returns true when the total is no longer needed."""
 
 
 class Bar(Protocol):
-    """What shows progress."""
+    """A display of progress."""
 
     def advance(self) -> None:
-        """One file more is done."""
+        """Count one file as done."""
 
     def aside(self) -> AbstractContextManager[None]:
-        """Keep out of the way of what is written meanwhile."""
+        """Hide the bar while a line is written."""
 
 
 class _NoBar:
     def advance(self) -> None:
-        """Nothing is shown."""
+        """Show nothing."""
 
     def aside(self) -> AbstractContextManager[None]:
-        """Nothing is in the way."""
+        """Hide nothing."""
         return nullcontext()
 
 
@@ -39,7 +39,7 @@ def progress(count: Counting | None, *, quiet: bool, filtered: bool = False) -> 
     """Show progress until the end of the block.
 
     Args:
-        count: finds the total; None where nobody can know it.
+        count: finds the total; None where it cannot be known.
         quiet: show nothing.
         filtered: not every file is a line on stdout.
     """
@@ -54,7 +54,7 @@ def progress(count: Counting | None, *, quiet: bool, filtered: bool = False) -> 
     from rich.text import Text
 
     class FileRate(ProgressColumn):
-        """Files a second."""
+        """Files per second."""
 
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.0f} files/s" if task.speed else "")
@@ -71,7 +71,7 @@ def progress(count: Counting | None, *, quiet: bool, filtered: bool = False) -> 
                 shown.update(task, total=total)
 
         class RichBar:
-            """Both streams are the same terminal where lines are written beside the bar."""
+            """A bar that gives way to lines on the same terminal."""
 
             def advance(self) -> None:
                 shown.advance(task)

@@ -20,27 +20,25 @@ def pixels_option(command: click.decorators.FC) -> click.decorators.FC:
         type=click.Choice(["clear", "blurred", "none"]),
         default="clear",
         show_default=True,
-        help="clear: a click makes a picture clear; blurred: nothing in the file can; none: no pictures.",
+        help="Pictures in the page: clear after a click, blurred for ever, or none.",
     )(command)
 
 
 @click.command()
 @index_option
+@click.option("--html", "output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
 @click.option(
-    "--html", "output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write."
+    "-n", "worst", type=click.IntRange(0, 1_000_000), default=100, show_default=True, help="Number of pictures."
 )
 @click.option(
-    "-n", "worst", type=click.IntRange(0, 1_000_000), default=100, show_default=True, help="How many pictures."
-)
-@click.option(
-    "--verdict", "verdicts", multiple=True, help="Pictures with this verdict only. May be given several times."
+    "--verdict", "verdicts", multiple=True, help="Only pictures with this verdict. May be given several times."
 )
 @pixels_option
 def report(index: Path, output: Path, worst: int, verdicts: tuple[str, ...], pixels: Shown) -> None:
-    """Write a page about an index: counts, runs, how scores are spread, and the worst pictures first.
+    """Write a report of an index as a page: counts, runs, the distribution of scores, and pictures, the worst first.
 
-    The page is one file, for its owner alone (0600), and asks no network. Pictures in it are small and blurred until
-    they are clicked; they are made by a decoder process that is sealed as the daemon's are.
+    The page is one file, readable by its owner alone (0600), and needs no network. Its pictures are small, and blurred
+    until they are clicked; a decoder process in the same sandbox as the daemon's makes them.
 
     \b
     Example:
@@ -55,4 +53,4 @@ def report(index: Path, output: Path, worst: int, verdicts: tuple[str, ...], pix
     with Index(index, write=False) as opened, private(output) as out:
         for piece in page(opened, ReportOptions(worst, pixels, verdicts)):
             out.write(piece.encode("utf-8", "replace"))
-    click.echo(f"{output} is written", err=True)
+    click.echo(f"wrote {output}", err=True)

@@ -1,8 +1,7 @@
-"""``nsfwd scan``: paths in, verdicts out, and an exit code a script can trust.
+"""``nsfwd scan``: paths in, verdicts out, and an exit code for scripts.
 
-A client like any other, or with ``--local`` no client at all. Results go to stdout as they come; the summary, and
-progress on a terminal, to stderr. Where the paths come from is ``path_inputs``, how replies are spelled
-``output_formats``.
+A client of the daemon, or with ``--local`` a pipeline of its own. Results go to stdout as they come; the summary, and
+progress on a terminal, to stderr. Paths come from ``path_inputs``, replies are written by ``output_formats``.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import click
 
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.notices import notice
 from nsfwd.cli.options.param_types import FiniteRange
 from nsfwd.cli.options.path_inputs import (
     STDIN,
@@ -34,7 +34,7 @@ from nsfwd.cli.options.path_inputs import (
 )
 from nsfwd.cli.summary import Summary
 from nsfwd.errors import CodedError, NsfwdError
-from nsfwd.escaping import escape, visible
+from nsfwd.escaping import escape
 from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
 from nsfwd.scanning.trees.walk import Exclusion
 
@@ -50,18 +50,18 @@ ALARMS = "alarm"
 FORMATS = ("text", "json", "ndjson", "csv")
 
 BETWEEN_LOOKS = 0.5
-"""Seconds between two looks for a daemon that is waited for."""
+"""Seconds between two attempts to reach a daemon that is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanOptions:
-    """What the command line asks for.
+    """Inputs and ways of one scan.
 
     Attributes:
-        paths: ``STDIN`` is the image on stdin. ``files_from``: a list of further ones, each ended by ``end``.
-        send: ``auto`` opens here what a daemon of this machine cannot open, ``always`` everything, ``bytes`` reads
-            everything and passes no descriptor, ``never`` leaves all to the daemon.
-        wait: for the daemon, and through its restarts.
+        paths: ``STDIN`` is the image on stdin. ``files_from``: a list of further paths, each ended by ``end``.
+        send: ``auto`` opens the files here that a daemon of this machine cannot open, ``always`` all files, ``bytes``
+            reads all and passes no descriptor, ``never`` opens none.
+        wait: wait for the daemon, also through its restarts.
     """
 
     paths: tuple[bytes, ...]
@@ -74,13 +74,13 @@ class ScanOptions:
 
     @property
     def listing(self) -> bool:
-        """Whether directories are listed here, if the daemon is here: a file that it cannot open, or that was asked for
-        when it went away, is then asked for again by itself."""
+        """Whether directories are listed here, if the daemon is here: a file that it cannot open, or that was in flight
+        when it went away, is then requested again alone."""
         return bool(self.exclusion) or self.wait or self.send == "auto"
 
     @property
     def opening(self) -> bool:
-        """Whether everything is opened here."""
+        """Whether all files are opened here."""
         return self.send in ("always", "bytes")
 
     def each(self) -> Iterator[bytes | None]:
@@ -93,57 +93,60 @@ class ScanOptions:
                     yield record and absolute(record)
 
     def shallow(self, path: bytes | None) -> bool:
-        """Tell whether nothing of a path would be scanned because all of it lies in directories below."""
+        """Return whether no file of a path would be scanned because all are in directories below."""
         return not self.recursive and path is not None and path != STDIN and only_directories(path, self.exclusion)
 
     def total(self, stop: Any) -> int | None:
-        """Count the files, where nothing has to be waited for."""
+        """Count the files, or return None where ``stop`` returned true first."""
         return count(map(absolute, self.paths), self.exclusion, recursive=self.recursive, stop=stop)
 
 
 @click.command(epilog=exit_codes.TEXT)
 @click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=bytes, readable=False))
-@click.option("-r", "--recursive", is_flag=True, help="Walk below directories.")
-@click.option("--files-from", type=click.File("rb"), metavar="FILE", help="Read paths from FILE too; - is stdin.")
-@click.option("-0", "--null", is_flag=True, help="Paths of --files-from and of -l end in NUL: find -print0, xargs -0.")
+@click.option("-r", "--recursive", is_flag=True, help="Scan directories below as well.")
+@click.option("--files-from", type=click.File("rb"), metavar="FILE", help="List of further paths; - is stdin.")
+@click.option("-0", "--null", is_flag=True, help="End paths of --files-from and -l with NUL: find -print0, xargs -0.")
 @exclude_option
 @connect_option
-@click.option("--local", is_flag=True, help="Scan without a daemon, with the settings that serve would have.")
-@click.option("--wait", is_flag=True, help="Wait for the daemon to be there and ready, and through its restarts.")
-@click.option("--format", "spelling", type=click.Choice(FORMATS), help="How replies are spelled.  [default: text]")
-@click.option("-l", "--list", "listing", is_flag=True, help="Show paths alone, as they are, for other programs.")
+@click.option("--local", is_flag=True, help="Scan without a daemon, with the settings of serve.")
+@click.option("--wait", is_flag=True, help="Wait until the daemon is ready, also through its restarts.")
+@click.option("--format", "output_format", type=click.Choice(FORMATS), help="Format of the output.  [default: text]")
+@click.option("-l", "--list", "listing", is_flag=True, help="Print paths alone, unescaped, for other programs.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option(
     "--only",
     metavar="TIER",
     multiple=True,
-    help="Show this verdict alone, or with alarm all alarms; everything is counted. May be given several times.",
+    help="Show only this verdict, or with alarm all alarms; everything is counted. May be given several times.",
 )
 @click.option(
-    "--fail-on", metavar="TIER", multiple=True, help="Exit 1 for this verdict too. May be given several times."
+    "--fail-on",
+    metavar="TIER",
+    multiple=True,
+    help="Verdict that exits with 1 as an alarm does. May be given several times.",
 )
-@click.option("--strict", is_flag=True, help="Exit 2 before 1, and also for content that is no image.")
-@click.option("--lane", type=click.Choice(["interactive", "normal", "background"]), help="How much it may hurry.")
+@click.option("--strict", is_flag=True, help="Exit 2 before 1, and also for content that is not an image.")
+@click.option("--lane", type=click.Choice(["interactive", "normal", "background"]), help="Scheduling priority.")
 @click.option(
     "--frames",
     metavar="NUMBER",
     type=click.IntRange(1, MAX_FRAMES_ASKED),
-    help="Look at so many frames of an animation at most.",
+    help="Largest number of frames to score of an animation.",
 )
 @click.option("--identity", is_flag=True, help="Add size, inode and SHA-256 of each file (json and ndjson).")
 @click.option(
     "--deadline",
     metavar="SECONDS",
     type=FiniteRange(0, MAX_DEADLINE, min_open=True),
-    help="Time allowed for each path.",
+    help="Time limit of each path.",
 )
 @click.option(
     "--send",
     type=click.Choice(["auto", "always", "bytes", "never"]),
     default="auto",
     show_default=True,
-    help="Open here what a daemon of this machine cannot open (auto), everything (always, bytes), or nothing. Over a "
-    "Unix socket the open file is passed, over TCP and with bytes its content is sent.",
+    help="Files to open here: those that a daemon of this machine cannot open (auto), all (always, bytes), or none. "
+    "Over a Unix socket the open file is passed, over TCP and with bytes its content is sent.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress.")
 def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **rest: Any) -> int:
@@ -152,7 +155,7 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
     Results go to stdout as they come, the summary to stderr. Relative paths start at the working directory. The path -
     is the image on stdin.
 
-    A verdict is a tier of the policy; that of the bundles has safe, review and sensitive, and sensitive alone is an
+    A verdict is a tier of the policy. The bundles' policy has safe, review and sensitive, and only sensitive is an
     alarm. Before publishing a picture use --strict --fail-on review: then exit code 0 means that it is safe.
 
     \b
@@ -164,8 +167,8 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
       nsfwd scan -r /srv --only review --only alarm -l0 | xargs -0 mv -t /srv/held
     """
     _check(paths, files_from, null=null, listing=rest["listing"])
-    if rest["listing"] and rest["spelling"]:
-        raise click.UsageError("-l shows paths alone: leave out --format")
+    if rest["listing"] and rest["output_format"]:
+        raise click.UsageError("-l and --format exclude each other")
     exclusion, end = Exclusion(rest["exclude"]), b"\0" if null else b"\n"
     asked = ScanOptions(paths, files_from, end, rest["recursive"], exclusion, rest["send"], rest["wait"])
     summary, started = Summary(frozenset(rest["fail_on"])), time.perf_counter()
@@ -174,7 +177,7 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
     except NsfwdError as error:
         if exit_codes.code_of(error) != exit_codes.FAILED:
             raise
-        _tell(str(error))
+        notice(str(error))
         return exit_codes.CONFIG  # no failure may look like an alarm
     if not rest["quiet"]:
         click.echo(summary.line(time.perf_counter() - started), err=True)
@@ -190,14 +193,14 @@ def _scan(asked: ScanOptions, summary: Summary, rest: dict[str, Any]) -> None:
     options = Options(lane=rest["lane"], deadline=rest["deadline"], identity=rest["identity"], frames=rest["frames"])
     with _client(rest["connect"], options, local=rest["local"], wait=rest["wait"]) as client:
         _check_tiers(client, {*rest["only"], *rest["fail_on"]} - {ALARMS})
-        spelled: Writer = (
+        results: Writer = (
             PathWriter(sys.stdout.buffer, asked.end.decode())
             if rest["listing"]
-            else writer(rest["spelling"] or "text", sys.stdout.buffer, colour=_colour(rest["color"]))
+            else writer(rest["output_format"] or "text", sys.stdout.buffer, colour=_colour(rest["color"]))
         )
         count = asked.total if countable else None
         with (
-            closing(spelled) as out,
+            closing(results) as out,
             progress(count, quiet=rest["quiet"], filtered=bool(rest["only"])) as bar,
         ):
             for reply in _replies(client, asked, summary):
@@ -209,10 +212,10 @@ def _scan(asked: ScanOptions, summary: Summary, rest: dict[str, Any]) -> None:
 
 
 def _check_tiers(client: Client, named: Collection[str]) -> None:
-    """Refuse a tier that no policy has: it would never be met, and a misspelt one lets everything pass.
+    """Refuse a tier that no policy has: with a typing error every picture would pass.
 
     Raises:
-        click.UsageError: there is one.
+        click.UsageError: a tier is unknown.
     """
     if not named:
         return
@@ -223,11 +226,11 @@ def _check_tiers(client: Client, named: Collection[str]) -> None:
     known = {tier["name"]: None for model in models for tier in model["tiers"] or map(_as_tier, model["labels"])}
     for tier in named if known else ():
         if tier not in known:
-            raise click.UsageError(f"no policy has the tier {tier!r}: {', '.join(known)}")
+            raise click.UsageError(f"unknown tier {tier!r}; the policies have {', '.join(known)}")
 
 
 def _as_tier(label: str) -> dict[str, str]:
-    """Return what is a verdict where a policy has no tiers."""
+    """Return a label as a tier, for a policy without tiers."""
     return {"name": label}
 
 
@@ -237,20 +240,20 @@ def _wanted(reply: Reply, only: Collection[str]) -> bool:
 
 def _check(paths: tuple[bytes, ...], files_from: BinaryIO | None, *, null: bool, listing: bool) -> None:
     if null and files_from is None and not listing:
-        raise click.UsageError("-0 is for the paths of --files-from and of -l")
+        raise click.UsageError("-0 needs --files-from or -l")
     if not paths and files_from is None:
-        raise click.UsageError("name a PATH, or a list with --files-from")
+        raise click.UsageError("give a PATH, or a list with --files-from")
     if b"" in paths:
-        raise click.UsageError("a PATH is empty: a variable that is not set?")
+        raise click.UsageError("a PATH is empty: is a variable unset?")
     if paths.count(STDIN) + (files_from is not None and files_from.fileno() == 0) > 1:
-        raise click.UsageError("stdin can be read once: it is either an image or a list")
+        raise click.UsageError("stdin can be read once: as an image or as a list")
 
 
 def _client(connect: str | None, options: Options, *, local: bool, wait: bool) -> Client:
-    """Return what scans: a daemon's client, or with ``local`` one that needs none."""
+    """Return the client of a daemon, or with ``local`` a scanner that needs none."""
     if local:
         if connect or wait:
-            raise click.UsageError("--local needs no daemon: leave out --connect and --wait")
+            raise click.UsageError("--local excludes --connect and --wait")
         from nsfwd import logs
         from nsfwd.local import Scanner
 
@@ -264,22 +267,18 @@ def _client(connect: str | None, options: Options, *, local: bool, wait: bool) -
     return Client(connect, options=options, patience=math.inf)
 
 
-def _tell(message: str) -> None:
-    click.echo(f"nsfwd: {visible(message)}", err=True)
-
-
 def _colour(choice: str) -> bool:
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return choice == "always" or (choice == "auto" and sys.stdout.isatty() and not plain)
 
 
 def _wait(connect: str | None) -> None:
-    """Return once a daemon is there and ready."""
+    """Return once a daemon is ready."""
     from nsfwd.client import Client
     from nsfwd.client.addresses import candidates
 
-    candidates(connect)  # what is no address never becomes one
-    told = False
+    candidates(connect)  # an invalid address is an error at once
+    reported = False
     while True:
         try:
             with Client(connect, patience=0) as client:
@@ -288,17 +287,17 @@ def _wait(connect: str | None) -> None:
                 return
         except NsfwdError as error:
             why = {"why": str(error)}
-        if not told:
-            _tell(f"waiting: {why.get('why') or 'the daemon is not ready'}")
-            told = True
+        if not reported:
+            notice(f"waiting: {why.get('why') or 'the daemon is not ready'}")
+            reported = True
         time.sleep(BETWEEN_LOOKS)
 
 
 def _replies(client: Client, asked: ScanOptions, summary: Summary) -> Iterator[Reply]:
-    """Yield what comes; a daemon that goes away ends the run with one line, and what came before still counts.
+    """Yield the replies; a daemon that goes away ends the run with one line, and earlier replies still count.
 
     Raises:
-        NsfwdError: nothing had come before.
+        NsfwdError: there was no reply at all.
     """
     local = Local(
         asked.exclusion,
@@ -309,7 +308,7 @@ def _replies(client: Client, asked: ScanOptions, summary: Summary) -> Iterator[R
     here = _is_here(client.address)
     if asked.exclusion and not asked.opening and not here:
         raise click.UsageError(
-            f"--exclude lists directories here, and {client.address} is elsewhere; use --send always"
+            f"--exclude needs directories of this machine, and {client.address} is another; use --send always"
         )
     passing = asked.send == "auto" and here
     listing = asked.listing and here and not asked.opening
@@ -331,11 +330,11 @@ def _replies(client: Client, asked: ScanOptions, summary: Summary) -> Iterator[R
         if not summary.files:
             raise
         summary.broken = True
-        _tell(f"{error}; the rest was not scanned")
+        notice(f"{error}; the rest was not scanned")
 
 
 def _items(asked: ScanOptions, local: Local, summary: Summary, *, listing: bool, here: bool) -> Iterator[Item | None]:
-    """Yield what is to be asked, what has to be opened here in its place, and None before a wait."""
+    """Yield the paths to request, the images to open here instead, and None before a wait."""
     named = _deep(asked, summary) if here or asked.opening else asked.each()
     paths: Iterator[bytes | Tree | None] = (
         listed(named, asked.exclusion, local, recursive=asked.recursive) if listing else named
@@ -355,15 +354,15 @@ def _items(asked: ScanOptions, local: Local, summary: Summary, *, listing: bool,
 
 
 def _deep(asked: ScanOptions, summary: Summary) -> Iterator[bytes | None]:
-    """Yield the paths of which something is scanned, and say why the others are left out."""
+    """Yield the paths with files to scan, and report the others."""
     for path in asked.each():
         if asked.shallow(path):
             summary.broken = True
-            _tell(f"{escape(path or b'')}: has only directories, which are not scanned; add -r")
+            notice(f"{escape(path or b'')}: contains only directories, which are not scanned; add -r")
         else:
             yield path
 
 
 def _is_here(address: str) -> bool:
-    """Tell whether the daemon sees the file system of this machine: elsewhere the same path is another file."""
+    """Return whether the daemon has the file system of this machine: on another the same path is another file."""
     return address.startswith(("local", "unix:", "tcp:127.", "tcp:[::1]", "tcp:localhost:"))

@@ -1,6 +1,6 @@
-"""What a scan came to: counts, the line that says it, and the exit code that a script relies on.
+"""Summary of a scan: counts, one line of text, and the exit code.
 
-Knows replies, but neither the daemon nor how replies are written.
+Knows replies, but neither the daemon nor output formats.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from nsfwd.client.results import Reply
 
 _NO_LIMIT = frozenset({"not_an_image", "excluded"})
-"""Skipped for what they are, not because a limit kept them from being scored."""
+"""Codes of files that were skipped for their content or name, not because of a limit."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run came to so far.
+    """Counts of a run so far.
 
     Attributes:
-        failing: verdicts that count as an alarm does for the exit code.
-        found: images that make the run exit with 1: alarms, and those with a verdict of ``failing``.
-        unscored: images that ought to have scores and have none: errors, refusals, and those over a limit.
-        without: everything that has no scores, including content that is not an image.
-        broken: the run ended before everything was answered, or left out what was named.
+        failing: verdicts that count as alarms for the exit code.
+        found: images that make the run exit with 1: alarms and verdicts of ``failing``.
+        unscored: images without scores that should have them: errors, refusals, and images over a limit.
+        without: all files without scores, including content that is not an image.
+        broken: the run ended before everything was answered, or left out a path of the command line.
     """
 
     failing: frozenset[str] = frozenset()
@@ -61,11 +61,11 @@ class Summary:
 
     @property
     def files(self) -> int:
-        """How many were answered."""
+        """Number of answered files."""
         return self.verdicts.total() + self.others.total()
 
     def line(self, seconds: float) -> str:
-        """Say it in one line."""
+        """Return the counts in one line."""
         files = self.files
         if not files:
             return "no files"

@@ -1,4 +1,4 @@
-"""Which verdicts there are: asked of the bundles where they are found, else of the daemon that serves them."""
+"""The verdicts of the served models: read from the bundles where they are found, else from the daemon."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FLOOR = "safe"
 
 
 def tiers_of(settings: Settings) -> list[list[str]]:
-    """Return the verdicts of each model that is served, the lowest tier first.
+    """Return the verdicts of each served model, the lowest tier first.
 
     Raises:
-        NsfwdError: neither bundles nor a daemon are found; the message says what was tried.
+        NsfwdError: neither bundles nor a daemon are found; the message lists the attempts.
     """
     return [[tier["name"] for tier in model["tiers"]] or list(model["labels"]) for model in _models(settings)]
 
@@ -33,7 +33,7 @@ def floor_of(settings: Settings) -> str:
 
 
 def _models(settings: Settings) -> list[dict[str, Any]]:
-    """Return what scores, as the operation ``models`` describes it."""
+    """Return the models as the operation ``models`` describes them."""
     from nsfwd.server.daemon import open_bundles
     from nsfwd.server.operations import describe
 

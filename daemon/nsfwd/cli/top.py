@@ -1,4 +1,4 @@
-"""``nsfwd top``: a live view of a daemon, made of two looks at ``stats``."""
+"""``nsfwd top``: a live view of a daemon, computed from two readings of ``stats``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nsfwd.cli.options.daemon_commands import TIMEOUT, connect_option
 from nsfwd.cli.options.param_types import FiniteRange
 
 CLEAR = "\x1b[H\x1b[J"
-"""Cursor to the top, and everything below it away."""
+"""Moves the cursor to the top and clears the screen below."""
 
 _STAGES = ("queue", "decode", "wait", "infer", "total")
 
@@ -35,12 +35,12 @@ Stats = dict[str, Any]
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Views to show; 0 for as many as until Ctrl-C.",
+    help="Number of views; 0 for no limit.",
 )
 def top(connect: str | None, interval: float, count: int) -> None:
-    """Watch it at work.
+    """Show the activity of the daemon, live.
 
-    On a terminal each view takes the place of the last one; elsewhere they follow each other.
+    On a terminal each view replaces the last one; elsewhere they follow each other.
 
     Example: nsfwd top --interval 5
     """
@@ -56,7 +56,7 @@ def top(connect: str | None, interval: float, count: int) -> None:
 
 
 def view(address: str, before: Stats, now: Stats) -> str:
-    """Spell what happened between two looks at ``stats``."""
+    """Return the activity between two readings of ``stats`` as text."""
     seconds = max(now["uptime"] - before["uptime"], 1e-3)
     engine, decoders = now["engine"], now["decoders"]
 
@@ -69,14 +69,14 @@ def view(address: str, before: Stats, now: Stats) -> str:
     waiting = ", ".join(f"{stage} {sum(lanes.values())}" for stage, lanes in now["queues"].items())
     lines = [
         f"{address}  up {now['uptime']:.0f} s  {images / seconds:.1f} images/s  {now['in_flight']} in flight",
-        "outcomes a second   " + ", ".join(f"{name} {grown('images', name) / seconds:.1f}" for name in now["images"]),
-        "ms an image         " + (", ".join(per_image) or "-"),
+        "outcomes per second " + ", ".join(f"{name} {grown('images', name) / seconds:.1f}" for name in now["images"]),
+        "ms per image        " + (", ".join(per_image) or "-"),
         f"waiting             {waiting}; slots {now['slots']['free']} of {now['slots']['total']} free",
         f"engine              {engine['name'] or 'loading'} on {engine['device'] or '-'}, "
-        f"{scored / batches if batches else 0:.1f} images a batch, "
+        f"{scored / batches if batches else 0:.1f} images per batch, "
         f"busy {100 * grown('engine', 'seconds') / seconds:.0f} %",
         f"processes           {len(decoders['processes'])} decoders, {len(engine['processes'])} engine; "
         f"replaced {decoders['restarts']} and {engine['restarts']}; reloads {now['reloads']}",
-        f"connections         {now['server']['connections']} open, {now['server']['connections_total']} so far",
+        f"connections         {now['server']['connections']} open, {now['server']['connections_total']} in total",
     ]
     return "\n".join(lines)

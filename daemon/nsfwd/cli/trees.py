@@ -1,6 +1,6 @@
-"""Which trees a sweep, a watch or an audit is about, and how their files reach the daemon: flags, and a ``Tree``.
+"""Flags for the trees of a sweep, a watch or an audit, and for the way their files reach the daemon.
 
-What nsfwd itself keeps below them (the index, the quarantine, what was moved or copied) is always left out.
+Files of nsfwd below them (index, quarantine, moved and copied files) are always left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=bytes)),
     index_option,
     exclude_option,
-    click.option("--follow", is_flag=True, help="Follow links. A directory is looked through once all the same."),
+    click.option("--follow", is_flag=True, help="Follow links. A directory is still walked only once."),
     click.option("--cross", is_flag=True, help="Enter other file systems that are mounted below."),
 )
 
@@ -42,15 +42,15 @@ def send_option(command: _Command) -> _Command:
         type=click.Choice(["auto", "always", "never"]),
         default="auto",
         show_default=True,
-        help="Pass files open over the Unix socket: those that the daemon cannot open, all, or none.",
+        help="Files to pass open over the Unix socket: those that the daemon cannot open, all, or none.",
     )(command)
 
 
 def tree_of(directories: Sequence[bytes], flags: Mapping[str, Any]) -> WalkedTree:
-    """Return the trees that a command line speaks of; ``quarantine`` and ``to`` are among its flags too.
+    """Return the trees of a command line, whose flags include ``quarantine`` and ``to``.
 
     Raises:
-        click.UsageError: one is no directory.
+        click.UsageError: a directory does not exist.
     """
     from nsfwd.scanning.trees.walk import Exclusion, WalkedTree, outermost
 

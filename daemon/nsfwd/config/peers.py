@@ -1,7 +1,7 @@
-"""The table of peers: rows that say who is meant, and what they may do. Checked as a whole; the first match wins.
+"""The table of peers: rows of users, groups and networks with their permissions. The first matching row wins.
 
-Users, groups and networks are words of this machine: they are looked up when the settings are loaded, so that a wrong
-one is said before it is needed. Knows no socket.
+Names of users and groups are looked up when the settings are loaded, so that a wrong one is an error at once. Knows no
+socket.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 OTHERS = "others"
-"""Name of the row for whoever matches no other; one without limits ends the table where the operator wrote none."""
+"""Name of the row for all other peers; a row without limits ends the table where the operator wrote none."""
 
 ROOTS_BYTES = 64 * 1024
 """Most bytes of all roots of the daemon, or of a row: they travel to child processes in one message."""
@@ -33,9 +33,9 @@ def _about(text: str) -> msgspec.Meta:
 
 
 class PeerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One row ``[[peers]]``. Who it is about: any of ``uid``, ``gid``, ``address``. What is left out is not limited."""
+    """One row ``[[peers]]``. A peer matches by any of ``uid``, ``gid``, ``address``. A missing limit is no limit."""
 
-    name: Annotated[str, _about("Word for the row in log, stats and metrics.")]
+    name: Annotated[str, _about("Name of the row in log, stats and metrics.")]
     uid: Annotated[
         int | str | tuple[int | str, ...], _about("User, or list of users, on Unix sockets: names or numbers.")
     ] = ()
@@ -48,27 +48,27 @@ class PeerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = ()
     lane: Annotated[
         Literal["interactive", "normal", "background"] | None,
-        _about("Best lane; the listener's counts as well, and the lower of both is the best a request may have."),
+        _about("Highest lane of their requests; the lower of this and the listener's lane applies."),
     ] = None
     roots: Annotated[
-        tuple[str, ...], _about("Directories below which they may scan, each below one of the setting roots.")
+        tuple[str, ...], _about("Directories below which they may scan, each below one of the daemon's roots.")
     ] = ()
     in_flight: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None,
-        _about("Images in flight; beyond it further requests stay unread."),
+        _about("Most images in flight; further requests stay unread."),
     ] = None
     rate: Annotated[
         Annotated[float, msgspec.Meta(gt=0)] | None,
-        _about("Images a second; beyond it one is refused as busy, and a series goes on more slowly."),
+        _about("Most images per second; beyond it a single image is refused as busy, and a series is slowed down."),
     ] = None
     connections: Annotated[
         Annotated[int, msgspec.Meta(ge=0)] | None,
-        _about("Connections open at once; further ones are refused. 0: they may not ask at all."),
+        _about("Most open connections; further ones are refused. 0: no requests at all."),
     ] = None
 
     @property
     def for_all(self) -> bool:
-        """Whether it names nobody, and so is for all that match no row before it."""
+        """Whether the row has no user, group or address, and so matches every peer."""
         return not (self.uid != () or self.gid != () or self.address)
 
     def uids(self) -> frozenset[int]:
@@ -101,15 +101,15 @@ def read_peers(value: Any) -> tuple[PeerRow, ...]:
     """Read and check the whole table.
 
     Raises:
-        ValueError: names the row to mend.
+        ValueError: a row is invalid; the message names it.
     """
     if not isinstance(value, list | tuple):
-        raise ValueError("expected a table of rows: [[peers]]")
+        raise ValueError("expected rows: [[peers]]")
     rows = tuple(_read(number, one) for number, one in enumerate(value, 1))
     for number, row in enumerate(rows, 1):
         _check(f"row {number} ({row.name})", row, last=number == len(rows))
         if row.name in {other.name for other in rows[: number - 1]}:
-            raise ValueError(f"row {number}: there is a row {row.name} before it")
+            raise ValueError(f"row {number}: the name {row.name} is used twice")
     return rows
 
 
@@ -141,11 +141,11 @@ def _read(number: int, value: Any) -> PeerRow:
 def _check(where: str, row: PeerRow, *, last: bool) -> None:
     try:
         if not _NAME.fullmatch(row.name):
-            raise ValueError("a name is letters, digits, dots, dashes and underscores")
+            raise ValueError("a name must be of letters, digits, dots, dashes and underscores")
         if row.for_all and row.name != OTHERS:
-            raise ValueError("it needs a uid, gid or address; the row for whoever matches no other is called others")
+            raise ValueError("it needs a uid, gid or address; only the row others, for all other peers, has none")
         if row.name == OTHERS and not (row.for_all and last):
-            raise ValueError("this row is for whoever matches no other: it is the last, without uid, gid and address")
+            raise ValueError("this row is for all other peers: it must be the last, without uid, gid and address")
         if row.rate is not None and not math.isfinite(row.rate):
             raise ValueError("the rate must be finite")
         for root in row.roots:
@@ -165,12 +165,12 @@ def _number(word: int | str, kind: str, find: Callable[[str], int]) -> int:
         word = int(word)
     if isinstance(word, int):
         if not 0 <= word < 2**32 - 1:
-            raise ValueError(f"{word} is no number of a {kind}")
+            raise ValueError(f"invalid number of a {kind}: {word}")
         return word
     try:
         return find(word)
     except KeyError:
-        raise ValueError(f"there is no {kind} {word!r}") from None
+        raise ValueError(f"unknown {kind} {word!r}") from None
 
 
 def _network(text: str) -> Network:

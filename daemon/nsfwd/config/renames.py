@@ -1,4 +1,4 @@
-"""Settings that were renamed: for one minor version the old name is taken as well, with a warning."""
+"""Renamed settings: for one minor version the old name is accepted as well, with a warning."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from importlib.metadata import version
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """What became of a name.
+    """The new name of a setting.
 
     Attributes:
-        new: the setting's name now.
-        ends: the first version that no longer takes the old name, as ``0.3``.
+        new: the present name.
+        ends: the first version that no longer accepts the old name, as ``0.3``.
     """
 
     new: str
@@ -25,7 +25,7 @@ class Rename:
 
 
 RENAMED: dict[str, Rename] = {}
-"""Old name -> what became of it. None so far. An entry stays when it is over, as a better hint."""
+"""Old name -> its rename. None so far. An entry stays when it is over, as a better hint."""
 
 
 def _minor(text: str) -> tuple[int, int]:

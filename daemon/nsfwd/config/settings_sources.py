@@ -1,6 +1,6 @@
-"""From a TOML file, the environment and flags to checked settings.
+"""Loads settings from a TOML file, the environment and flags, and checks them.
 
-Reads one file and nothing else. What is said for the names and values is in ``table`` and ``values``.
+Reads one file and nothing else. Names are checked against ``table``, values by ``values``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from nsfwd.errors import SettingsError
 SYSTEM_FILE = Path("/etc/nsfwd/nsfwd.toml")
 
 NOT_SETTINGS = frozenset({"NSFWD_CONFIG", "NSFWD_CONNECT", "NSFWD_ECHO"})
-"""Variables with our prefix that are read elsewhere: where the file is, where clients find the daemon, and how the echo
-engine is to misbehave in tests."""
+"""Variables with the prefix that are read elsewhere: the file's path, the daemon's address for clients, and the faults
+of the echo engine in tests."""
 
 
 def find_file(chosen: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -41,12 +41,12 @@ def load_settings(
     """Merge file < environment < flags into checked settings.
 
     Args:
-        file: a TOML file, None for none (``find_file`` looks in the usual places).
+        file: a TOML file, or None (``find_file`` looks in the usual places).
         environ: variables; the process's own when left out.
-        flags: setting name -> value as the flag gave it; None values count as not given.
+        flags: setting -> value of its flag; None counts as not given.
 
     Raises:
-        SettingsError: a name is unknown or a value is wrong; the message names file and key, variable, or flag.
+        SettingsError: a name is unknown or a value is invalid; the message names file and key, variable, or flag.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -69,25 +69,25 @@ def load_settings(
 
 
 _Source = dict[str, tuple[Any, str]]
-"""Setting name, of today or of before a rename -> value as given, and where it was given."""
+"""Setting name, present or old -> value as given, and its place."""
 
 
 def _renamed(source: _Source, warnings: list[str]) -> _Source:
-    """Put today's names in place of old ones, and note it."""
+    """Replace old names by present ones, with a warning for each."""
     found = {name: given for name, given in source.items() if name in TABLE}
     for name, (value, where) in source.items():
         if name in TABLE:
             continue
         rename = RENAMED[name]
         if rename.new in found:
-            raise SettingsError(f"{where}: this is the old name of {found[rename.new][1]}; give it once")
-        warnings.append(f'{where}: this setting is called "{rename.new}" now; version {rename.ends} ends the old name')
+            raise SettingsError(f"{where}: the old name of {found[rename.new][1]}; give one of both")
+        warnings.append(f'{where}: this setting is now called "{rename.new}"; version {rename.ends} drops the old name')
         found[rename.new] = (value, where)
     return found
 
 
 def _known() -> dict[str, Setting]:
-    """Every name that is taken, old ones among them."""
+    """Return every accepted name, old ones included."""
     return {**TABLE, **{old: TABLE[rename.new] for old, rename in RENAMED.items() if not rename.over}}
 
 
@@ -122,7 +122,7 @@ def _from_environ(environ: Mapping[str, str]) -> _Source:
 
 
 def _words(text: str, where: str) -> list[str]:
-    """Split a list in a variable as a shell would, so that names may hold spaces."""
+    """Split a list in a variable as a shell would, so that names may contain spaces."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -130,14 +130,14 @@ def _words(text: str, where: str) -> list[str]:
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Source:
-    spelled = {name: TABLE[name].flag if name in TABLE else name.replace("_", "-") for name in flags}
-    return {name: (value, f"--{spelled[name]}") for name, value in flags.items() if value is not None}
+    options = {name: TABLE[name].flag if name in TABLE else name.replace("_", "-") for name in flags}
+    return {name: (value, f"--{options[name]}") for name, value in flags.items() if value is not None}
 
 
-def _hint(name: str, spelled: str, known: list[str]) -> str:
+def _hint(name: str, written: str, known: list[str]) -> str:
     if name in RENAMED:
-        return f'; it is called "{RENAMED[name].new}" now'
-    close = difflib.get_close_matches(spelled, known, n=1)
+        return f'; it is now called "{RENAMED[name].new}"'
+    close = difflib.get_close_matches(written, known, n=1)
     return f'; did you mean "{close[0]}"?' if close else "; see nsfwd config show"
 
 

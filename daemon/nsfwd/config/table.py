@@ -36,15 +36,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         given: not a setting: name of each setting that was given -> where (a file, a variable or a flag).
-        warnings: not a setting: what is taken and should be mended.
+        warnings: not a setting: accepted values that should be changed.
     """
 
     listen: Annotated[
         tuple[str, ...],
         _about(
-            "Address to listen on: tcp:HOST:PORT or unix:/path, then any of ,style=session|plain|oneshot|clamd"
+            "Address to listen on: tcp:HOST:PORT or unix:/path, with options ,style=session|plain|oneshot|clamd"
             " ,lane=interactive|normal|background ,mode=0660 ,color=yes. May be given several times.",
-            f"{DEFAULT_LISTEN} where none is configured or inherited: what a stranger cannot reach",
+            f"{DEFAULT_LISTEN} where none is configured or inherited: other machines cannot reach it",
             reload=False,
         ),
     ] = ()
@@ -52,16 +52,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[str, ...],
         _about(
             "Address to serve metrics for Prometheus on: tcp:HOST:PORT or unix:/path. May be given several times.",
-            "none: not everybody has a Prometheus, and the numbers are in stats as well",
+            "none: stats has the same numbers",
             reload=False,
         ),
     ] = ()
     metrics_hosts: Annotated[
         tuple[str, ...],
         _about(
-            "Host name by which metrics may be asked for, besides addresses, localhost and the machine's own name;"
-            " * for any. May be given several times.",
-            "a web page whose name leads to this machine could have a browser read the numbers",
+            "Host name that scrapers may use, besides addresses, localhost and the machine's own name; * for any."
+            " May be given several times.",
+            "else a web page with a name of this machine could make a browser read the metrics",
             flag="metrics-host",
         ),
     ] = ()
@@ -69,13 +69,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[str, ...],
         _about(
             "Directory below which files may be scanned. May be given several times.",
-            "the file system's permissions decide; a listener beyond loopback is refused until roots are given",
+            "the permissions of the file system decide; a listener for other machines needs roots",
             flag="root",
             min_length=1,
         ),
     ] = ("/",)
     models_dir: Annotated[
-        str, _about("Directory of bundles, relative to the working directory.", "where make setup puts them")
+        str, _about("Directory of bundles, relative to the working directory.", "make setup installs them there")
     ] = "models"
     models: Annotated[
         tuple[str, ...],
@@ -88,24 +88,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ("nsfw-mobilenet-v2-140=nsfw",)
     engine: Annotated[
         Literal["auto", "keras", "openvino", "echo"],
-        _about("What scores. echo is for tests: scores computed from the pixels, no model.", "the fastest here"),
+        _about(
+            "Engine. echo is for tests: its scores are computed from the pixels, without a model.", "the fastest here"
+        ),
     ] = "auto"
     device: Annotated[
         Literal["auto", "cpu", "gpu"],
-        _about("Where it scores. gpu refuses to fall back to a CPU.", "a GPU where there is one"),
+        _about("Device of the engine. gpu never falls back to a CPU.", "a GPU where there is one"),
     ] = "auto"
     backend: Annotated[
         Literal["tensorflow", "jax", "torch"],
         _about("Keras's back end, for the keras engine.", "the one that is always installed"),
     ] = "tensorflow"
     precision: Annotated[
-        str, _about("Precision to score in, such as f32 or bf16; empty for the bundle's own.", "chosen per bundle")
+        str, _about("Precision of the engine, such as f32 or bf16; empty for the bundle's own.", "chosen per bundle")
     ] = ""
     gpu_memory: Annotated[
         int,
         _about(
-            "Most memory to take of a GPU; 0 for no cap.",
-            "it is taken as it is needed; a cap is for a GPU that others use too",
+            "Largest memory of a GPU to use; 0 for no cap.",
+            "memory is allocated when needed; a cap is for a GPU that other programs share",
             unit=BYTES,
             ge=0,
         ),
@@ -113,19 +115,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     on_device_loss: Annotated[
         Literal["refuse", "cpu"],
         _about(
-            "What to do when a lost GPU is not found again: end with an error, or go on upon the CPU and say so.",
-            "a tenth of the speed in silence is worse than a restart that is seen",
+            "Reaction when a lost GPU is not found again: end with an error, or continue on the CPU with a warning.",
+            "a tenth of the speed without notice is worse than a visible restart",
         ),
     ] = "refuse"
     cache_dir: Annotated[
         str,
         _about(
-            "The only directory that serve writes to (compiled models).",
+            "Directory for compiled models, the only one that serve writes to.",
             "empty: $CACHE_DIRECTORY of systemd, else nsfwd in $XDG_CACHE_HOME, else in ~/.cache",
         ),
     ] = ""
     decoders: Annotated[
-        int, _about("Decoder processes; 0 for one a core.", "decoding is the larger part of the work", ge=0, le=1024)
+        int, _about("Decoder processes; 0 for one per core.", "decoding is the larger part of the work", ge=0, le=1024)
     ] = 0
     max_batch: Annotated[
         int,
@@ -136,8 +138,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue: Annotated[
         int,
         _about(
-            "Images admitted and not yet answered, over all connections; beyond it requests are refused as busy.",
-            "about a minute of work for a fast machine: later would be past the deadline",
+            "Most images admitted and not yet answered, over all connections; further ones are refused as busy.",
+            "about a minute of work for a fast machine: more would miss the deadline",
             ge=1,
             le=1_000_000,
         ),
@@ -145,8 +147,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_connections: Annotated[
         int,
         _about(
-            "Connections open at once; lowered to what the limit of open files allows.",
-            "an idle connection costs a few KiB, and 10,000 idle ones are a pool like any other",
+            "Most open connections; lowered where the limit of open files is lower.",
+            "an idle connection costs a few KiB, and a large pool keeps 10,000",
             ge=1,
             le=1_000_000,
         ),
@@ -154,8 +156,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     idle_timeout: Annotated[
         float,
         _about(
-            "Close a connection with nothing in flight after this long without a byte; 0 for never.",
-            "frees those whose peer vanished; longer than a pool keeps one",
+            "Time without a byte after which a connection without requests is closed; 0 for never.",
+            "frees connections of vanished peers; longer than pools keep them",
             unit=SECONDS,
             ge=0,
         ),
@@ -163,8 +165,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     write_stall: Annotated[
         float,
         _about(
-            "Close a connection whose peer has read none of its replies for this long.",
-            "a peer that is only slow reads something within a minute",
+            "Time without progress after which a connection whose peer reads no replies is closed.",
+            "a slow peer reads something within a minute",
             unit=SECONDS,
             gt=0,
         ),
@@ -172,8 +174,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     write_buffer: Annotated[
         int,
         _about(
-            "Unread reply bytes kept for one connection before its requests are left unread.",
-            "1,000 replies that carry the longest path fit",
+            "Most unread reply bytes of a connection; beyond it no further request is read.",
+            "1,000 replies with the longest path fit",
             unit=BYTES,
             ge=64 * KIB,
             le=1 * GIB,
@@ -183,27 +185,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         _about(
             "Memory for images that clients send, over all connections; further ones wait, then are refused as busy.",
-            "sixteen of the largest; usual ones by the thousand",
+            "sixteen of the largest images, thousands of usual ones",
             unit=BYTES,
             ge=1 * MIB,
         ),
     ] = 1 * GIB
     drain_timeout: Annotated[
         float,
-        _about("How long a stop waits for work in flight.", "less than any service manager's", unit=SECONDS, ge=0),
+        _about(
+            "Time that a stop waits for work in flight.",
+            "less than the limit of any service manager",
+            unit=SECONDS,
+            ge=0,
+        ),
     ] = 10.0
     reload_mode: Annotated[
         Literal["auto", "beside", "drain"],
         _about(
-            "How a reload begins: the new engine beside the old one, or after its end while requests wait.",
-            "beside where as much memory is free as the old one took; a GPU's memory is not looked at",
+            "Way of a reload: start the new engine beside the old one, or after its end while requests wait.",
+            "beside if as much memory is free as the old engine uses; memory of a GPU is not checked",
         ),
     ] = "auto"
     deadline: Annotated[
         float,
         _about(
-            "Time for a request that names none; the background lane has none.",
-            "callers give up at about this point",
+            "Time limit of a request that has none of its own; the background lane has no limit.",
+            "callers stop waiting at about this time",
             unit=SECONDS,
             gt=0,
         ),
@@ -211,7 +218,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     decode_timeout: Annotated[
         float,
         _about(
-            "Kill a decoder that is busy with one image for longer.",
+            "Time limit of a decoder for one image; then the decoder is killed.",
             "the largest allowed picture takes about 3 s on a slow core",
             unit=SECONDS,
             gt=0,
@@ -223,20 +230,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 64 * MIB
     max_pixels: Annotated[
         int,
-        _about("Most pixels of an image.", "every camera passes, no bomb does", unit="pixels", ge=1, le=10**10),
+        _about(
+            "Most pixels of an image.", "allows every camera and no decompression bomb", unit="pixels", ge=1, le=10**10
+        ),
     ] = 100_000_000
     min_side: Annotated[
         int,
-        _about("Shortest side of an image.", "nothing can be told from fewer pixels", unit="pixels", ge=1, le=4096),
+        _about("Shortest side of an image.", "fewer pixels show nothing", unit="pixels", ge=1, le=4096),
     ] = 16
     max_frames: Annotated[
-        int, _about("Most frames of an animation.", "over a minute at 25 a second", unit="frames", ge=1, le=1_000_000)
+        int, _about("Most frames of an animation.", "over a minute at 25 per second", unit="frames", ge=1, le=1_000_000)
     ] = 2_000
     decoder_memory: Annotated[
         int,
         _about(
             "Address space of a decoder process.",
-            "holds the largest allowed picture with transparency and its working copies",
+            "enough for the largest allowed picture with transparency and its working copies",
             unit=BYTES,
             ge=256 * MIB,
         ),
@@ -244,39 +253,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache: Annotated[
         Literal["off", "on"],
         _about(
-            "Answer content that was scored before without decoding it again.",
-            "off: hashing costs more than 2 % of an image's CPU, and most streams never repeat",
+            "Result cache: answer known content without decoding it again.",
+            "off: hashing costs over 2 % of the CPU time of an image, and most streams never repeat",
         ),
     ] = "off"
     cache_entries: Annotated[
-        int, _about("Results the cache keeps.", "a few hundred bytes each", ge=1, le=10_000_000)
+        int, _about("Most results in the cache.", "a few hundred bytes each", ge=1, le=10_000_000)
     ] = 100_000
     overrides: Annotated[
         str,
         _about(
-            "File of what people decided about contents (see nsfwd override); none to judge without.",
+            "File of the store of overrides (see nsfwd override); none for no overrides.",
             "empty: overrides.sqlite in $STATE_DIRECTORY of systemd, else in nsfwd in $XDG_STATE_HOME, else in"
-            " ~/.local/state; it need not be there",
+            " ~/.local/state; it need not exist",
         ),
     ] = ""
     max_depth: Annotated[
-        int, _about("Directories below each other that are walked.", "deeper is a loop or a trap", ge=1, le=1000)
+        int, _about("Most levels of directories that are walked.", "deeper trees are loops or traps", ge=1, le=1000)
     ] = 64
     max_entries: Annotated[
-        int, _about("Entries one directory request may list.", "lists stream; this ends runaway trees", ge=1)
+        int, _about("Most entries listed for one request.", "lists stream; the limit ends runaway trees", ge=1)
     ] = 10_000_000
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _about("Least level that is logged.", "one line an event")
+        Literal["debug", "info", "warning", "error"], _about("Lowest level of logged events.", "one line per event")
     ] = "info"
     log_paths: Annotated[
         Literal["full", "hashed", "hidden"],
-        _about("How the log shows the paths of images.", "an operator needs to find the file"),
+        _about("Form of image paths in the log.", "an operator needs to find the file"),
     ] = "full"
     policy: Annotated[
         dict[str, dict[str, Any]],
         _about(
-            "What to change in the policy of the bundle NAME: a table [policy.NAME] of the file, with thresholds,"
-            " alarms, tiers or groups.",
+            "Changes to the policy of the bundle NAME: a table [policy.NAME] of the file, with thresholds, alarms,"
+            " tiers or groups.",
             "none: each bundle's own",
             flag="-",
         ),
@@ -284,8 +293,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     peers: Annotated[
         tuple[PeerRow, ...],
         _about(
-            "Who may do what: rows [[peers]] of the file, by user, group or address; the first that matches counts.",
-            "none: whoever can connect may ask, within the limits of all",
+            "Permissions of peers: rows [[peers]] of the file, by user, group or address; the first match counts.",
+            "none: every peer that can connect may send requests",
             flag="-",
         ),
     ] = ()
@@ -293,7 +302,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     warnings: tuple[str, ...] = ()
 
     def is_given(self, name: str) -> bool:
-        """Tell whether the setting ``name`` was given by file, variable or flag, and is not merely the default."""
+        """Return whether the setting ``name`` was given by file, variable or flag, and is not the default."""
         return name in self.given
 
 

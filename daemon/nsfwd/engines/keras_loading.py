@@ -69,7 +69,9 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        raise BundleError(f"{path} is no Keras file, or its end is missing; pull or import the bundle again") from None
+        raise BundleError(
+            f"{path} is not a Keras file, or its end is missing; pull or import the bundle again"
+        ) from None
     unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
     texts = sum(entry.file_size for entry in entries if entry.filename.endswith(".json"))
     if len(entries) > MOST_ENTRIES or texts > MOST_TEXT or unpacked > MOST_GROWTH * packed + MOST_TEXT:

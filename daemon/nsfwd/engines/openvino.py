@@ -73,7 +73,7 @@ class OpenVinoEngine:
             self._alone = alone.create_infer_request()
             self._idle = [self._crowd.create_infer_request() for _ in range(ceiling)]
         except (RuntimeError, MemoryError) as error:
-            mend = "set engine = keras, or make the network anew: python -P -m nsfwd.engines.openvino_export"
+            mend = "set engine = keras, or make the network again: python -P -m nsfwd.engines.openvino_export"
             raise EngineError(f"OpenVINO cannot compile {place}: {_cause(error, mend)}") from error
         self._lock = threading.Lock()
         self._calls = 0

@@ -29,6 +29,7 @@ from nsfwd.ipc import child_messages
 from nsfwd.ipc.arena import Arena
 from nsfwd.ipc.child_bootstrap import run_child
 from nsfwd.ipc.link import MAX_DESCRIPTORS, Link
+from nsfwd.quantities import format_size
 
 REPORT_SECONDS = 0.005
 """Results wait for company at most this long, so that the engine is never kept waiting for a group."""
@@ -168,7 +169,9 @@ class Decoder:
             file = opened.enter_context(self._opened(job, descriptor))
             found = os.fstat(file.fileno())
             if found.st_size > self._limits.max_bytes:
-                raise CodedError("too_large", f"{found.st_size} bytes; the limit is {self._limits.max_bytes}")
+                raise CodedError(
+                    "too_large", f"{found.st_size} bytes; the limit is {format_size(self._limits.max_bytes)}"
+                )
             facts.stamp = _stamp(found)
             if job.stamp is not None and job.stamp != facts.stamp:
                 raise CodedError("unreadable", "the file changed while it was read")

@@ -21,6 +21,7 @@ from nsfwd.bundles.manifest import Recipe
 from nsfwd.errors import CodedError
 from nsfwd.imaging import boxes, colour_modes, declared_colours, formats, frames, orientation, resizing, tiff
 from nsfwd.ipc.child_messages import ImageLimits
+from nsfwd.quantities import format_size
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns at one size and fails at another; ours is checked below
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a part of a picture must never get a whole picture's verdict
@@ -206,7 +207,7 @@ def _look(source: BinaryIO, limits: ImageLimits) -> bytes:
     try:
         size = source.seek(0, os.SEEK_END)
         if size > limits.max_bytes:
-            raise CodedError("too_large", f"{size} bytes; the limit is {limits.max_bytes}")
+            raise CodedError("too_large", f"{size} bytes; the limit is {format_size(limits.max_bytes)}")
         source.seek(0)
         head = source.read(formats.HEAD)
         source.seek(0)

@@ -279,7 +279,7 @@ def _check_target(place: int, roots: Roots) -> None:
     if not target.startswith(b"/") or not roots.hold(target):
         raise CodedError("forbidden")
     if deleted:
-        raise CodedError("not_found", "it was deleted meanwhile")
+        raise CodedError("not_found", "it was deleted while it was opened")
     is_file = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
     if is_file and (_below_any(target, KERNEL) or is_kernels(place)):
         raise CodedError("forbidden")

@@ -33,6 +33,7 @@ from nsfwd.protocol.http_guard import ANSWER, is_foreign
 from nsfwd.protocol.lines import Line, LineReader
 from nsfwd.protocol.messages import Dialect, Image, Operation, Scan, Style
 from nsfwd.protocol.responder import Responder
+from nsfwd.quantities import format_size
 
 
 class Session(Responder):
@@ -170,7 +171,7 @@ class Session(Responder):
         scan = parsed.ask if isinstance(parsed.ask, Scan) else None
         size = parsed.body if parsed.data is None else len(parsed.data)
         if error is None and size is not None and size > self._max_bytes:
-            error = CodedError("too_large", f"more than {self._max_bytes} bytes")
+            error = CodedError("too_large", f"more than {format_size(self._max_bytes)}")
         if parsed.body is not None:
             self._body = IncomingBody(turn, parsed.body, scan, error)
             return BodyStart(turn, parsed.body) if error is None else None

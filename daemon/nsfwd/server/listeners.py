@@ -246,7 +246,7 @@ def _remove_stale(address: ListenAddress) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise ListenError(f"{address}: there is a file of that name that is no socket; choose another path")
+        raise ListenError(f"{address}: the file there is not a socket; choose another path")
     if os.geteuid() not in (0, status.st_uid):
         raise ListenError(f"{address}: the socket there belongs to another user; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -272,7 +272,7 @@ _REASONS: Mapping[int, str] = {
     errno.EACCES: "not permitted; choose a port above 1023, or a directory this user may write to",
     errno.EPERM: "not permitted",
     errno.ENOENT: "the directory does not exist",
-    errno.ENOTDIR: "a part of the path is no directory",
+    errno.ENOTDIR: "a part of the path is not a directory",
     errno.EROFS: "the file system is read-only",
 }
 

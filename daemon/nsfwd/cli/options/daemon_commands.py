@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nsfwd.cli.options import exit_codes
-from nsfwd.escaping import visible
+from nsfwd.cli.options.notices import notice, result
+from nsfwd.escaping import escape_json
 
 if TYPE_CHECKING:
     from nsfwd.client import Client
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 TIMEOUT = 10.0
-"""Seconds of silence after which a daemon that only has to say how it is counts as gone."""
+"""Seconds without an answer to a simple operation after which the daemon counts as gone."""
 
 RELOAD_TIMEOUT = 600.0
 """Seconds that a new engine may take to load, warm and pass its goldens."""
@@ -29,15 +30,15 @@ def connect_option(command: _Command) -> _Command:
         "--connect",
         metavar="ADDR",
         callback=_named,
-        help="The daemon: tcp:HOST:PORT or unix:/path, or several apart by commas.  [default: $NSFWD_CONNECT, else the"
-        " system's socket, the user's socket, then tcp:127.0.0.1:1235]",
+        help="Address of the daemon: tcp:HOST:PORT or unix:/path, or several, separated by commas.  [default:"
+        " $NSFWD_CONNECT, else the system's socket, the user's socket, then tcp:127.0.0.1:1235]",
     )(command)
 
 
 def _named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse the value of a variable that is not set: who names a daemon means no other."""
+    """Refuse the empty value of an unset variable: it must not lead to another daemon."""
     if value == "":
-        raise click.BadParameter("it is empty: a variable that is not set?")
+        raise click.BadParameter("the address is empty: is a variable unset?")
     return value
 
 
@@ -50,7 +51,7 @@ def _client(connect: str | None, timeout: float = TIMEOUT) -> Client:
 @click.command()
 @connect_option
 def ping(connect: str | None) -> None:
-    """Ask whether a daemon is there; exit 69 when none is.
+    """Check that a daemon is running; exit 69 when none answers.
 
     Example: nsfwd ping --connect unix:/run/nsfwd/nsfwd.sock
     """
@@ -62,7 +63,7 @@ def ping(connect: str | None) -> None:
 @click.command()
 @connect_option
 def ready(connect: str | None) -> int:
-    """Ask whether it can score: exit 0 when ready, 1 when not yet, 69 when no daemon answers.
+    """Check that the daemon is ready to score: exit 0 when ready, 1 when not, 69 when no daemon answers.
 
     Example: until nsfwd ready; do sleep 1; done
     """
@@ -71,38 +72,38 @@ def ready(connect: str | None) -> int:
     if state.get("ready"):
         click.echo("ready")
         if state.get("why"):
-            click.echo(visible(f"nsfwd: {state['why']}"), err=True)
+            notice(state["why"])
         return exit_codes.OK
-    click.echo(visible(f"not ready: {state.get('why') or 'it does not say why'}"))
+    result(f"not ready: {state.get('why') or 'no reason given'}")
     return exit_codes.FAILED
 
 
 @click.command()
 @connect_option
 @click.option("--poison", is_flag=True, help="Show the files that crashed decoders and are not decoded again.")
-@click.option("--clear", is_flag=True, help="With --poison: forget them. For root and the daemon's own user.")
+@click.option("--clear", is_flag=True, help="With --poison: forget these files. For root and the daemon's own user.")
 def stats(connect: str | None, *, poison: bool, clear: bool) -> None:
-    """Show its counters as JSON.
+    """Show the counters of the daemon as JSON.
 
     Example: nsfwd stats | jq .server
     """
     if clear and not poison:
-        raise click.UsageError("--clear belongs to --poison")
+        raise click.UsageError("--clear needs --poison")
     with _client(connect) as client:
         if clear:
             click.echo(f"forgot {client.poison(clear=True)['cleared']} files")
             return
         answer = client.poison()["poison"] if poison else client.stats()
-        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        click.echo(escape_json(json.dumps(answer, indent=2, ensure_ascii=False)))
 
 
 @click.command()
 @connect_option
 def reload(connect: str | None) -> None:
-    """Have it take up changed settings and bundles. No request is dropped.
+    """Reload settings and bundles. No request is dropped.
 
-    Only root and the daemon's own user may, over its Unix socket. Exit 0 when the new ones serve, 1 when they are
-    refused: then the old ones serve on, and the message says what to mend.
+    Only for root and the daemon's own user, over its Unix socket. Exit 0 when the new configuration is in force, 1 when
+    it was refused: the daemon then still serves the previous one, and the message names the problem.
 
     Example: nsfwd config check && nsfwd reload
     """

@@ -1,4 +1,4 @@
-"""Where sweeps keep what they need, unless somebody says: the index and the quarantine; and the flags that say so."""
+"""Default paths of the index and the quarantine, and the flags that change them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def default_index() -> Path:
-    """Return where the index is when nobody says."""
+    """Return the default path of the index."""
     return _state() / "index.db"
 
 
 def default_quarantine() -> Path:
-    """Return where the quarantine is when nobody says."""
+    """Return the default path of the quarantine."""
     return _state() / "quarantine"
 
 
@@ -30,7 +30,7 @@ def _state() -> Path:
 
 
 def whole(path: Path) -> Path:
-    """Return a path as it can be written down: absolute, and without links or ``..`` but for its last name."""
+    """Return an absolute path with links and ``..`` resolved in all but its last name."""
     return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
@@ -41,7 +41,7 @@ def index_option(command: _Command) -> _Command:
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
         callback=lambda context, parameter, value: whole(value) if value is not None else default_index(),
-        help="The index.  [default: nsfwd/index.db below $XDG_STATE_HOME, of root /var/lib/nsfwd/index.db]",
+        help="File of the index.  [default: nsfwd/index.db below $XDG_STATE_HOME; of root: /var/lib/nsfwd/index.db]",
     )(command)
 
 
@@ -52,7 +52,8 @@ def quarantine_option(command: _Command) -> _Command:
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
         callback=lambda context, parameter, value: whole(value) if value is not None else default_quarantine(),
-        help="The quarantine.  [default: nsfwd/quarantine below $XDG_STATE_HOME, of root /var/lib/nsfwd/quarantine]",
+        help="Directory of the quarantine.  [default: nsfwd/quarantine below $XDG_STATE_HOME; of root:"
+        " /var/lib/nsfwd/quarantine]",
     )(command)
 
 
@@ -63,17 +64,48 @@ def to_option(command: _Command) -> _Command:
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
         callback=lambda context, parameter, value: whole(value) if value is not None else None,
-        help="Where copies and moved files go, below it by their path.",
+        help="Directory for copied and moved files, which keep their path below it.",
     )(command)
 
 
 def index_files(index: Path) -> list[str]:
-    """Return patterns for the files of an index, which changes with every run and holds no picture."""
+    """Return patterns for the files of an index: they change with every run and are not pictures."""
     names = {str(index.absolute()), str(index.resolve())}
     return [glob.escape(name) + end for name in sorted(names) for end in ("", "-wal", "-shm", "-runs")]
 
 
 def taken_files(quarantine: Path, to: Path | None) -> list[str]:
-    """Return patterns for what actions took, so that a quarantine below the trees is not scanned."""
+    """Return patterns for the directories of moved files, so that a quarantine below the trees is not scanned."""
     places = [place for place in (quarantine, to) if place is not None]
     return sorted({glob.escape(str(name)) for place in places for name in (place.absolute(), place.resolve())})
+
+
+def config_option(command: _Command) -> _Command:
+    """Add ``--config``."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="TOML file of settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if it exists]",
+    )(command)
+
+
+def store_option(command: _Command) -> _Command:
+    """Add ``--store``."""
+    return click.option(
+        "--store",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File of the store of overrides.  [default: the setting overrides]",
+    )(command)
+
+
+def output_option(command: _Command) -> _Command:
+    """Add ``-o``."""
+    return click.option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File to write.  [default: stdout]",
+    )(command)

@@ -1,7 +1,7 @@
-"""Exit codes of the command line, and which error ends in which.
+"""Exit codes of the command line, and the code of each error.
 
-``scan`` keeps 0, 1 and 2 for what it found; whatever kept a command from its work has a code of sysexits.h, so that no
-failure can be taken for a verdict.
+``scan`` uses 0, 1 and 2 for its findings; every failure has a code of sysexits.h, so that it cannot be taken for a
+verdict.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ UNSCORED = 2
 BREAKER = 3
 """A run stopped because it would have acted on too many files."""
 ACTION = 4
-"""Something was to be done about a verdict and could not be."""
+"""An action on a verdict failed."""
 FAILED = 1
-"""A command other than ``scan`` could not do what it was asked."""
+"""A command other than ``scan`` failed."""
 USAGE = 64
 UNAVAILABLE = 69
 DEFECT = 70
 IO = 74
 BUSY = 75
-"""Somebody else is at it; later it will work."""
+"""Another process is at work; a retry helps."""
 CONFIG = 78
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -40,7 +40,7 @@ BROKEN_PIPE = 141
 TEXT = """\b
 Exit codes: 0 no alarm, 1 an alarm or a verdict of --fail-on, 2 an image left unscored,
 64 wrong usage, 69 no daemon, 70 a defect, 74 the output cannot be written,
-78 wrong settings (--local), 130 interrupted, 141 nobody reads."""
+78 wrong settings (--local), 130 interrupted, 141 output pipe closed."""
 
 
 def code_of(error: NsfwdError) -> int:

@@ -1,6 +1,6 @@
-"""Commands that have commands of their own: listed in whole sentences, and imported when they are used.
+"""Command groups: subcommands are listed with whole sentences, and imported when they are used.
 
-Help and completion must come at once, and callers of the daemon never load what only the daemon needs. Knows no verb.
+Help and completion must be quick, and a client must not load the daemon's modules. Knows no verb.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _WHOLE = 1000
-"""Longest line of help in a list; click cuts them at the width of the terminal, in the middle of a sentence."""
+"""Longest line of help in a list; click would cut it at the width of the terminal, in the middle of a sentence."""
 
 
 class Group(click.Group):
-    """Lists its commands with the first sentence of their help."""
+    """A group that lists its commands with the first sentence of their help."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{"subcommand_metavar": "VERB ...", **options})
@@ -31,10 +31,10 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that is meant.
+        """Return the command of the first word.
 
         Raises:
-            click.UsageError: there is none of this name; it tells one that is like it.
+            click.UsageError: the verb is unknown; the message names a similar one.
         """
         word, names = args[0], self.list_commands(ctx)
         if word in names or word.startswith("-") or ctx.resilient_parsing:
@@ -42,7 +42,7 @@ class Group(click.Group):
         from difflib import get_close_matches
 
         like = get_close_matches(word, names, 1)
-        raise click.UsageError(f"there is no verb {word!r}{f'; did you mean {like[0]}?' if like else ''}", ctx)
+        raise click.UsageError(f"unknown verb {word!r}{f'; did you mean {like[0]}?' if like else ''}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands."""
@@ -50,7 +50,7 @@ class Group(click.Group):
             formatter.write_dl(self.lines(ctx))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return the commands, or options, that begin so."""
+        """Return the commands, or options, that begin with ``incomplete``."""
         from click.shell_completion import CompletionItem
 
         named = [CompletionItem(name, help=text) for name, text in self.lines(ctx) if name.startswith(incomplete)]
@@ -58,10 +58,10 @@ class Group(click.Group):
 
 
 class LazyGroup(Group):
-    """Imports a command when it is used.
+    """A group that imports a command when it is used.
 
     Args:
-        table: command -> where it is (``module:name``), and its line of help.
+        table: command -> its place (``module:name``), and its line of help.
     """
 
     def __init__(self, *arguments: Any, table: Mapping[str, tuple[str, str]], **options: Any) -> None:
@@ -73,7 +73,7 @@ class LazyGroup(Group):
         return list(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one."""
+        """Import a command."""
         if cmd_name not in self._table:
             return None
         module, _, name = self._table[cmd_name][0].partition(":")

@@ -1,6 +1,6 @@
-"""Why may a user not open a path? Walks it as that user and names the first thing that stands in the way.
+"""Checks whether a user may open a path: walks it as that user and names the first obstacle.
 
-Asks the kernel by trying, so that access lists and mounts count as well as modes. Trying as another user needs root.
+The check tries to open, so that access lists and mounts count as well as modes. Trying as another user needs root.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ _HIDDEN = {
     "PrivateTmp": ("/tmp", "/var/tmp"),
     "ProtectHome": ("/home", "/root", "/run/user"),
 }
-"""Setting of a unit -> directories that it takes away."""
+"""Setting of a unit -> directories that it hides."""
 
 
 def obstacle(path: Path, *, user: str, roots: Sequence[str]) -> str:
-    """Return what keeps the daemon, running as ``user``, from opening ``path``; empty when nothing does.
+    """Return the obstacle that keeps the daemon, running as ``user``, from opening ``path``; empty when there is none.
 
     Raises:
-        SettingsError: there is no such user.
-        NsfwdError: only root can try as somebody else.
+        SettingsError: the user does not exist.
+        NsfwdError: only root can try as another user.
     """
     try:
         account = pwd.getpwnam(user)
     except KeyError:
-        raise SettingsError(f"there is no user {user}") from None
+        raise SettingsError(f"unknown user {user!r}") from None
     if os.geteuid() not in (0, account.pw_uid):
-        raise NsfwdError(f"only root can try what {user} may open: sudo nsfwd config check --as {user} {path}")
+        raise NsfwdError(f"only root can try as {user}: sudo nsfwd config check --as {user} {path}")
     path = Path(os.path.abspath(path))  # noqa: PTH100 -- resolve() would follow links, with our own permissions
     return _as_user(account, path) or outside(path, roots, "setting roots") or _hidden(path)
 
 
 def _as_user(account: pwd.struct_passwd, path: Path) -> str:
-    """Walk in a child that has become the user."""
+    """Walk in a child process that has become the user."""
     if os.geteuid() == account.pw_uid:
         return _walk(path)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        words = "cannot become that user"
+        words = "cannot switch to that user"
         try:
             os.initgroups(account.pw_name, account.pw_gid)
             os.setgid(account.pw_gid)
@@ -65,7 +65,7 @@ def _as_user(account: pwd.struct_passwd, path: Path) -> str:
 
 
 def _walk(path: Path) -> str:
-    """Look at every directory on the way, as named and with links resolved, then at the path itself."""
+    """Check every directory on the way, as named and with links resolved, then the path itself."""
     for way in (path, Path(os.path.realpath(path))):
         for parent in reversed(way.parents):
             if found := _denied(parent, os.X_OK, "searched"):
@@ -88,7 +88,7 @@ def _denied(path: Path, wanted: int, verb: str) -> str:
 
 
 def outside(path: Path, roots: Sequence[str], where: str) -> str:
-    """Return why these roots, which stand ``where``, do not let ``path`` be scanned; empty when they do."""
+    """Return why these roots do not let ``path`` be scanned, naming their place ``where``; empty when they do."""
     target = Path(os.path.realpath(path))
     if any(target.is_relative_to(os.path.realpath(root)) for root in roots):
         return ""
@@ -96,7 +96,7 @@ def outside(path: Path, roots: Sequence[str], where: str) -> str:
 
 
 def _hidden(path: Path) -> str:
-    """What the sandbox of the unit takes away, where there is systemd and the unit is installed."""
+    """Return the setting of the unit's sandbox that hides ``path``, where systemd has the unit; else empty."""
     program = shutil.which("systemctl")
     target = Path(os.path.realpath(path))
     for setting, places in _HIDDEN.items():

@@ -1,7 +1,7 @@
-"""What a scan is asked for: paths of the command line, of lists, of directories walked here, and images opened here.
+"""Inputs of a scan: paths of the command line, of lists, of directories walked here, and images opened here.
 
 Everything is an iterator, so that memory does not grow with a list or a tree. Names are bytes, as file systems have
-them. Knows no reply but those it makes itself for files that cannot be read.
+them. Knows no replies except its own, for files that cannot be read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
+from nsfwd.quantities import format_size
 from nsfwd.scanning.trees.walk import Exclusion
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 _CHUNK = 65536
 
 CANNOT_OPEN = frozenset({"permission", "not_found"})
-"""What a daemon answers for files that its user may not read, or that its sandbox does not show it. Not ``forbidden``:
-an operator who named roots said what is to be scanned, and a client does not decide otherwise by itself."""
+"""Codes of files that the daemon's user may not read, or that its sandbox hides. Not ``forbidden``: the operator chose
+the roots, and a client does not override that."""
 
 _CODES = {errno.ENOENT: "not_found", errno.ENOTDIR: "not_found", errno.EACCES: "permission", errno.EPERM: "permission"}
 
@@ -36,12 +37,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def exclude_option(command: _Command) -> _Command:
-    """Add ``--exclude``, which every command that looks through trees has."""
+    """Add ``--exclude``, which every command that walks trees has."""
     return click.option(
         "--exclude",
         multiple=True,
         metavar="PATTERN",
-        help="Leave out what this shell pattern matches: names, or with a / whole paths. May be given several times.",
+        help="Shell pattern of files and directories to leave out: of names, or with a / of whole paths. May be given"
+        " several times.",
     )(command)
 
 
@@ -52,10 +54,10 @@ def absolute(path: bytes) -> bytes:
 
 
 def records(stream: BinaryIO, end: bytes) -> Iterator[bytes | None]:
-    """Yield what ``end`` ends in a list as it comes, and None before a wait for more.
+    """Yield the records of a list, each ended by ``end``, as they come, and None before a wait for more.
 
     Raises:
-        OSError: it cannot be read; the error names it.
+        OSError: the list cannot be read; the error names it.
     """
     partial = b""
     while True:
@@ -74,7 +76,7 @@ def records(stream: BinaryIO, end: bytes) -> Iterator[bytes | None]:
 
 
 def edited(found: Iterable[bytes | None], end: bytes) -> Iterator[bytes | None]:
-    """Yield the paths of a list without what editors leave in it: a byte order mark, CR before LF. NUL keeps all."""
+    """Yield the paths of a list without the byte order mark and the CR that editors write; NUL keeps all."""
     first = True
     for record in found:
         if record is None or end == b"\0":
@@ -87,7 +89,7 @@ def edited(found: Iterable[bytes | None], end: bytes) -> Iterator[bytes | None]:
 
 
 def only_directories(path: bytes, exclusion: Exclusion) -> bool:
-    """Tell whether a directory has no file of its own, but directories."""
+    """Return whether a directory has no files, but directories."""
     deeper = False
     try:
         with os.scandir(path) as entries:
@@ -98,7 +100,7 @@ def only_directories(path: bytes, exclusion: Exclusion) -> bool:
                     deeper = True
                 elif _is_file(entry):
                     return False
-    except (OSError, ValueError):  # no directory, or one that somebody else has to read
+    except (OSError, ValueError):  # no directory, or one that the daemon has to read
         return False
     return deeper
 
@@ -111,7 +113,7 @@ def below(
     problem: Callable[[bytes, OSError], None] = lambda path, error: None,
 ) -> Iterator[bytes]:
     """Yield the regular files of a directory as the daemon would: hidden ones too, links to files, no links to
-    directories (so that loops of links end). What cannot be listed is told to ``problem``."""
+    directories (so that loops of links end). ``problem`` gets the directories that cannot be listed."""
     waiting = [directory]
     while waiting:
         place = waiting.pop()
@@ -142,10 +144,10 @@ class Local:
     Args:
         recursive, exclusion: for directories among them.
         passed: whether descriptors reach the daemon.
-        limit: tells how many bytes the daemon takes of an image; asked once, when it is first needed.
+        limit: returns the most bytes of an image that the daemon accepts; called once, when first needed.
 
     Attributes:
-        replies: made here for what cannot be opened or is too large to be sent.
+        replies: made here for images that cannot be opened or are too large to be sent.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ class Local:
         self.replies: deque[Reply] = deque()
 
     def takes(self, reply: Reply) -> bool:
-        """Take over what the daemon could not open, where it looks as if it could be read here."""
+        """Take over a file that the daemon could not open, where it seems readable here."""
         if reply.code not in CANNOT_OPEN or not os.access(reply.path, os.R_OK) or os.path.isdir(reply.path):  # noqa: PTH112
             return False
         self._refused.append(reply)
@@ -168,11 +170,11 @@ class Local:
 
     @property
     def waiting(self) -> bool:
-        """Whether something was taken over and not sent yet."""
+        """Whether a file was taken over and not sent yet."""
         return bool(self._refused)
 
     def again(self) -> Iterator[Encoded | Opened]:
-        """Yield the images of what was taken over."""
+        """Yield the images that were taken over."""
         while self._refused:
             yield from self.images(os.fsencode(self._refused.popleft().path))
 
@@ -194,14 +196,14 @@ class Local:
             self.unreadable(os.fsencode(name), error)
             return
         if len(data) > self._most:
-            self._answer(os.fsencode(name), "skipped", "too_large", f"more than {self._most} bytes")
+            self._answer(os.fsencode(name), "skipped", "too_large", f"more than {format_size(self._most)}")
         else:
             from nsfwd.client import Encoded
 
             yield Encoded(data, name)
 
     def unreadable(self, path: bytes, error: OSError) -> None:
-        """Answer what cannot be read here either."""
+        """Answer for a file that cannot be read here either."""
         self._answer(path, "error", _CODES.get(error.errno or 0, "unreadable"), error.strerror or str(error))
 
     def _image(self, path: bytes) -> Iterator[Encoded | Opened]:
@@ -237,8 +239,8 @@ class Local:
 def listed(
     paths: Iterable[bytes | None], exclusion: Exclusion, local: Local, *, recursive: bool
 ) -> Iterator[bytes | Tree | None]:
-    """Yield the paths that are not left out, and the files of directories in their place: the daemon knows no
-    exclusions, and what a restart leaves of a directory cannot be asked for. What is not here goes on as it is."""
+    """Yield the paths that are not excluded, with directories replaced by their files: the daemon knows no exclusions,
+    and a restart would lose the rest of a directory. Paths that do not exist here stay."""
     from nsfwd.client import Tree
 
     for path in paths:
@@ -254,7 +256,7 @@ def listed(
 
 
 def count(paths: Iterable[bytes], exclusion: Exclusion, *, recursive: bool, stop: Callable[[], bool]) -> int | None:
-    """Count the files that ``paths`` come to, for a progress bar; None when ``stop`` said so first."""
+    """Count the files of ``paths`` for a progress bar; None when ``stop`` returned true first."""
     total = 0
     for path in paths:
         files = below(path, exclusion, recursive=recursive) if os.path.isdir(path) else iter([path])  # noqa: PTH112
