@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from nsfwd import csvfile
+from nsfwd.escaping import escape_json
 
 Cells = Mapping[str, Any]
 
@@ -50,7 +51,7 @@ class RowWriter:
 
     def _object(self, row: Cells) -> str:
         kept = row if self._nulls else {key: value for key, value in row.items() if value is not None}
-        return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+        return escape_json(json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
 
     def _put(self, text: str) -> None:
         self._out.write(text.encode("utf-8", "surrogateescape"))

@@ -88,7 +88,7 @@ def test_audit_takes_trees_and_exclusions_of_a_job(cli: Cli, tree: Path, tmp_pat
 
 def test_audit_of_a_sweep_that_was_paused_says_so(cli: Cli, shelf: Shelf, tree: Path) -> None:
     shelf.run(roots=(os.fsencode(tree),), why="paused")
-    assert "the last sweep of it, run 2, did not come to its end: paused at 0 files" in cli("audit", tree)[1]
+    assert "the last sweep of the tree, run 2, did not finish: paused at 0 files" in cli("audit", tree)[1]
 
 
 def test_rejudge_says_what_a_policy_would_change_before_it_does(cli: Cli, shelf: Shelf, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_verdict_that_no_policy_has_is_refused_unless_forced(run: Run) -> None
     wrong = ("add", "statue.jpg", "--verdict", "sfae", "--reason", "x")
     code, out, err = run(*wrong)
     assert (code, out) == (1, "")
-    assert "no policy has the verdict 'sfae': safe, review, sensitive; --force takes it" in err
+    assert "unknown verdict 'sfae'; the policies have safe, review, sensitive; --force accepts it" in err
     assert not Path("state").exists()
     assert run(*wrong, "--force")[0] == 0
 
@@ -109,7 +109,7 @@ def test_without_bundles_a_verdict_cannot_be_checked(run: Run, monkeypatch: pyte
     monkeypatch.setenv("NSFWD_CONNECT", "unix:nowhere.sock")
     code, _, err = run("add", "statue.jpg", "--verdict", "safe", "--reason", "x")
     assert code == 1
-    assert "cannot be checked" in err and "in nowhere" in err and "nowhere.sock" in err
+    assert "cannot check the verdict" in err and "in nowhere" in err and "nowhere.sock" in err
     assert "--force" in err
 
 
@@ -147,7 +147,7 @@ def test_bundles_are_found_where_the_system_keeps_them_unless_a_setting_says_oth
     [
         (("add", "none.jpg", "--verdict", "safe", "--reason", "x"), 64, "none.jpg: No such file"),
         (("add", ".", "--verdict", "safe", "--reason", "x"), 64, ".: Is a directory"),
-        (("add", "empty.jpg", "--verdict", "safe", "--reason", "x"), 64, "empty.jpg: holds nothing"),
+        (("add", "empty.jpg", "--verdict", "safe", "--reason", "x"), 64, "empty.jpg: the file is empty"),
         (("add", "sha256:12", "--verdict", "safe", "--reason", "x"), 1, "64 hexadecimal digits"),
         (("add", "statue.jpg", "--verdict", "safe"), 64, "--reason"),
         (("add", "statue.jpg", "--verdict", "safe", "--reason", "x", "--expires", "2x"), 64, "write 30m, 12h, 30d, 2w"),
@@ -194,7 +194,7 @@ def test_a_store_that_is_damaged_or_none_is_said(run: Run, monkeypatch: pytest.M
 def test_before_the_first_decision_lists_are_empty(run: Run) -> None:
     code, out, err = run("list")
     assert (code, out) == (0, "")
-    assert "nothing was decided yet" in err
+    assert "no overrides yet" in err
     assert run("export")[:2] == (0, "")
 
 
@@ -226,7 +226,7 @@ def test_a_decision_taken_back_is_told_and_remembered(run: Run) -> None:
     assert out.startswith(f"removed: sha256:{DIGEST} safe by eva")
     code, out, err = run("remove", "statue.jpg")
     assert (code, out) == (1, "")
-    assert "nothing was decided about statue.jpg" in err
+    assert "no override for statue.jpg" in err
     lines = run("list", "--history")[1].splitlines()
     assert [line.split()[2] for line in lines] == ["added", "removed"]
     assert "by eva: a statue" in lines[0]
@@ -245,10 +245,10 @@ def test_expired_decisions_are_listed_on_request_and_always_exported(run: Run) -
 @pytest.mark.parametrize("name", ["all.ndjson", "all.csv"])
 def test_what_is_exported_is_imported_elsewhere(run: Run, name: str) -> None:
     run("add", "statue.jpg", "--verdict", "safe", "--reason", "a statue", "--expires", "30d")
-    assert run("export", "-o", name) == (0, "", f"1 in {name}\n")
+    assert run("export", "-o", name) == (0, "", f"wrote 1 overrides to {name}\n")
     before = run("export")[1]
     elsewhere = ("--store", "elsewhere.sqlite")
-    assert run("import", name, *elsewhere) == (0, "", "1 added, 0 replaced, 0 not later than what is here\n")
+    assert run("import", name, *elsewhere) == (0, "", "1 added, 0 replaced, 0 not newer than the present one\n")
     assert run("import", name, *elsewhere)[2].startswith("0 added, 0 replaced, 1 not")
     assert run("export", *elsewhere)[1] == before
 
@@ -270,9 +270,9 @@ def test_an_export_is_private_and_whole_or_on_stdout(run: Run) -> None:
     with store() as overrides:
         overrides.add(DIGEST, "safe")
     Path("kept.ndjson").write_text("before")
-    assert run("export", "-o", "kept.ndjson") == (0, "", "1 in kept.ndjson\n")
+    assert run("export", "-o", "kept.ndjson") == (0, "", "wrote 1 overrides to kept.ndjson\n")
     assert Path("kept.ndjson").stat().st_mode & 0o777 == 0o600
-    assert run("export", "-o", "-") == (0, Path("kept.ndjson").read_text(), "1 in -\n")
+    assert run("export", "-o", "-") == (0, Path("kept.ndjson").read_text(), "wrote 1 overrides to -\n")
     assert not Path("-").exists()
     code, _, err = run("export", "-o", "nowhere/kept.ndjson")
     assert (code, err) == (74, "nsfwd: nowhere/kept.ndjson: No such file or directory\n")

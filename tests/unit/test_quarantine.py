@@ -288,7 +288,7 @@ def test_what_was_tampered_with_does_not_come_back(store: Store, picture: Path) 
     entry = taken(store, picture)
     lies = Path(os.fsdecode(store.path_of(entry)))
     lies.write_bytes(b"something else")
-    with pytest.raises(ActionFailure, match="not what was taken"):
+    with pytest.raises(ActionFailure, match="not the one that was moved"):
         restore(store, entry)
     assert not picture.exists() and lies.exists()
 

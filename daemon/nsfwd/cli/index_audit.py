@@ -1,4 +1,4 @@
-"""``nsfwd index audit``: is every file of a tree accounted for? Exit 2 when one is not."""
+"""``nsfwd index audit``: checks that the index accounts for every file of a tree. Exit 2 when it does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.default_paths import quarantine_option, to_option
 from nsfwd.cli.trees import tree_of, tree_options
-from nsfwd.escaping import escape
+from nsfwd.escaping import escape, escape_json
 
 if TYPE_CHECKING:
     from nsfwd.scanning.reports.audit import AuditEntry, AuditTally
@@ -26,8 +26,8 @@ KINDS = ("ok", "skipped", "error", "excluded", "changed-since", "never-seen", "u
 
 TEXT = """\b
 Exit codes: 0 every file is accounted for; 2 a file has changed since it was
-scanned or was never seen, a directory cannot be read and no sweep has said so,
-or the audit was cut short; 64 wrong usage, 74 the index cannot be read."""
+scanned or was never seen, a directory cannot be read and no sweep has recorded
+it, or the audit was cut short; 64 wrong usage, 74 the index cannot be read."""
 
 
 @click.command(epilog=TEXT)
@@ -36,14 +36,18 @@ or the audit was cut short; 64 wrong usage, 74 the index cannot be read."""
 @quarantine_option
 @to_option
 @click.option(
-    "--list", "listed", multiple=True, type=click.Choice(KINDS), help="Name these files. May be given several times."
+    "--list",
+    "listed",
+    multiple=True,
+    type=click.Choice(KINDS),
+    help="Kind of files to list. May be given several times.",
 )
 @click.option("--format", "form", type=click.Choice(["text", "json", "ndjson"]), default="text", show_default=True)
 def audit(directories: tuple[bytes, ...], index: Path, listed: tuple[str, ...], form: str, **rest: Any) -> int:
-    """Walk trees anew, and tell for every file whether the index accounts for it as it is now.
+    """Walk trees again, and check that the index accounts for every file as it is now.
 
-    found = ok + skipped + error + excluded + changed since + never seen. The walk is the audit's own: it believes no
-    sweep's counts. What the sweeps leave out is to be left out here too: their flags are the same.
+    found = ok + skipped + error + excluded + changed since + never seen. The audit walks the trees itself and uses no
+    counts of sweeps. Give it the same flags as the sweeps, so that it leaves out the same files.
 
     \b
     Example:
@@ -104,17 +108,17 @@ def _lines(tally: AuditTally) -> Iterator[str]:
         line = f"{'+' if place else '='} {kind.replace('-', ' '):14} {tally.kinds[kind]:{width}}"
         yield f"{line}  {codes(kind)}".rstrip()
     if tally.kinds[Kind.UNREADABLE]:
-        new = f", {tally.unknown} of which no sweep has said so" if tally.unknown else ""
+        new = f", {tally.unknown} of them not recorded by any sweep" if tally.unknown else ""
         yield f"{tally.kinds[Kind.UNREADABLE]} directories cannot be read ({codes(Kind.UNREADABLE)}){new}"
     others = {
-        "files of the index are no longer there": tally.gone,
+        "files of the index no longer exist": tally.gone,
         "directories were left out (--exclude) and not entered": tally.left_out,
         "directories on other file systems were not entered (--cross)": tally.foreign,
         "links were not followed (--follow)": tally.links,
     }
     yield from (f"{number} {text}" for text, number in others.items() if number)
     for run, why, found in tally.unended:
-        yield f"the last sweep of it, run {run}, did not come to its end: {why} at {found} files"
+        yield f"the last sweep of the tree, run {run}, did not finish: {why} at {found} files"
     if tally.cut_short:
         yield f"the audit was cut short ({tally.cut_short}): it proves nothing"
 
@@ -123,7 +127,7 @@ def _object(entry: AuditEntry) -> str:
     from nsfwd.scanning.trees.file_entry import spelled
 
     fields: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
-    return json.dumps(fields | ({"code": entry.code} if entry.code else {}), ensure_ascii=False)
+    return escape_json(json.dumps(fields | ({"code": entry.code} if entry.code else {}), ensure_ascii=False))
 
 
 def _json(entries: Iterator[AuditEntry], tally: AuditTally, kinds: int) -> Iterator[str]:

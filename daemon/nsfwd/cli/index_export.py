@@ -1,4 +1,4 @@
-"""``nsfwd index export`` and ``diff``: the index as a table, and what became of it between two runs."""
+"""``nsfwd index export`` and ``diff``: the index as a table, and the changes between two runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli.options.default_paths import index_option
+from nsfwd.cli.options.default_paths import index_option, output_option
 from nsfwd.cli.options.param_types import Moment, RowNumber
 from nsfwd.cli.tables import format_option, write
 
@@ -25,7 +25,7 @@ class Where(click.ParamType["Condition"]):
     name = "CONDITION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Condition:
-        """Read one."""
+        """Return the parsed condition."""
         from nsfwd.scanning.reports.where import Condition, parse
 
         if isinstance(value, Condition):
@@ -39,17 +39,22 @@ class Where(click.ParamType["Condition"]):
 @click.command()
 @index_option
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "ndjson", "parquet"]), help="[default: by the name; else csv]"
+    "--format",
+    "form",
+    type=click.Choice(["csv", "ndjson", "parquet"]),
+    help="Format of the table.  [default: by the file's name; else csv]",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
-@click.option("--since", type=Moment(), help="What was judged then or later: 2026-01-31, 7d.")
-@click.option("--where", type=Where(), help="What this holds for, such as: verdict = sensitive and score >= 0.9")
+@output_option
+@click.option("--since", type=Moment(), help="Only files judged then or later: 2026-01-31, 7d.")
+@click.option(
+    "--where", type=Where(), help="Only files that fulfil this condition: verdict = sensitive and score >= 0.9"
+)
 def export(index: Path, form: str | None, output: Path | None, since: float | None, where: Condition | None) -> None:
-    """Write files with scores, verdicts and what else is known, as a table for other programs.
+    """Write files with scores, verdicts and all other columns as a table for other programs.
 
     Conditions compare columns (path status code verdict alarm label score overridden size mtime time sha256 policy run
-    gone) with =, !=, <, <=, >, >=, like, in (...), is null, joined by and, or, not and brackets. A file that is written
-    is for its owner alone. Parquet needs the extra parquet.
+    gone) with =, !=, <, <=, >, >=, like, in (...), is null, joined by and, or, not and brackets. The file is for
+    its owner alone. Parquet needs the extra parquet.
 
     \b
     Example:
@@ -81,7 +86,7 @@ def export(index: Path, form: str | None, output: Path | None, since: float | No
 @index_option
 @format_option
 def diff(first: int, second: int, index: Path, form: str) -> None:
-    """Tell what became of the files between two runs: new, gone, another verdict, scored or no longer so.
+    """Show the changes between two runs: files that are new, gone, have another verdict, or gained or lost scores.
 
     Runs and their numbers: nsfwd index stats.
 

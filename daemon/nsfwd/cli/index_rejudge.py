@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 _CHANGES = ("before", "after", "alarm", "label", "score", "path")
 _SHOWN = ("before", "after", "score", "alarm", "label", "path")
-"""As text: beside the verdict the score that decided it, which is not the label's."""
+"""As text: after the verdict the score that decided it, which is not the score of the label."""
 
 _COUNTS = ("before", "after", "files")
 
 
 @click.command()
 @index_option
-@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
-@click.option("--list", "listed", is_flag=True, help="Name every file whose verdict changes.")
-@click.option("--connect", metavar="ADDR", help="By the policies of this daemon: tcp:HOST:PORT or unix:/path.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
+@click.option("--list", "listed", is_flag=True, help="List every file whose verdict changes.")
+@click.option("--connect", metavar="ADDR", help="Use the policies of this daemon: tcp:HOST:PORT or unix:/path.")
 @click.option(
     "--config",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="By the policies of these settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if there is one]",
+    help="Use the policies of these settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if there is one]",
 )
 @format_option
 def rejudge(index: Path, connect: str | None, config: Path | None, form: str, **rest: Any) -> None:
-    """Judge all scores of the index by the policies of today; no file is opened and no daemon is asked about one.
+    """Apply the present policies to all scores of the index, without opening or scanning a file.
 
-    What people decided (nsfwd override) wins. A sweep does the same by itself when it meets a daemon with another
-    policy, and acts on what becomes an alarm.
+    Overrides (nsfwd override) win. A sweep does the same by itself when the policy of the daemon has changed, and acts
+    on new alarms.
 
     \b
     Example:
@@ -57,7 +57,7 @@ def rejudge(index: Path, connect: str | None, config: Path | None, form: str, **
     from nsfwd.scanning.index.rejudge import Rejudging
 
     if connect is not None and config is not None:
-        raise click.UsageError("--connect and --config are two sources of policies: give one")
+        raise click.UsageError("--connect and --config exclude each other: each is a source of policies")
     settings = load_settings(find_file(config, os.environ), os.environ)
     policies = _policies(settings, connect)
     with Index(index, create=False, write=not rest["dry_run"]) as opened:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nsfwd.cli.options.default_paths import index_option
+from nsfwd.cli.options.default_paths import index_option, output_option
 from nsfwd.cli.options.param_types import RowNumber
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 @click.command()
 @index_option
 @click.option(
-    "--verdict", "verdicts", multiple=True, help="Draw from these. May be given several times.  [default: all]"
+    "--verdict", "verdicts", multiple=True, help="Verdict to draw from. May be given several times.  [default: all]"
 )
-@click.option("-n", "count", type=RowNumber, default=500, show_default=True, help="How many files.")
+@click.option("-n", "count", type=RowNumber, default=500, show_default=True, help="Files in the sample.")
 @click.option(
     "--strata",
     type=click.Choice(["score", "verdict"]),
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Draw equally from each tenth of the score of each verdict, or from each verdict.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Another number draws other files.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the sample: another number draws other files."
+)
+@output_option
 def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed: int, output: Path | None) -> None:
-    """Draw files for a person to look at, as CSV with an empty column: label.
+    """Draw files for a person to label, as CSV with an empty column: label.
 
     Write yes there where the picture should have been flagged, and no where not; then: nsfwd index estimate.
     The same index and seed draw the same files.
@@ -55,7 +57,7 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
         with nullcontext(sys.stdout.buffer) if output is None else private(output) as out:
             write(drawn, out)
     if output is not None:
-        click.echo(f"{len(drawn)} files of {len({one.stratum for one in drawn})} strata in {output}", err=True)
+        click.echo(f"wrote {len(drawn)} files of {len({one.stratum for one in drawn})} strata to {output}", err=True)
 
 
 @click.command()
@@ -64,7 +66,7 @@ def sample(index: Path, verdicts: tuple[str, ...], count: int, strata: str, seed
     "--flagged",
     multiple=True,
     metavar="VERDICT",
-    help="Verdicts that count as flagged.  [default: those that are alarms]",
+    help="Verdict that counts as flagged. May be given several times.  [default: alarms]",
 )
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def estimate(labelled: Path, flagged: tuple[str, ...], form: str) -> None:

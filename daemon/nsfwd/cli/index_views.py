@@ -12,9 +12,10 @@ import click
 
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.default_paths import index_option
+from nsfwd.cli.options.notices import notice
 from nsfwd.cli.options.param_types import RowNumber
 from nsfwd.cli.tables import format_option, write
-from nsfwd.escaping import escape, visible
+from nsfwd.escaping import escape, escape_json
 from nsfwd.quantities import format_count
 
 _LISTED = ("path", "status", "verdict", "alarm", "label", "score", "code", "time")
@@ -29,16 +30,18 @@ _RUNS = ("run", "kind", "why", "started", "ended", "found", "unchanged", "known"
 @click.argument("paths", nargs=-1, metavar="[PATH...]", type=click.Path(path_type=bytes))
 @index_option
 @format_option
-@click.option("--verdict", multiple=True, help="Those with this verdict. May be given several times.")
-@click.option("--status", multiple=True, type=click.Choice(["ok", "skipped", "error"]), help="Those that ended so.")
-@click.option("--code", multiple=True, help="Those without scores for this reason.")
-@click.option("--alarm", is_flag=True, help="Those whose verdict is an alarm.")
-@click.option("--overridden", is_flag=True, help="Those whose verdict a person gave.")
-@click.option("--run", type=RowNumber, help="Those that came to it in this run.")
-@click.option("--gone", is_flag=True, help="Those that are no longer there, which are left out otherwise.")
-@click.option("--limit", type=RowNumber, help="So many at most.")
+@click.option("--verdict", multiple=True, help="Only files with this verdict. May be given several times.")
+@click.option(
+    "--status", multiple=True, type=click.Choice(["ok", "skipped", "error"]), help="Only files with this status."
+)
+@click.option("--code", multiple=True, help="Only files without scores for this reason.")
+@click.option("--alarm", is_flag=True, help="Only alarms.")
+@click.option("--overridden", is_flag=True, help="Only files whose verdict is an override.")
+@click.option("--run", type=RowNumber, help="Only files that got this outcome in this run.")
+@click.option("--gone", is_flag=True, help="Only files that no longer exist; they are left out otherwise.")
+@click.option("--limit", type=RowNumber, help="Largest number of files.")
 def list_files(paths: tuple[bytes, ...], index: Path, form: str, **rest: Any) -> None:
-    """List files and what they came to, below PATH or all.
+    """List files and their outcomes, below PATH or all.
 
     \b
     Example:
@@ -68,9 +71,9 @@ def list_files(paths: tuple[bytes, ...], index: Path, form: str, **rest: Any) ->
 @index_option
 @format_option
 def show(paths: tuple[bytes, ...], index: Path, form: str) -> int:
-    """Show all that is known of a file: scores, identity, history, actions and other paths of the same content.
+    """Show all records of a file: scores, identity, history, actions and other paths of the same content.
 
-    Exit 1 when nothing is known of one of them.
+    Exit 1 when a PATH is not in the index.
 
     Example: nsfwd index show /srv/uploads/a.jpg
     """
@@ -87,7 +90,7 @@ def show(paths: tuple[bytes, ...], index: Path, form: str) -> int:
             write(rows, tuple(dict.fromkeys(key for row in rows for key in row)), form)
     missing = [path for path, row in known if row is None]
     for path in missing:
-        click.echo(f"nsfwd: {escape(os.fsdecode(path))}: not in the index", err=True)
+        notice(f"{escape(os.fsdecode(path))}: not in the index")
     return exit_codes.FAILED if missing else exit_codes.OK
 
 
@@ -122,7 +125,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
                 yield f"    {escape(text)}"
         else:
             is_json = isinstance(value, dict)  # which escapes by itself
-            yield f"  {key}: {visible(json.dumps(value, ensure_ascii=False)) if is_json else escape(str(value))}"
+            yield f"  {key}: {escape_json(json.dumps(value, ensure_ascii=False)) if is_json else escape(str(value))}"
 
 
 @click.command()
@@ -132,9 +135,9 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
     "--runs", "number", type=click.IntRange(0, 1_000_000), default=10, show_default=True, help="Runs to show."
 )
 def stats(index: Path, form: str, number: int) -> None:
-    """Count files by what they came to, and show the last runs: when, why they ended, and their counts.
+    """Count files by outcome, and show the last runs: times, reason of the end, and counts.
 
-    As csv and ndjson it is the outcomes alone; with --format json all of it, with daemon, model and policy of each run.
+    As csv and ndjson the outcomes alone; as json everything, with daemon, model and policy of each run.
 
     Example: nsfwd index stats --format json | jq .runs[0]
     """
@@ -147,12 +150,12 @@ def stats(index: Path, form: str, number: int) -> None:
             return
         fields = {"index": totals(opened), "outcomes": list(outcomes(opened)), "runs": list(runs(opened, number))}
         if form == "json":
-            click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+            click.echo(escape_json(json.dumps(fields, indent=2, ensure_ascii=False)))
             return
         held = fields["index"]
         assert isinstance(held, dict)
         click.echo(
-            f"{opened.path}: {format_count(held['files'])} files ({format_count(held['gone'])} more are gone) in"
+            f"{opened.path}: {format_count(held['files'])} files ({format_count(held['gone'])} no longer exist) in"
             f" {format_count(held['directories'])} directories ({held['unreadable']} unreadable);"
             f" {format_count(held['contents'])} contents scored; {held['bytes'] / 1e6:.1f} MB\n"
         )

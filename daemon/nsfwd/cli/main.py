@@ -27,8 +27,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "sweep": ("nsfwd.cli.sweep:sweep", "Scan trees in the background, and remember."),
     "watch": ("nsfwd.cli.watch:watch", "Scan what comes into trees, soon after it was written."),
     "spool": ("nsfwd.cli.spool:spool", "Answer lists of paths that lie in a directory."),
-    "restore": ("nsfwd.cli.restore:restore", "Put back what an action moved away."),
-    "index": ("nsfwd.cli.index:index", "Look into what sweeps, watches and spools remember."),
+    "restore": ("nsfwd.cli.restore:restore", "Put back files that an action moved away."),
+    "index": ("nsfwd.cli.index:index", "Query and maintain the index that sweeps and watches keep."),
     "report": ("nsfwd.cli.report:report", "Write a report of an index as a page."),
     "ping": ("nsfwd.cli.options.daemon_commands:ping", "Check that a daemon is running."),
     "ready": ("nsfwd.cli.options.daemon_commands:ready", "Check that the daemon is ready to score."),
@@ -38,7 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("nsfwd.cli.bench:bench", "Measure throughput and latency of the daemon."),
     "config": ("nsfwd.cli.config:config", "Show or check the settings."),
     "models": ("nsfwd.cli.models:models", "Bundles: the networks that nsfwd can serve."),
-    "override": ("nsfwd.cli.override:override", "Decisions of people, which win over the model."),
+    "override": ("nsfwd.cli.override:override", "Manage overrides: decisions of people, which win over the model."),
     "completion": ("nsfwd.cli.completion:completion", "Print the completion script of a shell."),
 }
 """Verb -> its command, and its line of help."""

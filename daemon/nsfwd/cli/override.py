@@ -11,14 +11,16 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
 from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.default_paths import config_option, output_option, store_option
 from nsfwd.cli.options.lazy_group import Group
+from nsfwd.cli.options.notices import notice
 from nsfwd.cli.tables import FORMATS
 from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
@@ -39,14 +41,6 @@ _WHEN = "30m, 12h, 30d, 2w, 1y, 2031-12-24 or 2031-12-24T18:00"
 _WHAT = "[PATH | sha256:HEX]..."
 
 
-def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Say which store; the setting ``overrides`` otherwise."""
-    file = click.Path(path_type=Path, dir_okay=False)
-    command = click.option("--store", type=file, help="The store.  [default: the setting overrides]")(command)
-    text = "TOML file of settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if there is one]"
-    return click.option("--config", metavar="FILE", type=file, help=text)(command)
-
-
 def _you() -> str:
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()
@@ -54,15 +48,15 @@ def _you() -> str:
         return f"uid {os.getuid()}"
 
 
-_by = click.option("--by", default=_you, help="Who.  [default: you]")
-_force = click.option("--force", is_flag=True, help="Take a verdict that no policy has: it counts as an alarm.")
+_by = click.option("--by", default=_you, help="Author recorded with the decision.  [default: you]")
+_force = click.option("--force", is_flag=True, help="Accept a verdict that is in no policy: it counts as an alarm.")
 
 
 @click.group("override", cls=Group)
 def override() -> None:
-    """Decisions of people, which win over the model.
+    """Manage overrides: decisions of people, which win over the model.
 
-    A decision belongs to a content, not to a path: every copy has it, and a changed file has not.
+    A decision belongs to a content, not to a path: it applies to every copy, and not to a changed file.
 
     \b
     Example:
@@ -72,14 +66,15 @@ def override() -> None:
 
 @override.command("add")
 @click.argument("what", nargs=-1, required=True, metavar=_WHAT)
-@click.option("--verdict", required=True, help="The verdict from now on: a tier of the policy.")
-@click.option("--reason", required=True, help="Why; it is shown in replies.")
+@click.option("--verdict", required=True, help="New verdict: a tier of the policy.")
+@click.option("--reason", required=True, help="Reason recorded with the decision; it is shown in replies.")
 @_by
-@click.option("--expires", metavar="WHEN", help=f"Until when: {_WHEN}.  [default: for ever]")
+@click.option("--expires", metavar="WHEN", help=f"End of the decision: {_WHEN}.  [default: never]")
 @_force
-@_store_options
+@store_option
+@config_option
 def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, **rest: Any) -> None:
-    """Decide about pictures: files that are here, a picture on stdin (-), or digests.
+    """Add decisions about pictures: files, a picture on stdin (-), or digests.
 
     \b
     Example:
@@ -101,11 +96,12 @@ def add(what: tuple[str, ...], verdict: str, reason: str, expires: str | None, *
 @override.command("list")
 @click.argument("what", nargs=-1, metavar=_WHAT)
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Output format.  [default: text]")
-@click.option("--expired", is_flag=True, help="Those that no longer hold as well.")
-@click.option("--history", is_flag=True, help="Every change that was made, as text: what, when and by whom.")
-@_store_options
+@click.option("--expired", is_flag=True, help="Include expired decisions.")
+@click.option("--history", is_flag=True, help="Show every change with time and author, as text.")
+@store_option
+@config_option
 def list_overrides(what: tuple[str, ...], form: str | None, *, expired: bool, history: bool, **rest: Any) -> None:
-    """List decisions, or those about some pictures.
+    """List all decisions, or those about some pictures.
 
     \b
     Example:
@@ -113,7 +109,7 @@ def list_overrides(what: tuple[str, ...], form: str | None, *, expired: bool, hi
       nsfwd override list statue.jpg --format json
     """
     if history and form:
-        raise click.UsageError("--history is text: leave out --format")
+        raise click.UsageError("--history and --format exclude each other")
     wanted = [digest for digest, _ in map(_content, what)]
     opened = _open(rest["config"], rest["store"])
     if opened is None:
@@ -130,9 +126,10 @@ def list_overrides(what: tuple[str, ...], form: str | None, *, expired: bool, hi
 @override.command("remove")
 @click.argument("what", nargs=-1, required=True, metavar=_WHAT)
 @_by
-@_store_options
+@store_option
+@config_option
 def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | None) -> int:
-    """Take decisions back: the model's verdict counts again. Exit 1 when nothing was decided about one.
+    """Remove decisions: the model's verdict counts again. Exit 1 when there is no decision about a picture.
 
     Example: nsfwd override remove statue.jpg
     """
@@ -143,7 +140,7 @@ def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | No
             gone = overrides.remove(digest, by=by)
             if gone is None:
                 missing += 1
-                click.echo(escape(f"nsfwd: nothing was decided about {name}"), err=True)
+                notice(f"no override for {escape(name)}")
             else:
                 click.echo(f"removed: {_line(gone)}")
     return exit_codes.FAILED if missing else exit_codes.OK
@@ -153,11 +150,12 @@ def remove(what: tuple[str, ...], by: str, config: Path | None, store: Path | No
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option("--format", "form", type=click.Choice(["ndjson", "csv"]), help="[default: by the name; else ndjson]")
 @_force
-@_store_options
+@store_option
+@config_option
 def import_overrides(file: Path, form: str | None, *, force: bool, config: Path | None, store: Path | None) -> None:
-    """Take decisions that export wrote, or a list made by hand: all or none. Of two about one content the later wins.
+    """Import decisions that export wrote, or a list made by hand: all or none. The later of two about a content wins.
 
-    A list needs sha256 and verdict; reason, by, time, expires and path may be left out.
+    A list needs the columns sha256 and verdict; reason, by, time, expires and path are optional.
 
     Example: nsfwd override import decisions.ndjson
     """
@@ -167,15 +165,18 @@ def import_overrides(file: Path, form: str | None, *, force: bool, config: Path 
         form = form or ("csv" if file.suffix.lower() == ".csv" else "ndjson")
         given = override_lists.read(source, form)
         taken = overrides.take(given if force else _known(given, settings))
-    click.echo(f"{taken.added} added, {taken.replaced} replaced, {taken.older} not later than what is here", err=True)
+    click.echo(
+        f"{taken.added} added, {taken.replaced} replaced, {taken.older} not newer than the present one", err=True
+    )
 
 
 @override.command("export")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
+@output_option
 @click.option("--format", "form", type=click.Choice(["ndjson", "csv"]), help="[default: by the name; else ndjson]")
-@_store_options
+@store_option
+@config_option
 def export(output: Path | None, form: str | None, config: Path | None, store: Path | None) -> None:
-    """Write all decisions, expired ones too, as a list that import takes.
+    """Export all decisions, also expired ones, as a list for import.
 
     Example: nsfwd override export -o decisions.ndjson
     """
@@ -191,7 +192,7 @@ def export(output: Path | None, form: str | None, config: Path | None, store: Pa
             return
         with private(output) as out:
             count = override_lists.write(overrides.items(expired=True), out, chosen)
-    click.echo(f"{count} in {escape(str(output))}", err=True)
+    click.echo(f"wrote {count} overrides to {escape(str(output))}", err=True)
 
 
 # -- which store -------------------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def chosen_store(store: Path | None, settings: Settings) -> Path:
     """
     path = store if store is not None else store_of(settings.overrides)
     if path is None:
-        raise OverridesFailure("the setting overrides is none: name a store with --store")
+        raise OverridesFailure("the setting overrides is none: give a store with --store")
     return path
 
 
@@ -217,7 +218,7 @@ def _open(config: Path | None, store: Path | None) -> OverrideStore | None:
     """Open the store, or report that there are no overrides yet; a store that was named has to be there."""
     path = chosen_store(store, _settings(config))
     if store is None and not path.exists():
-        click.echo(escape(f"nsfwd: nothing was decided yet ({path})"), err=True)
+        notice(f"no overrides yet ({escape(str(path))})")
         return None
     return OverrideStore(path, create=False) if os.access(path, os.W_OK) else OverrideStore(path, write=False)
 
@@ -240,9 +241,9 @@ def _content(what: str) -> tuple[bytes, bytes]:
             with Path(what).open("rb") as file:
                 digest, path = _hash(file), os.fsencode(Path(what).absolute())
     except OSError as error:
-        raise click.UsageError(f"{what or 'a PATH that is empty'}: {error.strerror}") from error
+        raise click.UsageError(f"{what or 'an empty PATH'}: {error.strerror}") from error
     if digest == _NOTHING:
-        raise click.UsageError(f"{what}: holds nothing that could be decided about")
+        raise click.UsageError(f"{what}: the file is empty")
     return digest, path
 
 
@@ -268,7 +269,7 @@ def _until(text: str) -> float:
 
 
 def _known(given: Iterable[Override], settings: Settings) -> Iterator[Override]:
-    """Yield them as long as the policies have their verdicts."""
+    """Yield the overrides, checking that the policies have their verdicts."""
     checked: set[str] = set()
     for one in given:
         if one.verdict not in checked:
@@ -278,20 +279,22 @@ def _known(given: Iterable[Override], settings: Settings) -> Iterator[Override]:
 
 
 def _check_verdicts(wanted: Iterable[str], settings: Settings) -> None:
-    """Refuse a verdict that no policy of the bundles served has.
+    """Refuse a verdict that is in no policy of the served bundles.
 
     Raises:
-        OverridesFailure: there is one, or the bundles are not here.
+        OverridesFailure: a verdict is unknown, or the policies cannot be found.
     """
     from nsfwd.cli.tiers import tiers_of
 
     try:
         known = dict.fromkeys(tier for tiers in tiers_of(settings) for tier in tiers)
     except NsfwdError as error:
-        raise OverridesFailure(f"the verdict cannot be checked: {error}; --force takes any") from error
+        raise OverridesFailure(f"cannot check the verdict: {error}; --force accepts any") from error
     for verdict in wanted:
         if verdict not in known:
-            raise OverridesFailure(f"no policy has the verdict {verdict!r}: {', '.join(known)}; --force takes it")
+            raise OverridesFailure(
+                f"unknown verdict {verdict!r}; the policies have {', '.join(known)}; --force accepts it"
+            )
 
 
 # -- output -----------------------------------------------------------------------------------------------------------

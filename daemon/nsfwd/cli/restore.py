@@ -1,4 +1,4 @@
-"""``nsfwd restore``: files come back out of the quarantine, and are decided about so that none is taken again."""
+"""``nsfwd restore``: puts files of the quarantine back, with overrides so that they are not moved again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsfwd.cli.options import exit_codes
-from nsfwd.cli.options.default_paths import quarantine_option
-from nsfwd.escaping import visible
+from nsfwd.cli.options.default_paths import config_option, quarantine_option, store_option
+from nsfwd.cli.options.notices import notice, result
 
 if TYPE_CHECKING:
     from nsfwd.config import Settings
@@ -31,11 +31,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @dataclass(frozen=True, slots=True)
 class RestoreSelection:
-    """Which entries are meant; all conditions must hold.
+    """Conditions on the entries to restore; all must hold.
 
     Attributes:
-        paths: where they were: a file, or a directory above. ``digests``: of their content. One of both must fit.
-        run: that took them. ``index``: that has the run.
+        paths: former paths: a file, or a directory above. ``digests``: of their content. One of both must fit.
+        run: the run that moved them. ``index``: the index that has the run.
     """
 
     paths: tuple[bytes, ...]
@@ -57,28 +57,37 @@ class RestoreSelection:
 
 @click.command()
 @click.argument("what", nargs=-1, metavar="[PATH | sha256:HEX]...", type=click.Path(path_type=bytes))
-@click.option("--run", "number", type=int, metavar="N", help="What this run took.")
-@click.option("--all", "everything", is_flag=True, help="Everything that lies there.")
-@click.option("--list", "listing", is_flag=True, help="List what lies there, and restore nothing.")
+@click.option("--run", "number", type=int, metavar="N", help="Restore the files that this run moved.")
+@click.option("--all", "everything", is_flag=True, help="Restore all files.")
+@click.option("--list", "listing", is_flag=True, help="List the files without restoring any.")
 @click.option("--format", "form", type=click.Choice(["text", "ndjson"]), default="text", show_default=True)
-@click.option("--apply", is_flag=True, help="Do it; without this flag, only say what would be done.")
+@click.option("--apply", is_flag=True, help="Restore the files; without this flag they are only listed.")
 @quarantine_option
 @click.option(
-    "--to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="What --action move took there."
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Directory of --action move to restore from.",
 )
-@click.option("--index", type=_FILE, metavar="FILE", help="Only what a run of this index took.")
-@click.option("--verdict", help="What the content is from now on.  [default: the policy's lowest tier]")
-@click.option("--reason", default="restored", show_default=True, help="Why; it is shown in replies.")
-@click.option("--by", default=lambda: os.environ.get("SUDO_USER") or getpass.getuser(), help="Who.  [default: you]")
-@click.option("--no-override", is_flag=True, help="Decide nothing: the next sweep may take it again.")
-@click.option("--store", type=_FILE, metavar="FILE", help="The store of overrides.  [default: the setting overrides]")
-@click.option("--config", metavar="FILE", type=_FILE, help="TOML file of settings.")
+@click.option("--index", type=_FILE, metavar="FILE", help="Only files that a run of this index moved.")
+@click.option("--verdict", help="Verdict of the override.  [default: the policy's lowest tier]")
+@click.option(
+    "--reason", default="restored", show_default=True, help="Reason recorded with the override; it is shown in replies."
+)
+@click.option(
+    "--by",
+    default=lambda: os.environ.get("SUDO_USER") or getpass.getuser(),
+    help="Author recorded with the override.  [default: you]",
+)
+@click.option("--no-override", is_flag=True, help="Add no override: the next sweep may move the file again.")
+@store_option
+@config_option
 def restore(what: tuple[bytes, ...], **flags: Any) -> int:
-    """Put back what an action moved away: where it was, with owner, mode and times, and never over another file.
+    """Put back files that an action moved away, with owner, mode and times, and never over another file.
 
-    Each content is decided about first (nsfwd override), so that neither the next sweep nor a new model takes it again.
-    A placeholder in its place goes. Exit 1 when a file could not be put back, or a manifest
-    cannot be read; it stays where it is.
+    An override is added first (nsfwd override), so that neither the next sweep nor a new model moves the file again. A
+    placeholder is removed. Exit 1 when a file could not be restored, which stays where it is, or a manifest cannot be
+    read.
 
     \b
     Example:
@@ -91,13 +100,13 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
     with _store(flags) as store:
         entries = sorted(filter(chosen.fits, store.entries(damaged.append)), key=lambda entry: entry.time)
         for error in damaged:
-            _complain(error)
+            notice(error)
         if flags["listing"]:
             for entry in entries:
                 _list(store, entry, flags["form"])
             return exit_codes.FAILED if damaged else exit_codes.OK
         if not entries:
-            click.echo("nsfwd: nothing to restore", err=True)
+            notice("nothing to restore")
             return exit_codes.FAILED
         if flags["apply"]:
             with _deciding(flags) as decide:
@@ -110,9 +119,9 @@ def restore(what: tuple[bytes, ...], **flags: Any) -> int:
 
 def _chosen(what: tuple[bytes, ...], flags: dict[str, Any]) -> RestoreSelection:
     if not (what or flags["number"] is not None or flags["everything"] or flags["listing"]):
-        raise click.UsageError("name a PATH or a digest, or say --run, --all or --list")
+        raise click.UsageError("give a PATH, a digest, --run, --all or --list")
     if flags["everything"] and what:
-        raise click.UsageError("--all leaves nothing to name")
+        raise click.UsageError("--all and PATH exclude each other")
     digests = [one.decode("ascii", "replace").removeprefix(PREFIX).lower() for one in what if _is_digest(one)]
     paths = tuple(os.path.abspath(one) for one in what if not _is_digest(one))  # noqa: PTH100  # bytes
     return RestoreSelection(paths, frozenset(digests), flags["number"], flags["index"])
@@ -124,16 +133,16 @@ def _is_digest(what: bytes) -> bool:
 
 @contextmanager
 def _store(flags: dict[str, Any]) -> Iterator[Store]:
-    """Open the store, which has to be there, and finish what a killed run left half-done."""
+    """Open the store, which must exist, and finish the moves that a killed run left half-done."""
     from nsfwd.errors import ActionFailure
     from nsfwd.scanning.actions.quarantine import Store
     from nsfwd.scanning.actions.recovery import recover
 
     root: Path = flags["to"] if flags["to"] is not None else flags["quarantine"]
     if not root.is_dir():
-        raise ActionFailure(f"{root}: there is none")
+        raise ActionFailure(f"{root}: no such directory")
     with Store.shelf(root) if flags["to"] is not None else Store.quarantine(root) as store:
-        recover(store, lambda entry: _write_down(store, entry), say=_complain)
+        recover(store, lambda entry: _write_down(store, entry), say=notice)
         yield store
 
 
@@ -148,7 +157,7 @@ def _list(store: Store, entry: ManifestEntry, form: str) -> None:
         return
     when = local(entry.time)
     run = f" run {entry.run}" if entry.run is not None else ""
-    _say(f"{when}{run} {entry.verdict} {PREFIX}{entry.digest} {entry.path_text}")
+    result(f"{when}{run} {entry.verdict} {PREFIX}{entry.digest} {entry.path_text}")
 
 
 @contextmanager
@@ -195,14 +204,14 @@ def _rehearse(store: Store, entry: ManifestEntry, verdict: str | None) -> bool:
     try:
         rehearse(store, entry)
     except ActionFailure as error:
-        _complain(error)
+        notice(error)
         return False
-    _say(f"would restore {entry.path_text}" + (f", from then on {verdict}" if verdict is not None else ""))
+    result(f"would restore {entry.path_text}" + (f", with the override {verdict}" if verdict is not None else ""))
     return True
 
 
 def _put_back(store: Store, entry: ManifestEntry, decide: Callable[[ManifestEntry], Override | None]) -> bool:
-    """Decide, note, put back, in this order: a watch that sees the file come leaves it alone."""
+    """Add the override, record the restore, move the file, in this order: a watch then ignores the new file."""
     from nsfwd.errors import ActionFailure
     from nsfwd.scanning.actions.restore import restore as put_back
 
@@ -214,9 +223,9 @@ def _put_back(store: Store, entry: ManifestEntry, decide: Callable[[ManifestEntr
         lost = put_back(store, entry)
     except ActionFailure as error:
         _mark(store, entry, None)
-        _complain(error)
+        notice(error)
         return False
-    _say(f"restored {entry.path_text}" + (f", but not its {', '.join(lost)}" if lost else ""))
+    result(f"restored {entry.path_text}" + (f", but not its {', '.join(lost)}" if lost else ""))
     return True
 
 
@@ -239,11 +248,3 @@ def _write_down(store: Store, entry: ManifestEntry) -> None:
     if entry.index and Path(entry.index).exists():
         with Index(Path(entry.index), create=False) as index:
             note_recovered(index, entry, store.path_of(entry))
-
-
-def _complain(error: Exception | str) -> None:
-    click.echo(f"nsfwd: {visible(str(error))}", err=True)
-
-
-def _say(text: str) -> None:
-    click.echo(visible(text))

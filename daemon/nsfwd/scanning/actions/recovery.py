@@ -27,7 +27,7 @@ def recover(store: Store, record: Callable[[ManifestEntry], None], *, say: Calla
         How many entries there were.
     """
     count = 0
-    with store.abandoned(lambda error: say(f"what a killed run began cannot be finished: {error}")) as left:
+    with store.abandoned(lambda error: say(f"cannot finish the move of a killed run: {error}")) as left:
         for worker_dir, entry in left:
             count += 1
             try:
@@ -39,7 +39,7 @@ def recover(store: Store, record: Callable[[ManifestEntry], None], *, say: Calla
                     else:
                         store.forget(entry, worker_dir)
             except OSError as error:
-                say(f"{entry.path_text}: what a killed run began cannot be finished: {error.strerror or error}")
+                say(f"{entry.path_text}: cannot finish the move of a killed run: {error.strerror or error}")
     return count
 
 

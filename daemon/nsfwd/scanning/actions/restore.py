@@ -95,7 +95,7 @@ def _bring_back(home: int, entry: ManifestEntry, place: int, name: bytes) -> tup
         copied, lies = copy(file, home, entry.passing), os.fstat(file)
     try:
         if digest_of(copied).hex() != entry.digest:
-            raise Changed("the copy is not what lies in the store")
+            raise Changed("the copy differs from the file in the store")
         lost = _dress(copied, entry, lies)
         os.fsync(copied)
     finally:
@@ -122,7 +122,7 @@ def _taken(place: int, name: bytes, entry: ManifestEntry) -> Iterator[int]:
     """
     with regular(place, name) as file:
         if digest_of(file).hex() != entry.digest:
-            raise Changed("what lies in the store is not what was taken")
+            raise Changed("the content in the store is not the one that was moved")
         yield file
 
 

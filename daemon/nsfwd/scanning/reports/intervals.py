@@ -92,7 +92,7 @@ def stratified(strata: Sequence[Stratum]) -> Estimate:
     strata = [stratum for stratum in strata if stratum.files]
     total = sum(stratum.files for stratum in strata)
     if not total or any(stratum.looked < 1 for stratum in strata):
-        raise ValueError("a stratum that nobody looked into")
+        raise ValueError("a stratum without labels")
     value = below = above = 0.0
     for files, looked, positive in strata:
         weight, share = files / total, positive / looked

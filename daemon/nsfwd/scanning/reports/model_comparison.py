@@ -182,7 +182,7 @@ def _pieces(comparison: Comparison, shown: Shown) -> Iterator[str]:
     yield page.paragraph(
         f"{comparison.drawn} files drawn of {comparison.files}; {comparison.unscored} could not be scored by both."
     )
-    yield page.heading("What an image costs")
+    yield page.heading("Cost of an image")
     yield from page.table(COSTS, costs(comparison))
     yield page.heading("Verdicts that flip")
     yield from page.table((first, second, *FLIPS[2:]), flipped(comparison))
