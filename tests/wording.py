@@ -19,7 +19,7 @@ PROGRAM = "daemon"
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "protocol.md", "docs/*.md")
 
 NOT_YET = (
-    *(f"daemon/nsfwd/cli/{verb}.py" for verb in ("spool", "sweep", "watch")),
+    "daemon/nsfwd/cli/spool.py",
     *(f"daemon/nsfwd/{room}/" for room in ("bundles", "model_tools", "scanning")),
 )
 """Beginnings of paths that are not held to the rules so far."""

@@ -24,9 +24,9 @@ from nsfwd.errors import CodedError, NsfwdError
 VERBS: dict[str, tuple[str, str]] = {
     "serve": ("nsfwd.cli.serve:serve", "Run the daemon."),
     "scan": ("nsfwd.cli.scan:scan", "Scan files and directories."),
-    "sweep": ("nsfwd.cli.sweep:sweep", "Scan trees in the background, and remember."),
-    "watch": ("nsfwd.cli.watch:watch", "Scan what comes into trees, soon after it was written."),
-    "spool": ("nsfwd.cli.spool:spool", "Answer lists of paths that lie in a directory."),
+    "sweep": ("nsfwd.cli.sweep:sweep", "Scan trees in the background, and keep an index."),
+    "watch": ("nsfwd.cli.watch:watch", "Scan new and changed files of trees soon after they were written."),
+    "spool": ("nsfwd.cli.spool:spool", "Answer the lists of paths in a spool directory."),
     "restore": ("nsfwd.cli.restore:restore", "Put back files that an action moved away."),
     "index": ("nsfwd.cli.index:index", "Query and maintain the index that sweeps and watches keep."),
     "report": ("nsfwd.cli.report:report", "Write a report of an index as a page."),

@@ -24,12 +24,12 @@ Exit codes: 0 nothing is left, also when there were alarms: NAME.done tells of t
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     default=Path("/var/spool/nsfwd"),
     show_default=True,
-    help="The spool, with in and out.",
+    help="Directory of the spool, with in and out.",
 )
 @connect_option
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what goes wrong.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
-    """Answer lists of paths that lie in a directory.
+    """Answer the lists of paths in a spool directory.
 
     A list NAME.list, renamed into the directory "in" once it is whole, is answered into out/NAME.ndjson, a reply a
     line, as they come; "id" is the number of the path in its list, from 0. out/NAME.done with counts ends it. A killed

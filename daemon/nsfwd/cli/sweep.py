@@ -33,36 +33,36 @@ if TYPE_CHECKING:
 
 TEXT = """\b
 Exit codes: 0 nothing found, 1 an alarm, 2 an image left unscored by this run,
-3 stopped by the circuit breaker, 4 an action failed (such as a hook, and the
+3 stopped by the circuit breaker, 4 an action failed (a hook, for example; the
 next sweep tries again), 64 wrong usage, 69 no daemon, 70 a defect, 74 the index
-or the quarantine cannot be written, 75 a sweep of the same tree runs already,
-78 the job is wrong, 130 interrupted. Of several the first of 130, 4, 1, 2. An
-error that is recorded and unchanged does not fail a run again; an alarm that is
-still there does."""
+or the quarantine cannot be written, 75 another sweep of the same tree is
+running, 78 the job is invalid, 130 interrupted. Of several the first of 130, 4,
+1, 2. A recorded error that has not changed does not fail a run again; an alarm
+that still exists does."""
 
 
 @click.command(epilog=TEXT)
 @tree_options
 @connect_option
-@click.option("--wait", is_flag=True, help="Wait at the start too for a daemon that does not answer yet.")
-@click.option("--until", "clock", type=Clock(), help="Pause when the clock shows this; the next sweep goes on.")
-@click.option("--for", "seconds", type=Duration(), help="Pause after so long, such as 5h or 90m.")
-@click.option("--rate", type=FiniteRange(min=0, min_open=True), help="Ask about so many files a second at most.")
-@click.option("--again", is_flag=True, help="Ask again about files that were left without scores.")
+@click.option("--wait", is_flag=True, help="Wait also at the start for a daemon that does not answer yet.")
+@click.option("--until", "clock", type=Clock(), help="Time of day to pause at; the next sweep continues.")
+@click.option("--for", "seconds", type=Duration(), help="Time to pause after, such as 5h or 90m.")
+@click.option("--rate", type=FiniteRange(min=0, min_open=True), help="Largest number of requests per second.")
+@click.option("--again", is_flag=True, help="Retry files that were left without scores.")
 @send_option
 @action_options
 @click.option("--strict", is_flag=True, help="Exit 2 before 1.")
 @job_option
 @click.option("-q", "--quiet", is_flag=True, help="No summary and no progress.")
 def sweep(directories: tuple[bytes, ...], **flags: Any) -> int:
-    """Scan trees in the background, and remember.
+    """Scan trees in the background, and keep an index.
 
-    The index keeps what was found. What has not changed since it was scanned is not scanned again, nor is a copy of it.
-    A sweep that was stopped or killed goes on where it was. Everything it does stands back for others: it uses the
-    daemon's background lane, and the disk when nobody else does. The index and the quarantine are left out themselves.
+    The index keeps the results. A file that has not changed since its scan is not scanned again, nor is a copy of it. A
+    sweep that was stopped or killed continues where it was. It gives way to other work: it uses the daemon's background
+    lane, and the disk when that is idle. Index and quarantine are left out.
 
-    With --action, and --apply, something is done about what is an alarm: nothing is deleted, and a run that would act
-    on too many files stops first.
+    With --action and --apply it acts on alarms: nothing is deleted, and a run that would act on too many files stops
+    first.
 
     \b
     Example:

@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 
 TEXT = """\b
 Exit codes: 0 stopped by SIGTERM, 3 stopped by the circuit breaker, 64 wrong usage, 70 a defect,
-74 the index or the quarantine cannot be written, 78 the job is wrong, 130 interrupted."""
+74 the index or the quarantine cannot be written, 78 the job is invalid, 130 interrupted."""
 
 
 @click.command(epilog=TEXT)
 @tree_options
 @connect_option
-@click.option("--settle", type=Duration(), help="How long a file must be still before it is scored.  [default: 0.5]")
+@click.option("--settle", type=Duration(), help="Time without changes after which a file is scored.  [default: 500ms]")
 @click.option(
-    "--every", type=Duration(), help="How often to sweep while some directories cannot be watched.  [default: 10m]"
+    "--every", type=Duration(), help="Interval of sweeps while some directories cannot be watched.  [default: 10m]"
 )
 @send_option
 @action_options
 @job_option
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what goes wrong.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 def watch(directories: tuple[bytes, ...], index: Path, **flags: Any) -> int:
-    """Scan what comes into trees, soon after it was written.
+    """Scan new and changed files of trees soon after they were written.
 
-    Begins with a sweep, and sweeps again whenever events were lost, so that no file is. The limits of the circuit
-    breaker are for one day. A daemon that is gone is waited for.
+    Begins with a sweep, and sweeps again after events were lost, so that no file is missed. The limits of the circuit
+    breaker apply to one day. When the daemon is gone, the watch waits for it.
 
     \b
     Example:
