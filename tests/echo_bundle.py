@@ -41,6 +41,7 @@ def echo_bundle(
     side: int = 64,
     version: str = "1",
     policy: Policy | None = _POLICY,
+    goldens: bool = True,
     **recipe: Any,
 ) -> Path:
     """Write it: five labels, three tiers, two goldens with the scores that the echo engine gives them.
@@ -49,13 +50,15 @@ def echo_bundle(
         side: of its pixels.
         version: another one is another model.
         policy: None for one verdict a label.
+        goldens: without them there is no self-test, so that a measurement sees its own images alone.
         recipe: what its preprocessing has besides its size.
     """
     directory = models_dir / name
     (directory / GOLDENS).mkdir(parents=True)
     rule = Recipe(**{"width": side, "height": side, "draft": 0.0, **recipe})
     weights = f"no network: only the echo engine serves this bundle, version {version}\n".encode()
-    drawn = {f"photo{seed}.png": pictures.encoded(pictures.photo(seed, (160, 120))) for seed in (901, 902)}
+    seeds = (901, 902) if goldens else ()
+    drawn = {f"photo{seed}.png": pictures.encoded(pictures.photo(seed, (160, 120))) for seed in seeds}
     files = {WEIGHTS: weights, **{f"{GOLDENS}/{file}": data for file, data in drawn.items()}}
     for file, data in files.items():
         (directory / file).write_bytes(data)

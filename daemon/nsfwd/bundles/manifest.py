@@ -116,7 +116,8 @@ class Source(_Part, frozen=True, kw_only=True):
     """Where the weights come from.
 
     Attributes:
-        kind: ``npm`` for a package of that registry, ``local`` for weights made or brought by the operator.
+        kind: ``npm`` or ``pypi`` for a package of that registry, ``local`` for weights that the operator brought,
+            ``trained`` for weights that nsfwd trained.
         package, version: of the package.
         integrity: the registry's published digest of the package file (``sha512-`` and base64).
         folder: of the network inside the package.
@@ -125,7 +126,7 @@ class Source(_Part, frozen=True, kw_only=True):
         bytes: size of the package file, which is what a pull downloads.
     """
 
-    kind: Literal["npm", "local"] = "local"
+    kind: Literal["npm", "pypi", "local", "trained"] = "local"
     package: str = ""
     version: str = ""
     integrity: str = ""

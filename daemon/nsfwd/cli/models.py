@@ -28,7 +28,7 @@ from nsfwd.bundles.previous_versions import formers, words
 from nsfwd.cli.compare import compare
 from nsfwd.cli.options.lazy_group import Group
 from nsfwd.config import find_file, load_settings
-from nsfwd.errors import BundleError, EngineError
+from nsfwd.errors import BundleError
 
 _MB = 1e6
 
@@ -177,20 +177,14 @@ def pack(name: str, output: Path | None, models_dir: Path) -> None:
 @click.option("--sha256", help="The digest that pack printed: any other file is refused.")
 @_models_dir
 def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
-    """Install a packed bundle: check every path and digest, then put it in place.
+    """Install a packed bundle: check every path and digest, score its golden pictures, then put it in place.
 
     Example: nsfwd models import nsfw.bundle
     """
-    from nsfwd.model_tools.derived_networks import add_network
+    from nsfwd.model_tools.bundle_builder import derive_and_test
     from nsfwd.model_tools.pack import import_packed
 
-    def finish(bundle: Bundle) -> None:
-        try:
-            add_network(bundle, _say)
-        except EngineError as error:  # another engine may serve it
-            _say(f"{bundle.manifest.name}: no network for OpenVINO: {error}")
-
-    bundle = import_packed(file, models_dir, sha256=sha256, finish=finish)
+    bundle = import_packed(file, models_dir, sha256=sha256, finish=lambda bundle: derive_and_test(bundle, _say))
     _say(f"{bundle.model_identity} is in {bundle.directory}")
 
 

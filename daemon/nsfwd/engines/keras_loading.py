@@ -46,9 +46,9 @@ def load(path: Path, manifest: Manifest) -> Any:
             operator's fault, no retry helps.
         EngineError: there is too little memory.
     """
+    check_archive(path)
     import keras
 
-    check_archive(path)
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:

@@ -86,8 +86,8 @@ def _clear(directory: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _limit_memory(bundle: Bundle) -> None:
-    """Let this process take what the export of a network of this size needs, whatever its configuration asks for."""
+def limit_memory(bundle: Bundle) -> None:
+    """Let this process take the memory that the export of a network of this size needs, whatever its layers ask for."""
     threads = _THREAD_BYTES * (os.cpu_count() or 1)
     most = _MEMORY + threads + _MEMORY_OF_WEIGHTS * bundle.weights.stat().st_size
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         bundle = open_bundle(chosen.bundle)
-        _limit_memory(bundle)
+        limit_memory(bundle)
         export(bundle, chosen.into or openvino_ir.beside(bundle))
     except NsfwdError as error:
         print(error, file=sys.stderr)

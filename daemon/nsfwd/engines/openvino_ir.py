@@ -135,20 +135,34 @@ def check(bundle: Bundle, place: Path) -> None:
 
 
 def export_elsewhere(bundle: Bundle, place: Path) -> None:
-    """Make it in a process of its own: TensorFlow and its 700 MB are gone with it.
+    """Export the network in a process of its own: TensorFlow and its 700 MB are gone with it.
 
     Raises:
-        BundleError: the bundle itself is wrong; the message is that process's last line.
+        BundleError, EngineError: as of ``run_on_bundle``.
+    """
+    task = f"export {bundle.directory} for OpenVINO"
+    run_on_bundle(EXPORT, bundle, "--into", place, task=task, advice="; or set engine = keras")
+
+
+def run_on_bundle(program: str, bundle: Bundle, *arguments: str | Path, task: str, advice: str = "") -> None:
+    """Run a program that loads a bundle's network, which a damaged or hostile network may take down.
+
+    Args:
+        task: what it does, as a verb with its object.
+        advice: end of the message where another engine may do.
+
+    Raises:
+        BundleError: the bundle itself is wrong; the message is that program's last line.
         EngineError: another engine may do; the message is that line too.
     """
     try:
-        ended = run_python(EXPORT, bundle.directory, "--into", place, timeout=MOST_SECONDS)
+        ended = run_python(program, bundle.directory, *arguments, timeout=MOST_SECONDS)
     except subprocess.TimeoutExpired:
-        raise EngineError(f"exporting {bundle.directory} for OpenVINO took over {MOST_SECONDS:.0f} s") from None
+        raise EngineError(f"cannot {task}: it took over {MOST_SECONDS:.0f} s") from None
     if ended.returncode < 0:
-        raise BundleError(f"{bundle.directory}: the export for OpenVINO was killed by signal {-ended.returncode}")
+        raise BundleError(f"cannot {task}: the program was killed by signal {-ended.returncode}")
     if ended.returncode != 0:
         lines = ended.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {ended.returncode}"]
         if ended.returncode == BAD_BUNDLE:
             raise BundleError(lines[-1])
-        raise EngineError(f"cannot export {bundle.directory} for OpenVINO: {lines[-1]}; or set engine = keras")
+        raise EngineError(f"cannot {task}: {lines[-1]}{advice}")

@@ -11,14 +11,15 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from nsfwd.bundles.bundle_store import Bundle, hash_file, open_bundle, verify_file
 from nsfwd.bundles.manifest import MANIFEST, WEIGHTS, Manifest, parse_manifest
 from nsfwd.documents import DocumentError, decode_text
-from nsfwd.engines.openvino_ir import RECORD, beside, check
 from nsfwd.errors import BundleError
-from nsfwd.model_tools.staging import flush, installing, staged
+from nsfwd.model_tools.bundle_builder import build_bundle
+from nsfwd.model_tools.staging import installing
 from nsfwd.model_tools.tarfiles import Member, read_members
 
 _MANIFEST_BYTES = 1024 * 1024
@@ -84,40 +85,26 @@ def import_packed(
         finish: checks or completes the unpacked bundle before it gets its name.
 
     Raises:
-        BundleError: another digest, an unsafe or unknown member, a missing or altered file, or what ``finish`` says.
-            Nothing is changed.
+        BundleError: another digest, an unsafe or unknown member, a missing or altered file. Nothing is changed.
+        BundleError, EngineError: from ``finish``. Nothing is changed.
     """
     if sha256 is not None and hash_file(file) != sha256.lower():
         raise BundleError(f"{file}: its sha256 is not {sha256}; nothing was read")
     try:
         with file.open("rb") as packed:
             members = read_members(packed)
-            manifest, text = _read_manifest(members, file)
-            with installing(models_dir), staged(models_dir, manifest.name) as directory:
-                (directory / MANIFEST).write_bytes(text)
-                _unpack(members, manifest, directory, file)
-                _check(directory, file, finish)
-                flush(directory)
+            manifest = _read_manifest(members, file)
+            unpack = partial(_unpack, members, manifest, file)
+            with installing(models_dir):
+                directory = build_bundle(unpack, manifest, {}, models_dir=models_dir, finish=finish, origin=file)
     except (tarfile.TarError, EOFError) as error:
         raise BundleError(f"{file}: no packed bundle ({error})") from None
     except OSError as error:
         raise BundleError(f"{error.filename or file}: {error.strerror}") from None
-    return open_bundle(models_dir / manifest.name)
+    return open_bundle(directory)
 
 
-def _check(directory: Path, file: Path, finish: Callable[[Bundle], object] | None) -> None:
-    """Open the bundle in its unfinished directory, and let ``finish`` work on it."""
-    try:
-        bundle = open_bundle(directory)
-        if (beside(bundle) / RECORD).exists():
-            check(bundle, beside(bundle))
-        if finish is not None:
-            finish(bundle)
-    except BundleError as error:
-        raise BundleError(str(error).replace(str(directory), str(file))) from None  # nobody knows that directory
-
-
-def _read_manifest(members: Iterator[Member], file: Path) -> tuple[Manifest, bytes]:
+def _read_manifest(members: Iterator[Member], file: Path) -> Manifest:
     """The first member, which must be ``NAME/bundle.toml`` and name itself so."""
     first = next(members, None)
     if first is None or first.size > _MANIFEST_BYTES:
@@ -129,10 +116,10 @@ def _read_manifest(members: Iterator[Member], file: Path) -> tuple[Manifest, byt
         raise BundleError(f"{file}: {MANIFEST} is {error}") from None
     if first.name != f"{manifest.name}/{MANIFEST}":
         raise BundleError(f"{file}: member {first.name!r} is not {manifest.name}/{MANIFEST}")
-    return manifest, text
+    return manifest
 
 
-def _unpack(members: Iterator[Member], manifest: Manifest, directory: Path, file: Path) -> None:
+def _unpack(members: Iterator[Member], manifest: Manifest, file: Path, directory: Path) -> None:
     """Write the members that the manifest names, under the manifest's paths, which are known to be safe."""
     missing = {f"{manifest.name}/{path}": path for path in manifest.files}
     if WEIGHTS not in manifest.files:

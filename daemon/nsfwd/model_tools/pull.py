@@ -7,7 +7,7 @@ bundle appears under its name in one step, or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,21 +15,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nsfwd.bundles.bundle_store import Bundle, catalogue, open_bundle, verify_file
-from nsfwd.bundles.manifest import GOLDENS, WEIGHTS, Manifest, Source
-from nsfwd.engines import framework_logging, keras_loading, openvino_ir
+from nsfwd.bundles.manifest import WEIGHTS, Manifest, Source
+from nsfwd.engines import framework_logging
 from nsfwd.errors import BundleError
+from nsfwd.model_tools.bundle_builder import Say, build_bundle, derive_and_test
 from nsfwd.model_tools.derived_networks import add_network
 from nsfwd.model_tools.golden_images import draw
 from nsfwd.model_tools.npm import check_integrity, npm_package, read_members
-from nsfwd.model_tools.staging import complete, installing, staged
+from nsfwd.model_tools.staging import installing
 
 if TYPE_CHECKING:
     import keras
 
 LICENCE_FILE = "LICENSE"
-
-Say = Callable[[str], None]
-"""Takes one line of progress."""
 
 
 def pull(name: str, models_dir: Path, *, package_file: Path | None = None, say: Say) -> Bundle:
@@ -58,10 +56,16 @@ def pull(name: str, models_dir: Path, *, package_file: Path | None = None, say: 
         with _package(manifest.source, package_file, say) as file:
             check_integrity(file, manifest.source.integrity)
             say(f"{name}: the digest is the pinned one; rebuilding the network")
-            with staged(models_dir, name) as directory:
-                _build(manifest, file, directory)
-    say(f"{name}: ready in {models_dir / name}")
-    return open_bundle(models_dir / name)
+            directory = build_bundle(
+                lambda directory: _write_model(manifest, file, directory / WEIGHTS),
+                manifest,
+                dict(draw(golden.file for golden in manifest.goldens)),
+                models_dir=models_dir,
+                finish=lambda bundle: derive_and_test(bundle, say),
+                notices=read_members(file, [LICENCE_FILE]),
+            )
+    say(f"{name}: ready in {directory}")
+    return open_bundle(directory)
 
 
 def _present(directory: Path, manifest: Manifest) -> Bundle | None:
@@ -87,27 +91,6 @@ def _package(source: Source, file: Path | None, say: Say) -> Iterator[Path]:
         yield fetched
 
 
-def _build(manifest: Manifest, package_file: Path, directory: Path) -> None:
-    pictures = dict(draw(golden.file for golden in manifest.goldens))
-    with framework_logging.muted():
-        _write_model(_rebuild(manifest, package_file), manifest, directory / WEIGHTS, pictures)
-    (directory / GOLDENS).mkdir()
-    for file, data in pictures.items():
-        (directory / GOLDENS / file).write_bytes(data)
-    (directory / LICENCE_FILE).write_bytes(read_members(package_file, [LICENCE_FILE])[LICENCE_FILE])
-    complete(directory, manifest)
-    _export(directory)
-    complete(directory, manifest)
-
-
-def _export(directory: Path) -> None:
-    """Make the network for OpenVINO here, where TensorFlow is loaded already."""
-    from nsfwd.engines.openvino_export import export
-
-    bundle = open_bundle(directory)
-    export(bundle, openvino_ir.beside(bundle))
-
-
 def _rebuild(manifest: Manifest, package_file: Path) -> keras.Model:
     from nsfwd.model_tools import rebuild, tfjs
 
@@ -124,14 +107,14 @@ def _rebuild(manifest: Manifest, package_file: Path) -> keras.Model:
     return build(network, manifest.name)
 
 
-def _write_model(model: keras.Model, manifest: Manifest, path: Path, pictures: dict[str, bytes]) -> None:
-    """Write the model, read it back, and let what was read show that it scores as pinned."""
-    from nsfwd.model_tools import goldens, keras_file
+def _write_model(manifest: Manifest, package_file: Path, path: Path) -> None:
+    """Rebuild the network and write its Keras file."""
+    with framework_logging.muted():
+        from nsfwd.model_tools import keras_file
 
-    if model.count_params() != manifest.parameters:
-        raise BundleError(
-            f"{manifest.name}: {model.count_params()} parameters, the catalogue says {manifest.parameters}"
-        )
-    keras_file.save(model, path)
-    read_back = keras_loading.load(path, manifest)
-    goldens.require(manifest, goldens.measure(read_back, manifest, pictures))
+        model = _rebuild(manifest, package_file)
+        if model.count_params() != manifest.parameters:
+            raise BundleError(
+                f"{manifest.name}: {model.count_params()} parameters, the catalogue says {manifest.parameters}"
+            )
+        keras_file.save(model, path)
