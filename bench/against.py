@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import daemon, echo_bundle, figures, machine
+from bench import daemon, figures, machine
 from bench.load import Load, Ndjson
 from bench.overhead import NOWHERE
 from bench.session import Session
@@ -60,10 +60,10 @@ Start = Callable[[Path | None, Path], daemon.Nsfwd]
 
 
 def _null(session: Session) -> Start:
-    models = echo_bundle.bundle(session.directory / "models")
+    models = session.echo_models()
     return lambda tree, place: daemon.Nsfwd(
         place,
-        bundle=echo_bundle.NAME,
+        bundle="echo",
         models_dir=models,
         engine="echo",
         null_decoder=True,

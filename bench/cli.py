@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import corpus, daemon, echo_bundle, figures, machine
+from bench import corpus, daemon, figures, machine
 from bench.load import Load, Ndjson
 from bench.session import CACHE, Session
 from nsfwd.client import Client
@@ -95,11 +95,9 @@ def _directory(session: Session, server: daemon.Nsfwd, photos: Sequence[Path]) -
 
 
 def _lists(session: Session) -> None:
-    models = echo_bundle.bundle(session.directory / "models")
+    models = session.echo_models()
     rows = []
-    with daemon.Nsfwd(
-        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True
-    ) as server:
+    with daemon.Nsfwd(session.directory, bundle="echo", models_dir=models, engine="echo", null_decoder=True) as server:
         server.wait_ready()
         for paths in LISTS:
             session.say(f"cli: a list of {paths} paths")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import daemon, echo_bundle, figures, machine
+from bench import daemon, figures, machine
 from bench.load import Load, Ndjson
 from bench.overhead import NOWHERE
 from bench.session import Session
@@ -40,10 +40,10 @@ def measure(session: Session) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     wanted = min(IDLE, hard - SPARE)
-    models = echo_bundle.bundle(session.directory / "models")
+    models = session.echo_models()
 
     def ours(directory: Path) -> Server:
-        return daemon.Nsfwd(directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True)
+        return daemon.Nsfwd(directory, bundle="echo", models_dir=models, engine="echo", null_decoder=True)
 
     try:
         line = _crowded(session, "line", daemon.LineServer, wanted)

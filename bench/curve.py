@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import daemon, echo_bundle, figures, machine
+from bench import daemon, figures, machine
 from bench.load import Load, Ndjson
 from bench.overhead import NOWHERE
 from bench.session import Session
@@ -25,11 +25,9 @@ def measure(session: Session) -> None:
 
 
 def _requests(session: Session) -> list[dict[str, object]]:
-    models = echo_bundle.bundle(session.directory / "models")
+    models = session.echo_models()
     rows: list[dict[str, object]] = []
-    with daemon.Nsfwd(
-        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True
-    ) as server:
+    with daemon.Nsfwd(session.directory, bundle="echo", models_dir=models, engine="echo", null_decoder=True) as server:
         server.wait_ready()
         load = Load(server.unix, Ndjson(), 8)
         asked, first = 0, 0.0

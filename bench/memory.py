@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import daemon, echo_bundle, figures, machine
+from bench import daemon, figures, machine
 from bench.ceiling import SERIAL, RawLoop
 from bench.load import Load, Ndjson
 from bench.overhead import NOWHERE
@@ -21,11 +21,9 @@ FIRST = 10_000
 
 def measure(session: Session) -> None:
     """Print proportional set sizes and growth."""
-    models = echo_bundle.bundle(session.directory / "models")
+    models = session.echo_models()
     rows = []
-    with daemon.Nsfwd(
-        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True
-    ) as null:
+    with daemon.Nsfwd(session.directory, bundle="echo", models_dir=models, engine="echo", null_decoder=True) as null:
         null.wait_ready()
         rows.append(_grown(session, null, "echo", NOWHERE, FIRST, session.count(1_000_000), depth=64))
     with daemon.Nsfwd(

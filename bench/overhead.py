@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import daemon, echo_bundle, figures, machine
+from bench import daemon, figures, machine
 from bench.load import Load, Ndjson
 from bench.session import Session
 
@@ -47,14 +47,14 @@ class Side:
 
 def measure(session: Session) -> None:
     """Print requests a second and CPU an image, ours and the least that they could be."""
-    models = echo_bundle.bundle(session.directory / "models")
+    models = session.echo_models()
     rows = []
     with daemon.LineServer(session.directory) as line, daemon.LineServer(session.directory, hops=2) as hops:
         for most in BATCHES:
             flags = ("--max-batch", str(most))
             with daemon.Nsfwd(
                 session.directory,
-                bundle=echo_bundle.NAME,
+                bundle="echo",
                 models_dir=models,
                 engine="echo",
                 null_decoder=True,

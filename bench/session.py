@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import corpus, figures, machine, records
+from tests.echo_bundle import echo_bundle
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
@@ -73,6 +74,13 @@ class Session:
         """Of ``nsfwd serve``, for engine, device, back end and precision."""
         backend = ("--backend", self.backend) if self.backend else ()
         return ("--engine", self.engine, "--device", self.device, *backend, *self.flags)
+
+    def echo_models(self) -> Path:
+        """A directory with the bundle ``echo``, which has no network: what is measured is the cost of all the rest."""
+        models = self.directory / "models"
+        if not models.exists():
+            echo_bundle(models, side=32, goldens=False, draft=2.0)
+        return models
 
     def pictures(self, kind: str) -> list[Path]:
         """The pictures of one kind."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import daemon, echo_bundle, figures, machine
+from bench import daemon, figures, machine
 from bench.load import Load, Ndjson
 from bench.session import Session
 from nsfwd.scanning.index.database import Index
@@ -61,7 +61,7 @@ def measure(session: Session) -> None:
 def _first(session: Session, bundle: str) -> dict[str, object]:
     """Sweep pictures that no index knows, in turn with the load generator on the same pictures."""
     is_echo = bundle == "echo"
-    models = echo_bundle.bundle(session.directory / "models") if is_echo else session.models_dir
+    models = session.echo_models() if is_echo else session.models_dir
     tree = session.directory / f"pictures-{bundle}"
     paths = _pictures(session, tree, session.count(10_000 if is_echo else 2000))
     flags = () if is_echo else session.flags
@@ -70,7 +70,7 @@ def _first(session: Session, bundle: str) -> dict[str, object]:
     alike: list[float] = []
     with daemon.Nsfwd(
         session.directory,
-        bundle=echo_bundle.NAME if is_echo else bundle,
+        bundle=bundle,
         models_dir=models,
         engine="echo" if is_echo else "openvino",
         flags=flags,
@@ -137,7 +137,7 @@ class Case:
 
 def _repeats(session: Session) -> None:
     """Sweep trees that have not changed, with indexes of several sizes."""
-    models = echo_bundle.bundle(session.directory / "models")
+    models = session.echo_models()
     rows, large = session.count(ROWS), session.count(LARGE)
     cases = [
         *(Case(f"{files:,} files", files) for files in (10_000, 100_000, 200_000)),
@@ -145,9 +145,7 @@ def _repeats(session: Session) -> None:
         Case(f"{large:,} files, one directory", large, large),
     ]
     table: list[dict[str, object]] = []
-    with daemon.Nsfwd(
-        session.directory, bundle=echo_bundle.NAME, models_dir=models, engine="echo", null_decoder=True
-    ) as server:
+    with daemon.Nsfwd(session.directory, bundle="echo", models_dir=models, engine="echo", null_decoder=True) as server:
         server.wait_ready()
         for case in cases:
             session.say(f"sweep: {case.name}")

@@ -22,7 +22,7 @@ from tests import pictures
 
 LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
 
-_POLICY = Policy(
+FIVE_TIERS = Policy(
     name="default",
     groups={"safe": ("drawings", "neutral"), "sensitive": ("hentai", "porn", "sexy")},
     tiers=(
@@ -40,7 +40,7 @@ def echo_bundle(
     *,
     side: int = 64,
     version: str = "1",
-    policy: Policy | None = _POLICY,
+    policy: Policy | None = FIVE_TIERS,
     goldens: bool = True,
     **recipe: Any,
 ) -> Path:

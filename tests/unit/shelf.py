@@ -10,18 +10,7 @@ import msgspec
 
 from nsfwd.bundles.bundle_store import Bundle, open_bundle
 from nsfwd.bundles.manifest import GOLDENS, MANIFEST, WEIGHTS, Golden, Licence, Manifest, Output, Recipe, dump_manifest
-from nsfwd.bundles.policy import Policy, Tier
-
-LABELS = ("drawings", "hentai", "neutral", "porn", "sexy")
-FIVE_TIERS = Policy(
-    name="default",
-    groups={"safe": ("drawings", "neutral"), "sensitive": ("hentai", "porn", "sexy")},
-    tiers=(
-        Tier(name="safe"),
-        Tier(name="review", group="sensitive", threshold=0.5),
-        Tier(name="sensitive", group="sensitive", threshold=0.8, alarm=True),
-    ),
-)
+from tests.echo_bundle import FIVE_TIERS, LABELS
 
 
 def manifest(**changes: Any) -> Manifest:

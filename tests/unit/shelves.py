@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nsfwd.scanning.index.database import Index
-from tests.unit.shelf import FIVE_TIERS, LABELS
+from tests.echo_bundle import FIVE_TIERS, LABELS
 
 
 def spread(sensitive: float) -> tuple[float, ...]:

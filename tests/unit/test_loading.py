@@ -15,7 +15,8 @@ from nsfwd.engines.contract import require_probabilities
 from nsfwd.engines.keras_loading import LONGEST, cause, check_archive, check_shapes
 from nsfwd.engines.openvino_export import obstacle
 from nsfwd.errors import BundleError, EngineError
-from tests.unit.shelf import LABELS, make_bundle, manifest
+from tests.echo_bundle import LABELS
+from tests.unit.shelf import make_bundle, manifest
 
 PICTURE, SCORES = (None, 8, 8, 3), (None, len(LABELS))
 

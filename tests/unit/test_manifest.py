@@ -12,7 +12,8 @@ from nsfwd.bundles.bundle_store import catalogue
 from nsfwd.bundles.manifest import FrameSampling, Output, Recipe, dump_manifest, identity, parse_manifest
 from nsfwd.bundles.spelling import spell_toml
 from nsfwd.errors import BundleError
-from tests.unit.shelf import LABELS, manifest
+from tests.echo_bundle import LABELS
+from tests.unit.shelf import manifest
 
 WITH_FILES = manifest(files={"model.keras": "0" * 64})
 

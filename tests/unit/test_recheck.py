@@ -15,7 +15,8 @@ from nsfwd.engines.contract import Pixels, Probabilities
 from nsfwd.engines.recheck import near_a_border, score_again
 from nsfwd.errors import BundleError
 from nsfwd.ipc.child_messages import Recheck
-from tests.unit.shelf import LABELS, make_bundle, manifest
+from tests.echo_bundle import LABELS
+from tests.unit.shelf import make_bundle, manifest
 
 SENSITIVE = (1, 3, 4)
 TIERS = Recheck(0.1, ((SENSITIVE, 0.5), (SENSITIVE, 0.8)))

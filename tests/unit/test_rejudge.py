@@ -14,7 +14,7 @@ from nsfwd.errors import BundleError
 from nsfwd.protocol.messages import Override
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.rejudge import STEP, Rejudging, policies_of
-from tests.unit.shelf import FIVE_TIERS
+from tests.echo_bundle import FIVE_TIERS
 from tests.unit.shelves import Shelf
 
 STRICTER = msgspec.structs.replace(

@@ -15,7 +15,8 @@ from nsfwd.bundles.bundle_store import Bundle, find, installed, open_bundle, ver
 from nsfwd.errors import BundleError
 from nsfwd.model_tools.pack import import_packed, pack
 from nsfwd.model_tools.staging import installing, staged
-from tests.unit.shelf import FIVE_TIERS, make_bundle
+from tests.echo_bundle import FIVE_TIERS
+from tests.unit.shelf import make_bundle
 
 
 def test_bundle_opens_with_the_manifests_names(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from nsfwd.bundles.manifest import FrameSampling, Output, identity
 from nsfwd.bundles.policy import Policy, Tier
 from nsfwd.bundles.verdict import Judge, View, check_scores, golden_drift, judge
 from nsfwd.errors import CodedError
-from tests.unit.shelf import FIVE_TIERS, LABELS, manifest
+from tests.echo_bundle import FIVE_TIERS, LABELS
+from tests.unit.shelf import manifest
 
 
 def bundle(name: str = "nsfw", policy: Policy | None = FIVE_TIERS, **changes: Any) -> Bundle:
