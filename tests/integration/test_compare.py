@@ -34,12 +34,14 @@ def test_two_models_over_one_index(
     for name, value in {"NSFWD_ENGINE": "echo", "NSFWD_CACHE_DIR": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     page = tmp_path / "flips.html"
-    arguments = ["models", "compare", "small", "large", "--index", str(tmp_path / "index.db")]
+    (tmp_path / "models" / "large").rename(tmp_path / "large")
+    large = str(tmp_path / "large")
+    arguments = ["models", "compare", "small", large, "--index", str(tmp_path / "index.db")]
     arguments += ["--models-dir", str(tmp_path / "models"), "--html", str(page), "--format", "json"]
     assert run(arguments) == 0
     told = json.loads(capfd.readouterr().out)
     assert told["drawn"] == told["files"] == 13 and told["unscored"] == 1
-    assert [model["name"] for model in told["models"]] == ["small", "large"]
+    assert [model["name"] for model in told["models"]] == ["small", large]
     assert all(model["cost"] > 0 and model["infer"] > 0 and "@" in model["model"] for model in told["models"])
     assert len(told["flips"]) == sum(row["files"] for row in told["verdicts"]) > 0
     assert stat.S_IMODE(page.stat().st_mode) == 0o600 and page.read_text().count("<img ") == len(told["flips"])

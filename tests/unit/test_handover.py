@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from nsfwd.errors import BundleError, CodedError
+from nsfwd.errors import BundleError, CodedError, EngineError
 from nsfwd.pipeline.queueing.admission import Admission
 from nsfwd.pipeline.queueing.tickets import Claim, Ticket
 from nsfwd.pipeline.reload.reload_coordinator import ReloadCoordinator
+from nsfwd.pipeline.stats import LONGEST_LOAD
 from nsfwd.protocol.messages import Lane
 from tests.unit import manual
 
@@ -116,6 +117,28 @@ def test_beside_the_old_one_serves_until_the_new_one_is_proved() -> None:
         await manual.settle()
         assert not first.alive
         assert (site.most, site.handover.done) == (2, 1)
+
+    manual.run(scenario)
+
+
+@pytest.mark.parametrize("mode", ["beside", "drain"])
+def test_an_engine_that_is_never_ready_is_given_up(mode: str) -> None:
+    """Then what served before serves, at once or started again."""
+
+    async def scenario(loop: manual.ManualLoop) -> None:
+        site = Site(loop)
+        task = site.reload(mode)
+        await manual.settle()
+        await loop.advance(LONGEST_LOAD - 1)
+        assert not task.done()
+        await loop.advance(2)
+        if mode == "drain":
+            site.handover.settle(site.made[2])  # type: ignore[arg-type]
+        with pytest.raises(EngineError, match="was not ready within 600 s"):
+            await task
+        assert not site.made[1].alive
+        assert site.generation.settings.name == "first"
+        assert (site.handover.done, site.fault) == (0, None)
 
     manual.run(scenario)
 

@@ -8,10 +8,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from nsfwd.bundles.bundle_store import Bundle, find, installed, open_bundle, verify_weights
+from nsfwd.bundles.bundle_store import Bundle, installed, locate, open_bundle, verify_weights
+from nsfwd.config import Settings
 from nsfwd.errors import BundleError
 from nsfwd.model_tools.pack import import_packed, pack
 from nsfwd.model_tools.staging import installing, staged
@@ -19,11 +21,15 @@ from tests.echo_bundle import FIVE_TIERS
 from tests.unit.shelf import make_bundle
 
 
+def given(models_dir: Path, **settings: Any) -> Settings:
+    return Settings(models_dir=str(models_dir), given={"models_dir": "--models-dir"}, **settings)
+
+
 def test_bundle_opens_with_the_manifests_names(tmp_path: Path) -> None:
     made = make_bundle(tmp_path)
     assert (made.name, made.precision, made.policy) == ("nsfw", "f32", FIVE_TIERS)
     assert made.model_identity.startswith("tiny@")
-    assert find(tmp_path, "tiny") == tmp_path / "tiny"
+    assert locate(given(tmp_path), "tiny") == tmp_path / "tiny"
     assert installed(tmp_path) == ["tiny"]
     other = open_bundle(tmp_path / "tiny", short="mine", precision="bf16")
     assert (other.name, other.model_identity.split("/")[1]) == ("mine", "bf16")
@@ -32,9 +38,37 @@ def test_bundle_opens_with_the_manifests_names(tmp_path: Path) -> None:
 
 def test_missing_bundle_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nsfwd models pull nsfw-inception-v3"):
-        find(tmp_path, "nsfw-inception-v3")
+        locate(given(tmp_path), "nsfw-inception-v3")
     with pytest.raises(BundleError, match="nor in the catalogue"):
-        find(tmp_path, "other")
+        locate(given(tmp_path), "other")
+
+
+def test_a_bundle_is_found_as_the_daemon_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, its short name or its path; in the usual places only where no directory was given."""
+    make_bundle(tmp_path / "system", name="elsewhere")
+    make_bundle(tmp_path / "models")
+    monkeypatch.setattr("nsfwd.bundles.bundle_store.SYSTEM", tmp_path / "system")
+    monkeypatch.chdir(tmp_path)
+    assert locate(Settings(), "elsewhere") == tmp_path / "system" / "elsewhere"
+    assert locate(Settings(), "system/elsewhere") == Path("system/elsewhere")
+    assert locate(Settings(), "tiny") == Path("models/tiny")
+    assert locate(given(tmp_path / "models", models=("tiny=nsfw",)), "nsfw") == tmp_path / "models" / "tiny"
+    with pytest.raises(BundleError, match="no bundle elsewhere"):
+        locate(given(tmp_path / "models"), "elsewhere")
+
+
+def test_a_bundle_in_a_strangers_working_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there by chance; a directory that the settings name is the operator's word."""
+    made = make_bundle(tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    for place in (made.weights, made.directory, tmp_path / "models", tmp_path):
+        mode = place.stat().st_mode
+        place.chmod(0o777)
+        with pytest.raises(BundleError, match=f"another user may change {place}; to use it, set models_dir"):
+            locate(Settings(), "tiny")
+        assert locate(given(tmp_path / "models"), "tiny") == made.directory
+        place.chmod(mode)
+    assert locate(Settings(), "tiny") == Path("models/tiny")
 
 
 @pytest.mark.parametrize("path", ["bundle.toml", "model.keras", "goldens/one.png"])

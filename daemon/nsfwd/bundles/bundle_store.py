@@ -7,7 +7,7 @@ through a link. Opening one costs a small file: the weights are hashed only by w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -15,11 +15,16 @@ from pathlib import Path
 
 from nsfwd.bundles.manifest import GOLDENS, MANIFEST, WEIGHTS, Golden, Manifest, identity, parse_manifest
 from nsfwd.bundles.policy import Policy, PolicyChange, check_policy
+from nsfwd.config import Settings, parse_model
 from nsfwd.documents import DocumentError, read_document
 from nsfwd.errors import BundleError
+from nsfwd.file_trust import changeable_by_others
 
 SYSTEM = Path("/var/lib/nsfwd/models")
 """Where the packaged settings keep bundles."""
+
+_CHECKOUT = Path(str(resources.files("nsfwd_catalogue")))
+"""Where ``make setup`` puts bundles: beside the code, and as trustworthy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +88,57 @@ class CatalogueEntry:
     text: str
 
 
-def find(models_dir: Path, name: str, *, elsewhere: Sequence[Path] = ()) -> Path:
-    """The directory of the bundle ``name``: below ``models_dir``, or a path when the name has a slash.
+def bundle_places(settings: Settings) -> tuple[Path, ...]:
+    """The directories in which bundles are looked for: the setting's alone where it was given.
+
+    Otherwise also that of the installed checkout and that of the system's daemon.
+    """
+    own = Path(settings.models_dir)
+    return (own,) if "models_dir" in settings.given else (own, _CHECKOUT, SYSTEM)
+
+
+def locate(settings: Settings, name: str) -> Path:
+    """Find the directory of a bundle.
 
     Args:
-        elsewhere: further directories like ``models_dir``.
+        name: of the bundle, a short name under which the settings serve it, or a path where it has a slash.
 
     Raises:
-        BundleError: there is none; the message says where it was looked for, and how to get it.
+        BundleError: there is none; the message says where it was looked for, and how to get it. Or it was found in the
+            working directory alone, and another user may change it.
     """
-    places = [models_dir, *elsewhere]
-    for directory in [Path(name)] if "/" in name else [place / name for place in places]:
-        if (directory / MANIFEST).is_file():
-            return directory
+    places = bundle_places(settings)
+    served = {short: full for full, short in map(parse_model, settings.models)}
+    for each in (name, served.get(name, name)):
+        for directory in [Path(name)] if "/" in name else [place / each for place in places]:
+            if (directory / MANIFEST).is_file():
+                _refuse_foreign(settings, directory)
+                return directory
     tried = " nor in ".join(map(str, places))
     if name in catalogue():
         raise BundleError(f"bundle {name} is not in {tried}; get it with: nsfwd models pull {name}")
-    there = ", ".join(installed(models_dir)) or "none"
+    there = ", ".join(installed(places[0])) or "none"
     raise BundleError(f"no bundle {name} in {tried} (there: {there}) nor in the catalogue")
 
 
-def usual_places() -> tuple[Path, ...]:
-    """Where bundles are when no setting says so: of the installed checkout, of the system's daemon."""
-    return Path(str(resources.files("nsfwd_catalogue"))), SYSTEM
+def _refuse_foreign(settings: Settings, directory: Path) -> None:
+    """Refuse a bundle that lies in the working directory by chance, where another user may change it.
+
+    Raises:
+        BundleError: names the file or directory, and the setting that allows it.
+    """
+    own = Path(settings.models_dir)
+    if "models_dir" in settings.given or directory.parent != own or (_CHECKOUT.is_dir() and own.samefile(_CHECKOUT)):
+        return
+    try:
+        changeable = changeable_by_others(directory)
+    except OSError as error:
+        raise BundleError(f"{error.filename or directory}: {error.strerror}") from None
+    if changeable is not None:
+        raise BundleError(
+            f"{directory}: bundle in the working directory, and another user may change {changeable}; "
+            f"to use it, set models_dir = {own.absolute()}"
+        )
 
 
 def installed(models_dir: Path) -> list[str]:

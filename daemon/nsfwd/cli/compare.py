@@ -78,18 +78,32 @@ def compare(first: str, second: str, index: Path, output: Path | None, pixels: S
 def _scanner(name: str, settings: Settings) -> Scanner:
     """Serve one bundle under the short name, policy and limits that the settings have for it.
 
+    Args:
+        name: as of ``bundle_store.locate``.
+
     Raises:
         BundleError: it is not here.
     """
-    from nsfwd.bundles.bundle_store import find, open_bundle
+    from nsfwd.bundles.bundle_store import locate, open_bundle
     from nsfwd.config import parse_model
+    from nsfwd.errors import BundleError
     from nsfwd.local import Scanner
 
+    directory = Path(os.path.abspath(locate(settings, name)))  # noqa: PTH100 -- a link keeps its name
     served = dict(map(parse_model, settings.models))
-    short = served.get(name) or open_bundle(find(Path(settings.models_dir), name)).name
-    policy = {each: table for each, table in settings.policy.items() if each in (short, name)}
-    changes = {"models": (f"{name}={short}",), "policy": policy, "overrides": "none", "cache": "off"}
-    return Scanner(settings=msgspec.structs.replace(settings, **changes))
+    short = served.get(directory.name) or open_bundle(directory).name
+    changes = {
+        "models_dir": str(directory.parent),
+        "given": {**settings.given, "models_dir": name},
+        "models": (f"{directory.name}={short}",),
+        "policy": {key: table for key, table in settings.policy.items() if key in (short, directory.name)},
+        "overrides": "none",
+        "cache": "off",
+    }
+    try:
+        return Scanner(settings=msgspec.structs.replace(settings, **changes))
+    except ValueError as error:  # of the directory's name
+        raise BundleError(f"{directory}: {error}") from None
 
 
 def _print(comparison: Comparison, form: str, *, listed: bool) -> None:

@@ -17,9 +17,10 @@ import click
 from nsfwd.bundles.bundle_store import (
     Bundle,
     CatalogueEntry,
+    bundle_places,
     catalogue,
-    find,
     installed,
+    locate,
     open_bundle,
     read_manifest,
 )
@@ -27,7 +28,7 @@ from nsfwd.bundles.manifest import Manifest, dump_manifest
 from nsfwd.bundles.previous_versions import formers, words
 from nsfwd.cli.compare import compare
 from nsfwd.cli.options.lazy_group import Group
-from nsfwd.config import find_file, load_settings
+from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import BundleError
 
 _MB = 1e6
@@ -37,20 +38,21 @@ _TUNE_ROUNDS = 25
 
 
 def _models_dir(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option that says where bundles are; the setting ``models_dir`` otherwise."""
+    """The option that says where bundles are; the settings of the daemon otherwise. The verb gets ``settings``."""
     return click.option(
         "--models-dir",
+        "settings",
         type=click.Path(path_type=Path, file_okay=False),
         default=None,
-        callback=_settled,
-        help="Directory of bundles.  [default: the setting models_dir]",
+        callback=_settings,
+        help="Directory of bundles.  [default: the setting models_dir; the daemon's usual places are searched as well]",
     )(command)
 
 
-def _settled(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+def _settings(context: click.Context, parameter: click.Parameter, value: Path | None) -> Settings:
     if value is not None:
-        return value
-    return Path(load_settings(find_file(None, os.environ)).models_dir)
+        return Settings(models_dir=str(value), given={"models_dir": "--models-dir"})
+    return load_settings(find_file(None, os.environ))
 
 
 def _say(line: str) -> None:
@@ -67,16 +69,16 @@ def models() -> None:
 
 @models.command("list")
 @_models_dir
-def list_models(models_dir: Path) -> None:
+def list_models(settings: Settings) -> None:
     """List known bundles, and which of them are here.
 
     Example: nsfwd models list
     """
     rows = [("NAME", "HERE", "SIZE", "LICENCE", "WHAT")]
-    here = installed(models_dir)
+    here = {name: place / name for place in reversed(bundle_places(settings)) for name in installed(place)}
     for name in sorted({*catalogue(), *here}):
-        rows.append(_row(name, models_dir / name if name in here else None))
-        rows += _former_rows(models_dir / name)
+        rows.append(_row(name, here.get(name)))
+        rows += _former_rows(here.get(name, Path(settings.models_dir, name)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
@@ -118,16 +120,19 @@ def _size(directory: Path, manifest: Manifest) -> int:
 @models.command("info")
 @click.argument("name")
 @_models_dir
-def info(name: str, models_dir: Path) -> None:
+def info(name: str, settings: Settings) -> None:
     """Print everything known of one bundle, as TOML: the one that is here, else the catalogue's.
 
     Example: nsfwd models info nsfw-inception-v3
     """
     known: CatalogueEntry | None = catalogue().get(name)
-    if known is not None and name not in installed(models_dir):
-        click.echo(f"# not in {models_dir}; get it with: nsfwd models pull {name}\n{known.text}", nl=False)
+    try:
+        directory = locate(settings, name)
+    except BundleError as error:
+        if known is None:
+            raise
+        click.echo(f"# {error}\n{known.text}", nl=False)
         return
-    directory = find(models_dir, name)
     bundle = open_bundle(directory)
     click.echo(f"# directory: {directory}\n# model: {bundle.model_identity}\n# policy: {bundle.policy_identity}")
     for _, here, _, _, what in _former_rows(directory):
@@ -144,14 +149,14 @@ def info(name: str, models_dir: Path) -> None:
     help="The package's file, already here: no network; the pinned digest is the same.",
 )
 @_models_dir
-def pull(name: str, package_file: Path | None, models_dir: Path) -> None:
+def pull(name: str, package_file: Path | None, settings: Settings) -> None:
     """Get a known bundle: download with npm, verify, rebuild as a Keras model, test, put in place.
 
     Example: nsfwd models pull nsfw-mobilenet-v2-140 --from nsfwjs-4.4.0.tgz
     """
     from nsfwd.model_tools.pull import pull as pull_bundle
 
-    pull_bundle(name, models_dir, package_file=package_file, say=_say)
+    pull_bundle(name, Path(settings.models_dir), package_file=package_file, say=_say)
 
 
 @models.command("pack")
@@ -160,14 +165,14 @@ def pull(name: str, package_file: Path | None, models_dir: Path) -> None:
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: NAME.bundle]"
 )
 @_models_dir
-def pack(name: str, output: Path | None, models_dir: Path) -> None:
+def pack(name: str, output: Path | None, settings: Settings) -> None:
     """Write a bundle into one file, for a machine without npm, network or TensorFlow; print its sha256.
 
     Example: nsfwd models pack nsfw-mobilenet-v2-140 -o nsfw.bundle
     """
     from nsfwd.model_tools.pack import pack as pack_bundle
 
-    bundle = open_bundle(find(models_dir, name))
+    bundle = open_bundle(locate(settings, name))
     file = output or Path(f"{bundle.manifest.name}.bundle")
     click.echo(f"{pack_bundle(bundle, file)}  {file}")
 
@@ -176,7 +181,7 @@ def pack(name: str, output: Path | None, models_dir: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--sha256", help="The digest that pack printed: any other file is refused.")
 @_models_dir
-def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
+def import_file(file: Path, sha256: str | None, settings: Settings) -> None:
     """Install a packed bundle: check every path and digest, score its golden pictures, then put it in place.
 
     Example: nsfwd models import nsfw.bundle
@@ -184,7 +189,9 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
     from nsfwd.model_tools.bundle_builder import derive_and_test
     from nsfwd.model_tools.pack import import_packed
 
-    bundle = import_packed(file, models_dir, sha256=sha256, finish=lambda bundle: derive_and_test(bundle, _say))
+    bundle = import_packed(
+        file, Path(settings.models_dir), sha256=sha256, finish=lambda bundle: derive_and_test(bundle, _say)
+    )
     _say(f"{bundle.model_identity} is in {bundle.directory}")
 
 
@@ -192,7 +199,7 @@ def import_file(file: Path, sha256: str | None, models_dir: Path) -> None:
 @click.argument("name")
 @click.option("--to", "version", default="", help="Which: its version, or how a digest of its model or policy begins.")
 @_models_dir
-def rollback(name: str, version: str, models_dir: Path) -> None:
+def rollback(name: str, version: str, settings: Settings) -> None:
     """Let the version of a bundle that was replaced last take its place again. A second rollback undoes the first.
 
     pull and import keep the versions they replace, two of each bundle; models list shows them.
@@ -202,7 +209,7 @@ def rollback(name: str, version: str, models_dir: Path) -> None:
     from nsfwd.model_tools.staging import installing
     from nsfwd.model_tools.versions import go_back
 
-    directory = Path(name) if "/" in name else models_dir / name
+    directory = Path(name) if "/" in name else Path(settings.models_dir, name)
     with installing(directory.parent):
         bundle = go_back(directory, version)
     what = f"{bundle.model_identity}, version {bundle.manifest.version}, policy {bundle.policy_identity}"
@@ -213,7 +220,7 @@ def rollback(name: str, version: str, models_dir: Path) -> None:
 @models.command("export")
 @click.argument("name")
 @_models_dir
-def export(name: str, models_dir: Path) -> None:
+def export(name: str, settings: Settings) -> None:
     """Make a bundle's network for OpenVINO beside its model, where it is missing, so that no first start has to.
 
     pull and import do it by themselves; this is for bundles that were made or copied by hand.
@@ -222,7 +229,7 @@ def export(name: str, models_dir: Path) -> None:
     """
     from nsfwd.model_tools.derived_networks import add_network
 
-    bundle = add_network(open_bundle(find(models_dir, name)), _say)
+    bundle = add_network(open_bundle(locate(settings, name)), _say)
     _say(f"{bundle.model_identity}: {bundle.directory} is complete")
 
 
@@ -239,7 +246,7 @@ def export(name: str, models_dir: Path) -> None:
     "--images", type=click.IntRange(10, 3_000), default=300, show_default=True, help="How many of them calibrate."
 )
 @_models_dir
-def quantize(name: str, pictures: Path, images: int, models_dir: Path) -> None:
+def quantize(name: str, pictures: Path, images: int, settings: Settings) -> None:
     """Make a bundle's network of 8 bits, and print how far it is off full precision. Serve it with --precision int8.
 
     Needs the extra quantize (NNCF). Every second picture at most calibrates, all are compared (up to 1,000).
@@ -249,7 +256,7 @@ def quantize(name: str, pictures: Path, images: int, models_dir: Path) -> None:
     from nsfwd.model_tools.derived_networks import add_network
     from nsfwd.model_tools.quantize import quantize as quantize_bundle
 
-    bundle = add_network(open_bundle(find(models_dir, name), precision="f32"), _say)
+    bundle = add_network(open_bundle(locate(settings, name), precision="f32"), _say)
     report = quantize_bundle(bundle, pictures, images=images, say=_say)
     made = report.bundle.manifest
     for file, drift in report.goldens.items():
@@ -264,7 +271,7 @@ def quantize(name: str, pictures: Path, images: int, models_dir: Path) -> None:
 @click.option("--tune", is_flag=True, help="Measure which streams and threads are best on this processor, and keep it.")
 @click.option("--precision", help="Precision to tune.  [default: the bundle's]")
 @_models_dir
-def verify(name: str, *, tune: bool, precision: str | None, models_dir: Path) -> None:
+def verify(name: str, *, tune: bool, precision: str | None, settings: Settings) -> None:
     """Hash a bundle's files, load its model, score its golden pictures, and print how far they are off.
 
     Example: nsfwd models verify nsfw-mobilenet-v2-140
@@ -273,7 +280,7 @@ def verify(name: str, *, tune: bool, precision: str | None, models_dir: Path) ->
     from nsfwd.model_tools.verify import verify as verify_bundle
     from nsfwd.model_tools.verify import verify_networks
 
-    bundle = open_bundle(find(models_dir, name), precision=precision)
+    bundle = open_bundle(locate(settings, name), precision=precision)
     for how, drifts in (("keras f32", verify_bundle(bundle, _say)), *_openvino(verify_networks(bundle, _say))):
         for drift in drifts:
             click.echo(f"{how:<14} {drift.file:<16} drift {drift.largest:.6f}  allowed {drift.allowed}")

@@ -9,14 +9,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
 
 from nsfwd import logs
-from nsfwd.bundles.bundle_store import Bundle, find, open_bundle, usual_places
+from nsfwd.bundles.bundle_store import Bundle, locate, open_bundle
 from nsfwd.bundles.policy import PolicyChange
 from nsfwd.config import DEFAULT_LISTEN, parse_model
 from nsfwd.errors import BundleError, NsfwdError, SettingsError
@@ -73,13 +72,11 @@ def open_bundles(settings: Settings) -> list[Bundle]:
         SettingsError: a policy of the settings is no policy, or is for no bundle that is served.
     """
     changes = dict(settings.policy)
-    elsewhere = () if "models_dir" in settings.given else usual_places()
     bundles = []
     for text in settings.models:
         name, short = parse_model(text)
-        directory = find(Path(settings.models_dir), name, elsewhere=elsewhere)
         chosen = short if "=" in text else None
-        bundle = open_bundle(directory, short=chosen, precision=settings.precision or None)
+        bundle = open_bundle(locate(settings, name), short=chosen, precision=settings.precision or None)
         key = bundle.name if bundle.name in changes else name
         bundles.append(_judging(bundle, key, changes.pop(key)) if key in changes else bundle)
     if changes:

@@ -11,12 +11,13 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from nsfwd.errors import CodedError, NsfwdError, SettingsError
+from nsfwd.errors import CodedError, EngineError, NsfwdError, SettingsError
 from nsfwd.ipc.child_messages import ListerSetup
 from nsfwd.overrides.override_watcher import OverrideWatcher
 from nsfwd.pipeline.decode.list_stage import CHUNK, ListStage
 from nsfwd.pipeline.generation import EngineTest, Generation
 from nsfwd.pipeline.reload import memory_headroom
+from nsfwd.pipeline.stats import LONGEST_LOAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -221,7 +222,11 @@ class ReloadCoordinator:
             if self._admission.draining:
                 raise CodedError("draining")
             successor.start()
-            await proven
+            try:
+                async with asyncio.timeout(LONGEST_LOAD):
+                    await proven
+            except TimeoutError:
+                raise EngineError(f"the new engine was not ready within {LONGEST_LOAD:g} s") from None
         except BaseException:
             await successor.stop(STOP_TIMEOUT)
             raise

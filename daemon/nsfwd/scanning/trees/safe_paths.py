@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from nsfwd.file_trust import only_ours
+
 LONGEST_NAME = 255
 """Bytes of a file name, on every file system that Linux is used with."""
 
@@ -163,7 +165,7 @@ class _Way:
                 os.close(step)
                 return name
             else:
-                self._go(_Place(step, self.place.trusted and _only_ours(found)))
+                self._go(_Place(step, self.place.trusted and only_ours(found)))
         return b"."
 
     def _step(self, name: bytes, *, last: bool) -> int:
@@ -199,10 +201,3 @@ class _Way:
 
 def _split(path: bytes) -> list[bytes]:
     return [name for name in path.split(b"/") if name not in (b"", b".")]
-
-
-def _only_ours(found: os.stat_result) -> bool:
-    """Tell whether no other user can rename what lies in a directory; a sticky one keeps each to what is their own."""
-    private_group = found.st_gid == found.st_uid  # as distributions give each user a group of their own
-    shared = found.st_mode & (0o002 if private_group else 0o022) and not found.st_mode & stat.S_ISVTX
-    return found.st_uid in (0, os.geteuid()) and not shared
