@@ -162,4 +162,4 @@ def test_links_that_lead_out(networks: Path, tmp_path: Path, kind: bytes) -> Non
             if entry.name.endswith(WEIGHTS):
                 entry.type, entry.linkname, entry.size = kind, "/etc/passwd", 0
             changed.addfile(entry, tar.extractfile(entry) if entry.isreg() else None)
-    assert "no plain file" in refused(tmp_path / "linked", tmp_path / "models")
+    assert "not a plain file" in refused(tmp_path / "linked", tmp_path / "models")

@@ -18,7 +18,7 @@ from nsfwd.engines import openvino_ir
 from nsfwd.engines.contract import EngineOptions
 from nsfwd.engines.openvino import OpenVinoEngine
 from nsfwd.errors import BundleError, EngineError
-from nsfwd.model_tools.derived_networks import add_network, enter
+from nsfwd.model_tools.derived_networks import add_network, add_to_manifest
 from tests.integration.harness import MODELS
 
 NAME = "nsfw-mobilenet-v2-140"
@@ -42,7 +42,7 @@ def spoil(bundle: Bundle, old: str, new: str) -> Bundle:
     record = msgspec.json.decode((place / openvino_ir.RECORD).read_bytes(), type=openvino_ir.Record)
     files = {name: hash_file(place / name) for name in record.files}
     (place / openvino_ir.RECORD).write_bytes(msgspec.json.encode(msgspec.structs.replace(record, files=files)))
-    enter(bundle.directory, bundle.manifest, NETWORK_FOLDER)
+    add_to_manifest(bundle.directory, bundle.manifest, NETWORK_FOLDER)
     return open_bundle(bundle.directory, precision="f32")
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import pytest
 
 from nsfwd.model_tools.staging import installing, staged
-from nsfwd.model_tools.versions import go_back
+from nsfwd.model_tools.versions import roll_back
 from tests import pictures
 from tests.echo_bundle import echo_bundle
 from tests.integration.harness import Daemon, Json, ask, ndjson, raw_connect, replies, spell, wait_until
@@ -156,7 +156,7 @@ def test_a_version_that_is_refused_names_the_way_back_and_the_old_one_serves_on(
     replace_by_a_broken_version(models)
     done = site.reload()
     assert done.returncode == 1
-    assert "a former version is kept: nsfwd models rollback echo, then nsfwd reload" in done.stderr
+    assert "a previous version is kept: nsfwd models rollback echo, then nsfwd reload" in done.stderr
     (engine,) = engines(site)
     os.kill(engine, signal.SIGKILL)
     wait_until(lambda: engines(site) not in ([], [engine]))
@@ -247,7 +247,7 @@ def test_a_refused_bundle_brings_the_old_settings_back_also_there(site: Site, ph
     with Patient(site, photo) as load:
         done = site.reload()
     with installing(models):
-        go_back(models / "echo")
+        roll_back(models / "echo")
     assert done.returncode == 1
     assert "model.keras" in done.stderr
     assert set(load.statuses) == {"ok"}

@@ -10,7 +10,7 @@ import pytest
 
 from nsfwd.bundles.bundle_store import catalogue
 from nsfwd.bundles.manifest import FrameSampling, Output, Recipe, dump_manifest, identity, parse_manifest
-from nsfwd.bundles.spelling import spell_toml
+from nsfwd.bundles.toml_writer import dump_toml
 from nsfwd.errors import BundleError
 from tests.echo_bundle import LABELS
 from tests.unit.shelf import manifest
@@ -125,4 +125,4 @@ def test_toml_spells_every_kind_of_value() -> None:
         "table": {"odd key.": 1, "empty": {}},
         "tables": [{"inner": {"x": 1}}, {"inner": {"x": 2}}],
     }
-    assert tomllib.loads(spell_toml({**document, "nothing": None})) == document
+    assert tomllib.loads(dump_toml({**document, "nothing": None})) == document

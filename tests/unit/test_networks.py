@@ -14,7 +14,7 @@ from nsfwd.bundles.manifest import INT8_FOLDER, NETWORK_FOLDER, Quantized
 from nsfwd.engines import hardware, openvino_export, openvino_ir
 from nsfwd.errors import BundleError
 from nsfwd.model_tools import quantize
-from nsfwd.model_tools.derived_networks import add_network, enter, has_network
+from nsfwd.model_tools.derived_networks import add_network, add_to_manifest, has_network
 from nsfwd.model_tools.pack import import_packed, pack
 from tests.unit.shelf import make_bundle
 
@@ -28,7 +28,7 @@ def add(bundle: Bundle, folder: str, content: bytes = b"network", quantized: Qua
         (bundle.directory / folder / name).write_bytes(content)
     record = openvino_ir.Record(source=bundle.manifest.weights_digest, version="1", files=files)
     (bundle.directory / folder / openvino_ir.RECORD).write_bytes(msgspec.json.encode(record))
-    enter(bundle.directory, msgspec.structs.replace(bundle.manifest, quantized=quantized), folder)
+    add_to_manifest(bundle.directory, msgspec.structs.replace(bundle.manifest, quantized=quantized), folder)
     return open_bundle(bundle.directory)
 
 

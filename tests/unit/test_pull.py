@@ -120,7 +120,7 @@ def test_pull_of_an_unknown_name_tells_the_known(tmp_path: Path) -> None:
 def test_nothing_is_downloaded_that_could_not_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # as root everything may be written to
     said: list[str] = []
-    with pytest.raises(BundleError, match="may not be written to"):
+    with pytest.raises(BundleError, match="not writable by this user"):
         pull("nsfw-mobilenet-v2-100", tmp_path, say=said.append)
     assert said == []
 

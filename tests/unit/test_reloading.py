@@ -13,14 +13,14 @@ from nsfwd.config import Settings
 from nsfwd.errors import CodedError, SettingsError
 from nsfwd.pipeline.infer.cost_curve import CostCurve
 from nsfwd.server.context import ServerContext
-from nsfwd.server.reloading import Reloader, refuse_fixed
+from nsfwd.server.reloading import Reloader, check_reloadable
 from nsfwd.systemd import Notifier
 
 
 def test_a_setting_that_only_a_restart_changes_is_refused_by_name() -> None:
-    refuse_fixed(Settings(queue=5), Settings(queue=6, roots=("/srv",)))
+    check_reloadable(Settings(queue=5), Settings(queue=6, roots=("/srv",)))
     with pytest.raises(SettingsError, match="listen: a reload cannot change this"):
-        refuse_fixed(Settings(), Settings(listen=("tcp:127.0.0.1:1",)))
+        check_reloadable(Settings(), Settings(listen=("tcp:127.0.0.1:1",)))
 
 
 class SlowPipeline:

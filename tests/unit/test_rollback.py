@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from nsfwd.bundles.bundle_store import Bundle, installed, open_bundle, verify_weights
-from nsfwd.bundles.previous_versions import formers, open_version, words
+from nsfwd.bundles.previous_versions import kept_versions, open_version, version_names
 from nsfwd.cli import main
 from nsfwd.errors import BundleError
 from nsfwd.model_tools.pack import import_packed, pack
 from nsfwd.model_tools.staging import installing
-from nsfwd.model_tools.versions import KEPT, go_back
+from nsfwd.model_tools.versions import KEPT, roll_back
 from tests.unit.shelf import make_bundle
 
 
@@ -42,13 +42,13 @@ def models(tmp_path: Path) -> Path:
 
 def versions(models: Path) -> list[str]:
     """Of the bundle that is there, then of those that are kept."""
-    places = [models / "tiny", *formers(models / "tiny")]
+    places = [models / "tiny", *kept_versions(models / "tiny")]
     return [open_bundle(place).manifest.version for place in places]
 
 
 def back(models: Path, version: str = "") -> Bundle:
     with installing(models):
-        return go_back(models / "tiny", version)
+        return roll_back(models / "tiny", version)
 
 
 def test_what_is_replaced_is_kept_out_of_sight(models: Path) -> None:
@@ -73,12 +73,12 @@ def test_so_many_are_kept_and_no_more(models: Path, tmp_path: Path) -> None:
 
 def test_one_of_several_by_its_version_or_its_digest(models: Path, tmp_path: Path) -> None:
     import_packed(packed(tmp_path / "made", "3"), models)
-    digest = open_bundle(formers(models / "tiny")[1]).model_identity.partition("@")[2]
+    digest = open_bundle(kept_versions(models / "tiny")[1]).model_identity.partition("@")[2]
     assert back(models, digest[:6]).manifest.version == "1"
     assert versions(models) == ["1", "3", "2"]
     assert back(models, "2").manifest.version == "2"
     assert versions(models) == ["2", "1", "3"]
-    with pytest.raises(BundleError, match=r"no former version of tiny in .* is 7"):
+    with pytest.raises(BundleError, match=r"no previous version of tiny in .* is 7"):
         back(models, "7")
 
 
@@ -94,7 +94,7 @@ def test_what_is_broken_is_not_worth_keeping(models: Path, tmp_path: Path) -> No
 
 
 def test_a_version_that_was_altered_is_not_put_back(models: Path) -> None:
-    (formers(models / "tiny")[0] / "model.keras").write_bytes(b"other")
+    (kept_versions(models / "tiny")[0] / "model.keras").write_bytes(b"other")
     with pytest.raises(BundleError, match="altered"):
         back(models)
     assert versions(models) == ["2", "1"]
@@ -102,7 +102,7 @@ def test_a_version_that_was_altered_is_not_put_back(models: Path) -> None:
 
 def test_what_is_no_longer_whole_is_passed_over_unless_it_is_named(models: Path, tmp_path: Path) -> None:
     import_packed(packed(tmp_path / "made", "3"), models)
-    (formers(models / "tiny")[0] / "model.keras").write_bytes(b"other")
+    (kept_versions(models / "tiny")[0] / "model.keras").write_bytes(b"other")
     with pytest.raises(BundleError, match="altered"):
         back(models, "2")
     assert back(models).manifest.version == "1"
@@ -110,12 +110,12 @@ def test_what_is_no_longer_whole_is_passed_over_unless_it_is_named(models: Path,
 
 
 def test_versions_that_differ_in_their_policy_alone_are_told_apart(models: Path) -> None:
-    kept = formers(models / "tiny")[0] / "bundle.toml"
+    kept = kept_versions(models / "tiny")[0] / "bundle.toml"
     before = open_bundle(kept.parent)
     kept.write_text(kept.read_text("utf-8").replace("threshold = 0.5", "threshold = 0.1"), "utf-8")
     strict = open_bundle(kept.parent)
-    assert words(strict)[:2] == words(before)[:2]
-    assert back(models, words(strict)[2][:8]).policy_identity == strict.policy_identity
+    assert version_names(strict)[:2] == version_names(before)[:2]
+    assert back(models, version_names(strict)[2][:8]).policy_identity == strict.policy_identity
 
 
 def test_a_bundle_that_vanished_comes_back(models: Path) -> None:
@@ -126,15 +126,15 @@ def test_a_bundle_that_vanished_comes_back(models: Path) -> None:
 
 def test_without_a_former_version_it_says_so(tmp_path: Path) -> None:
     make_bundle(tmp_path)
-    with pytest.raises(BundleError, match="no former version of tiny is kept"):
+    with pytest.raises(BundleError, match="no previous version of tiny is kept"):
         back(tmp_path)
 
 
 def test_names_that_contain_each_other_are_kept_apart(tmp_path: Path) -> None:
     for name in (".former-1-tiny", ".former-12-tiny", ".former-2-1-tiny", ".former-tiny", ".former-x-tiny"):
         (tmp_path / name).mkdir()
-    assert [path.name for path in formers(tmp_path / "tiny")] == [".former-12-tiny", ".former-1-tiny"]
-    assert [path.name for path in formers(tmp_path / "1-tiny")] == [".former-2-1-tiny"]
+    assert [path.name for path in kept_versions(tmp_path / "tiny")] == [".former-12-tiny", ".former-1-tiny"]
+    assert [path.name for path in kept_versions(tmp_path / "1-tiny")] == [".former-2-1-tiny"]
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])
@@ -155,7 +155,7 @@ def test_a_file_system_that_cannot_exchange(
 
 def test_a_version_that_was_replaced_is_found_by_its_identity(models: Path) -> None:
     directory = models / "tiny"
-    present, former = open_bundle(directory), open_bundle(formers(directory)[0])
+    present, former = open_bundle(directory), open_bundle(kept_versions(directory)[0])
     assert open_version(directory, "").directory == directory
     assert open_version(directory, present.model_identity).directory == directory
     assert open_version(directory, former.model_identity).directory == former.directory
@@ -176,7 +176,7 @@ def test_the_command_line_shows_both_and_tells_what_is_next(models: Path, capsys
     assert "version 1, policy default@" in said
     assert "nsfwd reload" in said
     assert main.run(["models", "rollback", "other", *where]) != 0
-    assert "no former version of other" in capsys.readouterr().err
+    assert "no previous version of other" in capsys.readouterr().err
 
 
 def test_the_list_says_how_to_go_back_to_each(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ def test_unsafe_or_altered_file_changes_nothing(tmp_path: Path, change: Change) 
 
 def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"nothing of the kind" * 100)
-    with pytest.raises(BundleError, match="no packed bundle"):
+    with pytest.raises(BundleError, match="not a packed bundle"):
         import_packed(tmp_path / "bad", tmp_path / "there")
 
 
@@ -233,7 +233,7 @@ def hostile(path: Path, good: Path, *headers: bytes, length: int = 0) -> Path:
 def test_only_plain_files_are_unpacked(tmp_path: Path, kind: bytes) -> None:
     pack(make_bundle(tmp_path / "here"), tmp_path / "good")
     bad = hostile(tmp_path / "bad", tmp_path / "good", header("tiny/model.keras", 200 << 30, kind))
-    with pytest.raises(BundleError, match=r"bad: no packed bundle .*no plain file"):
+    with pytest.raises(BundleError, match=r"bad: not a packed bundle .*not a plain file"):
         import_packed(bad, tmp_path / "there")
     assert not list((tmp_path / "there").glob("*"))
 

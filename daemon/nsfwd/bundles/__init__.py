@@ -1,1 +1,1 @@
-"""What a bundle is and what its scores mean: manifest, policy, verdict, and the store on disk. No framework."""
+"""Bundles and the meaning of their scores: manifest, policy, verdict, and the store on disk. No framework."""

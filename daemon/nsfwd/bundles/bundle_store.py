@@ -1,7 +1,7 @@
-"""Bundles on disk, and the catalogue of known ones. Reads only; writes are the workshop's.
+"""Bundles on disk, and the catalogue of known ones. Reads only; ``model_tools`` writes.
 
 A bundle is a directory with ``bundle.toml``, ``model.keras`` and ``goldens/``; it may be read-only, shared, or reached
-through a link. Opening one costs a small file: the weights are hashed only by who is about to load them. No framework.
+through a link. Opening one reads a small file: the weights are hashed only before they are loaded. No framework.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _CHECKOUT = Path(str(resources.files("nsfwd_catalogue")))
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle that was opened: what it says, and under what policy and precision it is served.
+    """An opened bundle: its manifest, and the name, policy and precision under which it is served.
 
     Attributes:
         name: the model's short name in requests and replies.
         directory: where its files are.
         manifest: its ``bundle.toml``.
         policy: the site's, else the bundle's, else one group per label.
-        precision: the one to be served.
+        precision: served.
         model_identity: ``name@digest/precision``.
         policy_identity: ``name@digest``.
     """
@@ -56,19 +56,19 @@ class Bundle:
 
     @property
     def tolerance(self) -> float:
-        """How far a golden's scores may be off at the precision served."""
+        """Largest error of a golden's scores at the precision served."""
         return self.manifest.tolerance_for(self.precision)
 
     @property
     def drift(self) -> float:
-        """How near to a threshold an image must lie to be scored again in full precision; 0 for never."""
+        """Distance from a threshold within which an image is scored again in full precision; 0 for never."""
         return self.manifest.drift_for(self.precision)
 
     def judging(self, change: PolicyChange) -> Bundle:
-        """Return the bundle as the site wants it to judge. Its model stays what it is.
+        """Return the bundle with the site's changes of its policy. Its model stays the same.
 
         Raises:
-            BundleError: as ``Change.apply``; the operator's fault, no retry helps.
+            BundleError: as of ``PolicyChange.apply``; the operator's fault, no retry helps.
         """
         policy = change.apply(self.policy, self.manifest.output.labels)
         return replace(self, policy=policy, policy_identity=policy.identity)
@@ -152,7 +152,7 @@ def open_bundle(
     short: str | None = None,
     precision: str | None = None,
 ) -> Bundle:
-    """Read a bundle's manifest and settle under what name, precision and policy it is served.
+    """Read a bundle's manifest and decide the name, precision and policy under which it is served.
 
     Args:
         directory: of the bundle.
@@ -232,7 +232,7 @@ def verify_file(bundle: Bundle, path: str) -> None:
 
 
 def verify_weights(bundle: Bundle) -> None:
-    """Refuse weights that are not the ones the manifest names. Reads the whole file: for who is about to load it.
+    """Refuse weights that are not the ones the manifest names. Reads the whole file; called before it is loaded.
 
     Raises:
         BundleError: they are missing or altered.

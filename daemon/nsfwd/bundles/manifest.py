@@ -1,7 +1,7 @@
-"""What a bundle says about itself: source, licence, preprocessing, labels, policy, goldens. Pure data, no framework.
+"""The manifest of a bundle: source, licence, preprocessing, labels, policy, goldens. Pure data, no framework.
 
-The catalogue and every bundle's ``bundle.toml`` are spelled with the same words; a bundle has ``files`` (digests) in
-addition. Unknown keys are refused, so that a misspelled one is never silently the default. This module opens no file.
+The catalogue and every ``bundle.toml`` have the same keys; that of a bundle has ``files`` (digests) in addition.
+Unknown keys are refused, so that a misspelled one is never silently the default. This module opens no file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from nsfwd.bundles.policy import IDENTITY_DIGITS, Policy, check_policy
-from nsfwd.bundles.spelling import spell_toml
+from nsfwd.bundles.toml_writer import dump_toml
 from nsfwd.documents import DocumentError, parse_toml
 from nsfwd.errors import BundleError
 
@@ -45,7 +45,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class FrameSampling(_Part, frozen=True, kw_only=True):
-    """Which frames of an animation are scored, and what their scores come to. A page of a TIFF is a frame too.
+    """The frames of an animation that are scored, and how their scores are combined. A page of a TIFF is a frame too.
 
     Attributes:
         sample: how many frames at most, spread evenly over the time they are shown; a request may ask for others.
@@ -74,7 +74,7 @@ class Recipe(_Part, frozen=True, kw_only=True):
         channels: order of the channels the network was trained with.
         scale: multiplied with the uint8 values.
         mean, std: subtracted from and divided into the scaled values, per channel; empty for none.
-        background: what transparent pixels lie on; ``both`` scores the image on each, and the worse counts.
+        background: colour below transparent pixels; ``both`` scores the image on each, and the worse counts.
         rotate: turn the image as its EXIF orientation says.
         draft: smallest multiple of the target size a JPEG may be decoded at before ``filter`` is applied; 0 for never.
         frames: which frames of an animation are scored.
@@ -99,7 +99,7 @@ class Recipe(_Part, frozen=True, kw_only=True):
 
 
 class Output(_Part, frozen=True, kw_only=True):
-    """What the network returns: one probability a label, in this order.
+    """The network's output: one probability for each label, in this order.
 
     Attributes:
         labels: in the order of the output units.
@@ -113,7 +113,7 @@ class Output(_Part, frozen=True, kw_only=True):
 
 
 class Source(_Part, frozen=True, kw_only=True):
-    """Where the weights come from.
+    """The origin of the weights.
 
     Attributes:
         kind: ``npm`` or ``pypi`` for a package of that registry, ``local`` for weights that the operator brought,
@@ -121,7 +121,7 @@ class Source(_Part, frozen=True, kw_only=True):
         package, version: of the package.
         integrity: the registry's published digest of the package file (``sha512-`` and base64).
         folder: of the network inside the package.
-        network: how the network is spelled there.
+        network: format of the network there.
         home: page of the project.
         bytes: size of the package file, which is what a pull downloads.
     """
@@ -137,7 +137,7 @@ class Source(_Part, frozen=True, kw_only=True):
 
 
 class Licence(_Part, frozen=True, kw_only=True):
-    """Under what terms the weights may be used: SPDX name and the notices that must travel with them."""
+    """The terms of use of the weights: SPDX name, and the notices that must travel with them."""
 
     name: str
     notices: tuple[str, ...] = ()
@@ -151,19 +151,19 @@ class Golden(_Part, frozen=True, kw_only=True):
 
 
 class Figures(_Part, frozen=True, kw_only=True):
-    """Numbers about quality, size and speed: what the makers published, and what was measured by us and on what."""
+    """Numbers about quality, size and speed: published by the makers, and measured here, with the machine."""
 
     published: dict[str, float | str] = {}
     measured: dict[str, float | str] = {}
 
 
 class Quantized(_Part, frozen=True, kw_only=True):
-    """How a bundle's network of 8 bits came to be, and how far it was seen to be off; written by ``models quantize``.
+    """The calibration of a bundle's network of 8 bits and its measured error; written by ``models quantize``.
 
     Attributes:
         by: the library that made it, with its version.
         images: how many pictures calibrated it.
-        tolerance: how far a golden's scores may be off.
+        tolerance: largest error of a golden's scores.
         drift: see ``Manifest.drift``.
         mean_change: of the highest tier's group, over those pictures and others.
     """
@@ -176,7 +176,7 @@ class Quantized(_Part, frozen=True, kw_only=True):
 
 
 class Manifest(_Part, frozen=True, kw_only=True):
-    """All that is known of one bundle.
+    """The description of one bundle.
 
     Attributes:
         name: of the bundle; ``short`` is the model's name in replies (``name`` when empty).
@@ -225,7 +225,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
             raise BundleError(f"{self.name}: the manifest has no digest of {WEIGHTS}") from None
 
     def tolerance_for(self, precision: str) -> float:
-        """How far a golden's scores may be off at ``precision``.
+        """Return the largest error of a golden's scores at ``precision``.
 
         Raises:
             BundleError: the bundle was never checked at that precision, so nothing vouches for it.
@@ -238,7 +238,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
         raise BundleError(f"{self.name}: no tolerance for precision {precision}; known: {', '.join(self.tolerance)}")
 
     def drift_for(self, precision: str) -> float:
-        """How near to a threshold an image must lie to be scored again in full precision; 0 for never.
+        """Return the distance from a threshold within which an image is scored again; 0 for never.
 
         Raises:
             BundleError: nobody measured it for that precision, nor how far goldens may be off.
@@ -272,27 +272,27 @@ def parse_manifest(text: str, where: str) -> Manifest:
 
 
 def dump_manifest(manifest: Manifest) -> str:
-    """Spell a manifest as TOML, defaults included, so that a bundle means the same to every later version."""
-    return spell_toml(msgspec.to_builtins(manifest))
+    """Write a manifest as TOML, defaults included, so that a bundle means the same to every later version."""
+    return dump_toml(msgspec.to_builtins(manifest))
 
 
 def identity(manifest: Manifest, precision: str) -> str:
-    """The model's identity: ``name@digest/precision`` over weights, preprocessing, output and precision.
+    """Return the model's identity: ``name@digest/precision`` over weights, preprocessing, output and precision.
 
     Values that equal their default are left out of the digest, so that a new key with a default changes no identity.
     Therefore a default may never be changed.
     """
     recipe = _without_defaults(manifest.recipe)
     recipe.pop("reason", None)
-    told = {
+    described = {
         "weights": manifest.weights_digest,
         "recipe": recipe,
         "output": _without_defaults(manifest.output),
         "precision": precision,
     }
     if precision == "int8":
-        told["network"] = _int8_digest(manifest)
-    digest = hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
+        described["network"] = _int8_digest(manifest)
+    digest = hashlib.sha256(msgspec.json.encode(described, order="sorted")).hexdigest()
     return f"{manifest.name}@{digest[:IDENTITY_DIGITS]}/{precision}"
 
 
@@ -338,7 +338,7 @@ def _check(manifest: Manifest) -> None:
             raise BundleError(f"drift: {precision} must be in 0..1, not {drift}")
     for path, digest in manifest.files.items():
         if not _FILE.fullmatch(path) or ".." in path:
-            raise BundleError(f"files: {path!r} is no safe path inside a bundle")
+            raise BundleError(f"files: {path!r} is not a safe path inside a bundle")
         if not _DIGEST.fullmatch(digest):
             raise BundleError(f"files: the digest of {path!r} is not 64 hex digits")
 
@@ -370,7 +370,7 @@ def _check_output(output: Output) -> None:
     if not labels or len(set(labels)) != len(labels) or not all(labels):
         raise BundleError("output: labels must be one or more words, none twice")
     if unknown := set(output.hidden) - set(labels):
-        raise BundleError(f"output: hidden names {', '.join(sorted(unknown))}, no label of this model")
+        raise BundleError(f"output: hidden names {', '.join(sorted(unknown))}, which is not a label of this model")
     if set(output.hidden) == set(labels):
         raise BundleError("output: at least one label must be shown")
     if output.activation == "softmax" and len(labels) == 1:

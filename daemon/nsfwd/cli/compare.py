@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @index_option
-@click.option("-n", "count", type=click.IntRange(1), default=500, show_default=True, help="How many files.")
+@click.option("-n", "count", type=click.IntRange(1), default=500, show_default=True, help="Number of files.")
 @click.option("--verdict", "verdicts", multiple=True, help="Of files with these verdicts.  [default: all]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another number draws other files.")
 @click.option("--list", "listed", is_flag=True, help="Name every file whose verdict flips.")

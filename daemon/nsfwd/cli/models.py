@@ -1,8 +1,8 @@
-"""``nsfwd models``: what bundles are known and here, and how to get, check, pack and install them.
+"""``nsfwd models``: lists, gets, checks, packs and installs bundles.
 
-Results on standard output, progress on standard error. The workshop, and with it numpy and Keras, is imported only by
-the verbs that need it; ``list``, ``info``, ``pack`` and ``import`` never load a framework (``import`` starts a program
-that does where the bundle brings no network for OpenVINO).
+Results on standard output, progress on standard error. ``model_tools``, and with it numpy and Keras, is imported only
+by the verbs that need it; ``list``, ``info``, ``pack`` and ``import`` never load a framework (``import`` starts
+programs that do).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nsfwd.bundles.bundle_store import (
     read_manifest,
 )
 from nsfwd.bundles.manifest import Manifest, dump_manifest
-from nsfwd.bundles.previous_versions import formers, words
+from nsfwd.bundles.previous_versions import kept_versions, version_names
 from nsfwd.cli.compare import compare
 from nsfwd.cli.options.lazy_group import Group
 from nsfwd.config import Settings, find_file, load_settings
@@ -34,7 +34,7 @@ from nsfwd.errors import BundleError
 _MB = 1e6
 
 _TUNE_ROUNDS = 25
-"""Measurements of each candidate: a few seconds in all, and a median that one slow spell does not move."""
+"""Measurements of each candidate: a few seconds in all, and a median that one slow moment does not move."""
 
 
 def _models_dir(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,15 +97,15 @@ def _row(name: str, directory: Path | None) -> tuple[str, str, str, str, str]:
 
 
 def _former_rows(directory: Path) -> Iterator[tuple[str, str, str, str, str]]:
-    """The versions that were replaced and are kept, and how to go back to each."""
+    """Rows for the previous versions that are kept, with the command that rolls back to each."""
     others: set[str] = set()
-    for place in formers(directory):
+    for place in kept_versions(directory):
         _, here, size, licence, _ = row = _row(directory.name, place)
         if here == "broken":
             yield row
             continue
         bundle = open_bundle(place)
-        names = words(bundle)
+        names = version_names(bundle)
         its_own = next((name for name in names if name not in others), names[-1])
         command = f"nsfwd models rollback {directory.name}" + (f" --to {its_own}" if others else "")
         others.update(names)
@@ -121,7 +121,7 @@ def _size(directory: Path, manifest: Manifest) -> int:
 @click.argument("name")
 @_models_dir
 def info(name: str, settings: Settings) -> None:
-    """Print everything known of one bundle, as TOML: the one that is here, else the catalogue's.
+    """Print the manifest of one bundle, as TOML: the installed one, else the catalogue's.
 
     Example: nsfwd models info nsfw-inception-v3
     """
@@ -146,11 +146,11 @@ def info(name: str, settings: Settings) -> None:
     "--from",
     "package_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The package's file, already here: no network; the pinned digest is the same.",
+    help="File of the package, instead of a download; the pinned digest is the same.",
 )
 @_models_dir
 def pull(name: str, package_file: Path | None, settings: Settings) -> None:
-    """Get a known bundle: download with npm, verify, rebuild as a Keras model, test, put in place.
+    """Install a bundle of the catalogue: download with npm, verify, rebuild as a Keras model, test, put in place.
 
     Example: nsfwd models pull nsfw-mobilenet-v2-140 --from nsfwjs-4.4.0.tgz
     """
@@ -162,7 +162,7 @@ def pull(name: str, package_file: Path | None, settings: Settings) -> None:
 @models.command("pack")
 @click.argument("name")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: NAME.bundle]"
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Output file.  [default: NAME.bundle]"
 )
 @_models_dir
 def pack(name: str, output: Path | None, settings: Settings) -> None:
@@ -179,7 +179,7 @@ def pack(name: str, output: Path | None, settings: Settings) -> None:
 
 @models.command("import")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--sha256", help="The digest that pack printed: any other file is refused.")
+@click.option("--sha256", help="Digest printed by pack; any other file is refused.")
 @_models_dir
 def import_file(file: Path, sha256: str | None, settings: Settings) -> None:
     """Install a packed bundle: check every path and digest, score its golden pictures, then put it in place.
@@ -197,33 +197,33 @@ def import_file(file: Path, sha256: str | None, settings: Settings) -> None:
 
 @models.command("rollback")
 @click.argument("name")
-@click.option("--to", "version", default="", help="Which: its version, or how a digest of its model or policy begins.")
+@click.option("--to", "version", default="", help="Version to restore, or the first digits of its digest.")
 @_models_dir
 def rollback(name: str, version: str, settings: Settings) -> None:
-    """Let the version of a bundle that was replaced last take its place again. A second rollback undoes the first.
+    """Put the previous version of a bundle back in its place. A second rollback undoes the first.
 
     pull and import keep the versions they replace, two of each bundle; models list shows them.
 
     Example: nsfwd models rollback nsfw-mobilenet-v2-140
     """
     from nsfwd.model_tools.staging import installing
-    from nsfwd.model_tools.versions import go_back
+    from nsfwd.model_tools.versions import roll_back
 
     directory = Path(name) if "/" in name else Path(settings.models_dir, name)
     with installing(directory.parent):
-        bundle = go_back(directory, version)
+        bundle = roll_back(directory, version)
     what = f"{bundle.model_identity}, version {bundle.manifest.version}, policy {bundle.policy_identity}"
     _say(f"{what} is in {bundle.directory} again")
-    _say("a daemon that runs serves it after: nsfwd reload")
+    _say("a running daemon serves it after: nsfwd reload")
 
 
 @models.command("export")
 @click.argument("name")
 @_models_dir
 def export(name: str, settings: Settings) -> None:
-    """Make a bundle's network for OpenVINO beside its model, where it is missing, so that no first start has to.
+    """Export a bundle's network for OpenVINO beside its model, where it is missing, so that the first start is quick.
 
-    pull and import do it by themselves; this is for bundles that were made or copied by hand.
+    pull and import do this by themselves; the command is for bundles that were made or copied by hand.
 
     Example: nsfwd models export nsfw-mobilenet-v2-140
     """
@@ -243,11 +243,15 @@ def export(name: str, settings: Settings) -> None:
     help="Directory of pictures like those that will be scored.",
 )
 @click.option(
-    "--images", type=click.IntRange(10, 3_000), default=300, show_default=True, help="How many of them calibrate."
+    "--images",
+    type=click.IntRange(10, 3_000),
+    default=300,
+    show_default=True,
+    help="Pictures to calibrate with.",
 )
 @_models_dir
 def quantize(name: str, pictures: Path, images: int, settings: Settings) -> None:
-    """Make a bundle's network of 8 bits, and print how far it is off full precision. Serve it with --precision int8.
+    """Make a bundle's network of 8 bits, and print its error against full precision. Serve it with --precision int8.
 
     Needs the extra quantize (NNCF). Every second picture at most calibrates, all are compared (up to 1,000).
 
@@ -268,11 +272,11 @@ def quantize(name: str, pictures: Path, images: int, settings: Settings) -> None
 
 @models.command("verify")
 @click.argument("name")
-@click.option("--tune", is_flag=True, help="Measure which streams and threads are best on this processor, and keep it.")
+@click.option("--tune", is_flag=True, help="Measure the best streams and threads for this processor, and keep them.")
 @click.option("--precision", help="Precision to tune.  [default: the bundle's]")
 @_models_dir
 def verify(name: str, *, tune: bool, precision: str | None, settings: Settings) -> None:
-    """Hash a bundle's files, load its model, score its golden pictures, and print how far they are off.
+    """Hash a bundle's files, load its model, score its golden pictures, and print their errors.
 
     Example: nsfwd models verify nsfw-mobilenet-v2-140
     """
@@ -296,7 +300,7 @@ def _openvino(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 
 def _tune(bundle: Bundle) -> None:
-    """Measure on this processor and say what was found."""
+    """Measure on this processor and print the result."""
     from nsfwd.model_tools.tune import tune
 
     cache = Path(load_settings(find_file(None, os.environ)).cache_dir)

@@ -1,4 +1,4 @@
-"""``nsfwd serve``: the flags are made from the table of settings; the server is imported when all of them are good."""
+"""``nsfwd serve``: the flags are made from the table of settings; the server is imported when all of them are valid."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def settings_from(config: Path | None, flags: dict[str, Any]) -> Settings:
     """Load the settings as ``serve`` does: file, then environment, then these flags.
 
     Raises:
-        SettingsError: one of them is wrong; the operator mends it.
+        SettingsError: one of them is wrong; the operator has to fix it.
     """
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     if "roots" in given:

@@ -1,1 +1,1 @@
-"""What needs an engine and a bundle together: pull, convert, pack, import, verify. Never part of the serving path."""
+"""Tools that need an engine and a bundle together: pull, pack, import, verify. Never part of the serving path."""

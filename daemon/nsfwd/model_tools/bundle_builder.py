@@ -14,7 +14,7 @@ from nsfwd.bundles.manifest import GOLDENS, Manifest
 from nsfwd.engines import openvino_ir
 from nsfwd.errors import BundleError, EngineError
 from nsfwd.model_tools.derived_networks import add_network
-from nsfwd.model_tools.staging import complete, flush, staged
+from nsfwd.model_tools.staging import flush, staged, write_manifest
 from nsfwd.model_tools.verify import verify_elsewhere
 
 WriteModel = Callable[[Path], object]
@@ -60,7 +60,7 @@ def build_bundle(
                 for name, data in files.items():
                     (directory / folder).mkdir(exist_ok=True)
                     (directory / folder / name).write_bytes(data)
-            complete(directory, manifest)
+            write_manifest(directory, manifest)
             bundle = open_bundle(directory)
             if (openvino_ir.beside(bundle) / openvino_ir.RECORD).exists():
                 openvino_ir.check(bundle, openvino_ir.beside(bundle))

@@ -1,6 +1,6 @@
-"""What engines derive from a bundle's Keras file, beside it and named in its manifest with digests.
+"""Networks derived from a bundle's Keras file: they lie beside it, and the manifest has their digests.
 
-So that a server finds it ready, and a packed bundle carries it to a machine without TensorFlow. No framework is loaded
+A server finds them ready, and a packed bundle carries them to a machine without TensorFlow. No framework is loaded
 here: the export is a program of its own.
 """
 
@@ -20,12 +20,12 @@ from nsfwd.model_tools.staging import flush
 
 
 def has_network(bundle: Bundle) -> bool:
-    """Whether the bundle brings its network as OpenVINO reads it."""
+    """Tell whether the bundle brings its network as OpenVINO reads it."""
     return f"{NETWORK_FOLDER}/{openvino_ir.NETWORK}" in bundle.manifest.files
 
 
 def add_network(bundle: Bundle, say: Callable[[str], None]) -> Bundle:
-    """Export the network beside the model, where it is missing and can be made; else say why not, and what follows.
+    """Export the network beside the model where it is missing; where that is impossible, say why and what to do.
 
     Args:
         bundle: opened; its directory must be writable.
@@ -45,12 +45,12 @@ def add_network(bundle: Bundle, say: Callable[[str], None]) -> Bundle:
         return bundle
     say(f"{bundle.manifest.name}: exporting the network for OpenVINO")
     openvino_ir.export_elsewhere(bundle, openvino_ir.beside(bundle))
-    enter(bundle.directory, bundle.manifest, NETWORK_FOLDER)
+    add_to_manifest(bundle.directory, bundle.manifest, NETWORK_FOLDER)
     return open_bundle(bundle.directory, short=bundle.name)
 
 
-def enter(directory: Path, manifest: Manifest, folder: str) -> None:
-    """Name a folder's files in the manifest of a bundle that is in use: the manifest changes in one step, at the end.
+def add_to_manifest(directory: Path, manifest: Manifest, folder: str) -> None:
+    """Add a folder's files to the manifest of a bundle that is in use; the manifest changes in one step.
 
     Raises:
         BundleError: the directory cannot be written.

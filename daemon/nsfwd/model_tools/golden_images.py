@@ -1,4 +1,4 @@
-"""The golden pictures: made by integer arithmetic, so that every machine draws the same pixels. Standard library only.
+"""Golden pictures, made by integer arithmetic, so that every machine draws the same pixels. Standard library only.
 
 They show nothing: ramps, noise, checkers, folds. They differ in size, aspect and colour, so that a wrong channel order,
 scale, filter or orientation moves their scores.
@@ -15,7 +15,7 @@ Pixel = tuple[int, int, int]
 
 
 class GoldenPicture(NamedTuple):
-    """A picture to be drawn: its size, and the colour at (x, y)."""
+    """A picture to draw: its size, and the colour at (x, y)."""
 
     width: int
     height: int

@@ -1,6 +1,6 @@
-"""The golden self-test of a bundle in the workshop: pictures through preprocessing and a direct Keras call.
+"""Golden scores of a bundle: pictures through preprocessing, then Keras directly or an engine.
 
-Standard library, Pillow (by ``imaging``) and Keras; no network, and nothing is written.
+Standard library, Pillow (by ``imaging``) and Keras; nothing is downloaded or written.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from nsfwd.engines.contract import Engine
 
 _LIMITS = ImageLimits(max_bytes=16 << 20, max_pixels=16 << 20, min_side=1, max_frames=1, memory=0)
-"""Golden pictures are our own and small; these only guard against a file that was put in their place."""
+"""Golden pictures are small; the limits only guard against a file that was put in their place."""
 
 
 class Drift(NamedTuple):
-    """How far one golden picture's scores are from the pinned ones, and how far they may be."""
+    """The largest error of one golden picture's scores, and the allowed one."""
 
     file: str
     largest: float
@@ -61,19 +61,19 @@ def _pixels_of(manifest: Manifest, pictures: Mapping[str, bytes]) -> list[bytes]
 
 
 def measure(model: keras.Model, manifest: Manifest, pictures: Mapping[str, bytes]) -> list[Drift]:
-    """How far every golden picture is off at full precision. Does not judge; see ``require``.
+    """Measure the error of every golden picture at full precision. Does not judge; see ``require``.
 
     Raises:
-        BundleError: a picture cannot be decoded, or its scores are no probabilities.
+        BundleError: a picture cannot be decoded, or its scores are not probabilities.
     """
     return _drifts(manifest, "f32", scores_of(model, manifest, pictures))
 
 
 def measure_engine(engine: Engine, bundle: Bundle) -> list[Drift]:
-    """The same through an engine, at the precision the bundle is opened with.
+    """Measure the same through an engine, at the precision the bundle is opened with.
 
     Raises:
-        BundleError: a picture cannot be decoded, or its scores are no probabilities.
+        BundleError: a picture cannot be decoded, or its scores are not probabilities.
         EngineError: the device failed.
     """
     import numpy as np
@@ -98,7 +98,7 @@ def _drifts(manifest: Manifest, precision: str, scores: Mapping[str, list[float]
 
 
 def require(manifest: Manifest, drifts: list[Drift]) -> None:
-    """Refuse scores that drifted further than the bundle allows.
+    """Refuse scores with a larger error than the bundle allows.
 
     Raises:
         BundleError: names the picture that is furthest off.

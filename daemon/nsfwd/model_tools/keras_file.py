@@ -1,4 +1,4 @@
-"""Write ``model.keras``, and score with it directly; ``keras_loading`` reads it. Importing this loads no framework.
+"""Writes ``model.keras``, and scores with it directly; ``keras_loading`` reads it. Importing this loads no framework.
 
 The bytes written depend on the model and the library alone, not on the clock.
 """
@@ -69,7 +69,7 @@ def score(model: keras.Model, pixels: Iterable[bytes], manifest: Manifest) -> li
 
 
 def prepare(batch: Any, recipe: Recipe) -> Any:
-    """The engine's part of a recipe: channel order, scale, mean and std.
+    """Apply the engine's part of a recipe: channel order, scale, mean and std.
 
     Shape:
         batch: uint8 (n, height, width, 3), RGB.

@@ -1,4 +1,4 @@
-"""Get a package of the npm registry with npm itself, and read members of the file. Nothing in it is ever executed.
+"""Gets a package of the npm registry with npm itself, and reads members of its file. Nothing in it is ever executed.
 
 The package file is opened only after its pinned digest was verified. Knows nothing of networks or bundles.
 """
@@ -39,7 +39,7 @@ _WORDS = 300
 def npm_package(package: str, version: str) -> Iterator[Path]:
     """Download one package file into a temporary directory, which is gone when the block ends.
 
-    npm runs no script of a package that it only packs, and is told so as well. It takes settings from the nearest
+    npm runs no script of a package that it only packs, and an option forbids it. It takes settings from the nearest
     directory above that has a ``package.json``, which may be anybody's: so the directory has one. Cache and logs of npm
     and of node lie in the directory, too.
 
@@ -70,11 +70,13 @@ def npm_package(package: str, version: str) -> Iterator[Path]:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise BundleError(f"npm did not bring {package}@{version} in {_TIMEOUT:.0f} seconds; try again") from None
+            raise BundleError(
+                f"npm took over {_TIMEOUT:.0f} seconds to download {package}@{version}; try again"
+            ) from None
         files = list(Path(directory).glob("*.tgz"))
         if done.returncode != 0 or len(files) != 1:
             words = " ".join(_PREFIX.sub("", done.stderr or done.stdout).split())[:_WORDS]
-            raise BundleError(f"npm could not bring {package}@{version}: {words or f'exit code {done.returncode}'}")
+            raise BundleError(f"npm could not download {package}@{version}: {words or f'exit code {done.returncode}'}")
         yield files[0]
 
 
@@ -116,7 +118,7 @@ def read_members(file: Path, names: Collection[str]) -> dict[str, bytes]:
         names: paths inside the package, without its leading ``package/``.
 
     Raises:
-        BundleError: a member is missing or too large, or the file is no package.
+        BundleError: a member is missing or too large, or the file is not a package.
     """
     wanted = {f"package/{name}": name for name in names}
     found: dict[str, bytes] = {}
@@ -131,7 +133,7 @@ def read_members(file: Path, names: Collection[str]) -> dict[str, bytes]:
                 opened = tar.extractfile(member)
                 found[name] = opened.read() if opened else b""
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise BundleError(f"{file.name}: no package file ({error})") from None
+        raise BundleError(f"{file.name}: not a package file ({error})") from None
     if missing := sorted(set(names) - set(found)):
         raise BundleError(f"{file.name}: {', '.join(missing)} is missing")
     return found

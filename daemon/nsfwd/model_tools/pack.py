@@ -1,7 +1,7 @@
-"""Pack a bundle into one file, and install it from there: for a machine without npm, network or TensorFlow.
+"""Packs a bundle into one file, and installs it from there: for a machine without npm, internet or TensorFlow.
 
-The file is a plain tar with fixed metadata, so equal bundles give equal files. Nothing in it is trusted: a member that
-the manifest does not name, or whose digest differs, refuses the whole. Standard library only, beside ``bundles``.
+The file is a plain tar with fixed metadata, so equal bundles give equal files. Nothing in it is trusted: a file with a
+member that the manifest does not name, or whose digest differs, is refused. Standard library only, beside ``bundles``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pack(bundle: Bundle, file: Path) -> str:
     """Write a verified bundle into one file, in one step.
 
     Returns:
-        Sha256 of the file: what to tell whoever imports it.
+        Sha256 of the file, for the person who imports it.
 
     Raises:
         BundleError: the bundle was altered, or the file cannot be written.
@@ -45,7 +45,7 @@ def pack(bundle: Bundle, file: Path) -> str:
     for path in manifest.files:
         verify_file(bundle, path)
     if _is_stream(file) or (file.exists() and not file.is_file()):
-        raise BundleError(f"{file}: is a device, a directory or a stream; name a file")
+        raise BundleError(f"{file}: this is a device, a directory or a stream; name a file")
     place = file.resolve()  # a link stays one
     unfinished = place.with_name(f".{place.name}.{os.getpid()}")
     try:
@@ -98,7 +98,7 @@ def import_packed(
             with installing(models_dir):
                 directory = build_bundle(unpack, manifest, {}, models_dir=models_dir, finish=finish, origin=file)
     except (tarfile.TarError, EOFError) as error:
-        raise BundleError(f"{file}: no packed bundle ({error})") from None
+        raise BundleError(f"{file}: not a packed bundle ({error})") from None
     except OSError as error:
         raise BundleError(f"{error.filename or file}: {error.strerror}") from None
     return open_bundle(directory)
@@ -128,7 +128,7 @@ def _unpack(members: Iterator[Member], manifest: Manifest, file: Path, directory
     for member in members:
         path = missing.pop(member.name, None)
         if path is None:
-            raise BundleError(f"{file}: member {member.name!r} is not of the manifest, or twice there")
+            raise BundleError(f"{file}: member {member.name!r} is not in the manifest, or occurs twice")
         total += member.size
         _check_room(total, member.size, directory, file)
         target = directory / path

@@ -1,7 +1,6 @@
-"""Pull a known bundle: download, verify, rebuild, test, put in place. The story of where weights come from.
+"""Pulls a bundle of the catalogue: download, verify, rebuild, test, put in place.
 
-The framework is imported only when there is something to rebuild: a second pull of a complete bundle is quick. A
-bundle appears under its name in one step, or not at all.
+The framework is imported only when there is something to rebuild: a second pull of a complete bundle is quick.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def pull(name: str, models_dir: Path, *, package_file: Path | None = None, say: 
             say(f"{name}: already there and verified")
             return add_network(present, say)
         if not os.access(models_dir, os.W_OK):  # before the download, not after it
-            raise BundleError(f"{models_dir}: may not be written to")
+            raise BundleError(f"{models_dir}: not writable by this user")
         with _package(manifest.source, package_file, say) as file:
             check_integrity(file, manifest.source.integrity)
             say(f"{name}: the digest is the pinned one; rebuilding the network")
@@ -69,7 +68,7 @@ def pull(name: str, models_dir: Path, *, package_file: Path | None = None, say: 
 
 
 def _present(directory: Path, manifest: Manifest) -> Bundle | None:
-    """The bundle, when all its files are there with their digests and it says what the catalogue says."""
+    """Return the bundle when all its files have their digests and its manifest is that of the catalogue."""
     try:
         bundle = open_bundle(directory)
         if msgspec.structs.replace(bundle.manifest, files={}, quantized=None) != manifest:

@@ -1,8 +1,8 @@
-"""Make a bundle's network of 8 bits: calibrated on pictures, compared with full precision, put beside the model.
+"""Makes a bundle's network of 8 bits: calibrated on pictures, compared with full precision, put beside the model.
 
-Weights and activations become whole numbers from -128 to 127; what range of values they stand for is learnt from
-pictures like those that will be scored. How far the result is off is measured on the same folder and written into the
-manifest: goldens are held to it, and images that lie that near to a threshold are scored again in full precision.
+Weights and activations become whole numbers from -128 to 127; the range of values behind them is learnt from pictures
+like those that will be scored. The error is measured on the same folder and written into the manifest: it is the limit
+for goldens, and images within that distance of a threshold are scored again in full precision.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from nsfwd.errors import BundleError, CodedError, EngineError
 from nsfwd.extras import install_command
 from nsfwd.imaging.preprocess import decode
 from nsfwd.ipc.child_messages import ImageLimits, Recheck
-from nsfwd.model_tools.derived_networks import enter
+from nsfwd.model_tools.derived_networks import add_to_manifest
 from nsfwd.model_tools.staging import installing
 
 FEWEST = 20
-"""Calibration pictures; with fewer the ranges are guesses."""
+"""Fewest calibration pictures; with fewer the ranges are guesses."""
 
 WORST_GOLDEN = 0.25
-"""A golden that is further off than this says that calibration failed."""
+"""Largest error of a golden; a larger one means that calibration failed."""
 
 COMPARED = 1000
-"""Pictures that are compared, where the folder has as many: the rarest change is what rechecks must reach."""
+"""Most pictures that are compared; the recheck must cover the rarest change among them."""
 
 MARGIN = 1.25
-"""What was seen, times this, is what is expected of pictures not seen."""
+"""Expected error of other pictures, as a multiple of the measured one."""
 
 _DRAFT = ".quantize-"
-"""What names of unfinished directories begin with."""
+"""Prefix of the names of unfinished directories."""
 
 _LIMITS = ImageLimits(max_bytes=64 << 20, max_pixels=100_000_000, min_side=16, max_frames=2000, memory=0)
 
@@ -57,7 +57,7 @@ Say = Callable[[str], None]
 
 
 class Report(NamedTuple):
-    """How far the network of 8 bits is off full precision, before anything is scored again.
+    """The error of the network of 8 bits against full precision, before anything is scored again.
 
     Attributes:
         bundle: opened at int8.
@@ -134,9 +134,9 @@ def _decode(path: Path, recipe: Recipe) -> Pixels:
 
 @contextmanager
 def _draft(bundle: Bundle) -> Iterator[Path]:
-    """A directory inside the bundle's, so that what is made there can be moved into place in one step.
+    """Lend a directory inside the bundle's, from which the result is moved into place in one step.
 
-    Only inside ``installing``: what a killed one left is cleared away.
+    Only inside ``installing``: the remains of a killed process are removed.
     """
     try:
         for leftover in bundle.directory.glob(f"{_DRAFT}*"):
@@ -151,7 +151,7 @@ def _draft(bundle: Bundle) -> Iterator[Path]:
 
 
 def _make(bundle: Bundle, pixels: Pixels, place: Path) -> None:
-    """Calibrate and write the network, with the record of what it was made from."""
+    """Calibrate and write the network, with the record of its sources."""
     full = openvino_ir.obtain(bundle, None)
     with framework_logging.muted():
         try:
@@ -167,7 +167,7 @@ def _make(bundle: Bundle, pixels: Pixels, place: Path) -> None:
 
 
 def _calibrate(bundle: Bundle, network: Path, pixels: Pixels, place: Path) -> None:
-    """NNCF's own way: run the pictures, note the ranges, write the network anew."""
+    """Run the pictures, note the ranges, and write the network with NNCF."""
     import nncf
     import openvino
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -221,7 +221,7 @@ def _scores(bundle: Bundle, images: Pixels) -> Probabilities:
 
 
 def groups_of(change: Probabilities, bundle: Bundle) -> Probabilities:
-    """By how much the score of each group that a tier looks at changed; of each label where the top one is the verdict.
+    """Return the change of the score of each group that a tier uses, or of each label where the top one is the verdict.
 
     Shape:
         change: (n, labels)
@@ -235,7 +235,7 @@ def groups_of(change: Probabilities, bundle: Bundle) -> Probabilities:
 
 
 def _expected(seen: float) -> float:
-    """What is to be expected after the most that was seen: rounded up to hundredths, and never nothing."""
+    """Return the expected error after the largest measured one: rounded up to hundredths, at least one."""
     return min(1.0, max(0.01, math.ceil(100 * MARGIN * seen) / 100))
 
 
@@ -255,4 +255,4 @@ def _put_in_place(bundle: Bundle, made: Path, report: Report) -> None:
         made.rename(final)
     except OSError as error:
         raise BundleError(f"{final}: {error.strerror}") from None
-    enter(bundle.directory, msgspec.structs.replace(bundle.manifest, quantized=found), INT8_FOLDER)
+    add_to_manifest(bundle.directory, msgspec.structs.replace(bundle.manifest, quantized=found), INT8_FOLDER)

@@ -1,4 +1,4 @@
-"""Put a bundle under its name in one step, or not at all; one installation at a time in a directory of bundles.
+"""Puts a bundle under its name in one step, or not at all; one installation at a time in a directory of bundles.
 
 Knows files only: not where a bundle comes from, and no framework.
 """
@@ -21,12 +21,12 @@ from nsfwd.errors import BundleError
 from nsfwd.model_tools.versions import discard, put_in_place
 
 _STAGE = ".stage-"
-"""What names of unfinished directories begin with; such a one is never taken for a bundle."""
+"""Prefix of the names of unfinished directories, which are never taken for a bundle."""
 
 
 @contextmanager
 def installing(models_dir: Path) -> Iterator[None]:
-    """Hold the directory of bundles for one installation, and clear away what a killed one left.
+    """Hold the directory of bundles for one installation, and remove the remains of a killed one.
 
     Raises:
         BundleError: the directory cannot be made or read.
@@ -49,7 +49,7 @@ def installing(models_dir: Path) -> Iterator[None]:
 def staged(models_dir: Path, name: str) -> Iterator[Path]:
     """A directory to build a bundle in, which becomes ``models_dir/name`` when the block ends well, else vanishes.
 
-    Only inside ``installing``. The version that was there before is kept (``switching``).
+    Only inside ``installing``. The version that was there before is kept (``versions``).
 
     Raises:
         BundleError: the directory cannot be written.
@@ -68,7 +68,7 @@ def staged(models_dir: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def complete(directory: Path, manifest: Manifest) -> None:
+def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write ``bundle.toml`` over the files that are there, as the last step. Again, when files were added."""
     found = sorted(path for path in directory.rglob("*") if path.is_file())
     files = {str(path.relative_to(directory)): hash_file(path) for path in found if path != directory / MANIFEST}

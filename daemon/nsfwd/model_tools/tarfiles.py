@@ -1,7 +1,7 @@
-"""Reads a plain tar file from anybody, one member after another, in constant memory.
+"""Reads a plain tar file that is not trusted, one member after another, in constant memory.
 
-Nothing but regular files is taken: no link, device or directory, no sparse file, which may claim any size, and none of
-the extended headers, which may have any size themselves. ``tarfile`` would follow all of them.
+Nothing but regular files is accepted: no link, device or directory, no sparse file, which may claim any size, and none
+of the extended headers, which may have any size themselves. ``tarfile`` would follow all of them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Member:
 
 
 def read_members(file: BinaryIO) -> Iterator[Member]:
-    """Yield the members of a tar file. What was not read of one is passed over.
+    """Yield the members of a tar file. The unread part of a member is skipped.
 
     Raises:
-        tarfile.TarError: it is no tar file, or has a member that is no regular file.
+        tarfile.TarError: it is not a tar file, or has a member that is not a regular file.
         EOFError: it ends in the middle of a member.
     """
     while True:
@@ -37,7 +37,7 @@ def read_members(file: BinaryIO) -> Iterator[Member]:
             return
         found = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or found.size < 0 or found.name.endswith("/"):
-            raise tarfile.ReadError(f"member {found.name!r} is no plain file")
+            raise tarfile.ReadError(f"member {found.name!r} is not a plain file")
         content = _content(file, found.size)
         yield Member(found.name, found.size, content)
         for _ in content:

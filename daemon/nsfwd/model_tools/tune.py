@@ -1,7 +1,7 @@
-"""Measure how many streams and threads serve a bundle best on this processor, and keep the choice for the engine.
+"""Measures which streams and threads serve a bundle fastest on this processor, and keeps the choice for the engine.
 
-Every candidate is compiled at once and they take turns, so that a slow spell of the machine hits all alike. The rule's
-own choice stays unless another one is clearly better: noise is no reason to leave it.
+All candidates are compiled first and take turns, so that a slow moment of the machine affects all alike. The default
+choice stays unless another one is clearly faster than noise would explain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nsfwd.engines.openvino import OpenVinoEngine
 from nsfwd.engines.openvino_tuning import Streams, Tuning
 
 CLEARLY = 0.97
-"""A candidate must take at most this part of the rule's time."""
+"""Largest part of the default choice's time that a better candidate may take."""
 
 CROWD = 8
 """Images for each stream in one measurement of a deep queue."""
@@ -37,7 +37,7 @@ class Measured(NamedTuple):
 
 
 class TuneResult(NamedTuple):
-    """What was measured, what was chosen, and where that was stored."""
+    """The measurements, the choice, and the file that holds it."""
 
     alone: list[Measured]
     crowd: list[Measured]
@@ -72,13 +72,13 @@ def tune(bundle: Bundle, cache: Path, *, rounds: int, clock: Clock = time.perf_c
 
 
 def choose(found: Sequence[Measured]) -> Streams:
-    """The quickest, or the first, which is the rule's, where none is clearly quicker."""
+    """Return the fastest, or the first, which is the default, where none is clearly faster."""
     best = min(found, key=lambda one: one.seconds)
     return best.streams if best.seconds <= CLEARLY * found[0].seconds else found[0].streams
 
 
 def _measure(bundle: Bundle, ways: Sequence[Tuning], pixels: Pixels, rounds: int, clock: Clock) -> list[float]:
-    """Median seconds for each image, of every way, taking turns."""
+    """Return the median seconds for each image of every candidate; they take turns."""
     options = EngineOptions(bundle=bundle, device="cpu", max_batch=len(pixels), alone=len(pixels) == 1)
     engines = [OpenVinoEngine(options, tuned=way) for way in ways]
     for engine in engines:

@@ -1,4 +1,4 @@
-"""Verify a bundle on disk: digests, the model, the networks derived from it, golden pictures. Changes nothing.
+"""Verifies a bundle on disk: digests, the model, the networks derived from it, golden pictures. Changes nothing.
 
 Run as a program on a directory it scores the golden pictures once, with the network that will serve: in a process of
 its own, because the network may come from a stranger.
@@ -31,7 +31,7 @@ def verify(bundle: Bundle, say: Callable[[str], None]) -> list[Drift]:
         The drift of each golden picture; judge it with ``goldens.require``.
 
     Raises:
-        BundleError: a file is altered, the model cannot be loaded or has other shapes, or scores are no probabilities.
+        BundleError: a file is altered, the model cannot be loaded or has other shapes, or scores are not probabilities.
     """
     for path in bundle.manifest.files:
         verify_file(bundle, path)
@@ -49,13 +49,13 @@ def verify_networks(bundle: Bundle, say: Callable[[str], None]) -> Iterator[tupl
 
     Args:
         bundle: opened; nothing is scored where it brings no network for OpenVINO.
-        say: takes lines of progress: what does not run here, and why.
+        say: takes lines of progress: a precision that does not run here, and why.
 
     Yields:
         (precision, the drift of each golden picture); judge it with ``goldens.require``.
 
     Raises:
-        BundleError: a network is not the bundle's, or scores are no probabilities.
+        BundleError: a network is not the bundle's, or scores are not probabilities.
     """
     if not (has_network(bundle) and hardware.installed("openvino")):
         say(f"{bundle.manifest.name}: no network for OpenVINO to verify")

@@ -1,6 +1,6 @@
-"""Put one version of a bundle in the place of another in one step, keep the former one, and go back to it.
+"""Replaces a version of a bundle in one step, keeps the previous one, and rolls back to it.
 
-Knows files only: not where a bundle comes from, and no framework.
+Knows files only: neither the source of a bundle nor a framework.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from nsfwd.bundles.bundle_store import Bundle, open_bundle, verify_file
-from nsfwd.bundles.previous_versions import formers, next_place, words
+from nsfwd.bundles.previous_versions import kept_versions, next_kept_place, version_names
 from nsfwd.errors import BundleError
 
 KEPT = 2
-"""Former versions that are kept of each bundle: the last one, and the one before should the last one be bad as well."""
+"""Previous versions that are kept of each bundle: two, in case the last one is bad as well."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def put_in_place(directory: Path, final: Path) -> None:
-    """Give a new version the name ``final``; the one that has it becomes a former version, unless it is the same.
+    """Give a new version the name ``final``; the one that has it becomes a previous version, unless it is the same.
 
     At every moment there is a whole version under the name.
     """
@@ -34,21 +34,21 @@ def put_in_place(directory: Path, final: Path) -> None:
         exchange(directory, final)
         discard(directory)
         return
-    place = next_place(final)
+    place = next_kept_place(final)
     directory.rename(place)
     exchange(place, final)
-    for path in formers(final)[KEPT:]:
+    for path in kept_versions(final)[KEPT:]:
         discard(path)
 
 
-def go_back(directory: Path, version: str = "") -> Bundle:
-    """Let a former version of the bundle in ``directory`` take its place again; going back once more undoes it.
+def roll_back(directory: Path, version: str = "") -> Bundle:
+    """Put a previous version of the bundle in ``directory`` back in its place; a second roll-back undoes it.
 
     Only inside ``installing``.
 
     Args:
-        version: which one: its version, or the first digits of the digest of its model or its policy. When empty, the
-            one put aside last; one that is no longer whole is passed over.
+        version: its version, or the first digits of the digest of its model or its policy. When empty, the one that
+            was replaced last; one that is no longer whole is skipped.
 
     Returns:
         The bundle that is there now.
@@ -58,7 +58,7 @@ def go_back(directory: Path, version: str = "") -> Bundle:
     """
     place = _chosen(directory, version)
     try:
-        aside = next_place(directory)
+        aside = next_kept_place(directory)
         if directory.exists() or directory.is_symlink():
             exchange(place, directory)
             place.rename(aside)
@@ -70,9 +70,9 @@ def go_back(directory: Path, version: str = "") -> Bundle:
 
 
 def _chosen(directory: Path, version: str) -> Path:
-    kept = formers(directory)
+    kept = kept_versions(directory)
     if not kept:
-        raise BundleError(f"no former version of {directory.name} is kept in {directory.parent}")
+        raise BundleError(f"no previous version of {directory.name} is kept in {directory.parent}")
     refusals = []
     for place in _called(kept, version):
         try:
@@ -85,17 +85,17 @@ def _chosen(directory: Path, version: str) -> Path:
             return place
     if refusals:
         raise refusals[0]
-    raise BundleError(f"no former version of {directory.name} in {directory.parent} is {version}")
+    raise BundleError(f"no previous version of {directory.name} in {directory.parent} is {version}")
 
 
 def _called(kept: list[Path], version: str) -> list[Path]:
-    """Those that are called so; a whole version is meant rather than the first digits of a digest."""
+    """Return those that have this name; a whole version comes before the first digits of a digest."""
     if not version:
         return kept
     names = {}
     for place in kept:
         with suppress(BundleError):
-            names[place] = words(open_bundle(place))
+            names[place] = version_names(open_bundle(place))
     exactly = [place for place, (number, *_) in names.items() if number == version]
     return exactly or [
         place for place, found in names.items() if any(digest.startswith(version) for digest in found[1:])
@@ -103,7 +103,7 @@ def _called(kept: list[Path], version: str) -> list[Path]:
 
 
 def _version(directory: Path) -> tuple[str, str, str] | None:
-    """What tells two versions from each other; None for what is no whole bundle, which nobody wants back."""
+    """Return what distinguishes two versions; None for an incomplete bundle, which is not worth keeping."""
     try:
         bundle = open_bundle(directory)
     except BundleError:
@@ -112,10 +112,10 @@ def _version(directory: Path) -> tuple[str, str, str] | None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap what two names stand for: in one step where the file system can, else by renames.
+    """Exchange two names: in one step where the file system can, else by renames.
 
     Raises:
-        OSError: it cannot be done; both are as they were.
+        OSError: it is impossible; both are unchanged.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:

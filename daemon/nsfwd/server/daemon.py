@@ -33,10 +33,10 @@ _log = logging.getLogger("nsfwd.server")
 
 
 def run(settings: Settings, reread: Callable[[], Settings]) -> int:
-    """Serve until told to stop.
+    """Serve until a signal or a failure.
 
     Args:
-        reread: the settings anew from where these came from, for a reload; raises NsfwdError.
+        reread: reads the settings again from the same sources, for a reload; raises NsfwdError.
 
     Returns:
         0 after an orderly stop, 1 when the daemon could not start or had to give up; the log says why.
@@ -69,7 +69,7 @@ def open_bundles(settings: Settings) -> list[Bundle]:
 
     Raises:
         BundleError: one is missing or wrong.
-        SettingsError: a policy of the settings is no policy, or is for no bundle that is served.
+        SettingsError: a policy of the settings is invalid, or no bundle of its name is served.
     """
     changes = dict(settings.policy)
     bundles = []

@@ -1,7 +1,7 @@
 """The daemon's life: start, ready, drain, stop, in that order and each step bounded in time.
 
-Listeners are open from the first moment; what is asked before the engine is warm waits under its deadline. A stop
-answers everything that was admitted. Knows no request and no image.
+Listeners are open from the first moment; requests that come before the engine is warm wait under their deadline. A
+stop answers everything that was admitted. Knows no request and no image.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from nsfwd.config import Settings
 
 TICK = 1.0
-"""Seconds between looks at idle and stalled connections, at most; a quarter of the shortest limit if less."""
+"""Longest interval between checks of idle and stalled connections; a quarter of the shortest limit if less."""
 
 REPORT = 5.0
-"""Seconds between looks at what the service manager should be told."""
+"""Seconds between status notifications to the service manager."""
 
 PATIENCE = 3 * REPORT
-"""Seconds more that the service manager is asked for while the engine loads, and beyond the drain timeout."""
+"""Further seconds requested from the service manager while the engine loads, and beyond the drain timeout."""
 
 CALM = 1 << 20
-"""Bytes that peers hold at most when the heap is given back: with more it would only grow again."""
+"""Most bytes held by peers when the heap is trimmed: with more it would only grow again."""
 
 _log = logging.getLogger("nsfwd.server")
 
@@ -47,12 +47,12 @@ class Daemon:
     """One run of the server.
 
     Args:
-        settings: what the operator wants.
-        bundles: the opened bundles.
-        listeners: open sockets; closed here.
-        notifier: the line to the service manager.
-        reread: settings and bundles anew, for a reload.
-        watchdog: seconds within which the service manager wants to hear that all is well; 0 for never.
+        settings: of this run.
+        bundles: opened.
+        listeners: open sockets.
+        notifier: sends to the service manager.
+        reread: reads settings and bundles again, for a reload.
+        watchdog: interval of the service manager's watchdog in seconds; 0 for none.
 
     Raises:
         NsfwdError: the pipeline cannot be built from these settings and bundles.
@@ -113,7 +113,7 @@ class Daemon:
         return 0
 
     def _announce(self, seconds: float) -> None:
-        """Say what serves what and where: only now, so that a daemon that cannot serve says little but why."""
+        """Log the engine, models and listeners: only now, so that a failed start logs only its reason."""
         _log.info("nsfwd %s is ready after %.1f s: %s", VERSION, seconds, self._engine())
         for engine in self._pipeline.status.stats()["engines"]:
             if engine["note"]:
@@ -129,7 +129,7 @@ class Daemon:
         return "; ".join(f"engine {one['name']} on {one['device']}, {one['precision']}" for one in engines)
 
     def _status(self) -> str:
-        """One line for ``systemctl status``: what scores, where, and how fast."""
+        """Return one line for ``systemctl status``: models, engine and rate."""
         readiness = self._pipeline.status.readiness()
         if not readiness["ready"]:
             return str(readiness["why"])
@@ -139,7 +139,7 @@ class Daemon:
         return "; ".join([models, self._engine(), rate, *filter(None, [readiness.get("why")])])
 
     def _report(self) -> None:
-        """Tell the service manager how it goes; while an engine loads, ask it for patience, but not for ever."""
+        """Notify the service manager; while an engine loads, extend its timeout, but not for ever."""
         self._report_timer = self._loop.call_later(REPORT, self._report)
         self._notifier.status(self._status())
         since = self._reloader.since
@@ -163,7 +163,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._server.request_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
-        # Held back since the program began; what has come meanwhile is acted on now.
+        # Blocked since the program began; signals that have come are handled now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
     def _asked_to_reload(self) -> None:
@@ -176,7 +176,7 @@ class Daemon:
         """Stop in the order that loses nothing: no reply means not done, and everything admitted gets one."""
         failed = self._pipeline.failed.done()
         if not failed:
-            _log.info("stopping: answering what was admitted, at most %g s", self._service.settings.drain_timeout)
+            _log.info("stopping: finishing admitted requests, at most %g s", self._service.settings.drain_timeout)
         self._notifier.stopping()
         self._watchdog.stop()
         if self._report_timer is not None:
@@ -190,7 +190,7 @@ class Daemon:
             _log.info("stopped")
 
     def _defect(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What nobody caught is one line of the log, and the daemon lives on."""
+        """Log an exception that nobody caught; the daemon continues."""
         _log.error("a defect: %s", context["message"], exc_info=context.get("exception"))
 
 
@@ -202,7 +202,7 @@ async def serve(
     reread: Reread,
     watchdog: float = 0.0,
 ) -> int:
-    """Run a daemon; return its exit code. An error of the operator's is one line of the log.
+    """Run a daemon; return its exit code. An operator's mistake is one line of the log.
 
     Args:
         listeners: closed whatever happens.

@@ -1,6 +1,6 @@
-"""Takes up changed settings and bundles while requests go on; whatever is wrong with them, the old ones serve on.
+"""Reloads settings and bundles while requests go on; when they are wrong, the previous ones still serve.
 
-Knows no signal and no connection: ``lifecycle`` and the operation ``reload`` ask for it.
+Knows no signal and no connection: ``lifecycle`` and the operation ``reload`` call it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nsfwd import logs
-from nsfwd.bundles.previous_versions import formers
+from nsfwd.bundles.previous_versions import kept_versions
 from nsfwd.config import TABLE
 from nsfwd.errors import BundleError, CodedError, EngineError, NsfwdError, SettingsError
 from nsfwd.overrides.override_watcher import OverrideWatcher
@@ -33,11 +33,11 @@ class Reloader:
     """One reload at a time.
 
     Args:
-        reread: where settings and bundles come from.
+        reread: reads settings and opens bundles.
         service: gets them once they serve.
         serving: loads and proves them first.
-        notifier: is told when a reload begins and that it has ended.
-        status: how the daemon is, in one line for the service manager.
+        notifier: is notified when a reload begins and when it has ended.
+        status: returns the daemon's state in one line for the service manager.
 
     Attributes:
         since: loop time since when a reload is under way; None when none is.
@@ -56,26 +56,25 @@ class Reloader:
         self._serving = serving
         self._notifier = notifier
         self._status = status
-        self._turn = asyncio.Lock()
-        self._coming: asyncio.Task[dict[str, Any]] | None = None
+        self._lock = asyncio.Lock()
+        self._next: asyncio.Task[dict[str, Any]] | None = None
         self.since: float | None = None
 
     async def reload(self) -> dict[str, Any]:
         """Reload, and return the content of the reply.
 
-        Whoever asks while one waits for its turn shares that one, which reads what is there when it begins: any number
-        of signals during a reload is one reload more.
+        Requests that come during a reload share one further reload, which reads the files when it begins.
 
         Raises:
             CodedError: ``reload_refused`` says what the operator has to fix; ``draining``.
         """
-        if self._coming is None:
-            self._coming = asyncio.create_task(self._reload())
-        return await asyncio.shield(self._coming)
+        if self._next is None:
+            self._next = asyncio.create_task(self._reload())
+        return await asyncio.shield(self._next)
 
     async def _reload(self) -> dict[str, Any]:
-        async with self._turn:
-            self._coming = None
+        async with self._lock:
+            self._next = None
             started = self.since = self._service.loop.time()
             announced = self._serving.ready.is_set()
             if announced:
@@ -84,7 +83,7 @@ class Reloader:
                 settings, bundles = self._reread()
                 for warning in settings.warnings:
                     _log.warning("%s", warning)
-                refuse_fixed(self._service.settings, settings)
+                check_reloadable(self._service.settings, settings)
                 await asyncio.to_thread(
                     OverrideWatcher.load, settings.overrides
                 )  # damaged since, it would refuse a start
@@ -92,7 +91,7 @@ class Reloader:
             except NsfwdError as error:
                 if isinstance(error, CodedError) and error.code == "draining":
                     raise
-                reason = f"{error}{self._way_back(error)}"
+                reason = f"{error}{self._rollback_hint(error)}"
                 _log.error("reload failed; still serving the previous configuration: %s", reason)
                 raise CodedError("reload_refused", reason) from None
             finally:
@@ -111,15 +110,15 @@ class Reloader:
                 "seconds": round(seconds, 3),
             }
 
-    def _way_back(self, error: NsfwdError) -> str:
-        """What to do when a bundle is refused of which a former version is kept."""
+    def _rollback_hint(self, error: NsfwdError) -> str:
+        """Return the advice for a refused bundle of which a previous version is kept."""
         if not isinstance(error, (BundleError, EngineError)):
             return ""
-        kept = [bundle.directory.name for bundle in self._service.bundles if formers(bundle.directory)]
-        return f"; a former version is kept: nsfwd models rollback {kept[0]}, then nsfwd reload" if kept else ""
+        kept = [bundle.directory.name for bundle in self._service.bundles if kept_versions(bundle.directory)]
+        return f"; a previous version is kept: nsfwd models rollback {kept[0]}, then nsfwd reload" if kept else ""
 
 
-def refuse_fixed(present: Settings, wanted: Settings) -> None:
+def check_reloadable(present: Settings, wanted: Settings) -> None:
     """Refuse a change of a setting that only a restart changes.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Tells the service manager that the daemon does its work, and stays silent when it does not (WatchdogSec=).
+"""Notifies the service manager while the daemon works, and stays silent when it does not (WatchdogSec=).
 
-Alive means: this loop is on time, and every stage that has work gets on with it. Before the manager kills a daemon that
-is not, the stacks of all threads stand in the log: those of a loop that hangs are written by a C thread of Python.
+The daemon works when this loop is on time and every stage that has work makes progress. Otherwise the stacks of all
+threads are logged before the manager kills it: those of a loop that hangs are written by a C thread of Python.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Work = Callable[[], Mapping[str, "tuple[int, float] | None"]]
 
 
 def watchdog_seconds(environment: MutableMapping[str, str]) -> float:
-    """Return within how many seconds the manager wants to hear of us (sd_watchdog_enabled(3)), 0 for never.
+    """Return the watchdog interval of the service manager in seconds (sd_watchdog_enabled(3)), 0 for none.
 
     Args:
         environment: the variables are removed, so that no child answers for the daemon.
@@ -35,12 +35,12 @@ def watchdog_seconds(environment: MutableMapping[str, str]) -> float:
 
 
 class Watchdog:
-    """Looks four times within the manager's patience.
+    """Checks for progress four times within the manager's interval.
 
     Args:
-        seconds: the manager's patience; 0 when nobody asks.
-        notifier: the line to the manager.
-        work: what the pipeline gets done.
+        seconds: the manager's interval; 0 for no watchdog.
+        notifier: sends to the manager.
+        work: the progress of the pipeline.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, notifier: Notifier, work: Work) -> None:
@@ -53,12 +53,12 @@ class Watchdog:
         self._complained = False
 
     def start(self) -> None:
-        """Begin to look, if anybody asks."""
+        """Begin to check, where the manager has a watchdog."""
         if self._seconds:
             self._look()
 
     def stop(self) -> None:
-        """End; the manager goes by its stop timeout from now on."""
+        """End; from now on the manager's stop timeout counts."""
         if self._timer is not None:
             self._timer.cancel()
             with suppress(OSError, ValueError):
@@ -79,7 +79,7 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
 
     def standstill(self) -> list[str]:
-        """Return the stages that have had work for too long without getting any of it done."""
+        """Return the stages that have had work for too long without progress."""
         now, stuck = self._loop.time(), []
         for stage, state in self._work().items():
             if state is None:

@@ -1,7 +1,6 @@
-"""Write TOML: the part of it that manifests need. The standard library only reads it.
+"""Writes TOML: the part of it that manifests need. The standard library only reads it.
 
-Knows nothing of bundles. Tables come after plain values, as TOML wants;
-``None`` is left out, as TOML has no word for it.
+Knows nothing of bundles. Tables come after plain values, as TOML requires; ``None``, which TOML lacks, is left out.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Any
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def spell_toml(document: Mapping[str, Any]) -> str:
-    """Spell a document of mappings, lists, strings, numbers and booleans.
+def dump_toml(document: Mapping[str, Any]) -> str:
+    """Write a document of mappings, lists, strings, numbers and booleans.
 
     Raises:
         TypeError: a value is of another kind; the caller's defect.
@@ -66,4 +65,4 @@ def _value(value: object) -> str:
         return _string(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(one) for one in value) + "]"
-    raise TypeError(f"TOML has no spelling for {type(value).__name__}")
+    raise TypeError(f"TOML cannot express {type(value).__name__}")
