@@ -176,6 +176,10 @@ def test_a_view_for_which_no_time_is_left_is_not_begun() -> None:
     run(test)
 
 
+def number_of(job: child_messages.Job) -> int:
+    return job.number
+
+
 def ticket_slot(child: FakeChild) -> tuple[int, int]:
     return child.jobs()[-1].slot, child.jobs()[-1].lease_id
 
@@ -358,6 +362,41 @@ def test_a_decoder_that_does_not_greet_is_replaced(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(time, "monotonic", lambda: later)
         await loop.advance(0.3)
         assert stopped.killed
+
+    run(test)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_images_do_not_wait_long_for_a_decoder_that_was_stopped_while_it_started(
+    monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    async def test(loop: ManualLoop) -> None:
+        bench = Bench(loop, workers=1 + others)
+        _, first = bench.submit("/first")
+        await settle()
+        FakeChild.born[0].say(done(FakeChild.born[0].jobs()[0]))
+        await first
+        FakeChild.born[0].die()
+        await settle()
+        stopped = FakeChild.born[-1]
+        waiting = [bench.submit(f"/{number}")[1] for number in range(1 + others)]
+        await settle()
+        assert len(stopped.jobs()) == 1
+        if others:
+            FakeChild.born[1].say(done(FakeChild.born[1].jobs()[0]))
+        later = time.monotonic() + 11
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        await loop.advance(0.3)
+        assert stopped.killed == others, "where none works the machine may only be slow"
+        if others:
+            stopped.die()
+            await settle()
+            number = stopped.jobs()[0].number
+            again = next(
+                child for child in FakeChild.born[1:] if child.alive and number in map(number_of, child.jobs())
+            )
+            again.say(done(again.jobs()[-1]))
+            await asyncio.gather(*waiting)
 
     run(test)
 

@@ -39,7 +39,8 @@ BRIEF = 1.0
 """Seconds of life below which a decoder that has answered nothing was of no use."""
 
 START_PATIENCE = 60.0
-"""Seconds a decoder may take to say Hello; it takes a tenth of one, on a machine that swaps a few."""
+"""Seconds a decoder may take to say Hello; it takes a tenth of one, on a machine that swaps a few. One that images wait
+for while another works has as long as a decoder that says nothing: it was stopped, or is stuck."""
 
 WATCH_INTERVAL = 0.25
 """Seconds between looks at what each decoder is on."""
@@ -236,9 +237,12 @@ class DecoderPool:
         """
         self._early_deaths[worker.number] += 1
         killed = exit_.signal is not None and exit_.signal not in CRASHES
-        if killed and any(other.greeted and other.working for other in self.workers):
+        if killed and self._one_works():
             return False
         return self._early_deaths[worker.number] >= EARLY_DEATHS
+
+    def _one_works(self) -> bool:
+        return any(worker.greeted and worker.working for worker in self.workers)
 
     def _replace(self, worker: DecoderWorker) -> None:
         """Start another in its place: at once, unless one after the other ends before it is of use."""
@@ -266,7 +270,7 @@ class DecoderPool:
                 if self._loop.time() - worker.killed > KILL_PATIENCE and len(self.abandoned) < most_abandoned():
                     self._abandon(worker)
             elif not worker.greeted:
-                if now - worker.heard > START_PATIENCE:
+                if now - worker.heard > (self._plan.timeout if worker.jobs and self._one_works() else START_PATIENCE):
                     worker.kill(self._loop.time())
             elif worker.jobs:
                 self._look_at(worker, now)
