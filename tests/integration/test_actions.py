@@ -147,7 +147,7 @@ def test_sweep_quarantine_restore_and_sweep_again(site: Site) -> None:
     assert bad.exists()
     assert f"quarantined {bad}" in site.sweep("--apply", "--placeholder", code=1)
     assert bad.read_bytes() == PLACEHOLDER and good.exists()
-    assert f"would restore {bad}, from then on safe" in site.restore("--all")
+    assert f"would restore {bad}, with the override safe" in site.restore("--all")
     assert "no policy has the verdict 'sensitve'" in site.sweep("--on", "sensitve")
     listed = json.loads(site.restore("--list", "--format", "ndjson"))
     assert listed["path"] == str(bad) and Path(listed["target"]).read_bytes() == content
@@ -191,7 +191,7 @@ def test_a_dry_run_of_a_restore_says_what_the_real_one_would(site: Site) -> None
     for apply in ((), ("--apply",)):
         assert "another file is in its place" in site.restore("--all", *apply, code=1)
     path.unlink()
-    assert site.restore("--all") == f"would restore {path}, from then on safe\n" and not path.exists()
+    assert site.restore("--all") == f"would restore {path}, with the override safe\n" and not path.exists()
     assert site.restore("--all", "--apply") == f"restored {path}\n" and path.exists()
 
 
