@@ -74,7 +74,7 @@ class FakePipeline:
     def claim(
         self,
         *,
-        asker: tuple[Hashable, ...],
+        flow: tuple[Hashable, ...],
         lane: Lane = Lane.NORMAL,
         deadline: float | None = None,
         identity: bool = False,

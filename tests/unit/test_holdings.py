@@ -211,11 +211,11 @@ def test_descriptors_that_are_still_being_closed_count_and_hold_up_nobody_while_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room = MemoryBudget(Metrics(), Budgets(4000, max_connections=1, body_memory=1))
-    parcels = Attachments(room, "a", lambda: None)
+    attachments = Attachments(room, "a", lambda: None)
     monkeypatch.setattr("nsfwd.server.attachments.closing", lambda: 500)
-    assert parcels.wanted() == DESCRIPTORS
+    assert attachments.wanted() == DESCRIPTORS
     monkeypatch.setattr("nsfwd.server.attachments.closing", lambda: 5000)
-    assert parcels.wanted() == 0
+    assert attachments.wanted() == 0
 
 
 def test_descriptors_whose_requests_wait_for_the_window_stay() -> None:

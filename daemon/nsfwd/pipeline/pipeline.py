@@ -109,7 +109,7 @@ class Pipeline:
     def claim(
         self,
         *,
-        asker: FlowKey,
+        flow: FlowKey,
         lane: Lane = Lane.NORMAL,
         deadline: float | None = None,
         identity: bool = False,
@@ -119,7 +119,7 @@ class Pipeline:
         """Make the claim under which the images of one request are scored.
 
         Args:
-            asker: the flow that takes turns within the lane (``fair_queue.FlowKey``).
+            flow: the flow that takes turns within the lane (``fair_queue.FlowKey``).
             deadline: seconds for the whole request; None gives each image the default of its lane (none in background).
             frames: how many frames of each image to look at most; 0 for as many as the bundle says.
             roots: below which its files must lie, beside the daemon's own; none for no further limit.
@@ -127,7 +127,7 @@ class Pipeline:
         each = self.serving.generation.settings.deadline
         time_limit = None if lane is Lane.BACKGROUND or deadline is not None else each
         until = None if deadline is None else self._loop.time() + deadline
-        return Claim(asker, lane, deadline=until, time_limit=time_limit, identity=identity, frames=frames, roots=roots)
+        return Claim(flow, lane, deadline=until, time_limit=time_limit, identity=identity, frames=frames, roots=roots)
 
     async def listing(self, path: bytes, claim: Claim, *, recursive: bool = False) -> AsyncGenerator[bytes, None]:
         """Name the regular files of a directory, pulled a chunk at a time; close it with ``contextlib.aclosing``.
@@ -135,7 +135,7 @@ class Pipeline:
         Raises:
             CodedError: while iterating: the directory cannot be listed to its end, or (``busy``) too many are already.
         """
-        peer = claim.asker[0]
+        peer = claim.flow[0]
         if not self._listings.fits(peer, 1):
             self._listings.refused += 1
             raise CodedError("busy", "too many directories are being listed", retry_after=1.0)

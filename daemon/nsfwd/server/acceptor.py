@@ -97,9 +97,9 @@ class Acceptor:
         if not self._has_room(peer):
             self._refuse(sock)
             return
-        allowance = self._service.peering.find(peer)
-        if allowance.full_for(peer):
-            self._deny(sock, peer, allowance, listener)
+        group = self._service.quotas.find(peer)
+        if group.full_for(peer):
+            self._deny(sock, peer, group, listener)
             return
         self.serve(sock, listener.spec, peer)
 
@@ -108,7 +108,7 @@ class Acceptor:
         connection = Connection(sock, spec, peer, self._service, on_closed=partial(self._closed, spec))
         self.connections.add(connection)
         self.empty.clear()
-        row, about = self._row(connection.member.allowance), _about(peer, connection.member.allowance, spec)
+        row, about = self._row(connection.quota.group), _about(peer, connection.quota.group, spec)
         _log.log(self._level, "%s connected to %s%s", peer.name, spec.address, row, extra=about)
         connection.step()
 
@@ -133,20 +133,20 @@ class Acceptor:
         return True
 
     def _closed(self, spec: ListenSpec, connection: Connection) -> None:
-        peer, member = connection.peer, connection.member
+        peer, quota = connection.peer, connection.quota
         counts: dict[str, Any] = {
             "seconds": round(self._service.loop.time() - connection.born, 3),
-            "requests": member.requests,
-            "limited": member.limited,
+            "requests": quota.requests,
+            "limited": quota.limited,
             "bytes_in": connection.bytes_in,
             "bytes_out": connection.bytes_out,
         }
         _log.log(
             self._level,
             "%s left %s%s: %s; %s",
-            *(peer.name, spec.address, self._row(member.allowance), connection.why),
+            *(peer.name, spec.address, self._row(quota.group), connection.why),
             ", ".join(f"{name} {count}" for name, count in counts.items()),
-            extra=_about(peer, member.allowance, spec, reason=connection.why, **counts),
+            extra=_about(peer, quota.group, spec, reason=connection.why, **counts),
         )
         self.connections.discard(connection)
         if not self.connections:
@@ -157,19 +157,19 @@ class Acceptor:
         """Log level of connections: info where there is a table of peers; else health checks would fill the log."""
         return logging.INFO if self._service.settings.peers else logging.DEBUG
 
-    def _row(self, allowance: QuotaGroup) -> str:
-        return f", peers {allowance.name}" if self._service.settings.peers else ""
+    def _row(self, group: QuotaGroup) -> str:
+        return f", peers {group.name}" if self._service.settings.peers else ""
 
-    def _deny(self, sock: socket.socket, peer: Peer, allowance: QuotaGroup, listener: Listener) -> None:
+    def _deny(self, sock: socket.socket, peer: Peer, group: QuotaGroup, listener: Listener) -> None:
         """Close a connection that its row of the table of peers does not allow."""
         self._service.metrics.connections_denied_total += 1
-        allowance.counts.denied += 1
-        most = allowance.row.connections
+        group.counts.denied += 1
+        most = group.row.connections
         why = f"more than {most} connections of its peers" if most else NOT_WELCOME
         _log.warning(
             "%s refused at %s%s: %s",
-            *(peer.name, listener.spec.address, self._row(allowance), why),
-            extra=_about(peer, allowance, listener.spec, burst=1, reason=why),
+            *(peer.name, listener.spec.address, self._row(group), why),
+            extra=_about(peer, group, listener.spec, burst=1, reason=why),
         )
         _say_last(sock, _line("busy", why, retry_after=1.0) if most else _line("not_permitted", why))
 
@@ -204,16 +204,16 @@ BUSY_LINE = _line("busy", "too many connections", retry_after=1.0)
 
 
 def _about(
-    peer: Peer, allowance: QuotaGroup, spec: ListenSpec, burst: int = logs.BURST, **more: object
+    peer: Peer, group: QuotaGroup, spec: ListenSpec, burst: int = logs.BURST, **more: object
 ) -> dict[str, object]:
     """The fields of an event about a peer."""
     return logs.fields(
-        kind=allowance.name,
+        kind=group.name,
         burst=burst,
         peer_uid=peer.uid,
         peer_pid=peer.pid,
         peer_address=peer.address,
-        peers=allowance.name,
+        peers=group.name,
         listener=spec.address,
         **more,
     )

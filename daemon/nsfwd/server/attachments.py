@@ -35,10 +35,10 @@ LEAST = 256 * KIB
 """While others wait for room a body of which less than ``LEAST`` comes in ``SLOW`` seconds gives way: before those who
 wait have waited for too long."""
 
-Parcel = tuple[int, int]
+Attachment = tuple[int, int]
 """Bytes and descriptors that a request holds until it is answered."""
 
-NO_PARCEL: Parcel = (0, 0)
+NO_ATTACHMENT: Attachment = (0, 0)
 
 
 class MemoryBudget:
@@ -251,7 +251,7 @@ class Attachments:
         self._release()
         self._wake()
 
-    def take(self, turn: Turn, scan: Scan, now: float) -> tuple[Scan, Parcel]:
+    def take(self, turn: Turn, scan: Scan, now: float) -> tuple[Scan, Attachment]:
         """Put the body or descriptor into its request; return how much that holds until ``answered``.
 
         Raises:
@@ -271,13 +271,13 @@ class Attachments:
                 self._drop_descriptor()
                 raise CodedError(code)
             return replace(scan, images=(Image(turn.path, self._descriptors.popleft(), foreign=True),)), (0, 1)
-        return scan, NO_PARCEL
+        return scan, NO_ATTACHMENT
 
-    def answered(self, parcel: Parcel) -> None:
+    def answered(self, attachment: Attachment) -> None:
         """A request that held this is answered."""
-        if parcel is not NO_PARCEL:
-            self.in_flight -= parcel[0]
-            self._room.give(self._peer, *parcel)
+        if attachment is not NO_ATTACHMENT:
+            self.in_flight -= attachment[0]
+            self._room.give(self._peer, *attachment)
 
     # -- attachments without a request ---------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from nsfwd.protocol.events import ScanRequest, Turn
 from nsfwd.protocol.limits import SILENCE, WINDOW
 from nsfwd.protocol.messages import Lane
 from nsfwd.protocol.sessions import open_session, session_for
-from nsfwd.server.attachments import NO_PARCEL, Attachments
+from nsfwd.server.attachments import NO_ATTACHMENT, Attachments
 from nsfwd.server.handling import handle
 from nsfwd.server.holdings import LONG_REQUESTS, Holdings
 from nsfwd.server.listen_spec import ListenSpec
@@ -57,14 +57,14 @@ class Connection:
 
     Attributes:
         active: loop time at which something was last received or sent.
-        asker: the owner of its turns in queues: peer, process, connection.
+        flow: the owner of its turns in queues: peer, process, connection.
         born: loop time.
         holdings: its part in the memory that all connections share.
-        parcels: the bodies and descriptors of its requests.
-        parked: the request that waits until its member has room.
+        attachments: the bodies and descriptors of its requests.
+        parked: the request that waits until its quota has room.
         reloads: asked for and not answered.
         requests: under way.
-        member: its share of the limits of its row of the table of peers.
+        quota: its share of the limits of its row of the table of peers.
         why: how it ended, for the log.
         bytes_in, bytes_out: received and sent so far.
     """
@@ -81,15 +81,15 @@ class Connection:
         "_stream",
         "_write_buffer",
         "active",
-        "asker",
+        "attachments",
         "born",
         "bytes_in",
         "bytes_out",
+        "flow",
         "holdings",
-        "member",
-        "parcels",
         "parked",
         "peer",
+        "quota",
         "reloads",
         "requests",
         "series",
@@ -108,7 +108,7 @@ class Connection:
         on_closed: Callable[[Connection], None],
     ) -> None:
         self.peer = peer
-        self.asker = (*peer.circles, object())  # not itself: a queue may keep it for a while
+        self.flow = (*peer.flow, object())  # not itself: a queue may keep it for a while
         self._spec = spec
         self.service = service
         self._on_closed = on_closed
@@ -118,10 +118,10 @@ class Connection:
         self._write_buffer = service.settings.write_buffer
         self.requests: dict[Turn, Request] = {}
         self.series: set[MultiScan] = set()
-        self.member = service.peering.join(peer)
+        self.quota = service.quotas.join(peer)
         self.holdings = Holdings(service.budgets, peer.guard)
         service.budgets.connections.add(peer.guard, 1)
-        self.parcels = Attachments(service.bodies, peer.guard, self.changed)
+        self.attachments = Attachments(service.bodies, peer.guard, self.changed)
         self.parked: ScanRequest | None = None
         self.bytes_in = self.bytes_out = self.reloads = 0
         self.why = "done"
@@ -140,15 +140,15 @@ class Connection:
 
     def wanted(self) -> int:
         """How many descriptors there is room for."""
-        return self.parcels.wanted() if self._lingering is None else 0
+        return self.attachments.wanted() if self._lingering is None else 0
 
     def passed(self, descriptors: Sequence[int]) -> None:
         """Descriptors came: keep them, in order, for the requests that take them."""
-        self.parcels.keep(descriptors, self.service.loop.time())
+        self.attachments.keep(descriptors, self.service.loop.time())
 
     def deprived(self) -> None:
         """Descriptors came for which there is no room."""
-        self.parcels.deprive()
+        self.attachments.deprive()
 
     def received(self, data: bytes) -> None:
         """Bytes came: understand as many requests as there is room for."""
@@ -199,8 +199,8 @@ class Connection:
 
     @property
     def lane(self) -> Lane:
-        """The best one that its requests may have: the listener's, or the lower one that its member has."""
-        return lower_lane(self._spec.lane, self.member.allowance.lane)
+        """The best one that its requests may have: the listener's, or the lower one that its quota has."""
+        return lower_lane(self._spec.lane, self.quota.group.lane)
 
     @property
     def closed(self) -> bool:
@@ -210,7 +210,7 @@ class Connection:
     def check(self, now: float) -> None:
         """Keep the limits of time at the loop time ``now``; called about once a second."""
         settings = self.service.settings
-        self.parcels.check(now, starved=self._stream.reading)
+        self.attachments.check(now, starved=self._stream.reading)
         if not self._stream.reading and self._stream.hung_up():
             self.lost()  # while nothing is read no event says so
         elif self._stream.pending:
@@ -241,7 +241,7 @@ class Connection:
         for timer in (self._silence, self._lingering):
             if timer is not None:
                 timer.cancel()
-        self.parcels.close()
+        self.attachments.close()
         self.session.close()  # it lives until the last of its requests, and forgets replies that nobody will read
         self.holdings.close()
         self.service.budgets.connections.add(self.peer.guard, -1)
@@ -249,8 +249,8 @@ class Connection:
             request.claim.cancel("cancelled", "its client went away")
         self.wake_series()
         self.service.metrics.connections -= 1
-        self.member.give_up(self.changed)
-        self.member.leave()
+        self.quota.give_up(self.changed)
+        self.quota.leave()
         self._on_closed(self)
 
     # -- one step: requests in, replies out ----------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class Connection:
         except Exception:
             _log.exception("a defect in the conversation with %s; closed", self.peer.name)
             self.close("a defect")
-        self.member.pass_on()
+        self.quota.pass_on()
 
     def _exchange(self) -> None:
         starved = self._pull()
@@ -309,11 +309,11 @@ class Connection:
         may_go_on = (
             free > 0
             and (unread <= FREE_REPLY or (unread < self._write_buffer and self.holdings.may_owe(unread)))
-            and self.parcels.in_flight < self._max_bytes
+            and self.attachments.in_flight < self._max_bytes
             and self.holdings.requests < LONG_REQUESTS
             and not self._stream.closed
-            and (self.parked is None or self.member.may_begin(self.changed))
-            and self.parcels.try_acquire()
+            and (self.parked is None or self.quota.may_begin(self.changed))
+            and self.attachments.try_acquire()
         )
         return min(free, AT_ONCE) if may_go_on else 0
 
@@ -386,8 +386,8 @@ class Connection:
     def finished(self, request: Request) -> None:
         """The request is answered in full: there is room for another."""
         del self.requests[request.turn]
-        if request.parcel is not NO_PARCEL:
-            self.parcels.answered(request.parcel)
+        if request.attachment is not NO_ATTACHMENT:
+            self.attachments.answered(request.attachment)
         if request.size:
             self.holdings.end_series(request.size)
         self.wake_series()

@@ -42,7 +42,7 @@ class ImageScanner(Protocol):
     def claim(
         self,
         *,
-        asker: tuple[Hashable, ...],
+        flow: tuple[Hashable, ...],
         lane: Lane = ...,
         deadline: float | None = None,
         identity: bool = False,
@@ -89,7 +89,7 @@ class ServerContext:
         queue: the places for images in flight, which the pipeline gives; its own where nobody does.
         budgets: what else the peers share.
         scheduler: which connection takes the next step.
-        peering: what each peer may do.
+        quotas: what each peer may do.
         bodies: the memory for images that clients send.
         draining: the daemon stops: what has not begun is refused.
         reload: takes up changed settings and bundles.
@@ -109,12 +109,12 @@ class ServerContext:
     tasks: set[asyncio.Future[Any]] = field(default_factory=set)
     scheduler: StepScheduler = field(init=False)
     budgets: Budgets = field(init=False)
-    peering: Quotas = field(init=False)
+    quotas: Quotas = field(init=False)
     bodies: MemoryBudget = field(init=False)
 
     def __post_init__(self) -> None:
         self.scheduler = StepScheduler(self.loop)
-        self.peering = Quotas(self.settings.peers, self.loop.time)
+        self.quotas = Quotas(self.settings.peers, self.loop.time)
         self.budgets = Budgets(
             room_for_peers(self.settings),
             max_connections=self.settings.max_connections,
@@ -126,7 +126,7 @@ class ServerContext:
         """Use changed settings and bundles; open connections follow at their next request."""
         self.settings, self.bundles = settings, bundles
         self.budgets.settle(max_connections=settings.max_connections, body_memory=settings.body_memory)
-        self.peering.take_up(settings.peers)
+        self.quotas.take_up(settings.peers)
 
     def begin_reload(self) -> asyncio.Future[dict[str, Any]]:
         """Start a reload; its result is the content of the reply, or a CodedError.

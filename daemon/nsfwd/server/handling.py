@@ -22,7 +22,7 @@ from nsfwd.protocol.events import (
     Turn,
 )
 from nsfwd.protocol.messages import Paths
-from nsfwd.server.attachments import NO_PARCEL
+from nsfwd.server.attachments import NO_ATTACHMENT
 from nsfwd.server.operations import OperationHost, answer
 from nsfwd.server.quotas import NOT_WELCOME
 from nsfwd.server.requests import Request
@@ -39,13 +39,13 @@ class Heard(OperationHost, Protocol):
 
     Attributes:
         active: loop time at which the peer was last heard.
-        parcels: what came along with requests.
-        parked: the request that waits until its member has room.
+        attachments: what came along with requests.
+        parked: the request that waits until its quota has room.
         requests: under way.
     """
 
     active: float
-    parcels: Attachments
+    attachments: Attachments
     parked: ScanRequest | None
     requests: dict[Turn, Request]
 
@@ -56,30 +56,30 @@ def handle(heard: Heard, event: Event) -> bool:
 
 
 def _on_scan(heard: Heard, event: ScanRequest) -> bool:
-    turn, scan, member = event.turn, event.scan, heard.member
-    if not scan.many and not member.may_begin(heard.changed):
+    turn, scan, quota = event.turn, event.scan, heard.quota
+    if not scan.many and not quota.may_begin(heard.changed):
         heard.parked = event
         return False
     heard.service.metrics.requests_total += 1
     size = 0
     try:
-        member.ask()
+        quota.ask()
         if not scan.many:
-            member.spend()
+            quota.spend()
         else:
             size = heard.holdings.begin_series(scan.images.size if isinstance(scan.images, Paths) else 0)
-        scan, parcel = heard.parcels.take(turn, scan, heard.active)
+        scan, attachment = heard.attachments.take(turn, scan, heard.active)
     except CodedError as error:
-        heard.parcels.drop(turn)
+        heard.attachments.drop(turn)
         heard.session.fail(turn, error, 0.0)
         return False
-    heard.requests[turn] = Request(heard, turn, scan, parcel=parcel, size=size)
-    return not size and parcel is NO_PARCEL
+    heard.requests[turn] = Request(heard, turn, scan, attachment=attachment, size=size)
+    return not size and attachment is NO_ATTACHMENT
 
 
 def _on_operation(heard: Heard, event: OperationRequest) -> None:
     heard.service.scheduler.left -= OPERATION - 1
-    if heard.member.barred:
+    if heard.quota.barred:
         heard.session.fail(event.turn, CodedError("not_permitted", NOT_WELCOME), 0.0)
     else:
         answer(heard, event)
@@ -87,21 +87,21 @@ def _on_operation(heard: Heard, event: OperationRequest) -> None:
 
 def _on_body_start(heard: Heard, event: BodyStart) -> None:
     heard.service.metrics.bodies_total += 1
-    heard.parcels.start(event.size, heard.active)
+    heard.attachments.start(event.size, heard.active)
     inside = heard.session.unread  # the image itself, where it came in a line
     if inside > FREE_LINE and not heard.holdings.has_room_to_hear(inside):
         heard.holdings.refuse_line()
-        heard.parcels.refuse()
+        heard.attachments.refuse()
 
 
 def _on_body_data(heard: Heard, event: BodyData) -> None:
-    heard.parcels.write(event.data, heard.active)
+    heard.attachments.write(event.data, heard.active)
 
 
 def _on_rejected(heard: Heard, event: Rejected) -> None:
     service, peer = heard.service, heard.peer
     service.metrics.rejected_total += 1
-    heard.parcels.drop(event.turn)
+    heard.attachments.drop(event.turn)
     if event.error.code == "http":
         service.metrics.http_total += 1
         _log.warning("%s speaks HTTP to a line protocol; closed", peer.name, extra=fields(peer.guard, burst=1))

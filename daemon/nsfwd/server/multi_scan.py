@@ -47,7 +47,7 @@ class MultiScan:
         claim: on whose behalf.
         send: takes each outcome, in the order in which they come.
         clogged: whether the peer has too much to read already.
-        member: limits of the peer on images in flight and images a second.
+        quota: limits of the peer on images in flight and images a second.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class MultiScan:
         *,
         send: Callable[[Outcome], None],
         clogged: Callable[[], bool],
-        member: ConnectionQuota,
+        quota: ConnectionQuota,
     ) -> None:
         self._service = service
         self._scan = scan
         self._claim = claim
         self._send = send
         self._clogged = clogged
-        self._member = member
+        self._quota = quota
         self._tasks: set[asyncio.Task[None]] = set()
         self._directories: deque[bytes] = deque()
         self._change: asyncio.Future[None] | None = None
@@ -81,7 +81,7 @@ class MultiScan:
         """
         if directory is not None:
             self._directories.append(directory)
-        counts, peer = self._service.multi_scans, self._member.peer.guard
+        counts, peer = self._service.multi_scans, self._quota.peer.guard
         counts[peer] += 1
         try:
             if directory is None:
@@ -93,7 +93,7 @@ class MultiScan:
         finally:
             # Whatever was started is answered before the series ends.
             await self._until(lambda: not self._tasks)
-            self._member.give_up(self.wake)
+            self._quota.give_up(self.wake)
             counts[peer] -= 1
             if not counts[peer]:
                 del counts[peer]
@@ -111,13 +111,13 @@ class MultiScan:
 
     async def _start(self, image: Image, *, listed: bool = False) -> None:
         await self._until(self._may_start)
-        while not self._over() and (seconds := self._member.try_acquire()):
+        while not self._over() and (seconds := self._quota.try_acquire()):
             await self._rest(seconds)
         if self._claim.error is not None:
             raise self._claim.error
         if self._service.draining:
             raise CodedError("draining", retry_after=1.0)
-        self._member.begin()
+        self._quota.begin()
         self._service.queue.coming += 1
         task = self._service.loop.create_task(self._score(image, listed))
         self._tasks.add(task)
@@ -129,13 +129,13 @@ class MultiScan:
         if self._over():
             return True
         if len(self._tasks) < self._window() and not self._clogged():
-            return self._member.may_begin(self.wake)
-        self._member.pass_on()
+            return self._quota.may_begin(self.wake)
+        self._quota.pass_on()
         return False
 
     def _window(self) -> int:
         """Return how many images may be in flight for this request."""
-        together = self._service.multi_scans[self._member.peer.guard]
+        together = self._service.multi_scans[self._quota.peer.guard]
         return min(self._service.queue.window(WINDOW), max(1, IMAGES // together))
 
     async def _rest(self, seconds: float) -> None:
@@ -164,7 +164,7 @@ class MultiScan:
             _log.exception("a defect while scanning %s", paths.show(image.path))
             self._send(Outcome.failed(image.path, CodedError("internal"), Timing()))
         finally:
-            self._member.end()
+            self._quota.end()
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
             self.wake()
 

@@ -97,7 +97,7 @@ def numbers(service: ServerContext) -> dict[str, Any]:
         **stats,
         "budgets": {**service.budgets.stats(), **stats.get("budgets", {})},
         "server": service.metrics.snapshot(),
-        "peers": service.peering.stats(),
+        "peers": service.quotas.stats(),
     }
 
 

@@ -56,7 +56,7 @@ class Peer:
     address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
 
     @property
-    def circles(self) -> tuple[str, int] | tuple[str]:
+    def flow(self) -> tuple[str, int] | tuple[str]:
         """Whom it belongs to, the widest first: users or hosts take turns, and processes, not their connections."""
         return (self.guard,) if self.pid is None else (self.guard, self.pid)
 

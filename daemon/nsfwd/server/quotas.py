@@ -1,6 +1,6 @@
 """Limits of single peers: the rows of the table of peers, and how much of each is in use.
 
-A connection is a ``ConnectionQuota`` of the row that its peer matches first. A reload puts every member into its row
+A connection is a ``ConnectionQuota`` of the row that its peer matches first. A reload puts every quota into its row
 of the new table. Knows no socket and no request.
 """
 
@@ -152,17 +152,17 @@ class ConnectionQuota:
     """One connection's part in its row.
 
     Attributes:
-        allowance: the row; another one after a reload.
+        group: the row; another one after a reload.
         requests: understood on this connection.
         limited: of these, refused because of the rate.
     """
 
-    __slots__ = ("_in_flight", "_peering", "_promised", "_promises", "allowance", "limited", "peer", "requests")
+    __slots__ = ("_in_flight", "_promised", "_promises", "_quotas", "group", "limited", "peer", "requests")
 
-    def __init__(self, peering: Quotas, peer: Peer, allowance: QuotaGroup) -> None:
-        self._peering = peering
+    def __init__(self, quotas: Quotas, peer: Peer, group: QuotaGroup) -> None:
+        self._quotas = quotas
         self.peer = peer
-        self.allowance = allowance
+        self.group = group
         self.requests = 0
         self.limited = 0
         self._in_flight = 0
@@ -172,7 +172,7 @@ class ConnectionQuota:
     @property
     def barred(self) -> bool:
         """Whether the operator lets this peer ask nothing, or nothing any more."""
-        return self.allowance.closed_to(self.peer)
+        return self.group.closed_to(self.peer)
 
     def ask(self) -> None:
         """Count a request, which may be refused.
@@ -181,9 +181,9 @@ class ConnectionQuota:
             CodedError: ``not_permitted``: the operator lets this peer ask nothing any more.
         """
         self.requests += 1
-        allowance = self.allowance
-        allowance.counts.requests += 1
-        if allowance.shut and self.barred:
+        group = self.group
+        group.counts.requests += 1
+        if group.shut and self.barred:
             raise CodedError("not_permitted", NOT_WELCOME)
 
     def spend(self) -> None:
@@ -192,16 +192,16 @@ class ConnectionQuota:
         Raises:
             CodedError: ``busy``: too many a second; a retry after ``retry_after`` helps.
         """
-        if self.allowance.bucket is not None and (seconds := self.try_acquire()):
+        if self.group.bucket is not None and (seconds := self.try_acquire()):
             self.limited += 1
-            self.allowance.counts.limited += 1
-            rate = self.allowance.row.rate
+            self.group.counts.limited += 1
+            rate = self.group.row.rate
             wait = min(self._turn_in(seconds) * random.uniform(1.0, 1.0 + LATENESS), LONGEST_WAIT)
             raise CodedError("busy", f"more than {rate:g} images a second", retry_after=round(wait, 3))
 
     def _turn_in(self, seconds: float) -> float:
         """Return when to try again; one that asks without waiting keeps no more turns than it has places in flight."""
-        bucket, now = self.allowance.bucket, self._peering.now()
+        bucket, now = self.group.bucket, self._quotas.now()
         if bucket is None:
             return seconds
         if now >= self._promised:
@@ -213,52 +213,52 @@ class ConnectionQuota:
 
     def try_acquire(self) -> float:
         """As ``spend``, but return 0 or the seconds until it may be tried again."""
-        bucket = self.allowance.bucket
-        return bucket.take(self._peering.now()) if bucket is not None else 0.0
+        bucket = self.group.bucket
+        return bucket.take(self._quotas.now()) if bucket is not None else 0.0
 
     def may_begin(self, wake: Callable[[], None]) -> bool:
         """Tell whether a further image may be in flight; if not, ``wake`` is called when one may."""
-        allowance = self.allowance
-        if not allowance.bounded or allowance.has_room:
+        group = self.group
+        if not group.bounded or group.has_room:
             return True
-        allowance.wait(wake)
+        group.wait(wake)
         return False
 
     def begin(self) -> None:
         """Count an image that is in flight from now on."""
         self._in_flight += 1
-        self.allowance.in_flight += 1
-        if self.allowance.bounded:
-            self.allowance.pass_on()
+        self.group.in_flight += 1
+        if self.group.bounded:
+            self.group.pass_on()
 
     def end(self) -> None:
         """Count an image that is in flight no longer."""
         self._in_flight -= 1
-        self.allowance.in_flight -= 1
-        if self.allowance.bounded:
-            self.allowance.pass_on()
+        self.group.in_flight -= 1
+        if self.group.bounded:
+            self.group.pass_on()
 
     def pass_on(self) -> None:
         """Wake the next connection, if there is room: this one was woken and takes nothing."""
-        self.allowance.pass_on()
+        self.group.pass_on()
 
     def give_up(self, wake: Callable[[], None]) -> None:
         """Wait no longer, and leave a free place to others."""
-        self.allowance.forget(wake)
-        self.allowance.pass_on()
+        self.group.forget(wake)
+        self.group.pass_on()
 
-    def move(self, allowance: QuotaGroup) -> None:
+    def move(self, group: QuotaGroup) -> None:
         """Belong to another row from now on, with all that is in flight."""
-        self.allowance.connections -= 1
-        self.allowance.in_flight -= self._in_flight
-        self.allowance = allowance
-        allowance.connections += 1
-        allowance.in_flight += self._in_flight
+        self.group.connections -= 1
+        self.group.in_flight -= self._in_flight
+        self.group = group
+        group.connections += 1
+        group.in_flight += self._in_flight
 
     def leave(self) -> None:
         """Forget the connection, which has closed; its images in flight end by themselves."""
-        self.allowance.connections -= 1
-        self._peering.members.discard(self)
+        self.group.connections -= 1
+        self._quotas.connected.discard(self)
 
 
 class Quotas:
@@ -271,45 +271,45 @@ class Quotas:
 
     def __init__(self, rows: Sequence[PeerRow], now: Callable[[], float]) -> None:
         self.now = now
-        self.members: set[ConnectionQuota] = set()
+        self.connected: set[ConnectionQuota] = set()
         self._counts: dict[str, QuotaCounts] = {}
         self._table: list[QuotaGroup] = []
         self.take_up(rows)
 
     def find(self, peer: Peer) -> QuotaGroup:
         """The row of a peer: the first that matches."""
-        return next(allowance for allowance in self._table if allowance.matches(peer))
+        return next(group for group in self._table if group.matches(peer))
 
     def join(self, peer: Peer) -> ConnectionQuota:
-        """Make a member of a connection."""
-        member = ConnectionQuota(self, peer, self.find(peer))
-        member.allowance.connections += 1
-        self.members.add(member)
-        return member
+        """Return the quota of a new connection."""
+        quota = ConnectionQuota(self, peer, self.find(peer))
+        quota.group.connections += 1
+        self.connected.add(quota)
+        return quota
 
     def take_up(self, rows: Sequence[PeerRow]) -> None:
         """Use another table: at once for new connections, at the next request for open ones."""
-        former, now = {allowance.name: allowance for allowance in self._table}, self.now()
+        former, now = {group.name: group for group in self._table}, self.now()
         if not rows or rows[-1].name != OTHERS:
             rows = (*rows, PeerRow(name=OTHERS))
         self._counts = {row.name: self._counts.get(row.name, QuotaCounts()) for row in rows}
         self._table = [QuotaGroup(row, self._counts[row.name], now) for row in rows]
-        for allowance in self._table:
-            before = former.get(allowance.name)
-            if before is not None and before.row.rate == allowance.row.rate:
-                allowance.bucket = before.bucket  # a reload gives nobody a fresh start
-        for member in self.members:
-            member.move(self.find(member.peer))
-        for allowance in former.values():
-            allowance.release()
+        for group in self._table:
+            before = former.get(group.name)
+            if before is not None and before.row.rate == group.row.rate:
+                group.bucket = before.bucket  # a reload gives nobody a fresh start
+        for quota in self.connected:
+            quota.move(self.find(quota.peer))
+        for group in former.values():
+            group.release()
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Numbers of each row, by its name."""
         return {
-            allowance.name: {
-                "connections": allowance.connections,
-                "in_flight": allowance.in_flight,
-                **asdict(allowance.counts),
+            group.name: {
+                "connections": group.connections,
+                "in_flight": group.in_flight,
+                **asdict(group.counts),
             }
-            for allowance in self._table
+            for group in self._table
         }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nsfwd.protocol.events import Turn
     from nsfwd.protocol.messages import Lane, Outcome, Scan
     from nsfwd.protocol.sessions import AnySession
-    from nsfwd.server.attachments import Parcel
+    from nsfwd.server.attachments import Attachment
     from nsfwd.server.context import RequestClaim, ServerContext
     from nsfwd.server.holdings import Holdings
     from nsfwd.server.quotas import ConnectionQuota
@@ -29,15 +29,15 @@ class Host(Protocol):
     """The connection that a request belongs to.
 
     Attributes:
-        asker: the owner of its turns in queues: peer, process, connection.
+        flow: the owner of its turns in queues: peer, process, connection.
         holdings: its part in the memory that all connections share.
-        member: its share of the limits of its row of the table of peers.
+        quota: its share of the limits of its row of the table of peers.
         series: those under way, to be woken when something changes that they may wait for.
     """
 
-    asker: tuple[Hashable, ...]
+    flow: tuple[Hashable, ...]
     holdings: Holdings
-    member: ConnectionQuota
+    quota: ConnectionQuota
     service: ServerContext
     session: AnySession
     series: set[MultiScan]
@@ -60,7 +60,7 @@ class Request:
     """A scan that has not been answered in full.
 
     Args:
-        parcel: size of its body and number of its descriptors.
+        attachment: size of its body and number of its descriptors.
         size: bytes that it counts for as a request for many images; 0 while it is for one.
 
     Attributes:
@@ -68,26 +68,26 @@ class Request:
         task: which answers it; kept here, because the loop holds tasks only weakly.
     """
 
-    __slots__ = ("_host", "_scan", "_started", "claim", "parcel", "size", "task", "turn")
+    __slots__ = ("_host", "_scan", "_started", "attachment", "claim", "size", "task", "turn")
 
-    def __init__(self, host: Host, turn: Turn, scan: Scan, *, parcel: Parcel, size: int) -> None:
-        service, member = host.service, host.member
+    def __init__(self, host: Host, turn: Turn, scan: Scan, *, attachment: Attachment, size: int) -> None:
+        service, quota = host.service, host.quota
         self._host = host
         self._scan = scan
         self._started = service.loop.time()
         self.turn = turn
-        self.parcel = parcel
+        self.attachment = attachment
         self.size = size
         self.claim: RequestClaim = service.pipeline.claim(
-            asker=host.asker,
+            flow=host.flow,
             lane=host.lane if scan.lane is None else lower_lane(host.lane, scan.lane),
             deadline=scan.deadline,
             identity=scan.identity,
             frames=scan.frames,
-            roots=member.allowance.roots,
+            roots=quota.group.roots,
         )
         if not scan.many:
-            member.begin()
+            quota.begin()
             service.queue.coming += 1
         self.task: asyncio.Task[None] = service.loop.create_task(self._serve())
 
@@ -101,7 +101,7 @@ class Request:
                 try:
                     outcome = await self._host.service.pipeline.scan(image, self.claim)
                 finally:
-                    self._host.member.end()
+                    self._host.quota.end()
                 if not isinstance(outcome, Directory):
                     session.entry(turn, outcome)
                     return
@@ -122,7 +122,7 @@ class Request:
             self.claim,
             send=self._send,
             clogged=partial(self._host.clogged, self.turn),
-            member=self._host.member,
+            quota=self._host.quota,
         )
         error = None
         self._host.series.add(series)

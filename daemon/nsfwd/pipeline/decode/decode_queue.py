@@ -44,9 +44,9 @@ class DecodeQueue:
     def push(self, job: DecodeJob) -> None:
         """Queue behind the other jobs of its flow."""
         claim = job.ticket.claim
-        self._jobs.push(job, claim.lane, claim.asker)
+        self._jobs.push(job, claim.lane, claim.flow)
         if job.probe:
-            self._probes.push(job, claim.lane, claim.asker)
+            self._probes.push(job, claim.lane, claim.flow)
 
     def push_front(self, job: DecodeJob) -> None:
         """Queue before all others of its lane."""
@@ -58,9 +58,9 @@ class DecodeQueue:
     def discard(self, job: DecodeJob) -> None:
         """Take a job out if it still waits."""
         claim = job.ticket.claim
-        self._jobs.discard(job, claim.lane, claim.asker)
+        self._jobs.discard(job, claim.lane, claim.flow)
         if job.probe:
-            self._probes.discard(job, claim.lane, claim.asker)
+            self._probes.discard(job, claim.lane, claim.flow)
 
     def pop(self) -> DecodeJob | None:
         """Take the job whose turn it is, with a lease; while there is no slot for it, the probe whose turn it is."""

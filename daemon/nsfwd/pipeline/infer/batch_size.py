@@ -48,10 +48,10 @@ class BatchSizer:
 
         The background lane always counts as company: it must be in no other flow's way.
         """
-        circle = claim.asker[:-1]
-        if claim.lane is Lane.BACKGROUND or (circle != self._last and circle and self._last):
+        peer = claim.flow[:-1]
+        if claim.lane is Lane.BACKGROUND or (peer != self._last and peer and self._last):
             self._company = now + COMPANY
-        self._last = circle or self._last
+        self._last = peer or self._last
 
     def next_size(self, engine: EngineReady, held: Collection[Sized], now: float) -> int:
         """How many images the next batch may have.

@@ -118,12 +118,12 @@ class ScoreStage:
             self._self_test.append(entry)
         else:
             self._sizer.asked(claim, now)
-            self.queue.push(entry, claim.lane, claim.asker)
+            self.queue.push(entry, claim.lane, claim.flow)
         self.dispatch()
         try:
             output: ModelOutput = await ticket.wait()
         except BaseException:
-            self.queue.discard(entry, claim.lane, claim.asker)
+            self.queue.discard(entry, claim.lane, claim.flow)
             raise
         return output
 

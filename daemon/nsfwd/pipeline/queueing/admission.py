@@ -118,7 +118,7 @@ class Admission:
         """
         if self.draining:
             raise self._refusal("draining")
-        peer = claim.asker[0]
+        peer = claim.flow[0]
         if not self.budget.fits(peer, 1):
             self.budget.refused += 1
             raise self._refusal("busy")
@@ -149,7 +149,7 @@ class Admission:
         ticket.claim.parts.discard(ticket)
         self.tickets.discard(ticket)
         self._pace.count(now, last=not self.tickets)
-        self.budget.add(ticket.claim.asker[0], -1)
+        self.budget.add(ticket.claim.flow[0], -1)
         if not self.tickets:
             self._empty.set()
 

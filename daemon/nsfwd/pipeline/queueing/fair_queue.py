@@ -30,7 +30,7 @@ class _FlowNode(Generic[Item]):
     has come, also when nothing of it waits, so that asking little and often gains nothing.
 
     Attributes:
-        above: the circle it takes turns in.
+        above: the node it takes turns in.
         waiting: how many of its members have something that waits; of one without members, how many items wait.
         items: its own; only one without members has any.
         new, old: the members in the order of their turns; those that began to ask come first.
@@ -48,50 +48,50 @@ class _FlowNode(Generic[Item]):
         self.new: deque[_FlowNode[Item]] = deque()
         self.old: deque[_FlowNode[Item]] = deque()
 
-    def push(self, item: Item, asker: FlowKey) -> None:
-        """Queue behind the asker's other items."""
-        circle = self
-        for key in asker:
-            member = circle.members.get(key)
+    def push(self, item: Item, flow: FlowKey) -> None:
+        """Queue behind the flow's other items."""
+        node = self
+        for key in flow:
+            member = node.members.get(key)
             if member is None:
-                member = circle.members[key] = _FlowNode(key, circle)
-                circle.new.append(member)
-            circle = member
-        circle.items[item] = None
-        circle.waiting += 1
-        while circle.waiting == 1 and circle.above is not None:  # only the first waiting item counts further up
-            circle = circle.above
-            circle.waiting += 1
+                member = node.members[key] = _FlowNode(key, node)
+                node.new.append(member)
+            node = member
+        node.items[item] = None
+        node.waiting += 1
+        while node.waiting == 1 and node.above is not None:  # only the first waiting item counts further up
+            node = node.above
+            node.waiting += 1
 
-    def discard(self, item: Item, asker: FlowKey) -> bool:
+    def discard(self, item: Item, flow: FlowKey) -> bool:
         """Take an item out; return whether it was there."""
-        circle: _FlowNode[Item] | None = self
-        for key in asker:
-            circle = circle.members.get(key) if circle is not None else None
-        if circle is None or item not in circle.items:
+        node: _FlowNode[Item] | None = self
+        for key in flow:
+            node = node.members.get(key) if node is not None else None
+        if node is None or item not in node.items:
             return False
-        del circle.items[item]
-        circle._left()
+        del node.items[item]
+        node._left()
         return True
 
     def take(self) -> Item:
         """Take the item whose turn it is; there is one."""
-        circle = self
-        while circle.members:
-            lone = len(circle.old) == 1 and not circle.new
-            circle = circle.old[0] if lone else circle.next()
-        item = next(iter(circle.items))
-        del circle.items[item]
-        circle._left()
+        node = self
+        while node.members:
+            lone = len(node.old) == 1 and not node.new
+            node = node.old[0] if lone else node.next()
+        item = next(iter(node.items))
+        del node.items[item]
+        node._left()
         return item
 
     def _left(self) -> None:
         """An item of its own waits no longer."""
-        circle = self
-        circle.waiting -= 1
-        while not circle.waiting and circle.above is not None:
-            circle = circle.above
-            circle.waiting -= 1
+        node = self
+        node.waiting -= 1
+        while not node.waiting and node.above is not None:
+            node = node.above
+            node.waiting -= 1
 
     def next(self) -> _FlowNode[Item]:
         """The member whose turn it is; those that have had no work for a round are forgotten on the way."""
@@ -105,21 +105,21 @@ class _FlowNode(Generic[Item]):
     @property
     def fresh(self) -> bool:
         """Whether the next turn is that of a flow that has only begun to ask, or that waits for a single item."""
-        circle = self
-        while circle.members:
-            if circle.new:
+        node = self
+        while node.members:
+            if node.new:
                 return True
-            if len(circle.members) > 1:
+            if len(node.members) > 1:
                 return False
-            circle = circle.old[0]
-        return circle.waiting == 1
+            node = node.old[0]
+        return node.waiting == 1
 
     def clear(self) -> None:
         """Forget whose turn it is; nothing waits."""
-        circle = self
-        while len(circle.members) == 1:  # one alone has no turn to remember, and is mostly the next to ask again
-            circle = next(iter(circle.members.values()))
-        if circle.members:
+        node = self
+        while len(node.members) == 1:  # one alone has no turn to remember, and is mostly the next to ask again
+            node = next(iter(node.members.values()))
+        if node.members:
             for emptied in (self.members, self.new, self.old):
                 emptied.clear()
 
@@ -136,9 +136,9 @@ class _LaneItems(Generic[Item]):
         self.again: dict[Item, None] = {}
         self.turns: _FlowNode[Item] = _FlowNode()
 
-    def push(self, item: Item, asker: FlowKey) -> None:
-        """Queue behind the asker's other items."""
-        self.turns.push(item, asker)
+    def push(self, item: Item, flow: FlowKey) -> None:
+        """Queue behind the flow's other items."""
+        self.turns.push(item, flow)
         self.size += 1
 
     def push_front(self, item: Item) -> None:
@@ -146,11 +146,11 @@ class _LaneItems(Generic[Item]):
         self.again = {item: None, **self.again}
         self.size += 1
 
-    def discard(self, item: Item, asker: FlowKey) -> bool:
+    def discard(self, item: Item, flow: FlowKey) -> bool:
         """Take an item out, wherever it waits."""
         if item in self.again:
             del self.again[item]
-        elif not self.turns.discard(item, asker):
+        elif not self.turns.discard(item, flow):
             return False
         self._left()
         return True
@@ -197,9 +197,9 @@ class FairQueue(Generic[Item]):
         """Items waiting in each lane."""
         return {lane.value: items.size for lane, items in self._lanes.items()}
 
-    def push(self, item: Item, lane: Lane, asker: FlowKey) -> None:
-        """Queue ``item`` behind the others of its asker."""
-        self._lanes[lane].push(item, asker)
+    def push(self, item: Item, lane: Lane, flow: FlowKey) -> None:
+        """Queue ``item`` behind the others of its flow."""
+        self._lanes[lane].push(item, flow)
         self._count(self._lanes[lane], 1)
 
     def push_front(self, item: Item, lane: Lane) -> None:
@@ -207,9 +207,9 @@ class FairQueue(Generic[Item]):
         self._lanes[lane].push_front(item)
         self._count(self._lanes[lane], 1)
 
-    def discard(self, item: Item, lane: Lane, asker: FlowKey) -> None:
+    def discard(self, item: Item, lane: Lane, flow: FlowKey) -> None:
         """Take ``item`` out if it still waits."""
-        if self._lanes[lane].discard(item, asker):
+        if self._lanes[lane].discard(item, flow):
             self._count(self._lanes[lane], -1)
 
     def pop(self) -> Item | None:

@@ -30,7 +30,7 @@ class Claim(msgspec.Struct, eq=False):
     """The terms on which a request's images are scored, and its owner.
 
     Attributes:
-        asker: the flow that it belongs to (``fair_queue.FlowKey``).
+        flow: the flow that it belongs to (``fair_queue.FlowKey``).
         lane: the lane it is served in.
         deadline: loop time at which the whole request ends; None when only each image has a limit.
         time_limit: seconds for each image from its admission; None for no limit.
@@ -43,7 +43,7 @@ class Claim(msgspec.Struct, eq=False):
         error: what ended it, and ends everything admitted later.
     """
 
-    asker: FlowKey
+    flow: FlowKey
     lane: Lane
     deadline: float | None = None
     time_limit: float | None = None

@@ -122,7 +122,7 @@ def test_the_first_row_that_matches_counts_and_others_are_for_the_rest() -> None
         {"name": "staff", "gid": [50, 51], "address": ["192.0.2.0/24", "2001:db8::/32"]},
         {"name": "one", "address": "192.0.2.9"},
     )
-    peering = Quotas(table, lambda: 0.0)
+    quotas = Quotas(table, lambda: 0.0)
     for peer, name in (
         (user(7, 50), "boss"),
         (user(8, 50), "staff"),
@@ -132,20 +132,20 @@ def test_the_first_row_that_matches_counts_and_others_are_for_the_rest() -> None
         (host("127.0.0.1"), "others"),
         (Peer("local", "local", False), "others"),
     ):
-        assert peering.find(peer).name == name
+        assert quotas.find(peer).name == name
 
 
 def test_a_table_for_some_keeps_out_nobody_who_may_reload_it_unless_by_name() -> None:
     table = rows({"name": "root", "uid": 0, "connections": 0}, {"name": "others", "connections": 0})
-    peering, own = Quotas(table, lambda: 0.0), os.getuid() or 4321
+    quotas, own = Quotas(table, lambda: 0.0), os.getuid() or 4321
     for peer, kept_out in (
         (Peer("own", "own", True, pid=1, uid=own), False),
         (Peer("root", "root", True, pid=1, uid=0), True),
         (user(4322), True),
         (host("127.0.0.1"), True),
     ):
-        allowance = peering.find(peer)
-        assert (allowance.full_for(peer), allowance.closed_to(peer)) == (kept_out, kept_out), peer.name
+        group = quotas.find(peer)
+        assert (group.full_for(peer), group.closed_to(peer)) == (kept_out, kept_out), peer.name
     busy = Quotas(others(connections=1), lambda: 0.0)
     busy.join(host("127.0.0.1"))
     assert busy.find(host("127.0.0.2")).full_for(host("127.0.0.2"))
@@ -190,7 +190,7 @@ class Accepted:
 def test_one_host_may_have_a_whole_network_of_64_bits(one: str, other: str, same: bool) -> None:
     first, second = (identify(Accepted(socket.AF_INET6, name)) for name in (one, other))  # type: ignore[arg-type]
     assert (first.guard == second.guard) is same
-    assert (first.circles == second.circles) is same
+    assert (first.flow == second.flow) is same
 
 
 def test_ids_of_users_may_need_all_32_bits() -> None:
@@ -224,18 +224,18 @@ def test_refusals_take_nothing_however_many_there_are() -> None:
     assert slow.take(0.0) == LONGEST_WAIT
 
 
-def refused_for(member: ConnectionQuota) -> float:
+def refused_for(quota: ConnectionQuota) -> float:
     """Ask for an image; return 0 or the seconds after which to try again."""
     try:
-        member.spend()
+        quota.spend()
     except CodedError as error:
         return error.retry_after or 0.0
     return 0.0
 
 
 def test_each_refused_is_told_a_time_of_its_own() -> None:
-    member = Quotas(others(rate=10), lambda: 0.0).join(user(1))
-    told = [wait for _ in range(60) if (wait := refused_for(member))]
+    quota = Quotas(others(rate=10), lambda: 0.0).join(user(1))
+    told = [wait for _ in range(60) if (wait := refused_for(quota))]
     assert len(told) == 50
     assert len(set(told)) == 50
     for place, wait in enumerate(told, 1):
@@ -256,9 +256,9 @@ def test_who_waits_as_told_is_mostly_served() -> None:
     due = [(0.0, number, quotas.join(user(number))) for number in range(200)]  # a crowd that comes all at once
     tries = len(due)
     while due:
-        now, number, member = heapq.heappop(due)
-        if wait := refused_for(member):
-            heapq.heappush(due, (now + wait, number, member))
+        now, number, quota = heapq.heappop(due)
+        if wait := refused_for(quota):
+            heapq.heappush(due, (now + wait, number, quota))
             tries += 1
     assert now < 200 / 10 * (1 + 2 * LATENESS), "nobody is told to wait for much longer than needed"
     assert tries < 2.5 * 200, "asked once, told once, and served then"
@@ -268,34 +268,34 @@ def test_who_waits_as_told_is_mostly_served() -> None:
 
 
 def test_another_table_counts_for_who_is_connected_and_takes_over_the_numbers() -> None:
-    peering = Quotas(rows({"name": "a", "uid": 1, "in_flight": 1, "rate": 1}), lambda: 0.0)
-    member = peering.join(user(1))
-    member.ask()
-    member.spend()
-    member.begin()
+    quotas = Quotas(rows({"name": "a", "uid": 1, "in_flight": 1, "rate": 1}), lambda: 0.0)
+    quota = quotas.join(user(1))
+    quota.ask()
+    quota.spend()
+    quota.begin()
     woken: list[str] = []
-    assert not member.may_begin(lambda: woken.append("now"))
-    peering.take_up(rows({"name": "b", "uid": 1, "lane": "background"}))
+    assert not quota.may_begin(lambda: woken.append("now"))
+    quotas.take_up(rows({"name": "b", "uid": 1, "lane": "background"}))
     assert woken == ["now"]
-    assert (member.allowance.name, member.allowance.lane) == ("b", Lane.BACKGROUND)
-    assert peering.stats()["b"] == {"connections": 1, "in_flight": 1, "requests": 0, "limited": 0, "denied": 0}
-    member.end()
-    peering.take_up(rows({"name": "a", "uid": 1, "rate": 1}))
-    member.leave()
-    assert peering.stats()["a"] == {"connections": 0, "in_flight": 0, "requests": 0, "limited": 0, "denied": 0}
+    assert (quota.group.name, quota.group.lane) == ("b", Lane.BACKGROUND)
+    assert quotas.stats()["b"] == {"connections": 1, "in_flight": 1, "requests": 0, "limited": 0, "denied": 0}
+    quota.end()
+    quotas.take_up(rows({"name": "a", "uid": 1, "rate": 1}))
+    quota.leave()
+    assert quotas.stats()["a"] == {"connections": 0, "in_flight": 0, "requests": 0, "limited": 0, "denied": 0}
 
 
 def test_a_reload_gives_nobody_a_fresh_start() -> None:
     table = rows({"name": "a", "uid": 1, "rate": 1})
-    peering = Quotas(table, lambda: 0.0)
-    member = peering.join(user(1))
-    member.ask()
-    member.spend()
-    peering.take_up(table)
-    member.ask()
+    quotas = Quotas(table, lambda: 0.0)
+    quota = quotas.join(user(1))
+    quota.ask()
+    quota.spend()
+    quotas.take_up(table)
+    quota.ask()
     with pytest.raises(CodedError, match="more than 1 images a second"):
-        member.spend()
-    assert peering.stats()["a"] == {"connections": 1, "in_flight": 0, "requests": 2, "limited": 1, "denied": 0}
+        quota.spend()
+    assert quotas.stats()["a"] == {"connections": 1, "in_flight": 0, "requests": 2, "limited": 1, "denied": 0}
 
 
 # -- conversations ---------------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_over_its_rate_a_request_is_refused_with_a_time_and_the_connection_lives
         assert by_id[2]["path"] == "/b"
         assert by_id[None]["op"] == "ping"
         assert talk.service.metrics.body_bytes == 0
-        assert talk.service.peering.stats()["others"]["limited"] == 2
+        assert talk.service.quotas.stats()["others"]["limited"] == 2
 
     hold_conversation(conversation, peers=others(rate=0.001))
 
@@ -354,7 +354,7 @@ def test_beyond_its_images_in_flight_requests_wait_unread(style: Style) -> None:
             await asyncio.sleep(0)
         assert len(await talk.replies()) == 20
         assert talk.pipeline.most_waiting == 3
-        assert talk.service.peering.stats()["others"]["in_flight"] == 0
+        assert talk.service.quotas.stats()["others"]["in_flight"] == 0
 
     hold_conversation(conversation, style, peers=others(in_flight=3))
 
@@ -392,7 +392,7 @@ def test_connections_of_a_row_share_what_it_allows_and_nobody_is_left_waiting() 
                 await asyncio.sleep(0)
             assert [len(await talk.replies()) for talk in (talks[0], *talks[2:])] == [8, 5, 5, 5]
         assert first.pipeline.most_waiting == 1
-        used = first.service.peering.stats()["others"]
+        used = first.service.quotas.stats()["others"]
         assert (used["connections"], used["in_flight"]) == (0, 0)
         for talk in talks:
             talk.client.close()
@@ -416,11 +416,11 @@ def test_a_reload_counts_at_the_next_request_of_who_is_connected() -> None:
     async def conversation(talk: Talk) -> None:
         await talk.send({"path": "/a"})
         await talk.reply()
-        talk.service.peering.take_up(others(lane="background"))
+        talk.service.quotas.take_up(others(lane="background"))
         await talk.send({"path": "/a"})
         await talk.reply()
         assert [claim.lane for claim in talk.pipeline.claims] == [Lane.NORMAL, Lane.BACKGROUND]
-        talk.service.peering.take_up(others(connections=0))
+        talk.service.quotas.take_up(others(connections=0))
         for request in ({"path": "/a"}, {"paths": ["/a"]}, {"op": "ping"}):
             await talk.send(request)
             assert (await talk.reply())["error"]["code"] == "not_permitted"
@@ -476,7 +476,7 @@ def test_connecting_leaving_and_being_refused_is_logged_and_counted(
         assert service.metrics.connections_denied_total == 2
         acceptor.stop()
         close_all(listeners)
-        return service.peering.stats()
+        return service.quotas.stats()
 
     collector = Collector()
     monkeypatch.setattr(logging.getLogger("nsfwd"), "handlers", [collector])

@@ -183,11 +183,11 @@ def test_the_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
 def test_what_nobody_takes_is_given_back() -> None:
     metrics = Metrics()
     room = MemoryBudget(metrics, budgets(100))
-    parcels = Attachments(room, "a", lambda: None)
-    parcels.start(50, 0.0)
-    assert parcels.try_acquire()
+    attachments = Attachments(room, "a", lambda: None)
+    attachments.start(50, 0.0)
+    assert attachments.try_acquire()
     assert metrics.body_bytes == 50
     assert room.files.used == 1
-    parcels.close()
-    parcels.close()
+    attachments.close()
+    attachments.close()
     assert metrics.body_bytes == room.bodies.used == room.files.used == 0
