@@ -45,3 +45,6 @@ DAEMON_ABSENT = Backoff((0.2, 0.5, 1.0, 2.0, 5.0))
 
 TRANSIENT_ERROR = Backoff((1.0, 2.0, 3.0))
 """Files whose error was the daemon's and passes soon."""
+
+LIST_LEFT = Backoff((5.0, 15.0, 60.0, 300.0))
+"""Lists of a spool that can be neither done nor put aside: a person has to act."""

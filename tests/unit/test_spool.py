@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from nsfwd.backoff import Backoff
+from nsfwd.cli import main
 from nsfwd.errors import SweepRuns
 from nsfwd.scanning.spool.spool_dir import LONGEST, ListFailure, Spool, SpoolJob
 from nsfwd.scanning.spool.spool_worker import work_off
@@ -230,6 +232,49 @@ def test_a_list_that_cannot_be_looked_at_nor_put_aside_is_left_and_said(
         assert spool.next() == "plain" and spool.next() == "plain"
     assert len(said) == 1 and "cannot be put aside" in said[0]
     assert json.loads((tmp_path / "out/odd.done").read_bytes()) == {"error": os.strerror(number)}
+
+
+def test_a_service_stays_while_a_list_can_be_neither_done_nor_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nsfwd.scanning.spool.spool_worker.LOOK", 0.001)
+    monkeypatch.setattr("nsfwd.scanning.spool.spool_worker.LIST_LEFT", Backoff((0.01,)))
+    said: list[str] = []
+    script, root, rename = Script(), tmp_path / "spool", os.rename
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+
+    def shown(text: str) -> None:
+        if len(said) == 1:  # another list is answered while the first is left
+            hand_in(root, "plain", os.fsencode(tmp_path / "a.jpg"))
+        elif len(said) > 4:  # it was tried again; now a person has helped
+            monkeypatch.setattr(os, "rename", rename)
+
+    def refuse(name: Any, new: Any, **rest: Any) -> None:
+        if os.fsencode(name) == b"odd":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        rename(name, new, **rest)
+
+    with serving(tmp_path, script) as address, Spool(root, say=said.append) as spool:
+        (root / "in/odd").write_bytes(b"no list")
+        monkeypatch.setattr(os, "rename", refuse)
+        assert asyncio.run(asyncio.wait_for(work_off(spool, None, say=said.append, shown=shown), 60)) == 0
+        assert spool.left == {"odd"}
+        working = work_off(spool, address, say=said.append, shown=shown, stay=True)
+        assert asyncio.run(asyncio.wait_for(working, 60)) == 1 and not spool.left
+    assert len(lines(root, "plain")) == 1 and (root / "refused/odd").exists()
+    assert "odd: no name of a list; and it cannot be put aside" in said[0]
+
+
+def test_a_list_that_is_left_is_an_error_where_nobody_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/odd").write_bytes(b"no list")
+
+    def refuse(*names: Any, **rest: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    assert main.run(["spool", "--directory", str(tmp_path)]) == 74
 
 
 def test_a_list_that_cannot_be_read_to_its_end_is_over_and_says_why(

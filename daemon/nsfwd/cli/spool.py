@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +10,12 @@ import click
 
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.long_runs import run_until_signal, say
 
 TEXT = """\b
-Exit codes: 0 nothing is left, also when there were alarms: NAME.done tells of them; 64 wrong usage,
-74 the spool cannot be written, 75 another process is at work in it, 130 interrupted."""
+Exit codes: 0 no list is left, also when there were alarms, which NAME.done counts; 64 wrong usage,
+74 the spool cannot be written, or a list can be neither answered nor put aside,
+75 another process works in it, 130 interrupted."""
 
 
 @click.command(epilog=TEXT)
@@ -33,7 +33,7 @@ def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
 
     A list NAME.list, renamed into the directory "in" once it is whole, is answered into out/NAME.ndjson, a reply a
     line, as they come; "id" is the number of the path in its list, from 0. out/NAME.done with counts ends it. A killed
-    job goes on where it was. Ends when no list is left: the unit nsfwd-spool.path starts it for each.
+    job goes on where it was. Ends when no list is left; the unit nsfwd-spool.path starts it for the next.
 
     \b
     Example:
@@ -42,50 +42,17 @@ def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
       nsfwd spool
     """
     from nsfwd.scanning.spool.spool_dir import Spool
+    from nsfwd.scanning.spool.spool_worker import work_off
 
     shown: Callable[[str], None] = lambda text: None  # noqa: E731
-    if "NOTIFY_SOCKET" in os.environ:
+    service = "NOTIFY_SOCKET" in os.environ
+    if service:
         from nsfwd.systemd import Notifier
 
         notifier = Notifier(os.environ)
         notifier.ready("reading lists")
         shown = notifier.status
-    with Spool(directory, say=_say) as opened:
-        return _run(opened, connect, say=(lambda text: None) if quiet else _say, shown=shown)
-
-
-def _run(opened: object, connect: str | None, *, say: Callable[[str], None], shown: Callable[[str], None]) -> int:
-    """Work until nothing is left or a signal comes."""
-    import uvloop
-
-    from nsfwd.scanning.spool.spool_dir import Spool
-    from nsfwd.scanning.spool.spool_worker import work_off
-
-    assert isinstance(opened, Spool)
-    signs: list[int] = []
-
-    async def work() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-
-        def come(sign: int) -> None:
-            signs.append(sign)
-            task.cancel()
-
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(sign, come, sign)
-        await work_off(opened, connect, say=say, shown=shown)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(work())
-        except asyncio.CancelledError:
-            if signs[:1] != [signal.SIGTERM]:
-                raise KeyboardInterrupt from None
-    return exit_codes.OK
-
-
-def _say(text: str) -> None:
-    from nsfwd.escaping import visible
-
-    click.echo(f"nsfwd: {visible(text)}", err=True)
+    with Spool(directory, say=say) as opened:
+        heard: Callable[[str], None] = (lambda text: None) if quiet else say
+        done, _ = run_until_signal(lambda _: work_off(opened, connect, say=heard, shown=shown, stay=service))
+        return exit_codes.IO if done is not None and opened.left else exit_codes.OK

@@ -5,7 +5,6 @@ The sweep itself is ``scanning.sweeps``; here are its flags, its signals, what i
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.long_runs import run_until_signal, say
 from nsfwd.cli.options.param_types import Clock, Duration, FiniteRange
 from nsfwd.cli.trees import send_option, tree_of, tree_options
 from nsfwd.quantities import format_count, format_duration
@@ -83,7 +83,7 @@ def _plan(tree: WalkedTree, flags: dict[str, Any]) -> SweepPlan:
     limits = flags["clock"], flags["seconds"]
     own = {name: flags[name] for name in ("connect", "wait", "send", "again", "rate")}
     return SweepPlan(
-        tree, RunOptions("sweep", tree.roots, say=_say, **own), pause=Pause(*limits) if any(limits) else None
+        tree, RunOptions("sweep", tree.roots, say=say, **own), pause=Pause(*limits) if any(limits) else None
     )
 
 
@@ -99,16 +99,20 @@ def run(
 
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.sweeps.sweep import lower_priority
+    from nsfwd.scanning.sweeps.sweep import sweep as sweep_trees
 
     index.parent.mkdir(parents=True, exist_ok=True)
     lower_priority()
     with Index(index) as opened, _shown(quiet=quiet) as show:
         shown = replace(plan, shown=show, count=plan.pause is not None or show is not None)
-        progress, sign = _swept(opened, shown, acting(opened))
+        handler = acting(opened)
+        progress, number = run_until_signal(lambda stop: sweep_trees(opened, shown, handler, stop=stop))
+    if progress is None:
+        return exit_codes.INTERRUPTED
     if not quiet:
         for line in summary(progress):
             click.echo(line, err=True)
-    if sign == signal.SIGINT:
+    if number == signal.SIGINT:
         return exit_codes.INTERRUPTED
     if progress.failed:
         return exit_codes.ACTION
@@ -117,43 +121,6 @@ def run(
     if progress.alarming:
         return exit_codes.ALARM
     return exit_codes.UNSCORED if progress.unscored else exit_codes.OK
-
-
-def _swept(index: Any, plan: SweepPlan, actor: ActionHandler) -> tuple[SweepProgress, int]:
-    """Sweep until it ends; also tell the signal that ended it, 0 if none did."""
-    import uvloop
-
-    from nsfwd.scanning.sweeps.sweep import sweep as swept
-
-    signs: list[int] = []
-
-    async def run_with_signals() -> SweepProgress:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        stops: list[Callable[[], object]] = [task.cancel]  # until there is something to be stopped in good order
-
-        def come(sign: int) -> None:
-            if signs:
-                task.cancel()  # a second one waits for nothing
-            signs.append(sign)
-            stops[-1]()
-
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(sign, come, sign)
-        return await swept(index, plan, actor, stop=stops.append)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            progress = runner.run(run_with_signals())
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-    return progress, signs[0] if signs else 0
-
-
-def _say(text: str) -> None:
-    from nsfwd.escaping import visible
-
-    click.echo(f"nsfwd: {visible(text)}", err=True)
 
 
 @contextmanager

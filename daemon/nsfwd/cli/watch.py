@@ -5,7 +5,6 @@ The watch itself is ``scanning.watches``; here are its flags, its signals, and w
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -20,12 +19,12 @@ from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.long_runs import run_until_signal, say
 from nsfwd.cli.options.param_types import Duration
 from nsfwd.cli.trees import send_option, tree_of, tree_options
 from nsfwd.quantities import format_count
 
 if TYPE_CHECKING:
-    from nsfwd.scanning.submission.action_handler import ActionHandler
     from nsfwd.scanning.trees.walk import WalkedTree
     from nsfwd.scanning.watches.watch import WatchPlan, WatchProgress
 
@@ -58,14 +57,16 @@ def watch(directories: tuple[bytes, ...], index: Path, **flags: Any) -> int:
     plan = _plan(tree_of(directories, flags | {"index": index}), flags)
     from nsfwd.scanning.actions.breaker import DAY
     from nsfwd.scanning.index.database import Index
+    from nsfwd.scanning.watches.watch import watch as watch_trees
 
     acting = actor(flags, plan.tree.roots, window=DAY)
     index.parent.mkdir(parents=True, exist_ok=True)
     with Index(index) as opened, _shown(quiet=flags["quiet"]) as (show, ready):
         from dataclasses import replace
 
-        sign = _watched(opened, replace(plan, shown=show), acting(opened), ready)
-    return exit_codes.INTERRUPTED if sign == signal.SIGINT else exit_codes.OK
+        handler, shown = acting(opened), replace(plan, shown=show)
+        _, number = run_until_signal(lambda stop: watch_trees(opened, shown, handler, stop=stop, ready=ready))
+    return exit_codes.INTERRUPTED if number == signal.SIGINT else exit_codes.OK
 
 
 def _plan(tree: WalkedTree, flags: dict[str, Any]) -> WatchPlan:
@@ -73,44 +74,8 @@ def _plan(tree: WalkedTree, flags: dict[str, Any]) -> WatchPlan:
     from nsfwd.scanning.watches.debounce import SETTLE
     from nsfwd.scanning.watches.watch import EVERY, WatchPlan
 
-    options = RunOptions("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=_say)
+    options = RunOptions("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=say)
     return WatchPlan(tree, options, settle=flags["settle"] or SETTLE, every=flags["every"] or EVERY)
-
-
-def _watched(index: Any, plan: WatchPlan, acting: ActionHandler, ready: Callable[[], None]) -> int:
-    """Watch until a signal comes, and return it."""
-    import uvloop
-
-    from nsfwd.scanning.watches.watch import watch as watched
-
-    signs: list[int] = []
-
-    def on_signals(stop: Callable[[], object]) -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-
-        def come(sign: int) -> None:
-            if signs:
-                task.cancel()  # a second one waits for nothing
-            signs.append(sign)
-            stop()
-
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(sign, come, sign)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(watched(index, plan, acting, stop=on_signals, ready=ready))
-        except asyncio.CancelledError:
-            if signs[:1] != [signal.SIGTERM]:
-                raise KeyboardInterrupt from None
-    return signs[0] if signs else 0
-
-
-def _say(text: str) -> None:
-    from nsfwd.escaping import visible
-
-    click.echo(f"nsfwd: {visible(text)}", err=True)
 
 
 _Show = tuple[Callable[["WatchProgress"], None] | None, Callable[[], None]]
@@ -131,7 +96,7 @@ def _shown(*, quiet: bool) -> Iterator[_Show]:
         with Console(stderr=True).status("walking") as status:
             yield lambda progress: status.update(line(progress)), lambda: None
     else:
-        yield None, (lambda: None) if quiet else (lambda: _say("watching"))
+        yield None, (lambda: None) if quiet else (lambda: say("watching"))
 
 
 def line(progress: WatchProgress) -> str:

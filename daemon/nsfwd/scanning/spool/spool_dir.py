@@ -149,7 +149,10 @@ class Spool:
     An error about one name costs that list alone: it is refused, or where it cannot even be put aside, left and said.
 
     Args:
-        say: hears what cannot be told where results are looked for.
+        say: reports what cannot be written where results are looked for.
+
+    Attributes:
+        left: lists that can be neither done nor taken away; they are not tried again until they are taken from here.
 
     Raises:
         ActionFailure: they cannot be used, or their disk is full. As every method.
@@ -159,7 +162,7 @@ class Spool:
     def __init__(self, root: Path, *, say: Callable[[str], None]) -> None:
         self.root, self._say = root, say
         self._places: dict[str, int] = {}
-        self._left: set[str] = set()
+        self.left: set[str] = set()
         try:
             for part in PARTS:
                 with safe_directory(os.fsencode(root.absolute() / part), make=0o750) as opened:
@@ -187,7 +190,7 @@ class Spool:
         """Return the name of a list that is to be done, the oldest first; None when there is none."""
         waiting: list[tuple[int, str]] = []
         for name in os.listdir(self._places["in"]):  # noqa: PTH208  # of a descriptor
-            if name in self._left:
+            if name in self.left:
                 continue
             try:
                 found = self._look("in", name)
@@ -276,9 +279,9 @@ class Spool:
         self.refuse(name, error.strerror or str(error))
 
     def _leave(self, name: str, what: str, error: OSError) -> None:
-        """Leave alone, for as long as this process runs, what can be neither done nor taken away."""
+        """Leave alone a list that can be neither done nor taken away."""
         self._check_hope(name, error)
-        self._left.add(name)
+        self.left.add(name)
         self._say(f"{self.root}/in/{name}: {what}: {error.strerror or error}")
 
     def _check_hope(self, name: str, error: OSError) -> None:

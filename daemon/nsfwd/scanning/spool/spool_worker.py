@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nsfwd.backoff import LIST_LEFT
 from nsfwd.errors import ActionFailure, CodedError, NsfwdError
 from nsfwd.scanning.spool.spool_dir import ListFailure
 from nsfwd.scanning.submission.reconnecting_client import ReconnectingClient
@@ -21,16 +23,18 @@ if TYPE_CHECKING:
     from nsfwd.scanning.spool.spool_dir import Spool, SpoolJob
 
 LOOK = 1.0
-"""Seconds between two reports of progress."""
+"""Seconds between two reports of progress, and between two looks for a list."""
 
 
 async def work_off(
-    spool: Spool, connect: str | None, *, say: Callable[[str], None], shown: Callable[[str], None]
+    spool: Spool, connect: str | None, *, say: Callable[[str], None], shown: Callable[[str], None], stay: bool = False
 ) -> int:
     """Do every list that is there, and those that come in the meantime. To stop, cancel: a later call goes on.
 
     Args:
         say: reports what a person should know. ``shown``: reports every second how far it is.
+        stay: while lists are left that can be neither done nor put aside, wait, do others, and try those again now and
+            then; a service manager would start this process again and again.
 
     Returns:
         How many lists were done.
@@ -40,7 +44,7 @@ async def work_off(
     """
     client, done = ReconnectingClient(connect, say), 0
     try:
-        while (name := spool.next()) is not None:
+        while (name := await _next(spool, shown, stay=stay)) is not None:
             job = spool.begin(name)
             if job is None:
                 continue
@@ -59,6 +63,19 @@ async def work_off(
     finally:
         await client.close()
     return done
+
+
+async def _next(spool: Spool, shown: Callable[[str], None], *, stay: bool) -> str | None:
+    for pause in LIST_LEFT:
+        until = time.monotonic() + pause
+        while time.monotonic() < until:
+            name = spool.next()
+            if name is not None or not (stay and spool.left):
+                return name
+            shown(f"{len(spool.left)} lists can be neither done nor put aside; see the log")
+            await asyncio.sleep(LOOK)
+        spool.left.clear()
+    return None
 
 
 async def _answer_all(job: SpoolJob, client: ReconnectingClient, shown: Callable[[str], None]) -> None:

@@ -92,15 +92,12 @@ async def watch(
     """Watch until it is stopped.
 
     Args:
-        stop: is given what ends it, first by cancelling, later cleanly; safe in a signal handler.
+        stop: is called with a function that ends it in order; safe in a signal handler.
         ready: called once every directory is watched that can be.
 
     Raises:
         NsfwdError: the index cannot be written; what the action handler raises.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    stop(task.cancel)  # until there is something to end in order
     with ExitStack() as opened:
         branches = [opened.enter_context(_Branch(replace(plan.tree, roots=(root,)))) for root in plan.tree.roots]
         async with scanning(index, replace(plan.options, kind="watch", wait=True), handler) as scan:
