@@ -124,7 +124,7 @@ def test_what_is_no_list_is_put_aside(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "refused").iterdir()} == {
         "notes.txt", "notes.txt~", ".hidden.list", "directory.list", "link.list", "fifo.list",
     }  # fmt: skip
-    assert json.loads((tmp_path / "out" / "fifo.done").read_text()) == {"error": "no regular file"}
+    assert json.loads((tmp_path / "out" / "fifo.done").read_text()) == {"error": "not a regular file"}
 
 
 def test_the_oldest_list_is_first(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_service_stays_while_a_list_can_be_neither_done_nor_put_aside(
         working = work_off(spool, address, say=said.append, shown=shown, stay=True)
         assert asyncio.run(asyncio.wait_for(working, 60)) == 1 and not spool.left
     assert len(lines(root, "plain")) == 1 and (root / "refused/odd").exists()
-    assert "odd: no name of a list; and it cannot be put aside" in said[0]
+    assert "odd: not the name of a list; and it cannot be put aside" in said[0]
 
 
 def test_a_list_that_is_left_is_an_error_where_nobody_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

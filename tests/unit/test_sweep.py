@@ -515,7 +515,7 @@ def test_digests_are_read_several_at_a_turn_and_a_failure_is_its_askers(
     async def ask(*names: bytes) -> list[Any]:
         digests = FileHasher()
         files = [FileEntry(b"/", name, 1, 1, 1, 1, 1) for name in names]
-        return await asyncio.gather(*map(digests.of, files), return_exceptions=True)
+        return await asyncio.gather(*map(digests.digest, files), return_exceptions=True)
 
     names = [b"%d" % number for number in range(64)]
     assert asyncio.run(ask(*names)) == names and len(turns) < 16 and max(turns) <= 16

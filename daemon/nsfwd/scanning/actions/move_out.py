@@ -37,9 +37,9 @@ from nsfwd.scanning.trees.files import (
     content_is,
     copy,
     digest_of,
-    looked_at,
     regular,
     rename,
+    stat_regular,
     write_new,
 )
 from nsfwd.scanning.trees.safe_paths import Diverted, Obstructed, below, name_beside, safe_directory
@@ -166,7 +166,7 @@ def _take(store: Store, source: int, subject: Subject) -> tuple[ManifestEntry, F
 def _lies_in(store: Store, entry: ManifestEntry) -> bool:
     try:
         with store.place(entry) as (place, name):
-            return looked_at(place, name) is not None
+            return stat_regular(place, name) is not None
     except Obstructed:
         return False
 
@@ -229,7 +229,7 @@ def _move(store: Store, source: int, file: int, entry: ManifestEntry) -> Manifes
             _leave(source, entry)
         except BaseException as error:
             # Only while the original is known not to have been unlinked; else the copy is all there is.
-            if isinstance(error, Changed) or is_the_one(entry, looked_at(source, entry.basename)):
+            if isinstance(error, Changed) or is_the_one(entry, stat_regular(source, entry.basename)):
                 os.unlink(name, dir_fd=place)
             raise
         return entry
@@ -237,7 +237,7 @@ def _move(store: Store, source: int, file: int, entry: ManifestEntry) -> Manifes
 
 def _verify(source: int, entry: ManifestEntry, place: int, name: bytes) -> None:
     """Send a file back that took the name between the comparison and the rename, or was written to."""
-    if not is_the_one(entry, looked_at(place, name)):
+    if not is_the_one(entry, stat_regular(place, name)):
         rename(place, name, source, entry.basename)
         raise Changed("it was replaced while it was taken")
 
@@ -274,7 +274,7 @@ def _unchanged(file: int, entry: ManifestEntry) -> bool:
 def _leave(source: int, entry: ManifestEntry) -> None:
     """Take the original away under a name of our own, so that what is unlinked is what was compared."""
     rename(source, entry.basename, source, entry.passing)
-    if not is_the_one(entry, looked_at(source, entry.passing)):
+    if not is_the_one(entry, stat_regular(source, entry.passing)):
         rename(source, entry.passing, source, entry.basename)
         raise Changed("it was replaced while it was taken")
     os.unlink(entry.passing, dir_fd=source)

@@ -32,7 +32,7 @@ import msgspec
 from nsfwd.documents import DocumentError, decode_json
 from nsfwd.errors import ActionFailure
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry, dump, load
-from nsfwd.scanning.trees.files import hand_over, looked_at, write_new
+from nsfwd.scanning.trees.files import hand_over, stat_regular, write_new
 from nsfwd.scanning.trees.safe_paths import Diverted, below, safe_directory
 
 _ENDING = b".json"
@@ -139,7 +139,7 @@ class Store:
 
     def _check_permitted(self, entry: ManifestEntry, home: os.stat_result) -> None:
         with self.place(entry) as (place, name):
-            lies = looked_at(place, name)
+            lies = stat_regular(place, name)
         users = {self._owner} | ({lies.st_uid} if lies is not None else set())
         if not any(_may_write(user, home) for user in users):
             text = f"neither the owner of this store (user {self._owner}) nor the file's may write in its directory"
@@ -194,7 +194,7 @@ class Store:
         """Rewrite the manifest of a file in this store; it stays deleted if the file has come back."""
         with self.border(), self._shard(entry) as shard, self.place(entry) as (place, name):
             write_new(shard, _file_of(entry), dump(entry))
-            if looked_at(place, name) is None:
+            if stat_regular(place, name) is None:
                 os.unlink(_file_of(entry), dir_fd=shard)
 
     def release(self, entry: ManifestEntry, decided: float) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from nsfwd.scanning.actions.move_out import is_the_one, settle
 from nsfwd.scanning.actions.quarantine import Store
 from nsfwd.scanning.actions.quarantine_manifest import ManifestEntry
-from nsfwd.scanning.trees.files import looked_at, rename
+from nsfwd.scanning.trees.files import rename, stat_regular
 
 
 def recover(store: Store, record: Callable[[ManifestEntry], None], *, say: Callable[[str], None]) -> int:
@@ -59,7 +59,7 @@ def _lies_in(store: Store, source: int | None, entry: ManifestEntry) -> bool:
     with store.place(entry) as (place, name):
         with suppress(FileNotFoundError):
             os.unlink(entry.passing, dir_fd=place)
-        found = looked_at(place, name)
+        found = stat_regular(place, name)
         if found is None:
             return False
         if entry.how == "copy":
@@ -77,11 +77,11 @@ def _left(source: int | None, entry: ManifestEntry, place: int, name: bytes) -> 
     """Finish a move by copy, or delete the copy where the original is in its place; the store has the whole copy."""
     if source is None:
         return True
-    if is_the_one(entry, looked_at(source, entry.passing)):
+    if is_the_one(entry, stat_regular(source, entry.passing)):
         os.unlink(entry.passing, dir_fd=source)
         return True
     with suppress(FileNotFoundError):
-        if is_the_one(entry, looked_at(source, entry.basename)):
+        if is_the_one(entry, stat_regular(source, entry.basename)):
             os.unlink(name, dir_fd=place)
             return False
     return True

@@ -4,10 +4,10 @@
     out/NAME.ndjson    a reply a line, as they come; ``id`` is the number of the path in its list, from 0
     out/NAME.done      JSON: counts, or why the list was not taken; it ends the job, and then the list is gone
     work/NAME.json     which list is under way
-    refused/           what is no list: ``in`` is always empty in the end
+    refused/           anything but lists, and lists that cannot be done: ``in`` is empty in the end
 
-A job that was killed goes on after the last whole line; no path is answered twice. Knows files and lists; who answers
-is given. For one process at a time, which a lock on ``work`` sees to.
+A job that was killed goes on after the last whole line; no path is answered twice. Knows files and lists, and no
+daemon. For one process at a time, which a lock on ``work`` sees to.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class SpoolJob:
             self.alarms += bool(reply.get("alarm"))
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``NAME.done`` says."""
+        """Return the content of ``NAME.done``."""
         return {
             "files": self.counts.total(),
             "ok": self.counts["ok"],
@@ -149,7 +149,7 @@ class Spool:
     An error about one name costs that list alone: it is refused, or where it cannot even be put aside, left and said.
 
     Args:
-        say: reports what cannot be written where results are looked for.
+        say: reports errors that cannot be written into ``out``.
 
     Attributes:
         left: lists that can be neither done nor taken away; they are not tried again until they are taken from here.
@@ -194,7 +194,7 @@ class Spool:
                 continue
             try:
                 found = self._look("in", name)
-            except FileNotFoundError:  # taken back by who gave it
+            except FileNotFoundError:  # taken back by its owner
                 continue
             except OSError as error:
                 self._refuse_for(name, error)
@@ -238,10 +238,10 @@ class Spool:
 
     def end(self, job: SpoolJob, *, why: str | None = None) -> None:
         """Write down that a job is over, and take its list away; ``why`` it could not be done to its end."""
-        told = job.summary() if why is None else {"error": why, **job.summary()}
+        summary = job.summary() if why is None else {"error": why, **job.summary()}
         try:
             os.fsync(job.result)
-            self._write("out", job.name + DONE, told)
+            self._write("out", job.name + DONE, summary)
         except OSError as error:
             raise ActionFailure(f"{self.root}/out/{job.name}: {error.strerror}") from error
         if why is not None:
@@ -249,22 +249,22 @@ class Spool:
         self._clear(job.name)
 
     def refuse(self, name: str, why: str) -> None:
-        """Put aside what is no list that can be done, and say why where its results are looked for."""
+        """Put aside a file that is not a list, or a list that cannot be done; its ``NAME.done`` says why."""
         try:
             self._put_aside(name)
         except FileNotFoundError:
             return
         except OSError as error:
             self._leave(name, f"{why}; and it cannot be put aside", error)
-        told = name.removesuffix(LIST)
-        if not name.endswith(LIST) or len(os.fsencode(told + DONE)) > LONGEST_NAME:
+        stem = name.removesuffix(LIST)
+        if not name.endswith(LIST) or len(os.fsencode(stem + DONE)) > LONGEST_NAME:
             return
         try:
-            if not self._exists("out", told + DONE) and not self._exists("out", told + RESULT):
-                self._write("out", told + DONE, {"error": why})
+            if not self._exists("out", stem + DONE) and not self._exists("out", stem + RESULT):
+                self._write("out", stem + DONE, {"error": why})
         except OSError as error:
             self._check_hope(name, error)
-            self._say(f"{name}: {why}; and {told + DONE} cannot be written: {error.strerror}")
+            self._say(f"{name}: {why}; and {stem + DONE} cannot be written: {error.strerror}")
 
     def _put_aside(self, name: str) -> None:
         aside, raw = os.fsencode(name), os.fsencode(name)
@@ -289,14 +289,14 @@ class Spool:
             raise ActionFailure(f"{self.root}: {name}: {error.strerror}") from error
 
     def _refused(self, name: str, found: os.stat_result) -> bool:
-        """Put aside what is no list; tell whether it was."""
+        """Put aside anything but a list; return whether it was put aside."""
         stem = name.removesuffix(LIST)
         if not name.endswith(LIST) or not _NAME.fullmatch(stem):
-            self.refuse(name, "no name of a list")
+            self.refuse(name, "not the name of a list")
         elif len(os.fsencode(stem)) > LONGEST_STEM:
             self.refuse(name, f"the name of a list has at most {LONGEST_STEM} bytes")
         elif not stat.S_ISREG(found.st_mode):
-            self.refuse(name, "no regular file")
+            self.refuse(name, "not a regular file")
         else:
             return False
         return True
@@ -367,12 +367,12 @@ def _resume(job: SpoolJob) -> None:
     os.ftruncate(job.result, whole)
 
 
-def _number(told: object, size: int) -> int:
+def _number(value: object, size: int) -> int:
     """Return the number of a path. A list has fewer paths than bytes.
 
     Raises:
         ValueError: it is none of this list.
     """
-    if not isinstance(told, int) or not 0 <= told <= size:
+    if not isinstance(value, int) or not 0 <= value <= size:
         raise ValueError("no number of a path")
-    return told
+    return value

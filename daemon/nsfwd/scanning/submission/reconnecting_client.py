@@ -1,4 +1,4 @@
-"""``ReconnectingClient``: the daemon as a run meets it. Waits for one that is gone, and knows its models and policy.
+"""``ReconnectingClient``: waits for a daemon that is gone, asks again, and knows its models and policies.
 
 A request that had no reply is asked again: no reply means not done. Knows no index and no file.
 """
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from nsfwd.client.results import Reply
 
 LOSSES = 5
-"""A file in whose company the daemon was lost so often is given up for this run: it may be what ends it."""
+"""A file is given up for this run after so many losses of the daemon while it was asked about: it may be the cause."""
 
 OPTIONS = Options(lane="background", identity=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Who judges at the daemon.
+    """The models and policies of the daemon.
 
     Attributes:
         daemon: its address and version.
         models: short name -> identity, in the daemon's order; ``labels``: short name -> labels in the order of scores.
         policies: short name -> policy, where this version can read all of them, else none. ``policy``: their identity
-            as a reply spells it.
+            as it is in a reply.
     """
 
     daemon: str
@@ -59,7 +59,7 @@ class ReconnectingClient:
     def __init__(self, connect: str | None, say: Callable[[str], None]) -> None:
         self._client = AsyncClient(connect, options=OPTIONS, patience=0)
         self._say = say
-        self._coming: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self.judges = Judges("", {}, {}, {}, "")
         self.waiting = False
 
@@ -69,29 +69,29 @@ class ReconnectingClient:
         return self._client.address.startswith("unix:")
 
     async def open(self, *, wait: bool) -> None:
-        """Meet the daemon, once it is ready.
+        """Connect to the daemon and wait until it is ready.
 
         Args:
-            wait: also for one that does not answer yet.
+            wait: also for a daemon that does not answer yet.
 
         Raises:
-            DaemonUnreachable: none answers.
+            DaemonUnreachable: no daemon answers.
         """
         if not wait:
             await self._client.connect()
-        await self._return("the daemon is not ready")
+        await self._wait_until_ready("the daemon is not ready")
 
     async def close(self) -> None:
-        """Leave. Idempotent."""
-        if self._coming is not None:
-            self._coming.cancel()
+        """Disconnect. Idempotent."""
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
         await self._client.close()
 
     async def scan(self, path: bytes) -> Reply:
         """Ask about a file by its path, until there is an answer.
 
         Raises:
-            CodedError: ``internal``: the daemon was lost again and again meanwhile.
+            CodedError: ``internal``: the daemon was lost again and again while it held the file.
             NsfwdError: it is a directory by now.
         """
         return await self._ask(lambda: self._client.scan(path))
@@ -102,35 +102,35 @@ class ReconnectingClient:
         return await self._ask(lambda: self._client.scan_fd(descriptor, name))
 
     async def refresh(self) -> None:
-        """Ask anew who judges."""
+        """Ask for the models and policies again."""
         with suppress(DaemonUnreachable, ConnectionLost):
-            self.judges = await self._introduced()
+            self.judges = await self._ask_judges()
 
     async def _ask(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
         for _ in range(LOSSES):
-            if self._coming is not None:
-                await asyncio.shield(self._coming)
+            if self._reconnecting is not None:
+                await asyncio.shield(self._reconnecting)
             try:
                 return await ask()
             except (ConnectionLost, DaemonUnreachable) as error:
-                if self._coming is None:
-                    self._coming = asyncio.create_task(self._come_back(str(error)))
+                if self._reconnecting is None:
+                    self._reconnecting = asyncio.create_task(self._reconnect(str(error)))
         raise CodedError("internal", f"the daemon was lost {LOSSES} times while it held this file")
 
-    async def _come_back(self, why: str) -> None:
+    async def _reconnect(self, why: str) -> None:
         try:
-            await self._return(why)
+            await self._wait_until_ready(why)
         finally:
-            self._coming = None
+            self._reconnecting = None
 
-    async def _return(self, why: str) -> None:
+    async def _wait_until_ready(self, why: str) -> None:
         """Wait until a daemon is there and ready."""
         announced, self.waiting = False, True
         for pause in DAEMON_ABSENT:
             try:
                 state = await self._client.ready()
                 if state.get("ready"):
-                    self.judges = await self._introduced()
+                    self.judges = await self._ask_judges()
                     break
                 why = str(state.get("why") or "the daemon is not ready")
             except (ConnectionLost, DaemonUnreachable, CodedError) as error:
@@ -143,7 +143,7 @@ class ReconnectingClient:
         if announced:
             self._say(f"the daemon is there: {self.judges.daemon}")
 
-    async def _introduced(self) -> Judges:
+    async def _ask_judges(self) -> Judges:
         version, models = await self._client.version(), (await self._client.models())["models"]
         return Judges(
             f"{self._client.address} {version.get('version', '')}".rstrip(),
@@ -155,7 +155,7 @@ class ReconnectingClient:
 
 
 def _policies(models: Sequence[Mapping[str, Any]]) -> dict[str, Policy]:
-    """Make policies of what the daemon tells; none when a newer daemon's have what this version does not know."""
+    """Return the policies in the daemon's answer; none when those of a newer daemon have unknown keys."""
     try:
         return policies_of(models)
     except BundleError:

@@ -1,4 +1,4 @@
-"""``ScanRun``: takes files, asks the daemon about those that the index does not know, records what they came to.
+"""``ScanRun``: takes files, asks the daemon about those that the index does not know, and records the results.
 
 Sweeps and watches feed their files through it; the requests themselves are sent by ``submitter``. Knows no walk, and
 of actions that there are some.
@@ -34,15 +34,15 @@ BATCH = 256
 """Files that are written at once: a transaction of some milliseconds."""
 
 DELAY = 0.25
-"""Seconds after which fewer are written too: what a kill may cost."""
+"""Seconds after which fewer are written too: a kill costs at most these results."""
 
 CLOSED = frozenset({"permission", "not_found"})
-"""What a daemon says of a file that it may not open, or does not see, and that this process perhaps can."""
+"""Codes of files that the daemon may not open, or does not see, and this process perhaps can."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a run is about.
+    """The options of a run.
 
     Attributes:
         kind: ``sweep`` or ``watch``.
@@ -53,7 +53,7 @@ class RunOptions:
         send: ``auto`` passes the descriptors of files that a daemon behind a Unix socket cannot open itself,
             ``always`` those of all, ``never`` none.
         again: ask again about unchanged files that were left without scores.
-        rate: files a second to ask about at most; None is no limit.
+        rate: files a second to ask about at most; unlimited when None.
         settled: called with each file after its row is committed, and with those that are known or have vanished.
     """
 
@@ -70,13 +70,13 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What a file came to, not written yet.
+    """The result of a file, not written yet.
 
     Attributes:
-        judged: what the daemon replied; None where the content was known.
-        outcome: what the index says of a content that was known.
+        judged: made of the reply; None where the content was known.
+        outcome: of a content that the index knows.
         vanished: it is no longer there.
-        read: somebody read it, so that its pages are in memory.
+        read: it was read for this run, so that its pages are in memory.
     """
 
     entry: FileEntry
@@ -162,7 +162,7 @@ class ScanRun:
                 self._timer = None
 
     def unchanged(self, files: int, *, alarms: int = 0, unreported: int = 0) -> None:
-        """Count files that are as the index knows them; ``unreported``: whose errors no run has told of yet."""
+        """Count files that are as the index knows them; ``unreported``: with errors that no run has reported yet."""
         self.run.counts.unchanged += files
         self.alarming += alarms
         self.unscored += unreported
@@ -187,7 +187,7 @@ class ScanRun:
         await self._submitter.start(self._settle, entry, looked)
 
     def _wanted(self, entry: FileEntry, outcome: RowOutcome) -> bool:
-        """Tell whether there is something to do about a verdict that the index knows: then it is asked about anew."""
+        """Tell whether a verdict that the index knows calls for an action: then the file is asked about again."""
         if outcome.status != Status.OK or outcome.verdict is None or outcome.digest is None:
             return False
         wants = self.handler.wants(outcome.verdict, bool(outcome.alarm))
@@ -195,7 +195,7 @@ class ScanRun:
 
     async def _settle(self, entry: FileEntry, looked: Looked) -> None:
         if looked.known is Known.SIZE:
-            digest = await self._hasher.of(entry)
+            digest = await self._hasher.digest(entry)
             outcome = self.table.content(digest) if digest is not None else None
             if outcome is not None and not self._wanted(entry, outcome):
                 self._add(_Result(entry, None, outcome))

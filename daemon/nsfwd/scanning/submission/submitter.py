@@ -43,7 +43,7 @@ class Submitter:
 
     Args:
         client: the daemon.
-        rate: requests a second at most; None is no limit.
+        rate: requests a second at most; unlimited when None.
     """
 
     def __init__(self, client: ReconnectingClient, *, rate: float | None = None) -> None:
@@ -213,7 +213,7 @@ class RateLimit:
     """Spaces requests evenly, at most so many a second.
 
     Args:
-        rate: None is no limit.
+        rate: unlimited when None.
     """
 
     def __init__(self, rate: float | None) -> None:

@@ -1,4 +1,4 @@
-"""``ChangeDetector``: walks ahead of a sweep and compares what it finds with the index; most files are as they were.
+"""``ChangeDetector``: walks ahead of a sweep and compares the files it finds with the index; most are unchanged.
 
 For a thread of its own, with a connection of its own that only reads: one query a directory, plain tuples compared, no
 row written for what has not changed. Knows the walk and the index, no daemon.
@@ -22,10 +22,10 @@ from nsfwd.scanning.trees.walk import Entry, Walk, WalkedTree, WalkPart
 from nsfwd.sqlite_store import Row
 
 FILES = 256
-"""Files to be asked about that are handed over at once."""
+"""Files of one batch."""
 
 SECONDS = 0.1
-"""After which is handed over whatever there is: counts go on, and the run can stop."""
+"""Seconds after which a smaller batch is passed on: counts go on, and the run can stop."""
 
 NAMES = 500
 """Names of a large directory that one query asks about."""
@@ -39,7 +39,7 @@ class Ended:
     """A directory that was walked as far as possible.
 
     Attributes:
-        code: why not to its end. ``gone``: rows of files that are no longer there.
+        code: of the error that kept it from being read to its end. ``gone``: rows of files that are no longer there.
     """
 
     directory: bytes
@@ -49,7 +49,7 @@ class Ended:
 
 @dataclass(slots=True)
 class ChangeBatch:
-    """What was found since the last one.
+    """The files and directories that were found since the last batch.
 
     Attributes:
         files: to be looked at closely. ``unchanged``: files that are as the index knows them, of which ``alarms`` are
@@ -128,7 +128,7 @@ class ChangeDetector:
             batch.ended.append(Ended(part.directory, part.code, gone if part.code is None else ()))
 
     def _sort(self, part: WalkPart, rows: dict[bytes, Row], batch: ChangeBatch) -> None:
-        """Tell what is as it was from what is not; what is left of ``rows`` was not found."""
+        """Part unchanged files from the others; the rows that are left in ``rows`` were not found."""
         take, wanted, unreported = rows.pop, self._wanted, self._unreported
         for entry in part.entries:
             row = take(entry[0], None)
@@ -177,7 +177,7 @@ class ChangeDetector:
 
 
 def _pieces(batch: ChangeBatch) -> Iterator[ChangeBatch]:
-    """Hand over the files of a large part a few at a time; counts and ends with the last."""
+    """Yield the files of a large part a few at a time; counts and ends with the last."""
     while len(batch.files) > FILES:
         yield ChangeBatch(batch.files[:FILES])
         del batch.files[:FILES]

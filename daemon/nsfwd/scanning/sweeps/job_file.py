@@ -1,4 +1,4 @@
-"""A job: what a nightly sweep or a watch is about, in a TOML file that units name.
+"""Job files: the options of a nightly sweep or a watch, in a TOML file that units name.
 
     /etc/nsfwd/sweep.d/NAME.toml
         directories = ["/srv/uploads"]
@@ -8,7 +8,7 @@
         apply = true
 
 Its keys are the flags of ``nsfwd sweep`` and ``nsfwd watch`` with underscores; one file serves both, so each leaves out
-what is the other's. Reads files; knows no flag.
+the keys that are only for the other. Knows no flag.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def find_job(job: str) -> Path:
     if "/" in job or job.endswith(".toml"):
         return Path(job)
     if not _NAME.fullmatch(job):
-        raise SettingsError(f"{job!r} is no name of a job")
+        raise SettingsError(f"invalid name of a job {job!r}")
     return DIRECTORY / f"{job}.toml"
 
 
@@ -47,7 +47,7 @@ def read_job(path: Path, known: Collection[str]) -> dict[str, Any]:
         known: the keys it may have.
 
     Raises:
-        SettingsError: it cannot be read, is no TOML, or has a key that is unknown. The message names the file.
+        SettingsError: it cannot be read, is not TOML, or has an unknown key. The message names the file.
     """
     try:
         values = parse_toml(read_document(path))

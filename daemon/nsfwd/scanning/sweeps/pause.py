@@ -1,6 +1,6 @@
-"""``Pause``: when a sweep pauses: when the clock on the wall shows a time, or after so long.
+"""``Pause``: the end of a sweep for now, at a time of the clock on the wall or after some seconds.
 
-Both are looked at again and again: in between clocks are changed or set, and machines sleep. Knows no sweep.
+Both are read again and again, as clocks are set and machines sleep in between. Knows no sweep.
 """
 
 from __future__ import annotations

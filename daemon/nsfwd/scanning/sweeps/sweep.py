@@ -1,8 +1,7 @@
-"""``sweep``: walks trees, has the daemon judge what is new or changed, and accounts for every file of them.
+"""``sweep``: walks trees, has the daemon judge new and changed files, and accounts for every file.
 
-The story: begin a run, let a new policy judge what was scored before, walk, compare, ask, record, act; then note what
-is no longer there. Stopped at any moment, by a clock, a signal or a kill, it goes on where it was. Knows
-no command line.
+In order: begin a run, let a new policy judge known scores, walk, compare, ask, record, act; then mark files that are no
+longer there. Stopped at any moment, by a clock, a signal or a kill, it goes on where it was. Knows no command line.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ DIRECTORIES = 500
 """Directories whose end is written at once."""
 
 LOOK = 1.0
-"""Seconds between two looks at how far it is."""
+"""Seconds between two reports of progress."""
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
 _WHO_PROCESS = 1
@@ -46,12 +45,12 @@ NICE = 10
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """What is swept, and how long.
+    """The trees and the limits of a sweep.
 
     Attributes:
         pause: when it pauses; None is never.
-        count: count the files meanwhile, where no earlier run tells how many there are.
-        shown: hears every second how far it is.
+        count: count the files at the same time, where no earlier run has counted them.
+        shown: called every second with the progress.
     """
 
     tree: WalkedTree
@@ -63,11 +62,11 @@ class SweepPlan:
 
 @dataclass(slots=True)
 class SweepProgress:
-    """How far a sweep is, and in the end what it came to.
+    """How far a sweep is, and in the end its results.
 
     Attributes:
-        total: files of the trees; None while nobody knows.
-        why: it ended; empty while it runs. ``waiting``: for the daemon.
+        total: files of the trees; None while unknown.
+        why: the reason why it ended; empty while it runs. ``waiting``: for the daemon.
         unscored: images left without scores in this run; ``alarming``: files with a verdict that is an alarm, those
             that are as they were included. ``unreadable``: directories. ``gone``: files that are no longer there.
         rejudged: files that a new policy gave another verdict. ``failed``: actions that could not be done.
@@ -96,10 +95,10 @@ async def sweep(
     """Run one sweep.
 
     Args:
-        stop: is given what ends the run cleanly; safe in a signal handler.
+        stop: called with a function that ends the run in order; safe in a signal handler.
 
     Returns:
-        What it came to.
+        Its results.
 
     Raises:
         NsfwdError: a sweep of one of these trees runs already; no daemon answers; the index cannot be written; what
@@ -138,7 +137,7 @@ class _Sweep:
         scan.settled = self._settled
 
     def progress(self, *, why: str = "") -> SweepProgress:
-        """Tell how far it is."""
+        """Return how far it is."""
         progress, scan = self._progress, self._scan
         progress.why, progress.waiting = why, scan.client.waiting
         progress.seconds = time.monotonic() - self._started
@@ -147,7 +146,7 @@ class _Sweep:
         return progress
 
     async def show(self) -> None:
-        """Tell every second."""
+        """Report the progress every second."""
         while self._plan.shown is not None:
             self._plan.shown(self.progress())
             await asyncio.sleep(LOOK)
@@ -167,12 +166,12 @@ class _Sweep:
             self._scan.stop("paused")
 
     async def rejudge(self) -> None:
-        """Let the daemon's policy judge what was scored under another one. Opens no file."""
+        """Let the daemon's policy judge files that were scored under another one. Opens no file."""
         if self._scan.client.judges.policies and self._policy_changed():
             self._progress.rejudged = await asyncio.to_thread(self._rejudged)
 
     async def files(self) -> AsyncIterator[FileEntry]:
-        """Yield what is to be looked at closely, and account for the rest."""
+        """Yield files that may have changed, and account for the others."""
         unreported = frozenset(_unreported_runs(self._index, self._scan.run.id, self._plan.tree.roots))
         detector = ChangeDetector(
             self._index.path,

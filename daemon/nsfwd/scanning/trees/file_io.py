@@ -1,7 +1,7 @@
 """Single files beside the daemon: opened, hashed in threads, dropped from the page cache, and written for their owner.
 
-A sweep reads files that nobody may ask for again; they must not push out of memory what others use. What commands write
-is for their owner alone, and whole or not there at all. Knows no verdict. Blocks, but for ``FileHasher``.
+A sweep reads files that may never be read again; they must not push the pages of other programs out of memory. Files
+that commands write are for their owner alone, and whole or not there at all. Blocks, but for ``FileHasher``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def opened(path: bytes) -> Iterator[int]:
     """Lend a descriptor of a regular file.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, _FLAGS)
     try:
@@ -60,17 +60,17 @@ def unchanged_digest(entry: FileEntry) -> bytes | None:
 
 
 class FileHasher:
-    """Hashes files in threads, several in a turn: a hand-over costs as much as a small file. For one event loop."""
+    """Hashes files in threads, several in a turn, as passing one to a thread costs much. For one event loop."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[FileEntry, asyncio.Future[bytes | None]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._readers = 0
 
-    async def of(self, found: FileEntry) -> bytes | None:
+    async def digest(self, entry: FileEntry) -> bytes | None:
         """Return the digest of a file; None when it cannot be read or is no longer the one that was found."""
         answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((found, answer))
+        self._waiting.append((entry, answer))
         if self._readers < HASHERS:
             self._readers += 1
             reader = asyncio.create_task(self._read())
@@ -83,8 +83,8 @@ class FileHasher:
             share = min(HASHED_AT_ONCE, -(-len(self._waiting) // HASHERS))
             part = [self._waiting.popleft() for _ in range(share)]
             try:
-                digests = await asyncio.to_thread(_digests_of, [found for found, _ in part])
-            except Exception as error:  # of whoever asked
+                digests = await asyncio.to_thread(_digests_of, [entry for entry, _ in part])
+            except Exception as error:  # of the caller
                 for _, answer in part:
                     if not answer.done():
                         answer.set_exception(error)
@@ -92,7 +92,7 @@ class FileHasher:
                 for (_, answer), digest in zip(part, digests, strict=True):
                     if not answer.done():
                         answer.set_result(digest)
-        self._readers -= 1  # in the same turn as the look at who waits: nobody is left behind
+        self._readers -= 1  # in the same turn as the look at the queue: no caller is left behind
 
 
 def _digests_of(files: Sequence[FileEntry]) -> list[bytes | None]:
@@ -170,7 +170,7 @@ def _lent(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Have errors name the path that was asked for: nobody has heard of the draft."""
+    """Let errors name the path that was asked for, not the temporary file."""
     try:
         yield
     except OSError as error:

@@ -30,10 +30,10 @@ _HARMLESS = ("user.", "system.posix_acl_", "security.selinux")
 """Beginnings of names of extended attributes that give a program no privilege."""
 
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-"""What renameat2 says where a file system, or a kernel, does not know its flags: NFS, FUSE, vfat."""
+"""Errors of renameat2 where a file system, or a kernel, does not know its flags: NFS, FUSE, vfat."""
 
 _UNLINKABLE = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
-"""What link(2) says where there are no hard links."""
+"""Errors of link(2) where there are no hard links."""
 
 HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """With these the next file would fail as well; every other error is about one name."""
@@ -47,7 +47,7 @@ class Changed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What a file has besides its content, as it was before anything was done to it."""
+    """Mode, owner, times and extended attributes of a file, as they were before anything was done to it."""
 
     mode: int
     uid: int
@@ -59,7 +59,7 @@ class Attributes:
 
     @classmethod
     def of(cls, file: int) -> Self:
-        """Take them of an open file; extended ones that may not be read are left out."""
+        """Read them from an open file; extended ones that may not be read are left out."""
         found = os.fstat(file)
         extended = {}
         with suppress(OSError):  # a file system without any
@@ -76,7 +76,7 @@ class Attributes:
             mode: instead of the own one.
 
         Returns:
-            What could not be put back; empty when all is as it was.
+            Names of attributes that could not be put back; empty when all are as they were.
         """
         lost = []
         for name, value in self.extended.items():
@@ -128,19 +128,19 @@ def regular(place: int, name: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
     except (FileNotFoundError, NotADirectoryError):
         raise Changed("it is no longer there") from None
     except OSError as error:
-        if looked_at(place, name) is None:
-            raise Changed("it is no regular file any more") from None
+        if stat_regular(place, name) is None:
+            raise Changed("it is not a regular file any more") from None
         raise error
     try:
         if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise Changed("it is no regular file any more")
+            raise Changed("it is not a regular file any more")
         yield opened
     finally:
         os.close(opened)
 
 
-def looked_at(place: int, name: bytes) -> os.stat_result | None:
-    """Return what a name stands for, when it is a regular file; links are not followed."""
+def stat_regular(place: int, name: bytes) -> os.stat_result | None:
+    """Return the state of a regular file by its name, None for anything else; links are not followed."""
     with suppress(FileNotFoundError, NotADirectoryError):
         found = os.stat(name, dir_fd=place, follow_symlinks=False)
         if stat.S_ISREG(found.st_mode):
@@ -149,7 +149,7 @@ def looked_at(place: int, name: bytes) -> os.stat_result | None:
 
 
 def check_writable(place: int) -> None:
-    """See that names of a directory can be changed.
+    """Check that names of a directory can be changed.
 
     Raises:
         OSError: EROFS or EACCES.
@@ -239,7 +239,7 @@ def _write(target: int, chunk: bytes) -> None:
 
 
 def hand_over(made: int, place: int) -> None:
-    """Give what root made in a directory to whom the directory belongs to."""
+    """Give a file that root made in a directory to the owner of the directory."""
     owner = os.fstat(place)
     if os.geteuid() == 0 and owner.st_uid != 0:
         os.fchown(made, owner.st_uid, owner.st_gid)
@@ -248,7 +248,7 @@ def hand_over(made: int, place: int) -> None:
 def write_new(place: int, name: bytes, content: bytes, mode: int = 0o600) -> None:
     """Write a file whole or not at all, over an older one of that name; on the disk when this returns.
 
-    Written by root it belongs to whom its directory belongs to, who is to read it later.
+    Written by root, it belongs to the owner of its directory, who reads it later.
     """
     temporary = name_beside(b"." + name, b".new")
     with suppress(FileNotFoundError):

@@ -29,14 +29,14 @@ CODES = {
     errno.EPERM: "permission",
     errno.ENAMETOOLONG: "bad_path",
 }
-"""How what keeps a directory from being read is spelled; all else is ``unreadable``."""
+"""Error of the system -> code of a directory that cannot be read; any other error is ``unreadable``."""
 
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-"""What an entry says that is no longer what it was when its directory was read."""
+"""Errors of an entry that has changed since its directory was read."""
 
 
 class Exclusion:
-    """Shell patterns, compiled once: a walk asks about every entry.
+    """Names and paths that a walk leaves out: shell patterns, compiled once, as every entry is compared.
 
     Args:
         patterns: one without a slash is compared with the name of each file and each directory, one with a slash with
@@ -61,11 +61,11 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class WalkedTree:
-    """What is walked.
+    """The directories of a walk, and its rules.
 
     Attributes:
         roots: absolute directories, each walked to its leaves.
-        exclusion: what is left out; a directory that is left out is not entered.
+        exclusion: names and paths that are left out; a directory that is left out is not entered.
         follow: go through links, to files and to directories. Every directory is walked once all the same.
         cross: enter other file systems that are mounted below.
     """
@@ -101,7 +101,7 @@ class WalkPart:
 
 @dataclass(slots=True)
 class _Looked:
-    """Names of a directory that were sorted by what they are."""
+    """Names of a directory, sorted into files and directories."""
 
     files: list[tuple[int, os.DirEntry[str]]] = field(default_factory=list)
     excluded: int = 0

@@ -1,7 +1,7 @@
-"""``Debouncer``: files that something happened to wait until they are still, so that none is scored half-written.
+"""``Debouncer``: holds changed files until they are no longer written, so that none is scored half-written.
 
-Each waits for a while without an event, and then until two looks at it agree. Pure but for stat(2): it is told the
-time.
+Each waits for a while without an event, and then until two looks at it agree. Pure but for stat(2): callers
+pass the time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Debouncer:
         return len(self._waiting)
 
     def add(self, path: bytes, now: float) -> bool:
-        """Note that something happened to a file; False when too many wait, and then it is not noted."""
+        """Note that a file has changed; False when too many wait, and then it is not noted."""
         if self._waiting.pop(path, None) is None and len(self._waiting) >= MOST:
             return False
         self._put(path, now, _state(self._look(path)))
@@ -53,7 +53,7 @@ class Debouncer:
         return None if first is None else first[0]
 
     def ready(self, now: float) -> Iterator[FileEntry]:
-        """Yield the files that are still, and let the others wait on. What is no regular file any more goes."""
+        """Yield the files that are still, and let the others wait on. Anything but a regular file is dropped."""
         while (due := self.due()) is not None and due <= now:
             path, (_, state) = self._waiting.popitem(last=False)
             found = self._look(path)

@@ -1,4 +1,4 @@
-"""``Inotify``: the kernel's own events of directories: written and closed, moved in, made, gone, and too many to tell.
+"""``Inotify``: the kernel's events of directories: files closed after a write, moved in, made or gone, and lost events.
 
 Plain ctypes, three calls of the C library. Libraries above it show files as added or modified: when a writer closed,
 that the kernel's queue ran over, and which single directory could not be watched does not come through, and a watch
@@ -59,7 +59,7 @@ class Inotify:
         self.descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def close(self) -> None:
-        """Watch nothing more. Idempotent."""
+        """Stop watching. Idempotent."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -74,11 +74,11 @@ class Inotify:
         return _checked(_libc.inotify_add_watch(self.descriptor, directory, flags))
 
     def remove(self, watch: int) -> None:
-        """Watch one directory no more; one that is gone already is no matter."""
+        """Stop watching one directory; one that is gone already does not matter."""
         _libc.inotify_rm_watch(self.descriptor, watch)
 
     def read(self) -> list[Event]:
-        """Return what happened since; empty when nothing did."""
+        """Return the events since the last call."""
         try:
             data = os.read(self.descriptor, _BUFFER)
         except BlockingIOError:

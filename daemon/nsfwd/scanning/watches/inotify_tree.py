@@ -1,7 +1,7 @@
-"""``InotifyTree``: one tree under inotify: which directory each watch is of, and what its events come to.
+"""``InotifyTree``: the watches of one tree under inotify, its events, and the state of its root.
 
-A directory is watched before it is listed, so that what comes into it meanwhile is seen by one or by both. Where the
-kernel gives no more watches it counts on, to tell how many are missing. Directories are covered in a thread while
+A directory is watched before it is listed, so that files that come in the meantime are seen by one or by both. Where
+the kernel gives no more watches it counts on, to report how many are missing. Directories are covered in a thread while
 another reads events; a lock keeps the two from losing one. Knows no index and no daemon.
 """
 
@@ -39,16 +39,16 @@ MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 _NO_MORE = frozenset({errno.ENOSPC, errno.ENOMEM})
-"""What the kernel says when it gives no further watch."""
+"""Errors of the kernel when it gives no further watch."""
 
 
 @dataclass(slots=True)
 class TreeEvents:
-    """What some events came to.
+    """The meaning of some events.
 
     Attributes:
         files: written and closed, or come under a name. ``directories``: new ones, to be covered and listed.
-        overflow: events were lost: all is to be covered and swept anew. ``gone``: the root is no longer there.
+        overflow: events were lost: the tree is to be covered and swept again. ``gone``: the root is no longer there.
     """
 
     files: list[bytes] = field(default_factory=list)
@@ -62,7 +62,7 @@ class InotifyTree:
 
     Attributes:
         unwatched: directories for which there was no watch. ``unreadable``: those that may not be watched or listed.
-        refused: why the kernel gave no queue of events; then nothing is watched. None where it did.
+        refused: the error where the kernel gave no queue of events; then nothing is watched.
     """
 
     def __init__(self, tree: WalkedTree) -> None:
@@ -95,7 +95,7 @@ class InotifyTree:
         return len(self._paths)
 
     def close(self) -> None:
-        """Watch nothing more. Idempotent."""
+        """Stop watching. Idempotent."""
         if self._inotify is not None:
             self._inotify.close()
 
@@ -126,7 +126,7 @@ class InotifyTree:
             yield files
 
     def _add(self, place: bytes) -> bool:
-        """Watch one directory; tell whether what is in it is to be looked at."""
+        """Watch one directory; return whether its entries are to be looked at."""
         top = place == self.root
         try:
             found = os.stat(place, follow_symlinks=top or self._tree.follow)  # noqa: PTH116  # bytes
@@ -166,7 +166,7 @@ class InotifyTree:
             return  # a link into a loop
 
     def read(self) -> TreeEvents:
-        """Return what happened since."""
+        """Return the events since the last call."""
         found = TreeEvents()
         with self._lock:
             for event in self._inotify.read() if self._inotify is not None else ():
@@ -222,7 +222,7 @@ def inotify_limit(name: str) -> int:
 
 
 class RootState(NamedTuple):
-    """What a name stood for when it was looked at.
+    """The directory that a name stood for, and the mounts below it.
 
     Attributes:
         identity: device and inode of the directory; None where there is none.
@@ -234,7 +234,7 @@ class RootState(NamedTuple):
 
 
 def root_state(root: bytes) -> RootState:
-    """Look. May wait for a disk or a network."""
+    """Return the state of a root now. May wait for a disk or a network."""
     try:
         found = os.stat(root)  # noqa: PTH116 (pathlib knows no bytes)
     except OSError:

@@ -1,9 +1,9 @@
 """``watch``: has every file judged soon after it was written, moved or linked into a tree, and loses none.
 
-The story: watch every directory, then sweep, so that what came before and what comes meanwhile is both seen; then the
-events, each file once it is still. What events cannot tell is swept: all of a tree after its queue ran over or after it
-came back, or its name stands for another directory, and every few minutes while the kernel gives too few watches.
-Knows no command line.
+In order: watch every directory, then sweep, so that earlier files and those that come in the meantime are seen; then
+the events, each file once it is no longer written. A tree is swept again after its queue of events ran over, after it
+came back, or its name stands for another directory, and every few minutes while the kernel gives too few watches. Knows
+no command line.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ ROOTS = 2.0
 """Seconds between looks whether the name of a tree still stands for the directory that is watched."""
 
 AGAIN = 30.0
-"""Seconds after which a sweep is tried again that another one of the same tree stood in the way of."""
+"""Seconds before a sweep is tried again while another one of the same tree runs."""
 
 LOOK = 1.0
-"""Seconds between two words about how far it is."""
+"""Seconds between two reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchPlan:
-    """What is watched.
+    """The trees of a watch, and its times.
 
     Attributes:
         settle: seconds that a file must be still. ``every``: seconds between sweeps of what cannot be watched.
         roots: seconds between looks at the names of the trees.
-        shown: hears every second how it goes.
+        shown: called every second with the progress.
     """
 
     tree: WalkedTree
@@ -65,7 +65,7 @@ class WatchProgress:
     Attributes:
         watched: directories. ``unwatched``: directories that the kernel gave no watch for.
         settling: files that are to be still first. ``sweeping``: a sweep runs. ``waiting``: for the daemon.
-        counts: of the files that events told of. ``sweeps``: that came to an end; ``overflows``: lost events.
+        counts: of the files that events reported. ``sweeps``: that came to an end; ``overflows``: lost events.
         alarming, unscored: of all of it.
     """
 
@@ -114,8 +114,8 @@ class _Branch(InotifyTree):
     """One tree, which closes itself; and what is to be done about it.
 
     Attributes:
-        stale: it is to be covered anew and swept: events were lost, or it came back.
-        gone: there is no such directory at present, which has been said.
+        stale: it is to be covered and swept again: events were lost, or it came back.
+        gone: there is no such directory at present, which has been reported.
         state: what its name stood for before it was covered.
     """
 
@@ -142,10 +142,10 @@ class _Watch:
         self._wanted = asyncio.Event()
         self._end_sweep: Callable[[], None] | None = None
         self._progress = WatchProgress(counts=scan.run.counts)
-        self._complained = 0
+        self._reported = 0
 
     def stop(self) -> None:
-        """End it: what is in flight is finished."""
+        """End it; requests in flight are finished."""
         self._scan.stop()
         self._halted.set()
         self._woken.set()
@@ -154,7 +154,7 @@ class _Watch:
             self._end_sweep()
 
     def progress(self) -> WatchProgress:
-        """Tell how it goes."""
+        """Return how it goes."""
         progress = self._progress
         progress.watched = sum(branch.count for branch in self._branches)
         progress.unwatched = sum(len(branch.unwatched) for branch in self._branches)
@@ -162,15 +162,15 @@ class _Watch:
         return progress
 
     async def cover(self) -> None:
-        """Watch all that is there, and have it swept."""
+        """Watch every directory, and have the trees swept."""
         for branch in self._branches:
             await asyncio.to_thread(_exhaust, branch)
             self._listen(branch)
-        self._complain()
+        self._report_unwatched()
         self._wanted.set()
 
     async def run(self) -> None:
-        """Feed what happens to the scanning, and sweep when that is needed, until stopped or failed."""
+        """Scan the files that events report, and sweep when that is needed, until stopped or failed."""
         others = [asyncio.create_task(work()) for work in (self._sweeps, self._cover_new, self._look, self._show)]
         others += [asyncio.create_task(self._keep(branch)) for branch in self._branches]
         feeding = asyncio.create_task(self._scan.scan(self._files()))
@@ -208,7 +208,7 @@ class _Watch:
         now = time.monotonic()
         if events.overflow:
             self._progress.overflows += 1
-            self._plan.options.say(f"{os.fsdecode(branch.root)}: events were lost; it is swept anew")
+            self._plan.options.say(f"{os.fsdecode(branch.root)}: events were lost; it is swept again")
             self._renew(branch)
             return
         if events.gone:
@@ -217,7 +217,7 @@ class _Watch:
             self._fresh.put_nowait((branch, directory))
         for path in events.files:
             if not self._settling.add(path, now):
-                self._plan.options.say("too many files at once to remember: all is swept anew")
+                self._plan.options.say("too many files at once to remember: all trees are swept again")
                 self._settling.clear()
                 for each in self._branches:
                     self._renew(each)
@@ -226,7 +226,7 @@ class _Watch:
             self._woken.set()
 
     def _renew(self, branch: _Branch) -> None:
-        """Begin a tree anew: what its watches are of may be wrong by now."""
+        """Begin a tree again: its watches may belong to other directories by now."""
         self._renew_queue(branch)
         branch.stale = True
         self._wanted.set()
@@ -237,17 +237,17 @@ class _Watch:
         branch.stale = branch.gone = True
 
     async def _keep(self, branch: _Branch) -> None:
-        """Begin a tree anew when its name stands for another directory, or when something is mounted there."""
+        """Begin a tree again when its name stands for another directory, or when something is mounted there."""
         while True:
             await asyncio.sleep(self._plan.roots)
             before, now = branch.state, await asyncio.to_thread(root_state, branch.root)
             if now.identity is None:
                 self._note_gone(branch)
             elif now != branch.state or branch.gone:
-                if branch.state is not before:  # covered meanwhile
+                if branch.state is not before:  # covered in the meantime
                     continue
                 what = "is back" if branch.gone else _difference(before, now)
-                self._plan.options.say(f"{os.fsdecode(branch.root)}: {what}; it is watched and swept anew")
+                self._plan.options.say(f"{os.fsdecode(branch.root)}: {what}; it is watched and swept again")
                 branch.state, branch.gone = now, False
                 self._renew(branch)
 
@@ -271,7 +271,7 @@ class _Watch:
         while True:
             branch, directory = await self._fresh.get()
             await asyncio.to_thread(self._list, branch, directory, asyncio.get_running_loop())
-            self._complain()
+            self._report_unwatched()
 
     def _list(self, branch: _Branch, directory: bytes, loop: asyncio.AbstractEventLoop) -> None:
         for files in branch.cover(directory):
@@ -293,7 +293,7 @@ class _Watch:
                         self._renew_queue(branch)
                     await asyncio.to_thread(_exhaust, branch)
                     branch.stale = False
-            self._complain()
+            self._report_unwatched()
             try:
                 await self._sweep()
             except SweepRuns as error:
@@ -326,22 +326,22 @@ class _Watch:
             end()
 
     async def _look(self) -> None:
-        """Have swept, now and then, what cannot be watched and what has come back."""
+        """Ask for sweeps, now and then, of trees that cannot be watched or have come back."""
         while True:
             await asyncio.sleep(self._plan.every)
             if any(branch.unwatched or branch.stale for branch in self._branches):
                 self._wanted.set()
 
-    def _complain(self) -> None:
+    def _report_unwatched(self) -> None:
         """Say how many directories are not watched, and what to set, whenever that number grows."""
         missing = sum(len(branch.unwatched) for branch in self._branches)
-        if missing > self._complained:
+        if missing > self._reported:
             refused = next((branch.refused for branch in self._branches if branch.refused is not None), None)
             self._plan.options.say(
                 f"{missing} directories cannot be watched and are swept every {self._plan.every:g} s instead: "
                 f"{_advice(missing) if refused is None else _advice_on_queues(refused)}"
             )
-        self._complained = missing
+        self._reported = missing
 
     async def _show(self) -> None:
         while True:
