@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
-from nsfwd.cli.options.long_runs import run_until_signal, say
+from nsfwd.cli.options.long_runs import reporting, run_until_signal, say
 
 TEXT = """\b
 Exit codes: 0 no list is left, also when there were alarms, which NAME.done counts; 64 wrong usage,
@@ -44,15 +42,14 @@ def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
     from nsfwd.scanning.spool.spool_dir import Spool
     from nsfwd.scanning.spool.spool_worker import work_off
 
-    shown: Callable[[str], None] = lambda text: None  # noqa: E731
-    service = "NOTIFY_SOCKET" in os.environ
-    if service:
-        from nsfwd.systemd import Notifier
-
-        notifier = Notifier(os.environ)
-        notifier.ready("reading lists")
-        shown = notifier.status
-    with Spool(directory, say=say) as opened:
-        heard: Callable[[str], None] = (lambda text: None) if quiet else say
-        done, _ = run_until_signal(lambda _: work_off(opened, connect, say=heard, shown=shown, stay=service))
+    with reporting(quiet=True) as (show, ready), Spool(directory, say=say) as opened:
+        if ready is not None:
+            ready("reading lists")
+        heard, shown = _ignore if quiet else say, show or _ignore
+        stay = ready is not None
+        done, _ = run_until_signal(lambda _: work_off(opened, connect, say=heard, shown=shown, stay=stay))
         return exit_codes.IO if done is not None and opened.left else exit_codes.OK
+
+
+def _ignore(text: str) -> None:
+    """Report nothing."""

@@ -5,11 +5,8 @@ The sweep itself is ``scanning.sweeps``; here are its flags, its signals, what i
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +16,7 @@ from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
-from nsfwd.cli.options.long_runs import run_until_signal, say
+from nsfwd.cli.options.long_runs import reporting, run_until_signal, say
 from nsfwd.cli.options.param_types import Clock, Duration, FiniteRange
 from nsfwd.cli.trees import send_option, tree_of, tree_options
 from nsfwd.quantities import format_count, format_duration
@@ -103,15 +100,19 @@ def run(
 
     index.parent.mkdir(parents=True, exist_ok=True)
     lower_priority()
-    with Index(index) as opened, _shown(quiet=quiet) as show:
-        shown = replace(plan, shown=show, count=plan.pause is not None or show is not None)
+    with Index(index) as opened, reporting(quiet=quiet) as (show, ready):
+        if ready is not None:
+            ready("sweeping")
+        shown = replace(plan, count=plan.pause is not None or show is not None)
+        if show is not None:
+            shown = replace(shown, shown=lambda progress: show(line(progress)))
         handler = acting(opened)
         progress, number = run_until_signal(lambda stop: sweep_trees(opened, shown, handler, stop=stop))
     if progress is None:
         return exit_codes.INTERRUPTED
     if not quiet:
-        for line in summary(progress):
-            click.echo(line, err=True)
+        for text in summary(progress):
+            click.echo(text, err=True)
     if number == signal.SIGINT:
         return exit_codes.INTERRUPTED
     if progress.failed:
@@ -121,26 +122,6 @@ def run(
     if progress.alarming:
         return exit_codes.ALARM
     return exit_codes.UNSCORED if progress.unscored else exit_codes.OK
-
-
-@contextmanager
-def _shown(*, quiet: bool) -> Iterator[Callable[[SweepProgress], None] | None]:
-    """Give what shows how far a sweep is: a line on a terminal, the status of a service; None where nobody looks."""
-    from nsfwd.systemd import Notifier
-
-    service = "NOTIFY_SOCKET" in os.environ
-    if service:
-        notifier = Notifier(os.environ)
-        notifier.ready("sweeping")
-        yield lambda progress: notifier.status(line(progress))
-    elif sys.stderr.isatty() and not quiet:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        with console.status("walking") as status:
-            yield lambda progress: status.update(line(progress))
-    else:
-        yield None
 
 
 def line(progress: SweepProgress) -> str:

@@ -5,11 +5,7 @@ The watch itself is ``scanning.watches``; here are its flags, its signals, and w
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +15,7 @@ from nsfwd.cli.actions import action_options, actor
 from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
-from nsfwd.cli.options.long_runs import run_until_signal, say
+from nsfwd.cli.options.long_runs import reporting, run_until_signal, say
 from nsfwd.cli.options.param_types import Duration
 from nsfwd.cli.trees import send_option, tree_of, tree_options
 from nsfwd.quantities import format_count
@@ -61,10 +57,15 @@ def watch(directories: tuple[bytes, ...], index: Path, **flags: Any) -> int:
 
     acting = actor(flags, plan.tree.roots, window=DAY)
     index.parent.mkdir(parents=True, exist_ok=True)
-    with Index(index) as opened, _shown(quiet=flags["quiet"]) as (show, ready):
+    with Index(index) as opened, reporting(quiet=flags["quiet"]) as (show, begun):
         from dataclasses import replace
 
-        handler, shown = acting(opened), replace(plan, shown=show)
+        handler, shown = acting(opened), plan
+        if show is not None:
+            shown = replace(plan, shown=lambda progress: show(line(progress)))
+        elif not flags["quiet"]:
+            begun = say
+        ready = (lambda: begun("watching")) if begun is not None else (lambda: None)
         _, number = run_until_signal(lambda stop: watch_trees(opened, shown, handler, stop=stop, ready=ready))
     return exit_codes.INTERRUPTED if number == signal.SIGINT else exit_codes.OK
 
@@ -76,27 +77,6 @@ def _plan(tree: WalkedTree, flags: dict[str, Any]) -> WatchPlan:
 
     options = RunOptions("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=say)
     return WatchPlan(tree, options, settle=flags["settle"] or SETTLE, every=flags["every"] or EVERY)
-
-
-_Show = tuple[Callable[["WatchProgress"], None] | None, Callable[[], None]]
-
-
-@contextmanager
-def _shown(*, quiet: bool) -> Iterator[_Show]:
-    """Give what shows how it goes, and what says that everything is watched."""
-    from nsfwd.systemd import Notifier
-
-    if "NOTIFY_SOCKET" in os.environ:
-        notifier = Notifier(os.environ)
-        yield lambda progress: notifier.status(line(progress)), lambda: notifier.ready("watching")
-        notifier.stopping()
-    elif sys.stderr.isatty() and not quiet:
-        from rich.console import Console
-
-        with Console(stderr=True).status("walking") as status:
-            yield lambda progress: status.update(line(progress)), lambda: None
-    else:
-        yield None, (lambda: None) if quiet else (lambda: say("watching"))
 
 
 def line(progress: WatchProgress) -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
 T = TypeVar("T")
+
+Show = Callable[[str], None]
 
 Stop = Callable[[], object]
 
@@ -19,6 +24,27 @@ def say(text: str) -> None:
     from nsfwd.escaping import visible
 
     click.echo(f"nsfwd: {visible(text)}", err=True)
+
+
+@contextmanager
+def reporting(*, quiet: bool) -> Iterator[tuple[Show | None, Show | None]]:
+    """Lend two functions: one shows a line of progress, the other reports to a service manager that the work has begun.
+
+    The first writes to the status of a service or to a terminal; either is None where there is no reader.
+    """
+    if "NOTIFY_SOCKET" in os.environ:
+        from nsfwd.systemd import Notifier
+
+        notifier = Notifier(os.environ)
+        yield notifier.status, notifier.ready
+        notifier.stopping()
+    elif sys.stderr.isatty() and not quiet:
+        from rich.console import Console
+
+        with Console(stderr=True).status("walking") as status:
+            yield status.update, None
+    else:
+        yield None, None
 
 
 def run_until_signal(work: Callable[[Callable[[Stop], None]], Coroutine[Any, Any, T]]) -> tuple[T | None, int]:

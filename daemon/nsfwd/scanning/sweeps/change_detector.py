@@ -6,8 +6,6 @@ row written for what has not changed. Knows the walk and the index, no daemon.
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_table import CULPRIT, SETTLED
 from nsfwd.scanning.index.stat_columns import stored_identity
 from nsfwd.scanning.trees.file_entry import FileEntry, join
+from nsfwd.scanning.trees.file_io import is_there
 from nsfwd.scanning.trees.walk import Entry, Walk, WalkedTree, WalkPart
 from nsfwd.sqlite_store import Row
 
@@ -173,7 +172,7 @@ class ChangeDetector:
         return index.read(query, {**self._present, "directory": large.number, "newest": large.newest})
 
     def _missing(self, directory: bytes, rows: Sequence[Row] | Iterator[Row]) -> list[int]:
-        return [row[_ID] for row in rows if not _is_file(join(directory, row[0]), follow=self.walk.follow)]
+        return [row[_ID] for row in rows if not is_there(join(directory, row[0]), follow=self.walk.follow)]
 
 
 def _pieces(batch: ChangeBatch) -> Iterator[ChangeBatch]:
@@ -187,12 +186,3 @@ def _pieces(batch: ChangeBatch) -> Iterator[ChangeBatch]:
 def _stored(entry: Entry) -> Row:
     """Return an entry as its row has it; only numbers beyond 63 bits are another there."""
     return (entry[0], *stored_identity(*entry[1:]))
-
-
-def _is_file(path: bytes, *, follow: bool) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path, follow_symlinks=follow).st_mode)  # noqa: PTH116 (pathlib knows no bytes)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True

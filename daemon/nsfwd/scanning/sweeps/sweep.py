@@ -10,7 +10,6 @@ import asyncio
 import ctypes
 import os
 import platform
-import stat
 import threading
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from nsfwd.scanning.submission.scan_run import RunOptions, ScanRun, scanning
 from nsfwd.scanning.sweeps.change_detector import ChangeBatch, ChangeDetector, Ended
 from nsfwd.scanning.sweeps.pause import Pause
 from nsfwd.scanning.trees.file_entry import FileEntry
+from nsfwd.scanning.trees.file_io import is_there
 from nsfwd.scanning.trees.walk import Walk, WalkedTree
 
 DIRECTORIES = 500
@@ -245,7 +245,7 @@ class _Sweep:
                 "SELECT id, path FROM directory WHERE (path = ? OR (path >= ? AND path < ?)) AND run IS NOT ?",
                 (root, below + b"/", below + b"0", run),
             )
-            gone = [number for number, path in list(rows) if _is_gone(path)]
+            gone = [number for number, path in list(rows) if not is_there(path, directory=True)]
             with self._index.transaction():
                 for number in gone:
                     self._progress.gone += self._index.write_all(
@@ -314,12 +314,3 @@ def _unreported_runs(index: Index, run: int, roots: tuple[bytes, ...]) -> Iterat
             break
         if not alive(index, number):
             yield number
-
-
-def _is_gone(path: bytes) -> bool:
-    try:
-        return not stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 (pathlib knows no bytes)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False

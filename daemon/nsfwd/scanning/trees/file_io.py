@@ -106,10 +106,11 @@ def forget(paths: Iterable[bytes]) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def is_there(path: bytes) -> bool:
-    """Tell whether there is a regular file."""
+def is_there(path: bytes, *, directory: bool = False, follow: bool = True) -> bool:
+    """Tell whether there is a regular file, or a directory; also True while that cannot be found out."""
+    is_kind = stat.S_ISDIR if directory else stat.S_ISREG
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (pathlib knows no bytes)
+        return is_kind(os.stat(path, follow_symlinks=follow).st_mode)  # noqa: PTH116 (pathlib knows no bytes)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
