@@ -109,10 +109,10 @@ def _scanner(name: str, settings: Settings) -> Scanner:
 def _print(comparison: Comparison, form: str, *, listed: bool) -> None:
     from nsfwd.cli.tables import write
     from nsfwd.scanning.reports.model_comparison import COSTS, FLIPS, costs, flipped
-    from nsfwd.scanning.trees.file_entry import spelled
+    from nsfwd.scanning.trees.file_entry import path_fields
 
     flips = [
-        {**spelled(flip.path), "first": flip.first._asdict(), "second": flip.second._asdict()}
+        {**path_fields(flip.path), "first": flip.first._asdict(), "second": flip.second._asdict()}
         for flip in (comparison.flips if listed or form == "json" else ())
     ]
     if form == "json":

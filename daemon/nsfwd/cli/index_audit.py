@@ -124,9 +124,9 @@ def _lines(tally: AuditTally) -> Iterator[str]:
 
 
 def _object(entry: AuditEntry) -> str:
-    from nsfwd.scanning.trees.file_entry import spelled
+    from nsfwd.scanning.trees.file_entry import path_fields
 
-    fields: dict[str, Any] = {"kind": entry.kind, **spelled(entry.path)}
+    fields: dict[str, Any] = {"kind": entry.kind, **path_fields(entry.path)}
     return escape_json(json.dumps(fields | ({"code": entry.code} if entry.code else {}), ensure_ascii=False))
 
 

@@ -94,11 +94,11 @@ def diff(first: int, second: int, index: Path, form: str) -> None:
     """
     from nsfwd.scanning.index.database import Index
     from nsfwd.scanning.reports.diff import differences
-    from nsfwd.scanning.trees.file_entry import spelled
+    from nsfwd.scanning.trees.file_entry import path_fields
 
     def rows() -> Iterator[dict[str, Any]]:
         for what, path, before, after in found:
-            yield {"what": str(what), "before": before or None, "after": after or None, **spelled(path)}
+            yield {"what": str(what), "before": before or None, "after": after or None, **path_fields(path)}
 
     with Index(index, write=False) as opened:
         found = differences(opened, first, second)

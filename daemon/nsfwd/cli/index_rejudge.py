@@ -139,7 +139,7 @@ def _print(rejudging: Rejudging, form: str, *, listed: bool) -> None:
 
 
 def _changes(rejudging: Rejudging) -> Iterator[dict[str, Any]]:
-    from nsfwd.scanning.trees.file_entry import spelled
+    from nsfwd.scanning.trees.file_entry import path_fields
 
     for before, judged in rejudging.changes():
         yield {
@@ -148,5 +148,5 @@ def _changes(rejudging: Rejudging) -> Iterator[dict[str, Any]]:
             "alarm": judged.alarm,
             "label": judged.label,
             "score": judged.score,
-            **spelled(judged.found.path),
+            **path_fields(judged.found.path),
         }

@@ -25,7 +25,7 @@ from nsfwd.protocol.messages import Judgement, Override
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_result import Judged
 from nsfwd.scanning.index.stat_columns import loaded_found
-from nsfwd.scanning.trees.file_entry import FileEntry, spelled
+from nsfwd.scanning.trees.file_entry import FileEntry, path_fields
 from nsfwd.sqlite_store import Row
 
 STEP = 5000
@@ -251,7 +251,7 @@ def override_json(override: Override) -> str:
 
 def _reply(found: FileEntry, new: _New, judgement: Judgement) -> dict[str, Any]:
     return {
-        **spelled(found.path),
+        **path_fields(found.path),
         "status": "ok",
         "verdict": new.verdict,
         "alarm": bool(new.alarm),

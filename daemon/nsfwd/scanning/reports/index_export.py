@@ -19,7 +19,7 @@ from nsfwd.row_writer import write_rows
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.stat_columns import utc
 from nsfwd.scanning.reports.where import Condition
-from nsfwd.scanning.trees.file_entry import join, spelled
+from nsfwd.scanning.trees.file_entry import join, path_fields
 from nsfwd.sqlite_store import Row
 
 COLUMNS: dict[str, type] = {
@@ -108,7 +108,7 @@ def _record(row: Row, models: _Models) -> Record:
     directory, name, status, code, verdict, alarm, label, score, override, digest, size, mtime, time, judged, *rest = (
         row
     )
-    path = spelled(join(directory, name))
+    path = path_fields(join(directory, name))
     return {
         "path": path["path"],
         "path_bytes": path.get("path_bytes"),

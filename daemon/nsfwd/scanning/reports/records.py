@@ -15,7 +15,7 @@ from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.index.file_table import RowOutcome, scores_of
 from nsfwd.scanning.index.runs import alive
 from nsfwd.scanning.index.stat_columns import loaded_identity, local
-from nsfwd.scanning.trees.file_entry import join, spelled
+from nsfwd.scanning.trees.file_entry import join, path_fields
 
 RUNS = 10
 """Runs that are shown, the newest first."""
@@ -55,7 +55,7 @@ def files(index: Index, chosen: ChosenRows) -> Iterator[dict[str, Any]]:
     )
     for directory, name, status, verdict, alarm, label, score, code, moment, override, digest, run in rows:
         yield {
-            **spelled(join(directory, name)),
+            **path_fields(join(directory, name)),
             "status": status,
             "verdict": verdict,
             "alarm": bool(alarm) if status == "ok" else None,
@@ -112,7 +112,7 @@ def file(index: Index, path: bytes) -> dict[str, Any] | None:
     number, *identity, attempts, moment, run, gone, policy = row[:11]
     outcome = RowOutcome(*row[11:])
     return {
-        **spelled(path),
+        **path_fields(path),
         "status": outcome.status,
         "code": outcome.code,
         "verdict": outcome.verdict,

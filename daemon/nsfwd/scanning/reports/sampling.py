@@ -21,7 +21,7 @@ from nsfwd.errors import NsfwdError
 from nsfwd.row_writer import write_rows
 from nsfwd.scanning.index.database import Index
 from nsfwd.scanning.reports.intervals import Estimate, Stratum, stratified
-from nsfwd.scanning.trees.file_entry import join, spelled, whole_path
+from nsfwd.scanning.trees.file_entry import join, path_fields, whole_path
 
 TENTHS = 10
 """Parts of the score, of equal width: misses gather below the threshold, and equal shares of the sample find them."""
@@ -138,7 +138,7 @@ def write(drawn: Iterable[Drawn], out: BinaryIO) -> None:
 
 def _row(one: Drawn) -> dict[str, Any]:
     digest = one.digest.hex() if one.digest else None
-    return {**one._asdict(), **spelled(one.path), "sha256": digest}
+    return {**one._asdict(), **path_fields(one.path), "sha256": digest}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from nsfwd.bundles.verdict import Judge, Terms
 from nsfwd.errors import BundleError, CodedError, Status
 from nsfwd.protocol.messages import STAT_FIELDS
 from nsfwd.scanning.index.file_result import Judged
-from nsfwd.scanning.trees.file_entry import FileEntry, spelled
+from nsfwd.scanning.trees.file_entry import FileEntry, path_fields
 
 if TYPE_CHECKING:
     from nsfwd.bundles.policy import Policy
@@ -75,4 +75,4 @@ def failed(found: FileEntry, error: CodedError) -> Judged:
 def error_reply(path: bytes, error: CodedError) -> dict[str, Any]:
     """Return the reply of a path about which the daemon could not be asked, with the daemon's keys."""
     said = {"code": error.code, "message": error.message, "retry": error.row.retry}
-    return {**spelled(path), "status": str(Status.ERROR), "error": said}
+    return {**path_fields(path), "status": str(Status.ERROR), "error": said}

@@ -51,7 +51,7 @@ class FileEntry:
         return FileIdentity(self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
 
 
-def spelled(path: bytes) -> dict[str, str]:
+def path_fields(path: bytes) -> dict[str, str]:
     """Return ``path``, and ``path_bytes`` (base64) beside what can be read of one that is not UTF-8, as replies do."""
     try:
         return {"path": path.decode()}
