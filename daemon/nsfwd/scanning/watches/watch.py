@@ -96,10 +96,12 @@ async def watch(
         ready: called once every directory is watched that can be.
 
     Raises:
-        NsfwdError: the index cannot be written; what the action handler raises.
+        NsfwdError: the index cannot be written, or the action handler failed.
     """
     with ExitStack() as opened:
-        branches = [opened.enter_context(_Branch(replace(plan.tree, roots=(root,)))) for root in plan.tree.roots]
+        branches = [_Branch(replace(plan.tree, roots=(root,))) for root in plan.tree.roots]
+        for branch in branches:
+            opened.callback(branch.close)
         async with scanning(index, replace(plan.options, kind="watch", wait=True), handler) as scan:
             watching = _Watch(index, plan, handler, scan, branches)
             stop(watching.stop)
@@ -111,7 +113,7 @@ async def watch(
 
 
 class _Branch(InotifyTree):
-    """One tree, which closes itself; and what is to be done about it.
+    """One tree, and the state of its watches.
 
     Attributes:
         stale: it is to be covered and swept again: events were lost, or it came back.
@@ -121,12 +123,6 @@ class _Branch(InotifyTree):
 
     stale = gone = False
     state = RootState(None)
-
-    def __enter__(self) -> _Branch:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 class _Watch:
@@ -358,7 +354,7 @@ def _difference(before: RootState, now: RootState) -> str:
 def _advice(missing: int) -> str:
     most = inotify_limit("max_user_watches")
     return (
-        f"fs.inotify.max_user_watches is {most}, needed are {most + missing}: "
+        f"fs.inotify.max_user_watches is {most}, but {most + missing} are needed: "
         f"sysctl -w fs.inotify.max_user_watches={most + missing}"
     )
 
@@ -368,7 +364,7 @@ def _advice_on_queues(refused: OSError) -> str:
         return f"the kernel refuses inotify: {refused.strerror}"
     most = inotify_limit("max_user_instances")
     return (
-        f"the kernel gives no further inotify queue ({refused.strerror}): "
+        f"the kernel refuses another inotify queue ({refused.strerror}): "
         f"fs.inotify.max_user_instances is {most}: sysctl -w fs.inotify.max_user_instances={2 * most}"
     )
 
