@@ -104,14 +104,12 @@ def test_a_directory_that_cannot_be_searched_is_told(tmp_path: Path, monkeypatch
                 raise PermissionError(13, "Permission denied")
             return self._entry.stat()
 
-    look = Walk._look
+    files = Walk._files
 
     def closed(self: Walk, *rest: object) -> object:
-        looked = look(self, *rest)  # type: ignore[arg-type]
-        looked.files = [(inode, Closed(entry)) for inode, entry in looked.files]  # type: ignore[misc]
-        return looked
+        return [(inode, Closed(entry)) for inode, entry in files(self, *rest)]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Walk, "_look", closed)
+    monkeypatch.setattr(Walk, "_files", closed)
     (part,) = Walk(WalkedTree((root,)))
     assert part.code == "permission" and [entry[0] for entry in part.entries] == [b"b"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVarTuple
@@ -170,7 +169,7 @@ class CongestionWindow:
         self._limit = float(most)
         self.shrunk = 0
         self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._freed = asyncio.Event()
 
     @property
     def limit(self) -> int:
@@ -180,22 +179,14 @@ class CongestionWindow:
     async def acquire(self) -> None:
         """Wait for a place. One task at a time waits here."""
         while self._taken >= self.limit:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
+            self._freed.clear()
+            await self._freed.wait()
         self._taken += 1
 
     def release(self) -> None:
         """Give a place back."""
         self._taken -= 1
-        if self._waiting and self._taken < self.limit:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        self._freed.set()
 
     def grow(self) -> None:
         """Note a reply that was not refused."""

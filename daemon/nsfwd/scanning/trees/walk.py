@@ -99,14 +99,6 @@ class WalkPart:
         return self.first and self.last
 
 
-@dataclass(slots=True)
-class _Looked:
-    """Names of a directory, sorted into files and directories."""
-
-    files: list[tuple[int, os.DirEntry[str]]] = field(default_factory=list)
-    excluded: int = 0
-
-
 class Walk:
     """One walk. Iterate over it once.
 
@@ -183,35 +175,29 @@ class Walk:
         self._stack += (path for _, path in below)
 
     def _part(self, place: bytes, names: Sequence[os.DirEntry[str]], below: list[tuple[int, bytes]]) -> WalkPart:
-        looked = self._look(place, names, below)
-        part = WalkPart(place, [], excluded=looked.excluded)
+        part = WalkPart(place, [])
+        files = self._files(part, names, below)
         if self._names_only:
-            part.entries = [(os.fsencode(entry.name), 0, 0, 0, 0, 0) for _, entry in looked.files]
+            part.entries = [(os.fsencode(entry.name), 0, 0, 0, 0, 0) for _, entry in files]
             return part
-        looked.files.sort(key=_first)
+        files.sort(key=_first)
         follow, encode = self._tree.follow, os.fsencode
-        for _, entry in looked.files:
+        for _, entry in files:
             try:
                 found = entry.stat(follow_symlinks=follow)
             except OSError as error:
                 if error.errno not in _VANISHED:
                     part.code = _code(error)
                 continue
-            part.entries.append(
-                (
-                    encode(entry.name),
-                    found.st_dev,
-                    found.st_ino,
-                    found.st_size,
-                    found.st_mtime_ns,
-                    found.st_ctime_ns,
-                )
-            )
+            name, dev, ino, size = encode(entry.name), found.st_dev, found.st_ino, found.st_size
+            part.entries.append((name, dev, ino, size, found.st_mtime_ns, found.st_ctime_ns))
         return part
 
-    def _look(self, place: bytes, names: Sequence[os.DirEntry[str]], below: list[tuple[int, bytes]]) -> _Looked:
-        """Tell files from directories; the latter go to ``below``."""
-        looked = _Looked()
+    def _files(
+        self, part: WalkPart, names: Sequence[os.DirEntry[str]], below: list[tuple[int, bytes]]
+    ) -> list[tuple[int, os.DirEntry[str]]]:
+        """Return the files of a part with their inodes, and add its directories to ``below``."""
+        place, files = part.directory, []
         exclusion, follow = self._tree.exclusion, self._tree.follow
         for entry in names:
             try:
@@ -223,12 +209,12 @@ class Walk:
             except OSError:
                 continue  # a link into a loop
             if exclusion and exclusion.holds(join(place, os.fsencode(entry.name))):
-                looked.excluded += is_file
+                part.excluded += is_file
             elif is_file:
-                looked.files.append((entry.inode(), entry))
+                files.append((entry.inode(), entry))
             else:
                 below.append((entry.inode(), join(place, os.fsencode(entry.name))))
-        return looked
+        return files
 
 
 def outermost(roots: Sequence[bytes]) -> list[bytes]:
