@@ -246,7 +246,7 @@ def test_a_job_of_a_file(site: Site) -> None:
     assert f"quarantined {bad}" in site.run("sweep", "--job", job, code=1)
     job.write_text(f"{text}\nexclud = []")
     assert 'unknown key "exclud"; did you mean "exclude"?' in site.run("sweep", "--job", job, code=78)
-    job.write_text(text.replace("50", '"half"'))
+    job.write_text(text.replace("max_share = 50", 'max_share = "half"'))
     assert f"{job}, key max_share" in site.run("watch", "--job", job, code=78)
     assert "cannot be read" in site.run("sweep", "--job", "no-such-job", code=78)
 
