@@ -81,7 +81,7 @@ def test_a_changed_threshold_changes_verdict_and_policy_and_nothing_else(tmp_pat
         assert strictly["policy"] != plain["policy"]
         for text, reason in (
             ("[policy.nsfw]\nthresholds = { review = 2.0 }\n", "tier 'review' has threshold 2.0; it must be in (0, 1]"),
-            ("[policy.nsfw.groups]\nsensitive = ['nude']\n", "'nude', which is no label of this model"),
+            ("[policy.nsfw.groups]\nsensitive = ['nude']\n", "'nude', which is not a label of this model"),
             ("[policy.nsfw]\nthresholds = { review = 0.9, sensitive = 0.5 }\n", "must have a higher threshold"),
         ):
             refused = reload(text)

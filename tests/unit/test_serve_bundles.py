@@ -58,7 +58,7 @@ def test_the_sites_policy_replaces_the_bundles_and_not_the_models_identity(model
         ({"echo": {"thresholds": {"safe": 0.1}}}, "the first tier 'safe' is the floor: no group, threshold or alarm"),
         (
             {"echo": {"groups": {"sensitive": ["prn"]}}},
-            "'prn', which is no label of this model (drawings, hentai, neutral",
+            "'prn', which is not a label of this model (drawings, hentai, neutral",
         ),
         ({"echo": {"groups": {"safe": ["neutral"]}}}, "names the group 'sensitive', which does not exist"),
     ],

@@ -114,7 +114,7 @@ def check_policy(policy: Policy, labels: Sequence[str]) -> None:
         for label in members:
             if label not in labels:
                 raise BundleError(
-                    f"policy: group {group!r} names {label!r}, which is no label of this model ({', '.join(labels)})"
+                    f"policy: group {group!r} names {label!r}, which is not a label of this model ({', '.join(labels)})"
                 )
     _check_tiers(policy)
 

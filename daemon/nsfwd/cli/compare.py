@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from nsfwd.cli.options.default_paths import index_option
+from nsfwd.cli.options.default_paths import config_option, index_option
 from nsfwd.cli.report import pixels_option
+from nsfwd.escaping import escape_json
 
 if TYPE_CHECKING:
     from nsfwd.config import Settings
@@ -26,24 +27,33 @@ if TYPE_CHECKING:
 @click.argument("second", metavar="B")
 @index_option
 @click.option("-n", "count", type=click.IntRange(1), default=500, show_default=True, help="Number of files.")
-@click.option("--verdict", "verdicts", multiple=True, help="Of files with these verdicts.  [default: all]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another number draws other files.")
-@click.option("--list", "listed", is_flag=True, help="Name every file whose verdict flips.")
-@click.option("--html", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write a page of them as well.")
+@click.option(
+    "--verdict",
+    "verdicts",
+    multiple=True,
+    help="Verdict of files to sample. May be given several times.  [default: all]",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the sample: another number draws other files."
+)
+@click.option("--list", "listed", is_flag=True, help="List every file whose verdict flips.")
+@click.option(
+    "--html", "output", type=click.Path(path_type=Path, dir_okay=False), help="Page of the flips to write as well."
+)
 @pixels_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
-    "--models-dir", type=click.Path(path_type=Path, file_okay=False), help="[default: the setting models_dir]"
+    "--models-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory of bundles.  [default: the setting models_dir]",
 )
-@click.option(
-    "--config", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="TOML file of settings."
-)
+@config_option
 def compare(first: str, second: str, index: Path, output: Path | None, pixels: Shown, **rest: Any) -> None:
-    """Have models A and B score a sample of an index: verdicts that flip both ways, and what an image costs.
+    """Score a sample of an index with models A and B: verdicts that flip in both directions, and the cost of an image.
 
     Scores in this process and its children, without the daemon and without overrides; each model under its own policy,
-    or the site's for it. The sample is drawn equally from each tenth of the score; how many files of all would flip is
-    estimated from it, with an interval of 95 %.
+    or the site's for it. The sample is drawn equally from each tenth of the score; the number of files of the whole
+    index that would flip is estimated from it, with an interval of 95 %.
 
     \b
     Example:
@@ -72,7 +82,7 @@ def compare(first: str, second: str, index: Path, output: Path | None, pixels: S
         with private(output) as out:
             for piece in page_of(comparison, pixels):
                 out.write(piece.encode("utf-8", "replace"))
-        click.echo(f"{output} is written", err=True)
+        click.echo(f"wrote {output}", err=True)
 
 
 def _scanner(name: str, settings: Settings) -> Scanner:
@@ -82,7 +92,7 @@ def _scanner(name: str, settings: Settings) -> Scanner:
         name: as of ``bundle_store.locate``.
 
     Raises:
-        BundleError: it is not here.
+        BundleError: the bundle is missing.
     """
     from nsfwd.bundles.bundle_store import locate, open_bundle
     from nsfwd.config import parse_model
@@ -127,7 +137,7 @@ def _print(comparison: Comparison, form: str, *, listed: bool) -> None:
             "verdicts": [dict(zip(FLIPS, row, strict=True)) for row in flipped(comparison)],
             "flips": flips,
         }
-        click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+        click.echo(escape_json(json.dumps(fields, indent=2, ensure_ascii=False)))
         return
     click.echo(f"{comparison.drawn} of {comparison.files} files; {comparison.unscored} not scored by both\n")
     write((dict(zip(COSTS, row, strict=True)) for row in costs(comparison)), COSTS, "text")

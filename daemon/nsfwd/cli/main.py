@@ -37,7 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "top": ("nsfwd.cli.top:top", "Show the activity of the daemon, live."),
     "bench": ("nsfwd.cli.bench:bench", "Measure throughput and latency of the daemon."),
     "config": ("nsfwd.cli.config:config", "Show or check the settings."),
-    "models": ("nsfwd.cli.models:models", "Bundles: the networks that nsfwd can serve."),
+    "models": ("nsfwd.cli.models:models", "Manage bundles: the networks that nsfwd can serve."),
     "override": ("nsfwd.cli.override:override", "Manage overrides: decisions of people, which win over the model."),
     "completion": ("nsfwd.cli.completion:completion", "Print the completion script of a shell."),
 }

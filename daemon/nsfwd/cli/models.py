@@ -61,7 +61,7 @@ def _say(line: str) -> None:
 
 @click.group("models", cls=Group)
 def models() -> None:
-    """Bundles: the networks that nsfwd can serve.
+    """Manage bundles: the networks that nsfwd can serve.
 
     Example: nsfwd models pull nsfw-mobilenet-v2-140
     """
@@ -70,11 +70,11 @@ def models() -> None:
 @models.command("list")
 @_models_dir
 def list_models(settings: Settings) -> None:
-    """List known bundles, and which of them are here.
+    """List known bundles, and which of them are installed.
 
     Example: nsfwd models list
     """
-    rows = [("NAME", "HERE", "SIZE", "LICENCE", "WHAT")]
+    rows = [("NAME", "INSTALLED", "SIZE", "LICENCE", "SUMMARY")]
     here = {name: place / name for place in reversed(bundle_places(settings)) for name in installed(place)}
     for name in sorted({*catalogue(), *here}):
         rows.append(_row(name, here.get(name)))
@@ -88,7 +88,13 @@ def list_models(settings: Settings) -> None:
 def _row(name: str, directory: Path | None) -> tuple[str, str, str, str, str]:
     if directory is None:
         manifest = catalogue()[name].manifest
-        return (name, "no", f"{manifest.source.bytes / _MB:.0f} MB to get", manifest.licence.name, manifest.summary)
+        return (
+            name,
+            "no",
+            f"{manifest.source.bytes / _MB:.0f} MB to download",
+            manifest.licence.name,
+            manifest.summary,
+        )
     try:
         manifest = open_bundle(directory).manifest
     except BundleError as error:
@@ -110,7 +116,7 @@ def _former_rows(directory: Path) -> Iterator[tuple[str, str, str, str, str]]:
         command = f"nsfwd models rollback {directory.name}" + (f" --to {its_own}" if others else "")
         others.update(names)
         what = f"version {names[0]}, {bundle.model_identity}, policy {bundle.policy_identity}"
-        yield (directory.name, "kept", size, licence, f"{what}; back to it with: {command}")
+        yield (directory.name, "kept", size, licence, f"{what}; to go back: {command}")
 
 
 def _size(directory: Path, manifest: Manifest) -> int:
@@ -192,7 +198,7 @@ def import_file(file: Path, sha256: str | None, settings: Settings) -> None:
     bundle = import_packed(
         file, Path(settings.models_dir), sha256=sha256, finish=lambda bundle: derive_and_test(bundle, _say)
     )
-    _say(f"{bundle.model_identity} is in {bundle.directory}")
+    _say(f"installed {bundle.model_identity} in {bundle.directory}")
 
 
 @models.command("rollback")
@@ -313,7 +319,7 @@ def _tune(bundle: Bundle) -> None:
         for streams, seconds in measured:
             mark = "  chosen" if streams == chosen else ""
             click.echo(f"{what}  {streams.streams} streams, {streams.threads} threads: {1000 * seconds:.2f} ms{mark}")
-    click.echo(f"kept in {found.file}")
+    click.echo(f"saved in {found.file}")
 
 
 models.add_command(compare)

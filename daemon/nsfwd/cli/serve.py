@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from nsfwd.cli.options.default_paths import config_option
 from nsfwd.config import BYTES, SECONDS, TABLE, Setting, Settings, find_file, load_settings
 from nsfwd.config.renames import RENAMED
 from nsfwd.quantities import format_duration, format_size
@@ -36,9 +37,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             command = click.option(f"--{old.replace('_', '-')}", old, multiple=row.many, hidden=True)(command)
     for row in reversed([row for row in TABLE.values() if row.flag]):
         command = _option(row)(command)
-    path = click.Path(path_type=Path, dir_okay=False)
-    text = "TOML file of settings.  [default: $NSFWD_CONFIG, else /etc/nsfwd/nsfwd.toml if there is one]"
-    return click.option("--config", "config", metavar="FILE", type=path, help=text)(command)
+    return config_option(command)
 
 
 def _option(row: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

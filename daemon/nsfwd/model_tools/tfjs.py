@@ -46,7 +46,7 @@ def parse_module(script: str) -> dict[str, Any]:
     except ValueError as error:
         raise BundleError(f"the model's JavaScript literal cannot be read: {str(error)[:200]}") from None
     if not isinstance(document, dict):
-        raise BundleError("the model's JavaScript literal is no object")
+        raise BundleError("the model's JavaScript literal is not an object")
     restored: dict[str, Any] = restore(document)
     return restored
 
