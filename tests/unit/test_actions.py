@@ -17,8 +17,8 @@ from typing import Any
 import click
 import pytest
 
-from nsfwd.cli import actions as flags
 from nsfwd.cli import main
+from nsfwd.cli.options import action_options as flags
 from nsfwd.errors import ActionFailure, BreakerOpen
 from nsfwd.quantities import format_duration
 from nsfwd.scanning.actions import breaker, executor, hook, move_out

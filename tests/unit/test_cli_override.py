@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nsfwd.cli import main
-from nsfwd.cli.tiers import floor_of
+from nsfwd.cli.options.tiers import floor_of
 from nsfwd.config import load_settings
 from nsfwd.overrides.override_store import OverrideStore
 from tests.unit.fakedaemon import FakeDaemon, Request

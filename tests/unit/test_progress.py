@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nsfwd.cli.progress import progress
+from nsfwd.cli.options.progress import progress
 
 
 class Terminal(io.StringIO):

@@ -117,7 +117,7 @@ def _scanner(name: str, settings: Settings) -> Scanner:
 
 
 def _print(comparison: Comparison, form: str, *, listed: bool) -> None:
-    from nsfwd.cli.tables import write
+    from nsfwd.cli.options.tables import write
     from nsfwd.scanning.reports.model_comparison import COSTS, FLIPS, costs, flipped
     from nsfwd.scanning.trees.file_entry import path_fields
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.default_paths import quarantine_option, to_option
-from nsfwd.cli.trees import tree_of, tree_options
+from nsfwd.cli.options.job_option import job_option
+from nsfwd.cli.options.tree_options import tree_of, tree_options
 from nsfwd.escaping import escape, escape_json
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import click
 
 from nsfwd.cli.options.default_paths import index_option, output_option
 from nsfwd.cli.options.param_types import Moment, RowNumber
-from nsfwd.cli.tables import format_option, write
+from nsfwd.cli.options.tables import format_option, write
 
 if TYPE_CHECKING:
     from nsfwd.scanning.reports.where import Condition

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsfwd.cli.options.default_paths import index_option
-from nsfwd.cli.tables import format_option, write
+from nsfwd.cli.options.tables import format_option, write
 
 if TYPE_CHECKING:
     from nsfwd.bundles.policy import Policy

@@ -14,7 +14,7 @@ from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.default_paths import index_option
 from nsfwd.cli.options.notices import notice
 from nsfwd.cli.options.param_types import RowNumber
-from nsfwd.cli.tables import format_option, write
+from nsfwd.cli.options.tables import format_option, write
 from nsfwd.escaping import escape, escape_json
 from nsfwd.quantities import format_count
 

@@ -21,7 +21,7 @@ from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.default_paths import config_option, output_option, store_option
 from nsfwd.cli.options.lazy_group import Group
 from nsfwd.cli.options.notices import notice
-from nsfwd.cli.tables import FORMATS
+from nsfwd.cli.options.tables import FORMATS
 from nsfwd.config import Settings, find_file, load_settings
 from nsfwd.errors import NsfwdError, OverridesFailure
 from nsfwd.escaping import escape
@@ -284,7 +284,7 @@ def _check_verdicts(wanted: Iterable[str], settings: Settings) -> None:
     Raises:
         OverridesFailure: a verdict is unknown, or the policies cannot be found.
     """
-    from nsfwd.cli.tiers import tiers_of
+    from nsfwd.cli.options.tiers import tiers_of
 
     try:
         known = dict.fromkeys(tier for tiers in tiers_of(settings) for tier in tiers)

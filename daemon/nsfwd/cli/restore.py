@@ -187,7 +187,7 @@ def _verdict(flags: dict[str, Any], settings: Settings) -> str:
     """Return the verdict for restored contents: --verdict, else the tier that every image reaches, never an alarm."""
     if flags["verdict"]:
         return str(flags["verdict"])
-    from nsfwd.cli.tiers import floor_of
+    from nsfwd.cli.options.tiers import floor_of
     from nsfwd.errors import NsfwdError, OverridesFailure
 
     try:

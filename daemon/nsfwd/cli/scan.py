@@ -32,7 +32,7 @@ from nsfwd.cli.options.path_inputs import (
     only_directories,
     records,
 )
-from nsfwd.cli.summary import Summary
+from nsfwd.cli.options.summary import Summary
 from nsfwd.errors import CodedError, NsfwdError
 from nsfwd.escaping import escape
 from nsfwd.protocol.limits import MAX_DEADLINE, MAX_FRAMES_ASKED
@@ -186,7 +186,7 @@ def scan(paths: tuple[bytes, ...], files_from: BinaryIO | None, null: bool, **re
 
 def _scan(asked: ScanOptions, summary: Summary, rest: dict[str, Any]) -> None:
     from nsfwd.cli.options.output_formats import PathWriter, writer
-    from nsfwd.cli.progress import progress
+    from nsfwd.cli.options.progress import progress
     from nsfwd.client import Options
 
     countable = asked.files_from is None and STDIN not in asked.paths

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsfwd.cli.actions import action_options, actor
-from nsfwd.cli.job import job_option
 from nsfwd.cli.options import exit_codes
+from nsfwd.cli.options.action_options import action_options, actor
 from nsfwd.cli.options.daemon_commands import connect_option
+from nsfwd.cli.options.job_option import job_option
 from nsfwd.cli.options.long_runs import reporting, run_until_signal, say
 from nsfwd.cli.options.param_types import Clock, Duration, FiniteRange
-from nsfwd.cli.trees import send_option, tree_of, tree_options
+from nsfwd.cli.options.tree_options import send_option, tree_of, tree_options
 from nsfwd.quantities import format_count, format_duration
 
 if TYPE_CHECKING:
