@@ -8,7 +8,8 @@ import click
 
 from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.daemon_commands import connect_option
-from nsfwd.cli.options.long_runs import reporting, run_until_signal, say
+from nsfwd.cli.options.long_runs import reporting, run_until_signal
+from nsfwd.cli.options.notices import notice
 
 TEXT = """\b
 Exit codes: 0 no list is left, also when there were alarms, which NAME.done counts; 64 wrong usage,
@@ -42,10 +43,10 @@ def spool(directory: Path, connect: str | None, *, quiet: bool) -> int:
     from nsfwd.scanning.spool.spool_dir import Spool
     from nsfwd.scanning.spool.spool_worker import work_off
 
-    with reporting(quiet=True) as (show, ready), Spool(directory, say=say) as opened:
+    with reporting(quiet=True) as (show, ready), Spool(directory, say=notice) as opened:
         if ready is not None:
             ready("reading lists")
-        heard, shown = _ignore if quiet else say, show or _ignore
+        heard, shown = _ignore if quiet else notice, show or _ignore
         stay = ready is not None
         done, _ = run_until_signal(lambda _: work_off(opened, connect, say=heard, shown=shown, stay=stay))
         return exit_codes.IO if done is not None and opened.left else exit_codes.OK

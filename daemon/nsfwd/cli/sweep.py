@@ -16,7 +16,8 @@ from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.action_options import action_options, actor
 from nsfwd.cli.options.daemon_commands import connect_option
 from nsfwd.cli.options.job_option import job_option
-from nsfwd.cli.options.long_runs import reporting, run_until_signal, say
+from nsfwd.cli.options.long_runs import reporting, run_until_signal
+from nsfwd.cli.options.notices import notice
 from nsfwd.cli.options.param_types import Clock, Duration, FiniteRange
 from nsfwd.cli.options.tree_options import send_option, tree_of, tree_options
 from nsfwd.quantities import format_count, format_duration
@@ -80,7 +81,7 @@ def _plan(tree: WalkedTree, flags: dict[str, Any]) -> SweepPlan:
     limits = flags["clock"], flags["seconds"]
     own = {name: flags[name] for name in ("connect", "wait", "send", "again", "rate")}
     return SweepPlan(
-        tree, RunOptions("sweep", tree.roots, say=say, **own), pause=Pause(*limits) if any(limits) else None
+        tree, RunOptions("sweep", tree.roots, say=notice, **own), pause=Pause(*limits) if any(limits) else None
     )
 
 

@@ -15,7 +15,8 @@ from nsfwd.cli.options import exit_codes
 from nsfwd.cli.options.action_options import action_options, actor
 from nsfwd.cli.options.daemon_commands import connect_option
 from nsfwd.cli.options.job_option import job_option
-from nsfwd.cli.options.long_runs import reporting, run_until_signal, say
+from nsfwd.cli.options.long_runs import reporting, run_until_signal
+from nsfwd.cli.options.notices import notice
 from nsfwd.cli.options.param_types import Duration
 from nsfwd.cli.options.tree_options import send_option, tree_of, tree_options
 from nsfwd.quantities import format_count
@@ -64,7 +65,7 @@ def watch(directories: tuple[bytes, ...], index: Path, **flags: Any) -> int:
         if show is not None:
             shown = replace(plan, shown=lambda progress: show(line(progress)))
         elif not flags["quiet"]:
-            begun = say
+            begun = notice
         ready = (lambda: begun("watching")) if begun is not None else (lambda: None)
         _, number = run_until_signal(lambda stop: watch_trees(opened, shown, handler, stop=stop, ready=ready))
     return exit_codes.INTERRUPTED if number == signal.SIGINT else exit_codes.OK
@@ -75,7 +76,7 @@ def _plan(tree: WalkedTree, flags: dict[str, Any]) -> WatchPlan:
     from nsfwd.scanning.watches.debounce import SETTLE
     from nsfwd.scanning.watches.watch import EVERY, WatchPlan
 
-    options = RunOptions("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=say)
+    options = RunOptions("watch", tree.roots, connect=flags["connect"], send=flags["send"], say=notice)
     return WatchPlan(tree, options, settle=flags["settle"] or SETTLE, every=flags["every"] or EVERY)
 
 

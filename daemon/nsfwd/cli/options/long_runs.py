@@ -1,4 +1,4 @@
-"""Commands that run for long: their messages go to standard error, and signals end them in order."""
+"""Commands that run for long: their progress, and the signals that end them in order."""
 
 from __future__ import annotations
 
@@ -10,20 +10,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import click
-
 T = TypeVar("T")
 
 Show = Callable[[str], None]
 
 Stop = Callable[[], object]
-
-
-def say(text: str) -> None:
-    """Write a sentence for people to standard error."""
-    from nsfwd.escaping import visible
-
-    click.echo(f"nsfwd: {visible(text)}", err=True)
 
 
 @contextmanager
