@@ -39,10 +39,10 @@ export MPLCONFIGDIR ?= $(abspath .run/matplotlib)
 
 help:
 	@echo "make run    set up, then serve on 127.0.0.1:$(PORT) and unix:$(SOCKET)"
-	@echo "make test   set up, then style, types, layers and all tests"
+	@echo "make test   set up, then style, types, layers, wording and all tests"
 	@echo "make setup  preflight, virtual environment in $(VENV), pinned install, the bundle $(BUNDLE)"
 	@echo "make fuzz   property tests and damaged files, other ones each round, for FUZZ_SECONDS=$(FUZZ_SECONDS)"
-	@echo "make check  style, types and layers alone"
+	@echo "make check  style, types, layers and wording alone"
 	@echo "make bench  measure this machine in under ten minutes (thoroughly: make bench BENCH=all)"
 	@echo "make lock   write requirements.lock anew"
 	@echo "make install, make uninstall   into PREFIX ($(PREFIX)) below DESTDIR, with the units for systemd"

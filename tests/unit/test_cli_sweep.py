@@ -124,7 +124,7 @@ def test_the_summary_says_every_count_once() -> None:
         "run 7: 21 files in 1m 1s: 2 unchanged, 1 of known content, 3 scored, 4 skipped, 5 errors, 6 excluded"
     )
     assert second == (
-        "run 7: 2 alarms (1 new); 9 with another verdict by the new policy; 8 no longer there;"
+        "run 7: 2 alarms (1 new); 9 with another verdict by the new policy; 8 no longer exist;"
         " 1 directories that cannot be read"
     )
 

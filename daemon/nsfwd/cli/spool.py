@@ -1,4 +1,4 @@
-"""``nsfwd spool``: lists of paths that other programs handed in as files are answered into files."""
+"""``nsfwd spool``: answers lists of paths that other programs put into a directory, with files of replies."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``nsfwd sweep``: trees in, an index of verdicts out, and an exit code a timer can trust.
+"""``nsfwd sweep``: trees in, an index of verdicts out, and an exit code for timers.
 
-The sweep itself is ``scanning.sweeps``; here are its flags, its signals, what is shown meanwhile and said in the end.
+The sweep itself is ``scanning.sweeps``; here are its flags, its signals, its progress and its summary.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def run(
     """Run a sweep from the command line and return its exit code.
 
     Args:
-        acting: makes the actor; it is given the open index.
+        acting: makes the action handler of the open index.
     """
     from dataclasses import replace
 
@@ -126,7 +126,7 @@ def run(
 
 
 def line(progress: SweepProgress) -> str:
-    """Say in a line how far it is."""
+    """Return the progress in one line."""
     counts = progress.counts
     of = f" of {format_count(progress.total)}" if progress.total else ""
     rate = counts.found / progress.seconds if progress.seconds > 0 else 0.0
@@ -142,7 +142,7 @@ def line(progress: SweepProgress) -> str:
 
 
 def summary(progress: SweepProgress) -> Iterator[str]:
-    """Say what a sweep came to."""
+    """Yield the lines of the summary."""
     counts = progress.counts
     buckets = ("unchanged", "known", "ok", "skipped", "errors", "excluded")
     words = {"known": "of known content", "ok": "scored"}
@@ -153,7 +153,7 @@ def summary(progress: SweepProgress) -> Iterator[str]:
     others = {
         f"{progress.alarming} alarm{'s' if progress.alarming != 1 else ''}{new}": progress.alarming,
         f"{progress.rejudged} with another verdict by the new policy": progress.rejudged,
-        f"{progress.gone} no longer there": progress.gone,
+        f"{progress.gone} no longer exist": progress.gone,
         f"{progress.unreadable} directories that cannot be read": progress.unreadable,
         f"{progress.failed} actions failed; the next sweep tries again": progress.failed,
         f"{progress.foreign} directories on other file systems not entered (--cross)": progress.foreign,
@@ -165,7 +165,7 @@ def summary(progress: SweepProgress) -> Iterator[str]:
 
 
 def _far(progress: SweepProgress) -> str:
-    """Say how far it came, and how many runs like this one are still to come."""
+    """Return how far the sweep came, and how many runs like this one are left."""
     counts = progress.counts
     if not progress.total:
         return f"{format_count(counts.found)} files so far"

@@ -1,6 +1,6 @@
-"""``nsfwd watch``: every file soon after it was written; runs until it is stopped.
+"""``nsfwd watch``: scans every file soon after it was written, until it is stopped.
 
-The watch itself is ``scanning.watches``; here are its flags, its signals, and what is shown meanwhile.
+The watch itself is ``scanning.watches``; here are its flags, its signals and its progress.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _plan(tree: WalkedTree, flags: dict[str, Any]) -> WatchPlan:
 
 
 def line(progress: WatchProgress) -> str:
-    """Say in a line how it goes."""
+    """Return the progress in one line."""
     counts = progress.counts
     parts = [f"{format_count(progress.watched)} directories", f"{format_count(counts.ok + counts.known)} files judged"]
     for number, word in (
@@ -89,7 +89,7 @@ def line(progress: WatchProgress) -> str:
         (counts.errors, "errors"),
         (progress.settling, "still being written"),
         (progress.unwatched, "directories swept, not watched"),
-        (progress.overflows, "times events were lost"),
+        (progress.overflows, "losses of events"),
     ):
         if number:
             parts.append(f"{format_count(number)} {word}")

@@ -1,6 +1,6 @@
-"""How the replies of a scan are spelled on stdout: text, JSON, NDJSON, CSV. Each writer streams.
+"""Formats of the replies of a scan on stdout: text, JSON, NDJSON, CSV. Each writer streams.
 
-Knows replies, but neither the daemon nor what an exit code is.
+Knows replies, but neither the daemon nor exit codes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ COLUMNS = (
     "group_score",
     "threshold",
 )
-"""``score`` is that of ``label``; ``group_score`` is what was compared with ``threshold``."""
+"""``score`` belongs to ``label``; ``group_score`` is the one that was compared with ``threshold``."""
 
 
 class Writer(Protocol):
-    """Spells replies one by one; ``close`` ends the document."""
+    """Writes replies one by one; ``close`` ends the document."""
 
     def write(self, reply: Reply) -> None:
-        """Spell one reply."""
+        """Write one reply."""
 
     def close(self) -> None:
         """End the document."""
@@ -45,7 +45,7 @@ class _Stream:
         self._out = out
 
     def _put(self, text: str) -> None:
-        """Write through at once; bytes of names that are no UTF-8 become again what they were."""
+        """Write and flush; names that are not UTF-8 get their bytes back."""
         self._out.write(text.encode("utf-8", "surrogateescape"))
         self._out.flush()
 
@@ -57,10 +57,10 @@ _RED, _YELLOW, _GREEN, _DIM, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[32m", "\x1
 
 
 class TextWriter(_Stream):
-    """One line an image for people; a name can neither forge a line nor reach the terminal's controls.
+    """One line per image for people; a name can neither forge a line nor control the terminal.
 
     Args:
-        colour: paint what it came to: red an alarm, yellow what wants a look, green the rest, dim what was skipped.
+        colour: red for an alarm, yellow for a result to look at, green for the rest, dim for skipped.
     """
 
     def __init__(self, out: BinaryIO, *, colour: bool = False) -> None:
@@ -68,7 +68,7 @@ class TextWriter(_Stream):
         self._colour = colour
 
     def write(self, reply: Reply) -> None:
-        """Spell one reply."""
+        """Write one reply."""
         if reply.scored:
             what = judgement(reply.graded, reply.label, reply.score, alarm=reply.alarm, override=reply.override)
         else:
@@ -80,12 +80,12 @@ class TextWriter(_Stream):
 def judgement(
     graded: str, label: str, score: float | None, *, alarm: bool, override: Mapping[str, Any] | None = None
 ) -> str:
-    """Say what a picture came to: ``sensitive 0.86 (porn 54.6%) ALARM``.
+    """Return the result of a picture as text: ``sensitive 0.86 (porn 54.6%) ALARM``.
 
     Args:
         graded: the verdict and the score that decided it.
         label: the label with the highest score. ``score``: its own, where it is known.
-        override: what a person decided, where somebody did.
+        override: the override, if there is one.
     """
     top = f"{label} {score:.1%}" if score is not None else label
     decided = f", {_decided(override)}" if override else ""
@@ -93,7 +93,7 @@ def judgement(
 
 
 def _decided(override: Mapping[str, Any]) -> str:
-    """Say who decided what the verdict is."""
+    """Return author and reason of an override."""
     by, reason = override.get("by"), override.get("reason")
     return "override" + (f" by {by}" if by else "") + (f": {reason}" if reason else "")
 
@@ -132,20 +132,20 @@ def _cells(reply: Reply) -> dict[str, Any]:
 
 
 class PathWriter(_Stream):
-    """The paths alone, byte for byte, for ``xargs``; ``end`` parts them."""
+    """The paths alone, byte for byte, for ``xargs``; each is followed by ``end``."""
 
     def __init__(self, out: BinaryIO, end: str) -> None:
         super().__init__(out)
         self._end = end
 
     def write(self, reply: Reply) -> None:
-        """Spell one reply."""
+        """Write one reply."""
         self._put(reply.path + self._end)
 
 
-def writer(spelling: str, out: BinaryIO, *, colour: bool) -> Writer:
-    """Return what spells replies as ``text``, ``json``, ``ndjson`` or ``csv``."""
-    return TextWriter(out, colour=colour) if spelling == "text" else ReplyWriter(out, spelling)
+def writer(form: str, out: BinaryIO, *, colour: bool) -> Writer:
+    """Return a writer of ``text``, ``json``, ``ndjson`` or ``csv``."""
+    return TextWriter(out, colour=colour) if form == "text" else ReplyWriter(out, form)
 
 
 def _object(reply: Reply) -> dict[str, Any]:
