@@ -124,8 +124,8 @@ def test_a_whole_network_is_imported_and_verified(networks: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("network", "why"),
     [
-        ("cut", "is no Keras file, or its end is missing"),
-        ("onnx", "is no Keras file, or its end is missing"),
+        ("cut", "is not a Keras file, or its end is missing"),
+        ("onnx", "is not a Keras file, or its end is missing"),
         ("saved", "Keras cannot load it"),
         ("bomb", "that would be unpacked to 209715200 bytes"),
         ("labels", "returns (4,) for a picture, its manifest has 5 labels"),
